@@ -1,0 +1,56 @@
+# Third-party packages as imported targets. libtorch never goes on
+# CMAKE_PREFIX_PATH: it ships old protobuf headers that FindProtobuf would pick.
+set(ATTUNE_CACHE "$ENV{ATTUNE_CACHE}" CACHE PATH "Where deploy/install-dependencies put things")
+if(NOT ATTUNE_CACHE)
+  if(DEFINED ENV{XDG_CACHE_HOME})
+    set(ATTUNE_CACHE "$ENV{XDG_CACHE_HOME}/attune" CACHE PATH "" FORCE)
+  else()
+    set(ATTUNE_CACHE "$ENV{HOME}/.cache/attune" CACHE PATH "" FORCE)
+  endif()
+endif()
+set(ATTUNE_TORCH_VERSION 2.11.0)
+set(ATTUNE_SENTENCEPIECE_VERSION 0.2.0)
+
+find_package(Threads REQUIRED)
+find_package(absl REQUIRED)
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(SQLITE REQUIRED IMPORTED_TARGET sqlite3)
+pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
+pkg_check_modules(CRYPTO REQUIRED IMPORTED_TARGET libcrypto)
+
+# Debian's gRPC and the sanitizers do not go together, so a build without
+# torch is also one without gRPC.
+set(ATTUNE_WITH_RPC ${ATTUNE_WITH_TORCH})
+if(ATTUNE_WITH_RPC)
+  find_package(Protobuf MODULE REQUIRED)
+  pkg_check_modules(GRPC REQUIRED IMPORTED_TARGET grpc++)
+  find_library(ATTUNE_GRPC_REFLECTION grpc++_reflection REQUIRED)
+  find_program(ATTUNE_GRPC_PLUGIN grpc_cpp_plugin REQUIRED)
+  find_package(prometheus-cpp CONFIG REQUIRED)
+endif()
+
+if(ATTUNE_WITH_TORCH)
+  if(NOT ATTUNE_TORCH_DIR)
+    file(GLOB _torch "${ATTUNE_CACHE}/python-torch${ATTUNE_TORCH_VERSION}/lib/python3*/site-packages/torch")
+    set(ATTUNE_TORCH_DIR "${_torch}" CACHE PATH "The torch package's folder")
+  endif()
+  if(NOT EXISTS "${ATTUNE_TORCH_DIR}/lib/libtorch_cpu.so")
+    message(FATAL_ERROR "No torch ${ATTUNE_TORCH_VERSION} in '${ATTUNE_TORCH_DIR}': run deploy/install-dependencies")
+  endif()
+  add_library(attune_torch INTERFACE)
+  target_include_directories(attune_torch SYSTEM INTERFACE
+    ${ATTUNE_TORCH_DIR}/include ${ATTUNE_TORCH_DIR}/include/torch/csrc/api/include)
+  target_compile_definitions(attune_torch INTERFACE _GLIBCXX_USE_CXX11_ABI=1)
+  # libtorch_cuda registers its kernels by being loaded, so it is linked though no symbol is used.
+  target_link_libraries(attune_torch INTERFACE
+    -Wl,--no-as-needed ${ATTUNE_TORCH_DIR}/lib/libtorch_cuda.so ${ATTUNE_TORCH_DIR}/lib/libtorch_cpu.so -Wl,--as-needed
+    ${ATTUNE_TORCH_DIR}/lib/libtorch.so ${ATTUNE_TORCH_DIR}/lib/libc10.so ${ATTUNE_TORCH_DIR}/lib/libc10_cuda.so
+    -Wl,-rpath,${ATTUNE_TORCH_DIR}/lib)
+
+  set(_spm "${ATTUNE_CACHE}/sentencepiece-${ATTUNE_SENTENCEPIECE_VERSION}")
+  add_library(attune_sentencepiece STATIC IMPORTED)
+  set_target_properties(attune_sentencepiece PROPERTIES
+    IMPORTED_LOCATION ${_spm}/lib/libsentencepiece.a
+    INTERFACE_INCLUDE_DIRECTORIES ${_spm}/include)
+  target_link_libraries(attune_sentencepiece INTERFACE protobuf::libprotobuf-lite)
+endif()

@@ -1,0 +1,35 @@
+# attune_module(NAME DIR [TORCH] [DEPS ...]): a static library from every .cc in
+# DIR (not its subfolders). A new file needs no change here.
+#   TORCH  the module may include torch headers; they come precompiled.
+function(attune_module name)
+  cmake_parse_arguments(ARG "TORCH" "DIR" "DEPS" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS ${ARG_DIR}/*.cc)
+  if(NOT sources)
+    return()
+  endif()
+  add_library(${name} STATIC ${sources})
+  target_link_libraries(${name} PUBLIC attune_options ${ARG_DEPS})
+  if(ARG_TORCH)
+    target_link_libraries(${name} PUBLIC attune_torch)
+    if(TARGET attune_torch_pch)
+      target_precompile_headers(${name} REUSE_FROM attune_torch_pch)
+    endif()
+  endif()
+endfunction()
+
+# attune_test(FILE [TORCH] [DEPS ...]): one GoogleTest executable per x_test.cc,
+# named after its path: tests/jobs/policy_test.cc is the test jobs_policy_test.
+function(attune_test file)
+  cmake_parse_arguments(ARG "TORCH" "" "DEPS" ${ARGN})
+  file(RELATIVE_PATH rel ${CMAKE_SOURCE_DIR}/tests ${file})
+  string(REGEX REPLACE "\\.cc$" "" name ${rel})
+  string(REPLACE "/" "_" name ${name})
+  add_executable(${name} ${file})
+  target_link_libraries(${name} PRIVATE ${ARG_DEPS} attune_options GTest::gmock GTest::gtest_main)
+  if(ARG_TORCH AND TARGET attune_torch_pch)
+    target_link_libraries(${name} PRIVATE attune_torch)
+    target_precompile_headers(${name} REUSE_FROM attune_torch_pch)
+  endif()
+  add_test(NAME ${name} COMMAND ${name})
+  set_tests_properties(${name} PROPERTIES TIMEOUT 300)
+endfunction()

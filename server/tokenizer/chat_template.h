@@ -1,0 +1,41 @@
+#ifndef ATTUNE_SERVER_TOKENIZER_CHAT_TEMPLATE_H_
+#define ATTUNE_SERVER_TOKENIZER_CHAT_TEMPLATE_H_
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace attune {
+
+// One turn of a conversation. Roles: "system", "user", "assistant".
+struct ChatTurn {
+  std::string role;
+  std::string content;
+};
+
+// Renders conversations with the Jinja subset that models' chat templates use.
+// Immutable: thread-safe.
+class ChatTemplate {
+ public:
+  // INVALID_ARGUMENT (UNSUPPORTED_CHAT_TEMPLATE) says which construct is not supported.
+  // The token texts are what the template's bos_token and eos_token stand for.
+  static absl::StatusOr<std::unique_ptr<ChatTemplate>> Parse(const std::string& source, const std::string& bos_token,
+                                                             const std::string& eos_token);
+  ~ChatTemplate();
+
+  // The text that the model reads. With `add_generation_prompt` it ends where the
+  // assistant's answer starts. INVALID_ARGUMENT (CHAT_TEMPLATE_ERROR) with the
+  // template's own message if it refuses the conversation (raise_exception).
+  absl::StatusOr<std::string> Render(const std::vector<ChatTurn>& turns, bool add_generation_prompt) const;
+
+ private:
+  struct Impl;
+  explicit ChatTemplate(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace attune
+
+#endif  // ATTUNE_SERVER_TOKENIZER_CHAT_TEMPLATE_H_
