@@ -1,9 +1,13 @@
 # attune_module(NAME DIR [TORCH] [DEPS ...]): a static library from every .cc in
 # DIR (not its subfolders). A new file needs no change here.
+#   EXCLUDE REGEX  leaves files out.
 #   TORCH  the module may include torch headers; they come precompiled.
 function(attune_module name)
-  cmake_parse_arguments(ARG "TORCH" "DIR" "DEPS" ${ARGN})
+  cmake_parse_arguments(ARG "TORCH" "DIR;EXCLUDE" "DEPS" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS ${ARG_DIR}/*.cc)
+  if(ARG_EXCLUDE)
+    list(FILTER sources EXCLUDE REGEX "${ARG_EXCLUDE}")
+  endif()
   if(NOT sources)
     return()
   endif()

@@ -1,0 +1,72 @@
+#ifndef ATTUNE_SERVER_ADAPTERS_RESIDENCY_H_
+#define ATTUNE_SERVER_ADAPTERS_RESIDENCY_H_
+
+#include <cstdint>
+#include <list>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
+#include "server/adapters/registry.h"
+#include "server/tokenizer/chat_template.h"
+#include "server/tokenizer/tokenizer.h"
+
+// No torch headers here: gRPC handlers include this file.
+namespace attune {
+
+struct BaseModel;      // server/model/base_model.h
+struct Adapter;        // server/adapters/adapter.h
+struct ComputeTarget;  // server/model/compute_target.h
+
+// A model in memory, pinned by whoever holds the pointer: deleting or replacing the
+// model does not touch requests that run. Immutable: thread-safe.
+struct ServedModel {
+  ModelInfo info;
+  std::shared_ptr<const BaseModel> base;
+  std::shared_ptr<const Adapter> adapter;  // null for models with own weights
+  uint64_t uid = 0;                        // never used twice in a process: keys caches
+
+  const Tokenizer& tokenizer() const;
+  const ChatTemplate* chat_template() const;  // null if the model has none
+  int64_t context_tokens() const;             // what a request may use: soft prompt tokens are taken off
+};
+
+// Keeps models in memory and loads them on first use. Models with own weights stay
+// until deleted; adapters leave, least recently used first, above `adapter_bytes`.
+// Adapters of one base share its weights. Thread-safe; a load blocks only callers
+// that want the same model.
+class Residency {
+ public:
+  // `registry` must outlive this.
+  Residency(const ModelRegistry* registry, const ComputeTarget& target, int64_t adapter_bytes);
+  ~Residency();
+
+  // NOT_FOUND (MODEL_NOT_FOUND); RESOURCE_EXHAUSTED (OUT_OF_MEMORY).
+  absl::StatusOr<std::shared_ptr<const ServedModel>> Acquire(absl::string_view id);
+  // Drops a model that was deleted; holders keep it until they let go.
+  void Drop(absl::string_view id);
+
+  int64_t resident_adapters() const;
+  int64_t resident_bytes() const;
+
+ private:
+  struct Entry;
+  absl::StatusOr<std::shared_ptr<const ServedModel>> Load(const ModelInfo& info);
+  void EvictAdapters() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const ModelRegistry* const registry_;
+  const std::unique_ptr<ComputeTarget> target_;
+  const int64_t adapter_bytes_;
+  mutable absl::Mutex mutex_;
+  std::map<std::string, std::shared_ptr<Entry>, std::less<>> entries_ ABSL_GUARDED_BY(mutex_);
+  uint64_t next_uid_ ABSL_GUARDED_BY(mutex_) = 1;
+  uint64_t clock_ ABSL_GUARDED_BY(mutex_) = 0;  // counts uses, for least recently used
+};
+
+}  // namespace attune
+
+#endif  // ATTUNE_SERVER_ADAPTERS_RESIDENCY_H_

@@ -1,0 +1,163 @@
+#ifndef ATTUNE_SERVER_ENGINE_ENGINE_H_
+#define ATTUNE_SERVER_ENGINE_ENGINE_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/clock.h"
+#include "server/adapters/residency.h"
+#include "server/device/arbiter.h"
+
+// Generation: requests in, tokens out. No torch headers here: gRPC handlers
+// include this file.
+namespace attune {
+
+// How the next token is chosen; fields as in generation_service.proto, all ranges
+// checked by the caller.
+struct SamplingParams {
+  double temperature = 0;  // 0: greedy
+  double top_p = 1;
+  int top_k = 0;  // 0: all
+  double min_p = 0;
+  double repetition_penalty = 1;
+  double frequency_penalty = 0;
+  double presence_penalty = 0;
+  uint64_t seed = 0;
+};
+
+enum class FinishReason { kNone = 0, kStop = 1, kLength = 2, kCancelled = 3 };
+
+// A token and how likely it was, before temperature, penalties and filters.
+struct TokenInfo {
+  int32_t id = 0;
+  float logprob = 0;                                  // valid if asked for
+  std::vector<std::pair<int32_t, float>> alternatives;  // likeliest first
+};
+
+struct GenerateParams {
+  std::shared_ptr<const ServedModel> model;
+  std::vector<int32_t> prompt;  // at least one token; prompt and answer must fit the context
+  SamplingParams sampling;      // answer i uses seed + i
+  int max_tokens = 256;
+  int n = 1;
+  bool logprobs = false;
+  int top_logprobs = 0;
+  bool ignore_eos = false;
+  absl::Time deadline = absl::InfiniteFuture();  // a request that is still waiting then ends with DEADLINE_EXCEEDED
+};
+
+// What happened to one answer.
+struct GenerationUpdate {
+  int index = 0;
+  bool has_token = false;  // an end token is not handed out
+  TokenInfo token;
+  FinishReason finish = FinishReason::kNone;  // set in an answer's last update
+};
+
+// Seconds, counted from Generate() or ScoreAsync().
+struct RequestTimings {
+  double queue_seconds = 0;
+  double first_token_seconds = 0;
+  double total_seconds = 0;
+};
+
+// A running request; destroying it cancels what still runs. Thread-safe.
+class Generation {
+ public:
+  virtual ~Generation() = default;
+  // Waits for the next update; false at the end (every answer's last update was
+  // handed out, or the request failed: see status()).
+  virtual bool Next(GenerationUpdate* update) = 0;
+  // Ends one answer (a stop string was found) and frees its place at once; no
+  // further update comes for it.
+  virtual void StopAnswer(int index) = 0;
+  // Ends all; frees their places at once. A blocked Next returns.
+  virtual void Cancel() = 0;
+  virtual absl::Status status() const = 0;
+  // Final once Next has returned false.
+  virtual RequestTimings timings() const = 0;
+};
+
+struct ScoreParams {
+  std::shared_ptr<const ServedModel> model;
+  std::vector<int32_t> prompt;                      // at least one token
+  std::vector<std::vector<int32_t>> continuations;  // at least one, none empty
+  absl::Time deadline = absl::InfiniteFuture();
+};
+
+struct ScoredContinuation {
+  double logprob = 0;             // sum over the tokens
+  bool is_greedy = true;          // each token was the likeliest
+  std::vector<TokenInfo> tokens;  // with logprob, no alternatives
+  std::vector<uint8_t> greedy;    // one per token
+};
+
+struct ScoreResult {
+  std::vector<ScoredContinuation> continuations;  // in the request's order
+  RequestTimings timings;
+};
+
+// What the engine tells its watcher; called on the engine's thread, must not block.
+class EngineObserver {
+ public:
+  virtual ~EngineObserver() = default;
+  virtual void OnStep(int sequences, int prompt_tokens, int generated_tokens, double seconds) {}
+  virtual void OnFirstToken(const ServedModel& model, double queue_seconds, double prefill_seconds,
+                            double first_token_seconds) {}
+  virtual void OnInterTokenLatency(const ServedModel& model, double seconds) {}
+  virtual void OnFinished(const ServedModel& model, FinishReason reason, int prompt_tokens, int generated_tokens,
+                          const RequestTimings& timings) {}
+  virtual void OnPreempted() {}
+};
+
+struct EngineStats {
+  int running = 0;
+  int waiting = 0;
+  int64_t kv_pages_used = 0;
+  int64_t kv_pages_total = 0;
+};
+
+struct EngineOptions {
+  int max_sequences = 64;         // run together
+  int max_batch_tokens = 2048;    // per step; longer prompts are read in pieces
+  int max_waiting = 1024;         // more are refused: RESOURCE_EXHAUSTED (QUEUE_FULL)
+  int64_t kv_tokens = 65536;      // capacity of the KV cache for one base model's shape
+};
+
+// Continuous batching over paged KV caches: one thread runs steps; each step reads
+// pieces of new prompts and adds one token to every running answer, for any mix of
+// models. Models with the same base weights share one forward pass. Thread-safe.
+class Engine {
+ public:
+  virtual ~Engine() = default;
+
+  virtual absl::StatusOr<std::unique_ptr<Generation>> Generate(GenerateParams params) = 0;
+
+  // Log-probabilities of continuations after a prompt, which is read once. `done`
+  // is called exactly once, on the engine's thread (or on the caller's, for an error
+  // found at once), and must not block.
+  virtual void ScoreAsync(ScoreParams params, std::function<void(absl::StatusOr<ScoreResult>)> done) = 0;
+  // The same, waiting.
+  absl::StatusOr<ScoreResult> Score(ScoreParams params);
+
+  virtual EngineStats stats() const = 0;
+
+  // Refuses new requests (UNAVAILABLE, SHUTTING_DOWN), lets running ones go on for
+  // `grace`, then cancels them. Idempotent.
+  virtual void Shutdown(absl::Duration grace) = 0;
+};
+
+// `arbiter`, `clock` and `observer` must outlive the engine. `observer` may be null.
+std::unique_ptr<Engine> MakeEngine(const EngineOptions& options, const ComputeTarget& target, Arbiter* arbiter,
+                                   const Clock* clock, EngineObserver* observer);
+
+}  // namespace attune
+
+#endif  // ATTUNE_SERVER_ENGINE_ENGINE_H_

@@ -1,0 +1,66 @@
+#ifndef ATTUNE_SERVER_EVALUATION_EVALUATOR_H_
+#define ATTUNE_SERVER_EVALUATION_EVALUATOR_H_
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "server/adapters/residency.h"
+#include "server/data/dataset_store.h"
+#include "server/data/example.h"
+#include "server/engine/engine.h"
+
+namespace attune {
+
+// A share with its 95% Wilson score interval (Wilson 1927).
+struct Proportion {
+  double value = 0, lower = 0, upper = 0;
+  int64_t count = 0;
+};
+// REQUIRES: 0 <= successes <= trials. All zero for no trials.
+Proportion WilsonInterval(int64_t successes, int64_t trials);
+
+struct LabelResult {
+  std::string label;
+  int64_t count = 0, correct = 0, predicted = 0;
+};
+
+struct EvaluationOptions {
+  std::string dataset;                // id
+  int64_t max_examples = 0;           // 0: all
+  std::vector<std::string> choices;   // empty: the data's distinct answers if at most 100
+  bool exact_match = false;           // also generate
+  // Empty fields: those the model was tuned with, else the dataset's.
+  std::string prompt_template, completion_template;
+  int64_t max_sequence_tokens = 0;    // 0: the model's tuned limit, else its context
+  int max_tokens = 64;                // of a generated answer
+};
+
+// Fields as in evaluation_service.proto.
+struct EvaluationResult {
+  int64_t examples = 0;
+  bool has_label_accuracy = false, has_exact_match = false;
+  Proportion label_accuracy, exact_match;
+  double token_accuracy = 0, loss = 0, perplexity = 0;
+  std::vector<LabelResult> labels;
+  double seconds = 0;
+};
+
+// Measures a model on a dataset through the engine, many examples at a time.
+// `on_progress(done, total)` is called from the calling thread and returns false to
+// stop (CANCELLED). FAILED_PRECONDITION if nothing can be measured. Thread-safe.
+absl::StatusOr<EvaluationResult> Evaluate(Engine* engine, std::shared_ptr<const ServedModel> model,
+                                          const DatasetStore& datasets, const EvaluationOptions& options,
+                                          const std::function<bool(int64_t, int64_t)>& on_progress);
+
+// How labels become continuations of a prompt, for classification: the tokens of
+// each rendered label, with the end token only where one label's tokens are the
+// beginning of another's.
+std::vector<std::vector<int32_t>> ChoiceContinuations(const Tokenizer& tokenizer,
+                                                      const std::vector<std::string>& rendered_labels);
+
+}  // namespace attune
+
+#endif  // ATTUNE_SERVER_EVALUATION_EVALUATOR_H_

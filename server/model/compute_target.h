@@ -1,0 +1,32 @@
+#ifndef ATTUNE_SERVER_MODEL_COMPUTE_TARGET_H_
+#define ATTUNE_SERVER_MODEL_COMPUTE_TARGET_H_
+
+#include <string>
+
+#include "absl/status/statusor.h"
+
+namespace attune {
+
+// Where and in which type the network computes.
+struct ComputeTarget {
+  enum class Device { kCpu, kCuda };
+  enum class Type { kFloat32, kBfloat16 };
+  Device device = Device::kCpu;
+  Type type = Type::kFloat32;
+};
+
+// `device`: "auto", "cpu", "cuda"; `precision`: "auto", "float32", "bfloat16".
+// Auto takes a GPU if there is one; bfloat16 on a GPU and on a CPU that multiplies it
+// fast (avx512_bf16 or AMX), float32 else. FAILED_PRECONDITION (NO_GPU) if "cuda"
+// was asked for and there is none.
+absl::StatusOr<ComputeTarget> ChooseComputeTarget(const std::string& device, const std::string& precision);
+
+// Bytes on the device that programs may use: free GPU memory, or the machine's memory.
+int64_t DeviceMemoryBytes(const ComputeTarget& target);
+
+// "cpu float32, 2 threads" or "cuda bfloat16, NVIDIA H100".
+std::string DescribeComputeTarget(const ComputeTarget& target);
+
+}  // namespace attune
+
+#endif  // ATTUNE_SERVER_MODEL_COMPUTE_TARGET_H_
