@@ -1,0 +1,50 @@
+#ifndef ATTUNE_SERVER_ADAPTERS_ADAPTER_H_
+#define ATTUNE_SERVER_ADAPTERS_ADAPTER_H_
+
+#include <ATen/core/Tensor.h>
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "server/model/base_model.h"
+
+namespace attune {
+
+// LoRA on one projection: y += scale * (x A^T) B^T. Hu et al. 2021.
+struct LoraModule {
+  at::Tensor a_RI;  // undefined where the projection is not adapted
+  at::Tensor b_OR;
+  double scale = 0;  // alpha / r, or alpha / sqrt(r) with rsLoRA
+  bool defined() const { return a_RI.defined(); }
+};
+
+struct LoraAdapter {
+  int64_t rank = 0;
+  double alpha = 0;
+  double dropout = 0;  // while training
+  bool use_rslora = false;
+  // [layer][projection]
+  std::vector<std::array<LoraModule, kProjections>> layers;
+};
+
+// Trained embeddings that come before the input's. Lester et al. 2021.
+struct SoftPrompt {
+  at::Tensor embeddings_ND;
+  std::string init_text;
+};
+
+// What a base model plus a small artifact needs beyond the base: exactly one of the
+// two. Tensors have the base's type and device, except while training (fp32 leaves).
+// Immutable when shared: thread-safe.
+struct Adapter {
+  std::unique_ptr<LoraAdapter> lora;
+  std::unique_ptr<SoftPrompt> soft_prompt;
+  int64_t bytes = 0;
+  int64_t virtual_tokens() const { return soft_prompt ? soft_prompt->embeddings_ND.size(0) : 0; }
+};
+
+}  // namespace attune
+
+#endif  // ATTUNE_SERVER_ADAPTERS_ADAPTER_H_

@@ -1,0 +1,94 @@
+#ifndef ATTUNE_SERVER_MODEL_BASE_MODEL_H_
+#define ATTUNE_SERVER_MODEL_BASE_MODEL_H_
+
+#include <ATen/core/Tensor.h>
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "server/model/compute_target.h"
+#include "server/model/config.h"
+#include "server/tokenizer/chat_template.h"
+#include "server/tokenizer/tokenizer.h"
+
+namespace attune {
+
+// The seven projections of a Llama-family layer that adapters may target, in the
+// order of the proto's TargetModule (less one).
+enum class Projection { kQ, kK, kV, kO, kGate, kUp, kDown };
+inline constexpr int kProjections = 7;
+// Hugging Face module path inside a layer: "self_attn.q_proj", "mlp.down_proj".
+const char* ProjectionPath(Projection projection);
+
+// The products that the decoder runs: projections that share their input are one.
+enum class Linear { kQkv, kO, kGateUp, kDown };
+inline constexpr int kLinears = 4;
+
+// Where a projection's rows lie in the product that holds it.
+struct ProjectionSlice {
+  Linear linear;
+  int64_t row;   // first output row
+  int64_t rows;  // output rows
+};
+ProjectionSlice SliceOf(const ModelConfig& config, Projection projection);
+
+class PackedWeight;  // server/model/kernels/packed_weight.h: quantised rows kept as in the file, for decoding on the CPU
+
+// One layer's weights. D hidden, I intermediate, E qkv_size, Q q_size. All in the
+// target's type on its device, contiguous.
+struct LayerWeights {
+  at::Tensor attention_norm_D, ffn_norm_D;
+  std::array<at::Tensor, kLinears> linear;  // qkv_ED, o_DQ, gate_up_2ID (gate's rows first), down_DI
+  std::array<std::shared_ptr<const PackedWeight>, kLinears> packed;  // null where not kept
+};
+
+struct DecoderWeights {
+  at::Tensor embedding_VD;
+  std::vector<LayerWeights> layers;
+  at::Tensor final_norm_D;
+  at::Tensor head_VD;  // the same tensor as embedding_VD if the head is tied
+  std::shared_ptr<const PackedWeight> packed_head;
+};
+
+// A model with weights of its own, in memory. Immutable once loaded: thread-safe.
+struct BaseModel {
+  ModelConfig config;
+  ComputeTarget target;
+  DecoderWeights weights;
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<ChatTemplate> chat_template;  // null if the model has none that can be used
+  std::vector<int32_t> end_ids;                 // tokens that end an answer
+  at::Tensor rope_cos_PH, rope_sin_PH;          // fp32, P = context positions, H = head_dim / 2
+  int64_t bytes = 0;                            // device memory of the weights
+};
+
+// Loads a folder that holds model.gguf or a Hugging Face model. `tokenizer_directory`
+// is where the tokenizer is, usually the same folder. Every tensor of the file must
+// be used and every weight be found: INVALID_ARGUMENT (BAD_MODEL) names the first
+// that is not. RESOURCE_EXHAUSTED (OUT_OF_MEMORY).
+absl::StatusOr<std::shared_ptr<const BaseModel>> LoadBaseModel(const std::string& directory,
+                                                               const std::string& tokenizer_directory,
+                                                               const ComputeTarget& target);
+
+// Only the configuration of such a folder, with the tensor list checked against it.
+absl::StatusOr<ModelConfig> LoadConfig(const std::string& directory);
+
+// A parameter by its Hugging Face name, e.g. "model.layers.0.self_attn.q_proj.weight",
+// as a view into the fused tensors of `weights`.
+struct NamedParameter {
+  std::string name;
+  at::Tensor tensor;
+};
+std::vector<NamedParameter> NamedParameters(const ModelConfig& config, const DecoderWeights& weights);
+
+// Writes config.json and model.safetensors (in the type of `weights`) into a folder.
+absl::Status SaveWeights(const std::string& directory, const ModelConfig& config, const DecoderWeights& weights,
+                         const Tokenizer& tokenizer);
+
+}  // namespace attune
+
+#endif  // ATTUNE_SERVER_MODEL_BASE_MODEL_H_

@@ -1,0 +1,61 @@
+#ifndef ATTUNE_SERVER_MODEL_CONFIG_H_
+#define ATTUNE_SERVER_MODEL_CONFIG_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "server/model/weights/gguf.h"
+
+namespace attune {
+
+// How rotary frequencies are stretched for long contexts.
+struct RopeScaling {
+  enum class Kind { kNone, kLinear, kLlama3 };
+  Kind kind = Kind::kNone;
+  double factor = 1;
+  // kLlama3 only (as in Llama 3.1's config.json).
+  double low_frequency_factor = 1, high_frequency_factor = 4;
+  double original_context = 8192;
+};
+
+// A decoder's shape. One decoder serves every family; families differ in what
+// their files call these fields.
+struct ModelConfig {
+  std::string family;  // "llama", "mistral"
+  int64_t layers = 0;
+  int64_t hidden = 0;
+  int64_t intermediate = 0;
+  int64_t heads = 0, kv_heads = 0, head_dim = 0;
+  int64_t vocab = 0;
+  int64_t context = 0;
+  double rms_epsilon = 1e-5;
+  double rope_theta = 10000;
+  RopeScaling rope_scaling;
+  bool tied_head = false;  // the head is the embedding table
+
+  int64_t q_size() const { return heads * head_dim; }
+  int64_t kv_size() const { return kv_heads * head_dim; }
+  int64_t qkv_size() const { return q_size() + 2 * kv_size(); }
+  // Weights in all, a tied head counted once.
+  int64_t Parameters() const;
+};
+
+// From a GGUF's metadata. INVALID_ARGUMENT (UNSUPPORTED_MODEL) names the
+// architecture, or the feature, that is not supported; (BAD_MODEL) an impossible value.
+absl::StatusOr<ModelConfig> ConfigFromGguf(const GgufFile& file);
+
+// From the text of a Hugging Face config.json; errors as above.
+absl::StatusOr<ModelConfig> ConfigFromJson(const std::string& json);
+
+// The text of a config.json that transformers and ConfigFromJson read.
+std::string ConfigToJson(const ModelConfig& config, int32_t bos_id, int32_t eos_id);
+
+// cos and sin factors need one angular frequency per pair of dimensions: head_dim / 2
+// values, scaling applied (Su et al. 2021).
+std::vector<double> RopeFrequencies(const ModelConfig& config);
+
+}  // namespace attune
+
+#endif  // ATTUNE_SERVER_MODEL_CONFIG_H_
