@@ -64,9 +64,11 @@ class GgufFile {
   std::unique_ptr<MappedFile> mapping_;
   std::map<std::string, GgufValue, std::less<>> metadata_;
   std::vector<GgufTensor> tensors_;
+  std::map<std::string, size_t, std::less<>> by_name_;  // indices into tensors_
 };
 
-// Values that one block holds, and its bytes; 1 and the element size for plain types.
+// Values that one block holds, and its bytes; 1 and the element size for plain
+// types; 0 for a number that is none of the types.
 int64_t GgmlBlockElements(GgmlType type);
 int64_t GgmlBlockBytes(GgmlType type);
 // "Q4_1" and so on.

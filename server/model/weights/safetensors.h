@@ -46,7 +46,8 @@ class SafetensorsFile {
   SafetensorsFile() = default;
   absl::Status Add(absl::string_view bytes);
   std::vector<std::unique_ptr<MappedFile>> mappings_;
-  std::vector<SafetensorsTensor> tensors_;
+  std::vector<SafetensorsTensor> tensors_;  // shard by shard, by offset
+  std::map<std::string, size_t, std::less<>> by_name_;  // indices into tensors_
   std::map<std::string, std::string> metadata_;
 };
 
