@@ -1,0 +1,109 @@
+#ifndef ATTUNE_SERVER_DEVICE_ARBITER_H_
+#define ATTUNE_SERVER_DEVICE_ARBITER_H_
+
+#include <array>
+#include <cstdint>
+#include <deque>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "common/clock.h"
+#include "server/device/memory_budget.h"
+
+namespace attune {
+
+enum class WorkClass { kGeneration = 0, kTraining = 1 };
+
+// Grants turns on one device, one at a time, to generation (an engine step) and
+// training (a micro-batch), and holds the device's memory budget.
+//
+// A class that wants the device while the other does not gets it at once.
+// While both want it, time is kept: generation goes first, but once training
+// has had less than `training_share` of the time that both wanted, training
+// goes first. So neither starves, and turns may be of any length.
+//
+// A class takes a moment between its turns (sampling, packing), in which it
+// does not wait. So that the other does not slip in each time, the device stays
+// free for up to `handover_gap` for a class that has just given up its turn and
+// would be the next. Within a class, turns go in the order of asking.
+// Thread-safe.
+class Arbiter {
+ public:
+  struct Options {
+    // Least share of the contended time that training gets, 0 to 1.
+    double training_share = 0.5;
+    absl::Duration handover_gap = absl::Milliseconds(2);
+    // Neither class can be owed more device time than this.
+    absl::Duration max_owed = absl::Seconds(5);
+    // Device memory for models, caches and jobs.
+    int64_t memory_bytes = 0;
+  };
+
+  // The right to use the device until destroyed, released or moved from. May be
+  // given up by another thread than the one that got it.
+  class Turn {
+   public:
+    Turn() = default;
+    Turn(Turn&& other) noexcept;
+    Turn& operator=(Turn&& other) noexcept;
+    ~Turn() { Release(); }
+    void Release();
+
+   private:
+    friend class Arbiter;
+    Turn(Arbiter* arbiter, WorkClass work) : arbiter_(arbiter), work_(work) {}
+    Arbiter* arbiter_ = nullptr;
+    WorkClass work_ = WorkClass::kGeneration;
+  };
+
+  // `clock` must outlive the arbiter, the arbiter its turns.
+  Arbiter(const Clock* clock, const Options& options);
+  Arbiter(const Arbiter&) = delete;
+  Arbiter& operator=(const Arbiter&) = delete;
+
+  // Blocks until it is this caller's turn. A thread that holds a turn must not
+  // ask for another. Work on the device must have finished (be synchronized)
+  // when the turn is given up, or the seconds are wrong.
+  Turn Acquire(WorkClass work) ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // Device seconds of the class's turns that have ended.
+  double Seconds(WorkClass work) const ABSL_LOCKS_EXCLUDED(mutex_);
+  // Callers blocked in Acquire.
+  int Waiting(WorkClass work) const ABSL_LOCKS_EXCLUDED(mutex_);
+
+  MemoryBudget& memory() { return memory_; }
+  const MemoryBudget& memory() const { return memory_; }
+
+ private:
+  struct PerClass {
+    std::deque<int64_t> waiting;  // tickets, in order
+    absl::Duration used;
+  };
+
+  PerClass& Of(WorkClass work) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return classes_[static_cast<int>(work)]; }
+  void GiveUp(WorkClass work) ABSL_LOCKS_EXCLUDED(mutex_);
+  // The class that goes first if both want the device.
+  WorkClass Preferred() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool IsNext(WorkClass work, int64_t ticket) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const Clock* const clock_;
+  const Options options_;
+  MemoryBudget memory_;
+
+  mutable absl::Mutex mutex_;
+  absl::CondVar changed_;
+  std::array<PerClass, 2> classes_ ABSL_GUARDED_BY(mutex_);
+  int64_t next_ticket_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool busy_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Time turn_start_ ABSL_GUARDED_BY(mutex_);
+  // Until then, only `kept_for_` may take the free device.
+  absl::Time kept_until_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
+  WorkClass kept_for_ ABSL_GUARDED_BY(mutex_) = WorkClass::kGeneration;
+  // Contended time that training lacks to its share; negative: has too much.
+  absl::Duration owed_to_training_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace attune
+
+#endif  // ATTUNE_SERVER_DEVICE_ARBITER_H_
