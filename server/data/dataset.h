@@ -16,6 +16,9 @@
 
 namespace attune {
 
+inline constexpr char kDefaultPromptTemplate[] = "{{prompt}}";
+inline constexpr char kDefaultCompletionTemplate[] = "{{completion}}";
+
 enum class DatasetFormat { kUnspecified = 0, kJsonl = 1, kCsv = 2, kTsv = 3 };
 enum class DatasetKind { kUnspecified = 0, kPromptCompletion = 1, kChat = 2, kText = 3 };
 
@@ -61,7 +64,7 @@ struct DatasetInfo {
 // (needs at least one assistant turn, known roles, string contents).
 // `on_row` is called for each good row, in order; it may be null.
 // INVALID_ARGUMENT (EMPTY_DATASET) if there is no good row, (BAD_FORMAT) for a
-// malformed header line.
+// malformed header line, (BAD_TEMPLATE).
 absl::Status ReadRows(absl::string_view bytes, DatasetInfo* info, const std::function<void(Row)>& on_row);
 
 }  // namespace attune
