@@ -14,7 +14,7 @@ namespace attune {
 namespace {
 // Stable over processes, unlike absl::Hash: FNV-1a.
 uint64_t Fingerprint(absl::string_view text) {
-  uint64_t h = 1469598103934665603ULL;
+  uint64_t h = 14695981039346656037ULL;
   for (unsigned char c : text) h = (h ^ c) * 1099511628211ULL;
   return h;
 }

