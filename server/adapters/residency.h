@@ -30,9 +30,15 @@ struct ServedModel {
   std::shared_ptr<const Adapter> adapter;  // null for models with own weights
   uint64_t uid = 0;                        // never used twice in a process: keys caches
 
-  const Tokenizer& tokenizer() const;
-  const ChatTemplate* chat_template() const;  // null if the model has none
-  int64_t context_tokens() const;             // what a request may use: soft prompt tokens are taken off
+  // Set by whoever makes the model, so that handlers need not know BaseModel: views
+  // into `base`, and what a request may use of the context (soft prompt tokens are taken off).
+  const Tokenizer* tokenizer_view = nullptr;
+  const ChatTemplate* chat_view = nullptr;  // null if the model has none
+  int64_t context = 0;
+
+  const Tokenizer& tokenizer() const { return *tokenizer_view; }
+  const ChatTemplate* chat_template() const { return chat_view; }
+  int64_t context_tokens() const { return context; }
 };
 
 // Keeps models in memory and loads them on first use. Models with own weights stay
