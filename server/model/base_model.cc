@@ -1,0 +1,297 @@
+#include "server/model/base_model.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "absl/strings/str_cat.h"
+#include "common/error.h"
+#include "common/file.h"
+#include "common/log.h"
+#include "server/model/kernels/packed_weight.h"
+#include "server/model/tensor_source.h"
+#include "server/model/torch_target.h"
+#include "server/tokenizer/load.h"
+
+namespace attune {
+namespace {
+
+constexpr const char* kProjectionPaths[kProjections] = {
+    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+    "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj"};
+
+std::string LayerName(int64_t layer, absl::string_view module) {
+  return absl::StrCat("model.layers.", layer, ".", module, ".weight");
+}
+
+// Reads, converts and places weights; collects what they take.
+class Loader {
+ public:
+  Loader(TensorSource* source, const ModelConfig& config, const ComputeTarget& target)
+      : source_(source), config_(config), target_(target) {}
+
+  absl::StatusOr<DecoderWeights> Load();
+
+ private:
+  absl::StatusOr<at::Tensor> Vector(const std::string& name, int64_t size);
+  // The rows of several matrices that share their input, one behind the other.
+  absl::StatusOr<at::Tensor> Matrix(const std::vector<std::pair<std::string, int64_t>>& parts, int64_t columns,
+                                    std::shared_ptr<const PackedWeight>* packed);
+  absl::StatusOr<LayerWeights> Layer(int64_t layer);
+
+  TensorSource* const source_;
+  const ModelConfig& config_;
+  const ComputeTarget target_;
+};
+
+absl::StatusOr<at::Tensor> Loader::Vector(const std::string& name, int64_t size) {
+  ATTUNE_ASSIGN_OR_RETURN(TensorSource::Entry entry, source_->Get(name, 0, size));
+  at::Tensor values = at::empty({size}, at::kFloat);
+  entry.ReadRows(0, 1, values.mutable_data_ptr<float>());
+  return values.to(DeviceOf(target_), TypeOf(target_));
+}
+
+std::shared_ptr<const PackedWeight> Pack(const std::vector<TensorSource::Entry>& entries) {
+  const GgmlType type = entries[0].type;
+  for (const TensorSource::Entry& entry : entries) {
+    if (entry.type != type || !PackedWeight::Supports(type, entry.columns)) return nullptr;
+  }
+  auto packed = std::make_shared<PackedWeight>(type, entries[0].columns);
+  for (const TensorSource::Entry& entry : entries) {
+    for (int64_t row = 0; row < entry.rows; ++row) packed->AppendRows(entry.RowBytes(row));
+  }
+  return packed;
+}
+
+absl::StatusOr<at::Tensor> Loader::Matrix(const std::vector<std::pair<std::string, int64_t>>& parts, int64_t columns,
+                                          std::shared_ptr<const PackedWeight>* packed) {
+  std::vector<TensorSource::Entry> entries;
+  int64_t rows = 0;
+  for (const auto& [name, part_rows] : parts) {
+    ATTUNE_ASSIGN_OR_RETURN(TensorSource::Entry entry, source_->Get(name, part_rows, columns));
+    entries.push_back(entry);
+    rows += part_rows;
+  }
+  at::Tensor values = at::empty({rows, columns}, at::kFloat);
+  float* out = values.mutable_data_ptr<float>();
+  for (const TensorSource::Entry& entry : entries) {
+    at::parallel_for(0, entry.rows, 64, [&](int64_t first, int64_t last) {
+      entry.ReadRows(first, last, out + first * columns);
+    });
+    out += entry.rows * columns;
+  }
+  const bool keeps_packed = target_.device == ComputeTarget::Device::kCpu && target_.type == ComputeTarget::Type::kFloat32;
+  if (packed && keeps_packed) *packed = Pack(entries);
+  return values.to(DeviceOf(target_), TypeOf(target_));
+}
+
+absl::StatusOr<LayerWeights> Loader::Layer(int64_t layer) {
+  LayerWeights weights;
+  auto name = [&](Projection p) { return LayerName(layer, ProjectionPath(p)); };
+  auto product = [&](Linear which, std::vector<std::pair<std::string, int64_t>> parts, int64_t columns) -> absl::Status {
+    const int i = static_cast<int>(which);
+    ATTUNE_ASSIGN_OR_RETURN(weights.linear[i], Matrix(parts, columns, &weights.packed[i]));
+    return absl::OkStatus();
+  };
+  const int64_t hidden = config_.hidden, inner = config_.intermediate;
+  ATTUNE_ASSIGN_OR_RETURN(weights.attention_norm_D, Vector(LayerName(layer, "input_layernorm"), hidden));
+  ATTUNE_ASSIGN_OR_RETURN(weights.ffn_norm_D, Vector(LayerName(layer, "post_attention_layernorm"), hidden));
+  ATTUNE_RETURN_IF_ERROR(product(Linear::kQkv, {{name(Projection::kQ), config_.q_size()},
+                                                {name(Projection::kK), config_.kv_size()},
+                                                {name(Projection::kV), config_.kv_size()}}, hidden));
+  ATTUNE_RETURN_IF_ERROR(product(Linear::kO, {{name(Projection::kO), hidden}}, config_.q_size()));
+  ATTUNE_RETURN_IF_ERROR(
+      product(Linear::kGateUp, {{name(Projection::kGate), inner}, {name(Projection::kUp), inner}}, hidden));
+  ATTUNE_RETURN_IF_ERROR(product(Linear::kDown, {{name(Projection::kDown), hidden}}, inner));
+  return weights;
+}
+
+absl::StatusOr<DecoderWeights> Loader::Load() {
+  DecoderWeights weights;
+  ATTUNE_ASSIGN_OR_RETURN(weights.embedding_VD, Matrix({{"model.embed_tokens.weight", config_.vocab}}, config_.hidden,
+                                                       config_.tied_head ? &weights.packed_head : nullptr));
+  for (int64_t i = 0; i < config_.layers; ++i) {
+    ATTUNE_ASSIGN_OR_RETURN(LayerWeights layer, Layer(i));
+    weights.layers.push_back(std::move(layer));
+  }
+  ATTUNE_ASSIGN_OR_RETURN(weights.final_norm_D, Vector("model.norm.weight", config_.hidden));
+  if (config_.tied_head) {
+    weights.head_VD = weights.embedding_VD;
+  } else {
+    ATTUNE_ASSIGN_OR_RETURN(weights.head_VD,
+                            Matrix({{"lm_head.weight", config_.vocab}}, config_.hidden, &weights.packed_head));
+  }
+  return weights;
+}
+
+int64_t WeightBytes(const DecoderWeights& weights) {
+  int64_t bytes = weights.embedding_VD.nbytes() + weights.final_norm_D.nbytes();
+  if (!weights.head_VD.is_same(weights.embedding_VD)) bytes += weights.head_VD.nbytes();
+  for (const LayerWeights& layer : weights.layers) {
+    bytes += layer.attention_norm_D.nbytes() + layer.ffn_norm_D.nbytes();
+    for (const at::Tensor& linear : layer.linear) bytes += linear.nbytes();
+  }
+  return bytes;
+}
+
+// Angles as transformers computes them: frequency, product and cosine in fp32, so that
+// long contexts agree with it to the last bit.
+absl::Status MakeRopeTable(TensorSource* source, BaseModel* model) {
+  std::vector<double> frequencies = RopeFrequencies(model->config);
+  if (source->Has("rope_freqs.weight")) {
+    const int64_t half = model->config.head_dim / 2;
+    ATTUNE_ASSIGN_OR_RETURN(TensorSource::Entry entry, source->Get("rope_freqs.weight", 0, half));
+    std::vector<float> divisors(half);
+    entry.ReadRows(0, 1, divisors.data());
+    for (int64_t i = 0; i < half; ++i) frequencies[i] /= divisors[i];
+  }
+  at::Tensor angle = at::outer(at::arange(model->config.context, at::kFloat), at::tensor(frequencies, at::kFloat));
+  model->rope_cos_PH = angle.cos().to(DeviceOf(model->target));
+  model->rope_sin_PH = angle.sin().to(DeviceOf(model->target));
+  return absl::OkStatus();
+}
+
+std::vector<int32_t> EndIds(const Tokenizer& tokenizer) {
+  std::vector<int32_t> ids;
+  auto add = [&](int32_t id) {
+    if (id >= 0 && std::find(ids.begin(), ids.end(), id) == ids.end()) ids.push_back(id);
+  };
+  add(tokenizer.eos_id());
+  // Ends of a turn in the chat formats of this family.
+  for (const char* text : {"<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>"}) {
+    int32_t id = tokenizer.TokenId(text);
+    if (id >= 0 && tokenizer.IsSpecial(id)) add(id);
+  }
+  return ids;
+}
+
+absl::Status LoadTokenizerAndTemplate(const TensorSource& source, const std::string& directory, BaseModel* model) {
+  const std::string gguf_path = directory + "/model.gguf";
+  if (source.gguf() && std::filesystem::exists(gguf_path)) {
+    ATTUNE_ASSIGN_OR_RETURN(model->tokenizer, LoadTokenizer(*source.gguf()));
+  } else if (std::filesystem::exists(gguf_path)) {
+    ATTUNE_ASSIGN_OR_RETURN(std::unique_ptr<GgufFile> file, GgufFile::Open(gguf_path));
+    ATTUNE_ASSIGN_OR_RETURN(model->tokenizer, LoadTokenizer(*file));
+  } else {
+    ATTUNE_ASSIGN_OR_RETURN(model->tokenizer, LoadTokenizer(directory));
+  }
+  const Tokenizer& tokenizer = *model->tokenizer;
+  if (tokenizer.vocab_size() > model->config.vocab) {
+    return MakeError(absl::StatusCode::kInvalidArgument, "BAD_MODEL",
+                     absl::StrCat("the tokenizer has ", tokenizer.vocab_size(), " tokens, the embedding table only ",
+                                  model->config.vocab));
+  }
+  model->end_ids = EndIds(tokenizer);
+  if (tokenizer.chat_template().empty()) return absl::OkStatus();
+  auto parsed = ChatTemplate::Parse(tokenizer.chat_template(), tokenizer.TokenBytes(tokenizer.bos_id()),
+                                    tokenizer.TokenBytes(tokenizer.eos_id()));
+  if (parsed.ok()) {
+    model->chat_template = std::move(*parsed);
+  } else {
+    LogWarning("model.chat_template", {{"directory", directory}, {"error", std::string(parsed.status().message())}});
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+const char* ProjectionPath(Projection projection) { return kProjectionPaths[static_cast<int>(projection)]; }
+
+ProjectionSlice SliceOf(const ModelConfig& config, Projection projection) {
+  switch (projection) {
+    case Projection::kQ: return {Linear::kQkv, 0, config.q_size()};
+    case Projection::kK: return {Linear::kQkv, config.q_size(), config.kv_size()};
+    case Projection::kV: return {Linear::kQkv, config.q_size() + config.kv_size(), config.kv_size()};
+    case Projection::kO: return {Linear::kO, 0, config.hidden};
+    case Projection::kGate: return {Linear::kGateUp, 0, config.intermediate};
+    case Projection::kUp: return {Linear::kGateUp, config.intermediate, config.intermediate};
+    case Projection::kDown: return {Linear::kDown, 0, config.hidden};
+  }
+  return {};
+}
+
+absl::StatusOr<std::shared_ptr<const BaseModel>> LoadBaseModel(const std::string& directory,
+                                                               const std::string& tokenizer_directory,
+                                                               const ComputeTarget& target) {
+  auto model = std::make_shared<BaseModel>();
+  model->target = target;
+  absl::Status status = CatchTorch([&]() -> absl::Status {
+    at::NoGradGuard no_grad;
+    ATTUNE_ASSIGN_OR_RETURN(std::unique_ptr<TensorSource> source, TensorSource::Open(directory));
+    ATTUNE_ASSIGN_OR_RETURN(model->config, source->Config());
+    ATTUNE_ASSIGN_OR_RETURN(model->weights, Loader(source.get(), model->config, target).Load());
+    ATTUNE_RETURN_IF_ERROR(MakeRopeTable(source.get(), model.get()));
+    ATTUNE_RETURN_IF_ERROR(source->CheckAllUsed());
+    model->bytes = WeightBytes(model->weights);
+    return LoadTokenizerAndTemplate(*source, tokenizer_directory, model.get());
+  });
+  if (!status.ok()) return status;
+  return std::shared_ptr<const BaseModel>(std::move(model));
+}
+
+absl::StatusOr<ModelConfig> LoadConfig(const std::string& directory) {
+  ATTUNE_ASSIGN_OR_RETURN(std::unique_ptr<TensorSource> source, TensorSource::Open(directory));
+  ATTUNE_ASSIGN_OR_RETURN(ModelConfig config, source->Config());
+  auto check = [&](const std::string& name, int64_t rows, int64_t columns) {
+    return source->Get(name, rows, columns).status();
+  };
+  ATTUNE_RETURN_IF_ERROR(check("model.embed_tokens.weight", config.vocab, config.hidden));
+  ATTUNE_RETURN_IF_ERROR(check("model.norm.weight", 0, config.hidden));
+  if (!config.tied_head) ATTUNE_RETURN_IF_ERROR(check("lm_head.weight", config.vocab, config.hidden));
+  if (source->Has("rope_freqs.weight")) ATTUNE_RETURN_IF_ERROR(check("rope_freqs.weight", 0, config.head_dim / 2));
+  for (int64_t i = 0; i < config.layers; ++i) {
+    for (const char* norm : {"input_layernorm", "post_attention_layernorm"}) {
+      ATTUNE_RETURN_IF_ERROR(check(LayerName(i, norm), 0, config.hidden));
+    }
+    for (int p = 0; p < kProjections; ++p) {
+      const Projection projection = static_cast<Projection>(p);
+      const int64_t columns = projection == Projection::kO     ? config.q_size()
+                              : projection == Projection::kDown ? config.intermediate
+                                                                : config.hidden;
+      ATTUNE_RETURN_IF_ERROR(
+          check(LayerName(i, ProjectionPath(projection)), SliceOf(config, projection).rows, columns));
+    }
+  }
+  ATTUNE_RETURN_IF_ERROR(source->CheckAllUsed());
+  return config;
+}
+
+std::vector<NamedParameter> NamedParameters(const ModelConfig& config, const DecoderWeights& weights) {
+  std::vector<NamedParameter> out;
+  out.push_back({"model.embed_tokens.weight", weights.embedding_VD});
+  for (int64_t i = 0; i < config.layers; ++i) {
+    const LayerWeights& layer = weights.layers[i];
+    for (int p = 0; p < kProjections; ++p) {
+      const ProjectionSlice slice = SliceOf(config, static_cast<Projection>(p));
+      out.push_back({LayerName(i, kProjectionPaths[p]),
+                     layer.linear[static_cast<int>(slice.linear)].narrow(0, slice.row, slice.rows)});
+    }
+    out.push_back({LayerName(i, "input_layernorm"), layer.attention_norm_D});
+    out.push_back({LayerName(i, "post_attention_layernorm"), layer.ffn_norm_D});
+  }
+  out.push_back({"model.norm.weight", weights.final_norm_D});
+  if (!config.tied_head) out.push_back({"lm_head.weight", weights.head_VD});
+  return out;
+}
+
+absl::Status SaveWeights(const std::string& directory, const ModelConfig& config, const DecoderWeights& weights,
+                         const Tokenizer& tokenizer) {
+  return CatchTorch([&]() -> absl::Status {
+    std::vector<at::Tensor> alive;  // owns the bytes until they are written
+    std::vector<SafetensorsTensor> tensors;
+    for (const NamedParameter& parameter : NamedParameters(config, weights)) {
+      alive.push_back(parameter.tensor.detach().cpu().contiguous());
+      const at::Tensor& t = alive.back();
+      tensors.push_back({parameter.name, t.sizes().vec(),
+                         t.scalar_type() == at::kBFloat16 ? SafetensorsType::kBF16 : SafetensorsType::kF32,
+                         absl::string_view(static_cast<const char*>(t.const_data_ptr()), t.nbytes())});
+    }
+    ATTUNE_RETURN_IF_ERROR(WriteFileDurably(directory + "/config.json",
+                                            ConfigToJson(config, tokenizer.bos_id(), tokenizer.eos_id())));
+    return WriteSafetensors(directory + "/model.safetensors", tensors, {{"format", "pt"}});
+  });
+}
+
+}  // namespace attune

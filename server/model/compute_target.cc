@@ -1,0 +1,69 @@
+#include "server/model/compute_target.h"
+
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <ATen/detail/CUDAHooksInterface.h>
+#include <unistd.h>
+
+#include <c10/cuda/CUDACachingAllocator.h>
+
+#include "absl/strings/str_cat.h"
+#include "common/error.h"
+
+namespace attune {
+namespace {
+
+bool CpuHasFastBfloat16() {
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
+}  // namespace
+
+absl::StatusOr<ComputeTarget> ChooseComputeTarget(const std::string& device, const std::string& precision) {
+  ComputeTarget target;
+  const bool has_gpu = at::globalContext().hasCUDA() && at::detail::getCUDAHooks().getNumGPUs() > 0;
+  if (device == "cuda" && !has_gpu) {
+    return MakeError(absl::StatusCode::kFailedPrecondition, "NO_GPU",
+                     "There is no CUDA device; use --device cpu, or install NVIDIA's driver.");
+  }
+  if (device != "auto" && device != "cpu" && device != "cuda") {
+    return InvalidField("device", absl::StrCat("'", device, "' is none of auto, cpu, cuda"));
+  }
+  target.device = device == "cuda" || (device == "auto" && has_gpu) ? ComputeTarget::Device::kCuda
+                                                                     : ComputeTarget::Device::kCpu;
+#if defined(__x86_64__)
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) {
+    return MakeError(absl::StatusCode::kFailedPrecondition, "CPU_TOO_OLD", "Attune needs a CPU with AVX2 and FMA.");
+  }
+#endif
+  if (precision == "bfloat16") {
+    target.type = ComputeTarget::Type::kBfloat16;
+  } else if (precision == "float32") {
+    target.type = ComputeTarget::Type::kFloat32;
+  } else if (precision == "auto" || precision.empty()) {
+    const bool fast = target.device == ComputeTarget::Device::kCuda || CpuHasFastBfloat16();
+    target.type = fast ? ComputeTarget::Type::kBfloat16 : ComputeTarget::Type::kFloat32;
+  } else {
+    return InvalidField("precision", absl::StrCat("'", precision, "' is none of auto, float32, bfloat16"));
+  }
+  return target;
+}
+
+int64_t DeviceMemoryBytes(const ComputeTarget& target) {
+  if (target.device == ComputeTarget::Device::kCuda) {
+    return static_cast<int64_t>(c10::cuda::CUDACachingAllocator::get()->getMemoryInfo(0).second);
+  }
+  return static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
+}
+
+std::string DescribeComputeTarget(const ComputeTarget& target) {
+  const char* type = target.type == ComputeTarget::Type::kBfloat16 ? "bfloat16" : "float32";
+  if (target.device == ComputeTarget::Device::kCuda) return absl::StrCat("cuda ", type);
+  return absl::StrCat("cpu ", type, ", ", at::get_num_threads(), " threads");
+}
+
+}  // namespace attune

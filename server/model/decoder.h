@@ -1,0 +1,37 @@
+#ifndef ATTUNE_SERVER_MODEL_DECODER_H_
+#define ATTUNE_SERVER_MODEL_DECODER_H_
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "server/model/base_model.h"
+#include "server/model/kernels/attention.h"
+
+namespace attune {
+
+// What differs between training and serving inside a decoder layer: how products
+// meet adapters, and where attention finds earlier tokens.
+class LayerOps {
+ public:
+  virtual ~LayerOps() = default;
+  // x W^T of the layer's product `which`, adapters included. May read x but not change it.
+  virtual at::Tensor Multiply(int64_t layer, Linear which, const at::Tensor& x) = 0;
+  // Rotary embedding and attention over the product kQkv; may overwrite qkv_TE.
+  virtual at::Tensor Attend(int64_t layer, at::Tensor qkv_TE) = 0;
+};
+
+// The decoder of the Llama family: pre-norm attention and SwiGLU blocks with residual
+// connections, and the final norm (Touvron et al. 2023). x_TD the embedded tokens of
+// any number of sequences; returns the normalised hidden states, T x D. Takes part in
+// autograd where weights or x require it. Thread-safe as far as `ops` is.
+at::Tensor RunDecoder(const ModelConfig& config, const DecoderWeights& weights, at::Tensor x_TD, LayerOps* ops);
+
+inline AttentionShape AttentionShapeOf(const ModelConfig& config) {
+  return {config.heads, config.kv_heads, config.head_dim};
+}
+
+}  // namespace attune
+
+#endif  // ATTUNE_SERVER_MODEL_DECODER_H_

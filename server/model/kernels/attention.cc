@@ -1,0 +1,303 @@
+#include "server/model/kernels/attention.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <ATen/native/CPUBlas.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "server/model/kernels/fast_math.h"
+
+namespace attune {
+namespace {
+
+using at::Tensor;
+using at::native::TransposeType;
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+// Query rows that are worked on together: the scores block stays in the cache and
+// keys above the diagonal's block are never touched.
+constexpr int64_t kRowBlock = 64;
+
+// Row-major C(m x n) = alpha * A(m x k) B^T(n x k) + beta * C.
+void GemmNT(int64_t m, int64_t n, int64_t k, float alpha, const float* a, int64_t lda, const float* b, int64_t ldb,
+            float beta, float* c, int64_t ldc) {
+  at::native::cpublas::gemm(TransposeType::Transpose, TransposeType::NoTranspose, n, m, k, alpha, b, ldb, a, lda, beta,
+                            c, ldc);
+}
+// Row-major C(m x n) = alpha * A(m x k) B(k x n) + beta * C.
+void GemmNN(int64_t m, int64_t n, int64_t k, float alpha, const float* a, int64_t lda, const float* b, int64_t ldb,
+            float beta, float* c, int64_t ldc) {
+  at::native::cpublas::gemm(TransposeType::NoTranspose, TransposeType::NoTranspose, n, m, k, alpha, b, ldb, a, lda,
+                            beta, c, ldc);
+}
+// Row-major C(m x n) = alpha * A^T(k x m) B(k x n) + beta * C.
+void GemmTN(int64_t m, int64_t n, int64_t k, float alpha, const float* a, int64_t lda, const float* b, int64_t ldb,
+            float beta, float* c, int64_t ldc) {
+  at::native::cpublas::gemm(TransposeType::NoTranspose, TransposeType::Transpose, n, m, k, alpha, b, ldb, a, lda, beta,
+                            c, ldc);
+}
+
+// Softmax of rows i0.. of a causal score block in place; columns past the diagonal
+// become zero. With `lse` given, uses those log-sums; else computes and writes them to `lse_out`.
+void CausalSoftmaxRows(float* s, int64_t rows, int64_t columns, int64_t i0, const float* lse, float* lse_out,
+                       int64_t lse_stride) {
+  for (int64_t r = 0; r < rows; ++r) {
+    float* row = s + r * columns;
+    const int64_t n = std::min(i0 + r + 1, columns);
+    if (lse) {
+      const float l = lse[r * lse_stride];
+      for (int64_t j = 0; j < n; ++j) row[j] = FastExp(row[j] - l);
+    } else {
+      float top = row[0];
+      for (int64_t j = 1; j < n; ++j) top = std::max(top, row[j]);
+      float sum = 0;
+      for (int64_t j = 0; j < n; ++j) row[j] = FastExp(row[j] - top);
+#pragma omp simd reduction(+ : sum)
+      for (int64_t j = 0; j < n; ++j) sum += row[j];
+      const float inverse = 1.0f / sum;
+      for (int64_t j = 0; j < n; ++j) row[j] *= inverse;
+      lse_out[r * lse_stride] = top + std::log(sum);
+    }
+    std::fill(row + n, row + columns, 0.0f);
+  }
+}
+
+// Copies `heads` consecutive heads' columns from tokens [begin, end) of a row-major
+// matrix, rotated if `rope` is set, into a contiguous block of the same row order.
+void GatherRotated(const float* source, int64_t stride, int64_t begin, int64_t end, int64_t head_dim,
+                   const RopeTable* rope, float* out) {
+  const int64_t half = head_dim / 2;
+  const float* cos = rope ? rope->cos_PH.const_data_ptr<float>() : nullptr;
+  const float* sin = rope ? rope->sin_PH.const_data_ptr<float>() : nullptr;
+  for (int64_t t = begin; t < end; ++t, out += head_dim) {
+    const float* x = source + t * stride;
+    if (!rope) {
+      std::copy(x, x + head_dim, out);
+      continue;
+    }
+    const float *c = cos + (t - begin) * half, *s = sin + (t - begin) * half;
+    for (int64_t i = 0; i < half; ++i) {
+      out[i] = x[i] * c[i] - x[i + half] * s[i];
+      out[i + half] = x[i + half] * c[i] + x[i] * s[i];
+    }
+  }
+}
+
+// Writes a gradient block back to a row-major matrix, rotated back if `rope` is set.
+void ScatterRotatedBack(const float* block, int64_t begin, int64_t end, int64_t head_dim, const RopeTable* rope,
+                        float* target, int64_t stride) {
+  const int64_t half = head_dim / 2;
+  const float* cos = rope ? rope->cos_PH.const_data_ptr<float>() : nullptr;
+  const float* sin = rope ? rope->sin_PH.const_data_ptr<float>() : nullptr;
+  for (int64_t t = begin; t < end; ++t, block += head_dim) {
+    float* y = target + t * stride;
+    if (!rope) {
+      std::copy(block, block + head_dim, y);
+      continue;
+    }
+    const float *c = cos + (t - begin) * half, *s = sin + (t - begin) * half;
+    for (int64_t i = 0; i < half; ++i) {
+      y[i] = block[i] * c[i] + block[i + half] * s[i];
+      y[i + half] = block[i + half] * c[i] - block[i] * s[i];
+    }
+  }
+}
+
+// One (sequence, key/value head) at a time on each thread.
+template <typename Body>
+void ForEachGroup(const PackedSequences& sequences, const AttentionShape& shape, const Body& body) {
+  const int64_t count = static_cast<int64_t>(sequences.starts.size()) - 1;
+  at::parallel_for(0, count * shape.kv_heads, 1, [&](int64_t first, int64_t last) {
+    for (int64_t task = first; task < last; ++task) {
+      const int64_t i = task / shape.kv_heads;
+      body(sequences.starts[i], sequences.starts[i + 1], task % shape.kv_heads);
+    }
+  });
+}
+
+void ForwardLoops(const float* qkv, const AttentionShape& shape, const RopeTable& rope,
+                  const PackedSequences& sequences, float* out, float* lse) {
+  const int64_t d = shape.head_dim, group = shape.heads / shape.kv_heads;
+  const int64_t stride = shape.q_size() + 2 * shape.kv_size();
+  const float scale = 1.0f / std::sqrt(static_cast<float>(d));
+  ForEachGroup(sequences, shape, [&](int64_t begin, int64_t end, int64_t kv_head) {
+    const int64_t length = end - begin;
+    std::vector<float> q(length * d), k(length * d), v(length * d), s(std::min(kRowBlock, length) * length);
+    GatherRotated(qkv + shape.q_size() + kv_head * d, stride, begin, end, d, &rope, k.data());
+    GatherRotated(qkv + shape.q_size() + shape.kv_size() + kv_head * d, stride, begin, end, d, nullptr, v.data());
+    for (int64_t h = kv_head * group; h < (kv_head + 1) * group; ++h) {
+      GatherRotated(qkv + h * d, stride, begin, end, d, &rope, q.data());
+      for (int64_t i = 0; i < length; i += kRowBlock) {
+        const int64_t rows = std::min(kRowBlock, length - i), keys = i + rows;
+        GemmNT(rows, keys, d, scale, q.data() + i * d, d, k.data(), d, 0, s.data(), keys);
+        CausalSoftmaxRows(s.data(), rows, keys, i, nullptr, lse + (begin + i) * shape.heads + h, shape.heads);
+        GemmNN(rows, d, keys, 1, s.data(), keys, v.data(), d, 0, out + (begin + i) * shape.q_size() + h * d,
+               shape.q_size());
+      }
+    }
+  });
+}
+
+void BackwardLoops(const float* qkv, const float* out, const float* lse, const float* dout, const AttentionShape& shape,
+                   const RopeTable& rope, const PackedSequences& sequences, float* dqkv) {
+  const int64_t d = shape.head_dim, group = shape.heads / shape.kv_heads;
+  const int64_t stride = shape.q_size() + 2 * shape.kv_size();
+  const float scale = 1.0f / std::sqrt(static_cast<float>(d));
+  ForEachGroup(sequences, shape, [&](int64_t begin, int64_t end, int64_t kv_head) {
+    const int64_t length = end - begin, block = std::min(kRowBlock, length) * length;
+    std::vector<float> q(length * d), k(length * d), v(length * d), dq(length * d);
+    std::vector<float> dk(length * d, 0.0f), dv(length * d, 0.0f), p(block), dp(block);
+    const int64_t k_column = shape.q_size() + kv_head * d, v_column = k_column + shape.kv_size();
+    GatherRotated(qkv + k_column, stride, begin, end, d, &rope, k.data());
+    GatherRotated(qkv + v_column, stride, begin, end, d, nullptr, v.data());
+    for (int64_t h = kv_head * group; h < (kv_head + 1) * group; ++h) {
+      GatherRotated(qkv + h * d, stride, begin, end, d, &rope, q.data());
+      for (int64_t i = 0; i < length; i += kRowBlock) {
+        const int64_t rows = std::min(kRowBlock, length - i), keys = i + rows;
+        const float* dy = dout + (begin + i) * shape.q_size() + h * d;
+        const float* y = out + (begin + i) * shape.q_size() + h * d;
+        GemmNT(rows, keys, d, scale, q.data() + i * d, d, k.data(), d, 0, p.data(), keys);
+        CausalSoftmaxRows(p.data(), rows, keys, i, lse + (begin + i) * shape.heads + h, nullptr, shape.heads);
+        GemmNT(rows, keys, d, 1, dy, shape.q_size(), v.data(), d, 0, dp.data(), keys);
+        GemmTN(keys, d, rows, 1, p.data(), keys, dy, shape.q_size(), 1, dv.data(), d);
+        for (int64_t r = 0; r < rows; ++r) {
+          float delta = 0;
+          for (int64_t c = 0; c < d; ++c) delta += dy[r * shape.q_size() + c] * y[r * shape.q_size() + c];
+          float *pr = p.data() + r * keys, *dr = dp.data() + r * keys;
+          for (int64_t j = 0; j < keys; ++j) dr[j] = pr[j] * (dr[j] - delta) * scale;
+        }
+        GemmNN(rows, d, keys, 1, dp.data(), keys, k.data(), d, 0, dq.data() + i * d, d);
+        GemmTN(keys, d, rows, 1, dp.data(), keys, q.data() + i * d, d, 1, dk.data(), d);
+      }
+      ScatterRotatedBack(dq.data(), begin, end, d, &rope, dqkv + h * d, stride);
+    }
+    ScatterRotatedBack(dk.data(), begin, end, d, &rope, dqkv + k_column, stride);
+    ScatterRotatedBack(dv.data(), begin, end, d, nullptr, dqkv + v_column, stride);
+  });
+}
+
+class PackedAttentionFunction : public torch::autograd::Function<PackedAttentionFunction> {
+ public:
+  static Tensor forward(AutogradContext* context, const Tensor& qkv, const AttentionShape& shape,
+                        const RopeTable& rope, const PackedSequences& sequences) {
+    Tensor out = at::empty({qkv.size(0), shape.q_size()}, qkv.options());
+    Tensor lse = at::empty({qkv.size(0), shape.heads}, qkv.options());
+    ForwardLoops(qkv.const_data_ptr<float>(), shape, rope, sequences, out.mutable_data_ptr<float>(),
+                 lse.mutable_data_ptr<float>());
+    context->save_for_backward({qkv, out, lse, rope.cos_PH, rope.sin_PH});
+    context->saved_data["shape"] = std::vector<int64_t>{shape.heads, shape.kv_heads, shape.head_dim};
+    context->saved_data["starts"] = sequences.starts;
+    return out;
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list grads) {
+    variable_list saved = context->get_saved_variables();
+    std::vector<int64_t> numbers = context->saved_data["shape"].toIntVector();
+    AttentionShape shape{numbers[0], numbers[1], numbers[2]};
+    PackedSequences sequences;
+    sequences.starts = context->saved_data["starts"].toIntVector();
+    Tensor dqkv = at::empty_like(saved[0]), dout = grads[0].contiguous();
+    BackwardLoops(saved[0].const_data_ptr<float>(), saved[1].const_data_ptr<float>(), saved[2].const_data_ptr<float>(),
+                  dout.const_data_ptr<float>(), shape, RopeTable{saved[3], saved[4]}, sequences,
+                  dqkv.mutable_data_ptr<float>());
+    return {dqkv, Tensor(), Tensor(), Tensor()};
+  }
+};
+
+// x of shape T x heads x head_dim, cos and sin of shape T x 1 x head_dim / 2.
+Tensor Rotate(const Tensor& x, const Tensor& cos, const Tensor& sin) {
+  const int64_t half = x.size(-1) / 2;
+  Tensor x32 = x.to(at::kFloat);
+  Tensor a = x32.narrow(-1, 0, half), b = x32.narrow(-1, half, half);
+  return at::cat({a * cos - b * sin, b * cos + a * sin}, -1).to(x.scalar_type());
+}
+
+Tensor PerSequenceAttention(const Tensor& q, const Tensor& k, const Tensor& v, const PackedSequences& sequences) {
+  std::vector<Tensor> outputs;
+  for (size_t i = 0; i + 1 < sequences.starts.size(); ++i) {
+    const int64_t begin = sequences.starts[i], length = sequences.starts[i + 1] - begin;
+    auto take = [&](const Tensor& x) { return x.narrow(0, begin, length).transpose(0, 1).unsqueeze(0); };
+    Tensor y = at::scaled_dot_product_attention(take(q), take(k), take(v), {}, 0.0, /*is_causal=*/true, std::nullopt,
+                                                /*enable_gqa=*/true);
+    outputs.push_back(y.squeeze(0).transpose(0, 1));
+  }
+  return at::cat(outputs, 0);
+}
+
+// The same through ATen: for GPUs, and for other types on the CPU.
+Tensor AtenAttention(const Tensor& qkv, const AttentionShape& shape, const RopeTable& rope,
+                     const PackedSequences& sequences) {
+  const int64_t tokens = qkv.size(0), d = shape.head_dim;
+  Tensor cos = rope.cos_PH.index_select(0, sequences.positions_T).unsqueeze(1);
+  Tensor sin = rope.sin_PH.index_select(0, sequences.positions_T).unsqueeze(1);
+  Tensor q = Rotate(qkv.narrow(1, 0, shape.q_size()).view({tokens, shape.heads, d}), cos, sin);
+  Tensor k = Rotate(qkv.narrow(1, shape.q_size(), shape.kv_size()).view({tokens, shape.kv_heads, d}), cos, sin);
+  Tensor v = qkv.narrow(1, shape.q_size() + shape.kv_size(), shape.kv_size()).view({tokens, shape.kv_heads, d});
+  Tensor y;
+  if (qkv.is_cuda() && qkv.scalar_type() != at::kFloat) {
+    y = std::get<0>(at::_flash_attention_forward(q, k, v.contiguous(), sequences.starts_int32, sequences.starts_int32,
+                                                 sequences.longest, sequences.longest, 0.0, /*is_causal=*/true,
+                                                 /*return_debug_mask=*/false));
+  } else {
+    y = PerSequenceAttention(q, k, v, sequences);
+  }
+  return y.reshape({tokens, shape.q_size()});
+}
+
+}  // namespace
+
+PackedSequences PackSequences(std::vector<int64_t> starts, at::Device device) {
+  PackedSequences packed;
+  std::vector<int64_t> positions;
+  positions.reserve(starts.back());
+  for (size_t i = 0; i + 1 < starts.size(); ++i) {
+    packed.longest = std::max(packed.longest, starts[i + 1] - starts[i]);
+    for (int64_t t = starts[i]; t < starts[i + 1]; ++t) positions.push_back(t - starts[i]);
+  }
+  packed.positions_T = at::tensor(positions, at::kLong).to(device);
+  packed.starts_int32 = at::tensor(starts, at::kLong).to(at::kInt).to(device);
+  packed.starts = std::move(starts);
+  return packed;
+}
+
+void RopeInPlace(Tensor qkv_TE, const AttentionShape& shape, const RopeTable& rope, const Tensor& positions_T,
+                 bool inverse) {
+  const int64_t tokens = qkv_TE.size(0), d = shape.head_dim, half = d / 2, rotated = shape.heads + shape.kv_heads;
+  if (!(qkv_TE.is_cpu() && qkv_TE.scalar_type() == at::kFloat)) {
+    Tensor cos = rope.cos_PH.index_select(0, positions_T).unsqueeze(1);
+    Tensor sin = rope.sin_PH.index_select(0, positions_T).unsqueeze(1);
+    Tensor view = qkv_TE.narrow(1, 0, rotated * d).view({tokens, rotated, d});
+    view.copy_(Rotate(view, cos, inverse ? -sin : sin));
+    return;
+  }
+  float* data = qkv_TE.mutable_data_ptr<float>();
+  const int64_t stride = qkv_TE.stride(0);
+  const int64_t* positions = positions_T.const_data_ptr<int64_t>();
+  const float *cos = rope.cos_PH.const_data_ptr<float>(), *sin = rope.sin_PH.const_data_ptr<float>();
+  const float sign = inverse ? -1.0f : 1.0f;
+  at::parallel_for(0, tokens, 16, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      const float *c = cos + positions[t] * half, *s = sin + positions[t] * half;
+      for (int64_t h = 0; h < rotated; ++h) {
+        float* x = data + t * stride + h * d;
+        for (int64_t i = 0; i < half; ++i) {
+          const float a = x[i], b = x[i + half], si = sign * s[i];
+          x[i] = a * c[i] - b * si;
+          x[i + half] = b * c[i] + a * si;
+        }
+      }
+    }
+  });
+}
+
+Tensor PackedAttention(const Tensor& qkv_TE, const AttentionShape& shape, const RopeTable& rope,
+                       const PackedSequences& sequences) {
+  if (!(qkv_TE.is_cpu() && qkv_TE.scalar_type() == at::kFloat)) return AtenAttention(qkv_TE, shape, rope, sequences);
+  return PackedAttentionFunction::apply(qkv_TE.contiguous(), shape, rope, sequences);
+}
+
+}  // namespace attune

@@ -1,0 +1,50 @@
+#ifndef ATTUNE_SERVER_MODEL_KERNELS_ATTENTION_H_
+#define ATTUNE_SERVER_MODEL_KERNELS_ATTENTION_H_
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+namespace attune {
+
+// Shape of an attention layer.
+struct AttentionShape {
+  int64_t heads, kv_heads, head_dim;
+  int64_t q_size() const { return heads * head_dim; }
+  int64_t kv_size() const { return kv_heads * head_dim; }
+};
+
+// Rotary factors, fp32, one row a position: cos_PH and sin_PH with H = head_dim / 2.
+struct RopeTable {
+  at::Tensor cos_PH, sin_PH;
+};
+
+// Sequences packed one behind the other: tokens [starts[i], starts[i + 1]) are
+// sequence i at positions 0, 1, ... No sequence sees another.
+struct PackedSequences {
+  std::vector<int64_t> starts;  // one more than there are sequences; starts[0] = 0
+  at::Tensor positions_T;       // int64, on the device
+  at::Tensor starts_int32;      // `starts` on the device, for GPU kernels
+  int64_t longest = 0;
+  int64_t tokens() const { return starts.back(); }
+};
+
+// Builds the tensors from the starts. REQUIRES: starts is strictly rising from 0.
+PackedSequences PackSequences(std::vector<int64_t> starts, at::Device device);
+
+// Rotates the query and key columns of qkv_TE in place (the rotate-half form of Su
+// et al. 2021). Columns: queries of all heads, keys, values. `inverse` rotates back.
+void RopeInPlace(at::Tensor qkv_TE, const AttentionShape& shape, const RopeTable& rope, const at::Tensor& positions_T,
+                 bool inverse);
+
+// Rotary embedding and causal attention within each packed sequence, scaled by
+// 1 / sqrt(head_dim); query heads share key/value heads in groups. qkv_TE is not
+// changed. Takes part in autograd. Returns T x q_size. Memory beyond the output is
+// linear in T: scores are recomputed in the backward pass (Dao et al. 2022).
+at::Tensor PackedAttention(const at::Tensor& qkv_TE, const AttentionShape& shape, const RopeTable& rope,
+                           const PackedSequences& sequences);
+
+}  // namespace attune
+
+#endif  // ATTUNE_SERVER_MODEL_KERNELS_ATTENTION_H_

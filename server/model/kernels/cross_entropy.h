@@ -1,0 +1,21 @@
+#ifndef ATTUNE_SERVER_MODEL_KERNELS_CROSS_ENTROPY_H_
+#define ATTUNE_SERVER_MODEL_KERNELS_CROSS_ENTROPY_H_
+
+#include <ATen/core/Tensor.h>
+
+namespace attune {
+
+struct CrossEntropy {
+  at::Tensor loss_sum;  // fp32 scalar, part of autograd
+  int64_t correct;      // rows whose likeliest token is the target
+};
+
+// Sum over rows of -log softmax(h W^T)[target]. The head's product runs in chunks of
+// rows and the gradient is made in the same pass, so that logits of the whole batch
+// never exist. h_ND the last hidden states at the positions that carry loss, w_VD the
+// head, targets_N int64. w gets a gradient only if it requires one.
+CrossEntropy LinearCrossEntropy(const at::Tensor& h_ND, const at::Tensor& w_VD, const at::Tensor& targets_N);
+
+}  // namespace attune
+
+#endif  // ATTUNE_SERVER_MODEL_KERNELS_CROSS_ENTROPY_H_

@@ -1,0 +1,49 @@
+#ifndef ATTUNE_SERVER_MODEL_KERNELS_PACKED_WEIGHT_H_
+#define ATTUNE_SERVER_MODEL_KERNELS_PACKED_WEIGHT_H_
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/strings/string_view.h"
+#include "server/model/weights/gguf.h"
+
+namespace attune {
+
+// A weight matrix kept in a GGUF block format, for products with few rows: there the
+// time goes into reading the weight, and 4-bit blocks are an eighth of fp32. Blocks
+// are expanded to fp32 in registers, so results differ from the dequantised product
+// by summation order only. Immutable: thread-safe.
+class PackedWeight {
+ public:
+  // Whether products with this format are implemented on this CPU.
+  static bool Supports(GgmlType type, int64_t columns);
+
+  // An empty matrix of `columns` columns; rows are appended in their final order.
+  // REQUIRES: Supports(type, columns).
+  PackedWeight(GgmlType type, int64_t columns);
+  // `bytes` holds whole rows.
+  void AppendRows(absl::string_view bytes);
+
+  // y = x W^T for contiguous fp32 x_TI on the CPU; returns T x O. Worth it up to
+  // about kMaxTokens rows; beyond, a dense product is faster.
+  at::Tensor Multiply(const at::Tensor& x_TI) const;
+  static constexpr int64_t kMaxTokens = 16;
+
+  GgmlType type() const { return type_; }
+  int64_t rows() const { return rows_; }
+  int64_t columns() const { return columns_; }
+
+ private:
+  const GgmlType type_;
+  const int64_t columns_;
+  const int64_t row_bytes_;
+  int64_t rows_ = 0;
+  std::string bytes_;
+};
+
+}  // namespace attune
+
+#endif  // ATTUNE_SERVER_MODEL_KERNELS_PACKED_WEIGHT_H_

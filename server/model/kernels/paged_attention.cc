@@ -1,0 +1,215 @@
+#include "server/model/kernels/paged_attention.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <ATen/native/CPUBlas.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "server/model/kernels/fast_math.h"
+
+namespace attune {
+namespace {
+
+using at::Tensor;
+using at::native::TransposeType;
+
+constexpr int64_t kRowBlock = 64;
+
+// The slot of a sequence's token.
+int64_t SlotOf(const PagedSegment& segment, int64_t position, int64_t page_tokens) {
+  return segment.pages[position / page_tokens] * page_tokens + position % page_tokens;
+}
+
+void Softmax(float* row, int64_t n) {
+  float top = row[0];
+  for (int64_t j = 1; j < n; ++j) top = std::max(top, row[j]);
+  for (int64_t j = 0; j < n; ++j) row[j] = FastExp(row[j] - top);
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t j = 0; j < n; ++j) sum += row[j];
+  const float inverse = 1.0f / sum;
+  for (int64_t j = 0; j < n; ++j) row[j] *= inverse;
+}
+
+// What a thread needs to attend in one layer.
+struct LayerView {
+  const float* qkv;
+  float* out;
+  const float *keys, *values;
+  int64_t page_tokens;
+  AttentionShape shape;
+  int64_t qkv_stride() const { return shape.q_size() + 2 * shape.kv_size(); }
+  float scale() const { return 1.0f / std::sqrt(static_cast<float>(shape.head_dim)); }
+};
+
+// One new token: keys and values are read where they lie.
+void AttendOne(const LayerView& view, const PagedSegment& segment, int64_t kv_head, std::vector<float>* scratch) {
+  const int64_t d = view.shape.head_dim, group = view.shape.heads / view.shape.kv_heads;
+  const int64_t n = segment.context + 1, slot_stride = view.shape.kv_size();
+  const float* q = view.qkv + segment.first_token * view.qkv_stride() + kv_head * group * d;
+  float* out = view.out + segment.first_token * view.shape.q_size() + kv_head * group * d;
+  scratch->resize(group * n);
+  float* s = scratch->data();
+  const float scale = view.scale();
+  for (int64_t j = 0; j < n; ++j) {
+    const float* k = view.keys + SlotOf(segment, j, view.page_tokens) * slot_stride + kv_head * d;
+    for (int64_t g = 0; g < group; ++g) {
+      float dot = 0;
+#pragma omp simd reduction(+ : dot)
+      for (int64_t i = 0; i < d; ++i) dot += q[g * d + i] * k[i];
+      s[g * n + j] = dot * scale;
+    }
+  }
+  for (int64_t g = 0; g < group; ++g) Softmax(s + g * n, n);
+  std::fill(out, out + group * d, 0.0f);
+  for (int64_t j = 0; j < n; ++j) {
+    const float* v = view.values + SlotOf(segment, j, view.page_tokens) * slot_stride + kv_head * d;
+    for (int64_t g = 0; g < group; ++g) {
+      const float p = s[g * n + j];
+      for (int64_t i = 0; i < d; ++i) out[g * d + i] += p * v[i];
+    }
+  }
+}
+
+// Many new tokens: keys and values are gathered once, then products do the work.
+void AttendMany(const LayerView& view, const PagedSegment& segment, int64_t kv_head, std::vector<float>* scratch) {
+  const int64_t d = view.shape.head_dim, group = view.shape.heads / view.shape.kv_heads;
+  const int64_t n = segment.context + segment.tokens, slot_stride = view.shape.kv_size();
+  scratch->resize(2 * n * d + std::min(kRowBlock, segment.tokens) * n);
+  float *k = scratch->data(), *v = k + n * d, *s = v + n * d;
+  for (int64_t j = 0; j < n; ++j) {
+    const int64_t offset = SlotOf(segment, j, view.page_tokens) * slot_stride + kv_head * d;
+    std::copy(view.keys + offset, view.keys + offset + d, k + j * d);
+    std::copy(view.values + offset, view.values + offset + d, v + j * d);
+  }
+  for (int64_t h = kv_head * group; h < (kv_head + 1) * group; ++h) {
+    for (int64_t i = 0; i < segment.tokens; i += kRowBlock) {
+      const int64_t rows = std::min(kRowBlock, segment.tokens - i), seen = segment.context + i + rows;
+      const float* q = view.qkv + (segment.first_token + i) * view.qkv_stride() + h * d;
+      at::native::cpublas::gemm(TransposeType::Transpose, TransposeType::NoTranspose, seen, rows, d, view.scale(), k, d,
+                                q, view.qkv_stride(), 0.0f, s, seen);
+      for (int64_t r = 0; r < rows; ++r) {
+        const int64_t own = segment.context + i + r + 1;
+        Softmax(s + r * seen, own);
+        std::fill(s + r * seen + own, s + (r + 1) * seen, 0.0f);
+      }
+      at::native::cpublas::gemm(TransposeType::NoTranspose, TransposeType::NoTranspose, d, rows, seen, 1.0f, v, d, s,
+                                seen, 0.0f, view.out + (segment.first_token + i) * view.shape.q_size() + h * d,
+                                view.shape.q_size());
+    }
+  }
+}
+
+Tensor AttendLoops(const Tensor& qkv, const AttentionShape& shape, const PagedBatch& batch, const KvCache& cache,
+                   int64_t layer) {
+  Tensor out = at::empty({qkv.size(0), shape.q_size()}, qkv.options());
+  LayerView view{qkv.const_data_ptr<float>(), out.mutable_data_ptr<float>(), cache.keys[layer].const_data_ptr<float>(),
+                 cache.values[layer].const_data_ptr<float>(), cache.page_tokens, shape};
+  const int64_t tasks = static_cast<int64_t>(batch.segments.size()) * shape.kv_heads;
+  at::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
+    std::vector<float> scratch;
+    for (int64_t task = begin; task < end; ++task) {
+      const PagedSegment& segment = batch.segments[task / shape.kv_heads];
+      const auto attend = segment.tokens == 1 ? AttendOne : AttendMany;
+      attend(view, segment, task % shape.kv_heads, &scratch);
+    }
+  });
+  return out;
+}
+
+// Through ATen, for GPUs and other types: one padded gather for all single-token
+// segments, one product each for the longer ones.
+Tensor AttendAten(const Tensor& qkv, const AttentionShape& shape, const PagedBatch& batch, const KvCache& cache,
+                  int64_t layer) {
+  Tensor out = at::empty({qkv.size(0), shape.q_size()}, qkv.options());
+  Tensor q = qkv.narrow(1, 0, shape.q_size()).view({qkv.size(0), shape.heads, shape.head_dim});
+  auto attend = [&](const std::vector<const PagedSegment*>& segments) {
+    const int64_t count = segments.size(), rows = segments[0]->tokens;
+    int64_t longest = 0;
+    for (const PagedSegment* s : segments) longest = std::max(longest, s->context + s->tokens);
+    Tensor slots = at::zeros({count, longest}, at::kLong), mask = at::zeros({count, rows, longest}, at::kBool);
+    Tensor queries = at::empty({count, rows}, at::kLong);
+    for (int64_t i = 0; i < count; ++i) {
+      const PagedSegment& s = *segments[i];
+      for (int64_t j = 0; j < s.context + s.tokens; ++j) {
+        slots.mutable_data_ptr<int64_t>()[i * longest + j] = SlotOf(s, j, cache.page_tokens);
+      }
+      for (int64_t r = 0; r < rows; ++r) {
+        queries.mutable_data_ptr<int64_t>()[i * rows + r] = s.first_token + r;
+        bool* seen = mask.mutable_data_ptr<bool>() + (i * rows + r) * longest;
+        std::fill(seen, seen + s.context + r + 1, true);
+      }
+    }
+    slots = slots.to(qkv.device());
+    queries = queries.to(qkv.device());
+    auto gather = [&](const Tensor& store) {
+      return store.index_select(0, slots.view(-1))
+          .view({count, longest, shape.kv_heads, shape.head_dim}).transpose(1, 2)
+          .repeat_interleave(shape.heads / shape.kv_heads, 1);
+    };
+    Tensor qs = q.index_select(0, queries.view(-1)).view({count, rows, shape.heads, shape.head_dim}).transpose(1, 2);
+    Tensor y = at::scaled_dot_product_attention(qs, gather(cache.keys[layer]), gather(cache.values[layer]),
+                                                mask.to(qkv.device()).unsqueeze(1));
+    out.index_copy_(0, queries.view(-1), y.transpose(1, 2).reshape({count * rows, shape.q_size()}));
+  };
+  std::vector<const PagedSegment*> singles;
+  for (const PagedSegment& segment : batch.segments) {
+    if (segment.tokens == 1) {
+      singles.push_back(&segment);
+    } else {
+      attend({&segment});
+    }
+  }
+  if (!singles.empty()) attend(singles);
+  return out;
+}
+
+}  // namespace
+
+KvCache MakeKvCache(int64_t layers, int64_t pages, int64_t page_tokens, const AttentionShape& shape,
+                    const at::TensorOptions& options) {
+  KvCache cache;
+  cache.page_tokens = page_tokens;
+  for (int64_t i = 0; i < layers; ++i) {
+    cache.keys.push_back(at::zeros({pages * page_tokens, shape.kv_heads, shape.head_dim}, options));
+    cache.values.push_back(at::zeros({pages * page_tokens, shape.kv_heads, shape.head_dim}, options));
+  }
+  return cache;
+}
+
+void CopyPages(KvCache* cache, const std::vector<std::pair<int32_t, int32_t>>& from_to) {
+  for (auto [from, to] : from_to) {
+    for (std::vector<Tensor>* stores : {&cache->keys, &cache->values}) {
+      for (Tensor& store : *stores) {
+        store.narrow(0, to * cache->page_tokens, cache->page_tokens)
+            .copy_(store.narrow(0, from * cache->page_tokens, cache->page_tokens));
+      }
+    }
+  }
+}
+
+PagedBatch MakePagedBatch(std::vector<PagedSegment> segments, int64_t page_tokens, at::Device device) {
+  std::vector<int64_t> positions, slots;
+  for (const PagedSegment& segment : segments) {
+    for (int64_t i = 0; i < segment.tokens; ++i) {
+      positions.push_back(segment.context + i);
+      slots.push_back(SlotOf(segment, segment.context + i, page_tokens));
+    }
+  }
+  return {std::move(segments), at::tensor(positions, at::kLong).to(device), at::tensor(slots, at::kLong).to(device)};
+}
+
+Tensor PagedAttention(Tensor qkv_TE, const AttentionShape& shape, const RopeTable& rope, const PagedBatch& batch,
+                      KvCache* cache, int64_t layer) {
+  RopeInPlace(qkv_TE, shape, rope, batch.positions_T, /*inverse=*/false);
+  const std::vector<int64_t> heads = {qkv_TE.size(0), shape.kv_heads, shape.head_dim};
+  cache->keys[layer].index_copy_(0, batch.slots_T, qkv_TE.narrow(1, shape.q_size(), shape.kv_size()).view(heads));
+  cache->values[layer].index_copy_(
+      0, batch.slots_T, qkv_TE.narrow(1, shape.q_size() + shape.kv_size(), shape.kv_size()).view(heads));
+  if (qkv_TE.is_cpu() && qkv_TE.scalar_type() == at::kFloat) return AttendLoops(qkv_TE, shape, batch, *cache, layer);
+  return AttendAten(qkv_TE, shape, batch, *cache, layer);
+}
+
+}  // namespace attune
