@@ -1,0 +1,216 @@
+#include "server/model/config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "common/error.h"
+#include "nlohmann/json.hpp"
+#include "tests/testing/gguf_writer.h"
+
+namespace attune {
+namespace {
+
+using ::testing::HasSubstr;
+using Json = nlohmann::json;
+
+Json Llama() {
+  return {{"model_type", "llama"},      {"num_hidden_layers", 2},      {"hidden_size", 64},
+          {"intermediate_size", 160},   {"num_attention_heads", 4},    {"num_key_value_heads", 2},
+          {"vocab_size", 300},          {"max_position_embeddings", 512}, {"rms_norm_eps", 1e-5},
+          {"rope_theta", 50000.0},      {"tie_word_embeddings", true}, {"hidden_act", "silu"},
+          {"sliding_window", nullptr}};
+}
+
+Json With(const char* key, const Json& value) {
+  Json json = Llama();
+  json[key] = value;
+  return json;
+}
+
+void ExpectRefused(const Json& json, const std::string& reason, const std::string& names) {
+  absl::StatusOr<ModelConfig> config = ConfigFromJson(json.dump());
+  ASSERT_FALSE(config.ok()) << json;
+  EXPECT_EQ(config.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(GetErrorDetails(config.status()).reason, reason) << config.status();
+  EXPECT_THAT(std::string(config.status().message()), HasSubstr(names));
+}
+
+GgufWriter LlamaGguf() {
+  GgufWriter writer;
+  writer.Text("general.architecture", "llama").Int("llama.block_count", 2).Int("llama.embedding_length", 64);
+  writer.Int("llama.feed_forward_length", 160).Int("llama.attention.head_count", 4);
+  writer.Int("llama.attention.head_count_kv", 2).Int("llama.context_length", 512);
+  writer.Real("llama.attention.layer_norm_rms_epsilon", 1e-5).Int("llama.rope.dimension_count", 16);
+  writer.Floats("token_embd.weight", {300, 64}, std::vector<float>(300 * 64));
+  return writer;
+}
+
+absl::StatusOr<ModelConfig> FromGguf(const GgufWriter& writer) {
+  std::string bytes = writer.Bytes();
+  absl::StatusOr<std::unique_ptr<GgufFile>> file = GgufFile::Parse(bytes);
+  if (!file.ok()) return file.status();
+  return ConfigFromGguf(**file);
+}
+
+TEST(ConfigFromJson, ReadsLlama) {
+  absl::StatusOr<ModelConfig> config = ConfigFromJson(Llama().dump());
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->family, "llama");
+  EXPECT_EQ(config->layers, 2);
+  EXPECT_EQ(config->head_dim, 16);
+  EXPECT_EQ(config->qkv_size(), 64 + 2 * 32);
+  EXPECT_EQ(config->context, 512);
+  EXPECT_DOUBLE_EQ(config->rope_theta, 50000);
+  EXPECT_TRUE(config->tied_head);
+  int64_t layer = 64 * 128 + 64 * 64 + 3 * 64 * 160 + 2 * 64;
+  EXPECT_EQ(config->Parameters(), 2 * layer + 64 + 300 * 64);
+}
+
+TEST(ConfigFromJson, ReadsTheRopeParametersOfTransformers5) {
+  Json json = Llama();
+  json.erase("rope_theta");
+  json["rope_parameters"] = {{"rope_theta", 1234.0}, {"rope_type", "default"}};
+  absl::StatusOr<ModelConfig> config = ConfigFromJson(json.dump());
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_DOUBLE_EQ(config->rope_theta, 1234);
+  EXPECT_EQ(config->rope_scaling.kind, RopeScaling::Kind::kNone);
+}
+
+TEST(ConfigFromJson, RefusesByName) {
+  ExpectRefused(With("model_type", "mamba"), "UNSUPPORTED_MODEL", "mamba");
+  ExpectRefused(With("attention_bias", true), "UNSUPPORTED_MODEL", "attention_bias");
+  ExpectRefused(With("mlp_bias", true), "UNSUPPORTED_MODEL", "mlp_bias");
+  ExpectRefused(With("hidden_act", "gelu"), "UNSUPPORTED_MODEL", "hidden_act");
+  ExpectRefused(With("quantization_config", {{"bits", 4}}), "UNSUPPORTED_MODEL", "quantization_config");
+  ExpectRefused(With("rope_scaling", {{"type", "yarn"}, {"factor", 2}}), "UNSUPPORTED_MODEL", "yarn");
+  Json mistral = With("model_type", "mistral");
+  mistral["sliding_window"] = 128;
+  ExpectRefused(mistral, "UNSUPPORTED_MODEL", "sliding_window");
+  mistral["sliding_window"] = 512;
+  EXPECT_TRUE(ConfigFromJson(mistral.dump()).ok());
+  mistral["sliding_window"] = nullptr;
+  EXPECT_TRUE(ConfigFromJson(mistral.dump()).ok());
+}
+
+TEST(ConfigFromJson, RefusesImpossibleValues) {
+  ExpectRefused(With("num_hidden_layers", 0), "BAD_MODEL", "layers");
+  ExpectRefused(With("hidden_size", int64_t{1} << 40), "BAD_MODEL", "hidden size");
+  ExpectRefused(With("hidden_size", UINT64_MAX), "BAD_MODEL", "hidden_size");
+  ExpectRefused(With("num_attention_heads", 0), "BAD_MODEL", "num_attention_heads");
+  ExpectRefused(With("num_key_value_heads", 3), "BAD_MODEL", "key/value heads");
+  ExpectRefused(With("head_dim", 15), "BAD_MODEL", "odd");
+  ExpectRefused(With("rms_norm_eps", -1), "BAD_MODEL", "epsilon");
+  ExpectRefused(With("vocab_size", "many"), "BAD_MODEL", "vocab_size");
+  ExpectRefused(With("rope_scaling", {{"type", "linear"}, {"factor", 0}}), "BAD_MODEL", "factor");
+  ExpectRefused(With("rope_scaling", "linear"), "BAD_MODEL", "rope_scaling");
+  Json json = Llama();
+  json.erase("intermediate_size");
+  ExpectRefused(json, "BAD_MODEL", "intermediate_size");
+  ExpectRefused(Json::array(), "BAD_MODEL", "object");
+  EXPECT_FALSE(ConfigFromJson("{\"model_type\": ").ok());
+}
+
+TEST(ConfigToJson, IsReadBack) {
+  for (const char* family : {"llama", "mistral"}) {
+    for (const Json& scaling : {Json(nullptr), Json{{"rope_type", "linear"}, {"factor", 2.5}},
+                                Json{{"rope_type", "llama3"}, {"factor", 32.0}, {"low_freq_factor", 1.0},
+                                     {"high_freq_factor", 4.0}, {"original_max_position_embeddings", 8192}}}) {
+      Json json = With("model_type", family);
+      json["rope_scaling"] = scaling;
+      json["head_dim"] = 24;
+      absl::StatusOr<ModelConfig> first = ConfigFromJson(json.dump());
+      ASSERT_TRUE(first.ok()) << first.status();
+      std::string text = ConfigToJson(*first, 1, -1);
+      absl::StatusOr<ModelConfig> second = ConfigFromJson(text);
+      ASSERT_TRUE(second.ok()) << second.status();
+      EXPECT_EQ(ConfigToJson(*second, 1, -1), text);
+      EXPECT_EQ(second->family, family);
+      EXPECT_EQ(second->head_dim, 24);
+      EXPECT_EQ(second->rope_scaling.kind, first->rope_scaling.kind);
+      EXPECT_EQ(RopeFrequencies(*second), RopeFrequencies(*first));
+      EXPECT_TRUE(Json::parse(text)["eos_token_id"].is_null());
+    }
+  }
+}
+
+TEST(ConfigFromGguf, ReadsLlama) {
+  absl::StatusOr<ModelConfig> config = FromGguf(LlamaGguf());
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->vocab, 300);
+  EXPECT_EQ(config->kv_heads, 2);
+  EXPECT_TRUE(config->tied_head);
+  EXPECT_DOUBLE_EQ(config->rope_theta, 10000);
+
+  GgufWriter untied = LlamaGguf();
+  untied.Floats("output.weight", {300, 64}, std::vector<float>(300 * 64)).Real("llama.rope.freq_base", 5e5);
+  config = FromGguf(untied);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_FALSE(config->tied_head);
+  EXPECT_DOUBLE_EQ(config->rope_theta, 5e5);
+}
+
+TEST(ConfigFromGguf, ReadsScaling) {
+  absl::StatusOr<ModelConfig> linear =
+      FromGguf(LlamaGguf().Text("llama.rope.scaling.type", "linear").Real("llama.rope.scaling.factor", 4));
+  ASSERT_TRUE(linear.ok()) << linear.status();
+  EXPECT_EQ(linear->rope_scaling.kind, RopeScaling::Kind::kLinear);
+  EXPECT_DOUBLE_EQ(linear->rope_scaling.factor, 4);
+
+  // Llama 3's list: what the frequencies are divided by.
+  ModelConfig llama3 = *FromGguf(LlamaGguf());
+  std::vector<double> plain = RopeFrequencies(llama3);
+  llama3.rope_scaling.kind = RopeScaling::Kind::kLlama3;
+  llama3.rope_scaling.factor = 8;
+  std::vector<double> scaled = RopeFrequencies(llama3);
+  std::vector<float> factors;
+  for (size_t i = 0; i < plain.size(); ++i) factors.push_back(static_cast<float>(plain[i] / scaled[i]));
+  absl::StatusOr<ModelConfig> read = FromGguf(LlamaGguf().Floats("rope_freqs.weight", {8}, factors));
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->rope_scaling.kind, RopeScaling::Kind::kLlama3);
+  EXPECT_NEAR(read->rope_scaling.factor, 8, 1e-5);
+
+  factors[0] = 3;
+  EXPECT_THAT(std::string(FromGguf(LlamaGguf().Floats("rope_freqs.weight", {8}, factors)).status().message()),
+              HasSubstr("rope_freqs.weight"));
+}
+
+TEST(ConfigFromGguf, RefusesByName) {
+  auto message = [](const GgufWriter& writer) { return std::string(FromGguf(writer).status().message()); };
+  EXPECT_THAT(message(GgufWriter().Text("general.architecture", "gemma3")), HasSubstr("gemma3"));
+  EXPECT_THAT(message(LlamaGguf().Int("llama.expert_count", 8)), HasSubstr("llama.expert_count"));
+  EXPECT_THAT(message(LlamaGguf().Text("llama.rope.scaling.type", "yarn")), HasSubstr("yarn"));
+  EXPECT_THAT(message(LlamaGguf().Int("llama.attention.sliding_window", 100)), HasSubstr("sliding_window"));
+  EXPECT_THAT(message(LlamaGguf().Int("llama.attention.value_length", 32)), HasSubstr("value_length"));
+  EXPECT_THAT(message(LlamaGguf().Int("llama.attention.key_length", 32)), HasSubstr("dimension_count"));
+  GgufWriter no_embedding;
+  no_embedding.Text("general.architecture", "llama").Int("llama.attention.head_count", 4);
+  EXPECT_FALSE(FromGguf(no_embedding).ok());
+}
+
+TEST(RopeFrequencies, FollowTheFormulas) {
+  ModelConfig config;
+  config.head_dim = 64;
+  config.rope_theta = 500000;
+  std::vector<double> plain = RopeFrequencies(config);
+  ASSERT_EQ(plain.size(), 32u);
+  EXPECT_DOUBLE_EQ(plain[0], 1);
+  EXPECT_NEAR(plain[1], std::pow(500000, -2.0 / 64), 1e-12);
+  config.rope_scaling.kind = RopeScaling::Kind::kLlama3;
+  config.rope_scaling.factor = 8;
+  std::vector<double> scaled = RopeFrequencies(config);
+  EXPECT_DOUBLE_EQ(scaled[0], plain[0]);           // short waves stay
+  EXPECT_DOUBLE_EQ(scaled[31], plain[31] / 8);     // long ones are stretched
+  bool blended = false;
+  for (size_t i = 0; i < plain.size(); ++i) {
+    double stretch = plain[i] / scaled[i];
+    EXPECT_GE(stretch, 1 - 1e-12);
+    EXPECT_LE(stretch, 8 + 1e-12);
+    blended |= stretch > 1.01 && stretch < 7.9;
+  }
+  EXPECT_TRUE(blended);
+}
+
+}  // namespace
+}  // namespace attune
