@@ -12,11 +12,23 @@ set(ATTUNE_TORCH_VERSION 2.11.0)
 set(ATTUNE_SENTENCEPIECE_VERSION 0.2.0)
 
 find_package(Threads REQUIRED)
-find_package(absl REQUIRED)
+if(ATTUNE_SANITIZE MATCHES thread)
+  include(deploy/cmake/abseil_from_source.cmake)
+else()
+  find_package(absl REQUIRED)
+endif()
 find_package(PkgConfig REQUIRED)
 pkg_check_modules(SQLITE REQUIRED IMPORTED_TARGET sqlite3)
 pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
 pkg_check_modules(CRYPTO REQUIRED IMPORTED_TARGET libcrypto)
+pkg_check_modules(PROTOBUF_LITE REQUIRED IMPORTED_TARGET protobuf-lite)
+
+set(_spm "${ATTUNE_CACHE}/sentencepiece-${ATTUNE_SENTENCEPIECE_VERSION}")
+add_library(attune_sentencepiece STATIC IMPORTED)
+set_target_properties(attune_sentencepiece PROPERTIES
+  IMPORTED_LOCATION ${_spm}/lib/libsentencepiece.a
+  INTERFACE_INCLUDE_DIRECTORIES ${_spm}/include)
+target_link_libraries(attune_sentencepiece INTERFACE PkgConfig::PROTOBUF_LITE)
 
 # Debian's gRPC and the sanitizers do not go together, so a build without
 # torch is also one without gRPC.
@@ -46,11 +58,4 @@ if(ATTUNE_WITH_TORCH)
     -Wl,--no-as-needed ${ATTUNE_TORCH_DIR}/lib/libtorch_cuda.so ${ATTUNE_TORCH_DIR}/lib/libtorch_cpu.so -Wl,--as-needed
     ${ATTUNE_TORCH_DIR}/lib/libtorch.so ${ATTUNE_TORCH_DIR}/lib/libc10.so ${ATTUNE_TORCH_DIR}/lib/libc10_cuda.so
     -Wl,-rpath,${ATTUNE_TORCH_DIR}/lib)
-
-  set(_spm "${ATTUNE_CACHE}/sentencepiece-${ATTUNE_SENTENCEPIECE_VERSION}")
-  add_library(attune_sentencepiece STATIC IMPORTED)
-  set_target_properties(attune_sentencepiece PROPERTIES
-    IMPORTED_LOCATION ${_spm}/lib/libsentencepiece.a
-    INTERFACE_INCLUDE_DIRECTORIES ${_spm}/include)
-  target_link_libraries(attune_sentencepiece INTERFACE protobuf::libprotobuf-lite)
 endif()

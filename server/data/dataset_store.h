@@ -6,9 +6,11 @@
 #include <string>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
 #include "common/clock.h"
 #include "common/database.h"
 #include "common/file.h"
@@ -19,7 +21,7 @@ namespace attune {
 // Datasets on disk: DIR/{id}/rows.{jsonl,csv,tsv} as uploaded, described by a row of
 // the table `datasets`. The file is synced and renamed before the row is inserted,
 // so a dataset is there whole or not at all; Open removes what a crash left
-// half-written. Thread-safe.
+// half-written. Thread-safe. An Upload must not outlive its store.
 class DatasetStore {
  public:
   struct UploadOptions {
@@ -53,16 +55,28 @@ class DatasetStore {
   absl::StatusOr<std::vector<DatasetInfo>> List(int limit, int64_t before_position) const;
   absl::Status Delete(absl::string_view id);
   // All good rows, in order.
+  // DATA_LOSS (DATASET_FILE_MISSING) if somebody took the file away.
   absl::StatusOr<std::vector<Row>> ReadRows(absl::string_view id) const;
 
  private:
   class UploadImpl;
+  class FinishedUpload;
   DatasetStore(std::string directory, Database* database, const Clock* clock)
       : directory_(std::move(directory)), database_(database), clock_(clock) {}
+
+  absl::Status RemoveLeftovers() const;
+  std::string Folder(absl::string_view id) const;
+  // The dataset that an upload with this request_id made; NOT_FOUND if none did.
+  absl::StatusOr<DatasetInfo> FindRequest(const std::string& request_id) const;
+  // Makes what `folder` holds the dataset `info`. If the request or the id was used
+  // meanwhile: what that made, or ALREADY_EXISTS.
+  absl::StatusOr<DatasetInfo> Publish(const std::string& folder, const std::string& request_id, DatasetInfo info)
+      ABSL_LOCKS_EXCLUDED(mutex_);
 
   const std::string directory_;
   Database* const database_;
   const Clock* const clock_;
+  mutable absl::Mutex mutex_;  // held while a folder and its database row come or go together
 };
 
 }  // namespace attune
