@@ -139,13 +139,9 @@ int64_t WeightBytes(const DecoderWeights& weights) {
 // Angles as transformers computes them: frequency, product and cosine in fp32, so that
 // long contexts agree with it to the last bit.
 absl::Status MakeRopeTable(TensorSource* source, BaseModel* model) {
-  std::vector<double> frequencies = RopeFrequencies(model->config);
-  if (source->Has("rope_freqs.weight")) {
-    const int64_t half = model->config.head_dim / 2;
-    ATTUNE_ASSIGN_OR_RETURN(TensorSource::Entry entry, source->Get("rope_freqs.weight", 0, half));
-    std::vector<float> divisors(half);
-    entry.ReadRows(0, 1, divisors.data());
-    for (int64_t i = 0; i < half; ++i) frequencies[i] /= divisors[i];
+  const std::vector<double> frequencies = RopeFrequencies(model->config);
+  if (source->Has("rope_freqs.weight")) {  // what it says is in the configuration's rope_scaling already
+    ATTUNE_RETURN_IF_ERROR(source->Get("rope_freqs.weight", 0, model->config.head_dim / 2).status());
   }
   at::Tensor angle = at::outer(at::arange(model->config.context, at::kFloat), at::tensor(frequencies, at::kFloat));
   model->rope_cos_PH = angle.cos().to(DeviceOf(model->target));
