@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "server/jobs/job.h"
@@ -27,7 +28,7 @@ std::string HyperparametersToJson(const Hyperparameters& hyperparameters);
 absl::StatusOr<Hyperparameters> HyperparametersFromJson(absl::string_view text);
 
 // The part of a job that is neither spec, progress nor a column of its own:
-// reason, error, tuned model, start and queue time, resolved hyperparameters,
+// reason, error, tuned model, start, end and queue time, resolved hyperparameters,
 // data report, memory, stop request.
 std::string JobStatusToJson(const Job& job);
 // Sets that part of `job`.

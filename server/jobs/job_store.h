@@ -34,11 +34,12 @@ class JobStore {
   // earlier call gave with the same spec: that call's job, unchanged.
   // ALREADY_EXISTS: REQUEST_ID_REUSED (with another spec), JOB_EXISTS,
   // TUNED_MODEL_ID_TAKEN (another unfinished job will publish that model).
-  // `created` (may be null) says whether the job is new.
+  // `created` (may be null) says whether the job is new. The spec must be valid
+  // (ValidateJobSpec).
   absl::StatusOr<Job> Create(const Job& job, absl::string_view request_id, bool* created = nullptr);
 
   // The job that an earlier Create made for `request_id`, as Create would
-  // return it; NOT_FOUND if there was none.
+  // return it; NOT_FOUND (REQUEST_UNKNOWN) if there was none.
   absl::StatusOr<Job> FindRequest(const JobSpec& spec, absl::string_view request_id) const;
 
   absl::StatusOr<Job> Get(absl::string_view id) const;
@@ -98,11 +99,15 @@ class JobStore {
 
   // To be called once, before jobs run: what a dead server left PREPARING or
   // RUNNING goes where it was asked to go (CANCELLED, PAUSED) or back to QUEUED.
-  // Returns the jobs as they are now.
-  absl::StatusOr<std::vector<Job>> Recover();
+  struct Recovered {
+    JobState from;
+    Job job;  // as it is now
+  };
+  absl::StatusOr<std::vector<Recovered>> Recover();
 
  private:
   JobStore(Database* database, const Clock* clock) : database_(database), clock_(clock) {}
+  absl::Time Now() const;
 
   Database* const database_;
   const Clock* const clock_;

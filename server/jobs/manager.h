@@ -38,7 +38,7 @@ class JobManager {
     absl::Duration progress_interval = absl::Seconds(1);
 
     // Device memory in bytes: the whole budget for jobs, and what is free of it
-    // now. Null: unlimited.
+    // now, with what running jobs hold taken off. Null: unlimited.
     std::function<int64_t()> total_memory;
     std::function<int64_t()> free_memory;
     // Takes memory for a run; the token's destruction gives it back. An error
@@ -47,8 +47,8 @@ class JobManager {
 
     // Removes the files of a job's checkpoints, before the job is deleted. Null: nothing to do.
     std::function<absl::Status(const Job& job)> delete_files;
-    // Told of every change of state after it is stored, from any thread and
-    // with no lock held; from == to == kQueued for a new job. Null: nobody.
+    // Told of every change of state after it is stored, from any thread; must
+    // not call the manager. from == to == kQueued for a new job. Null: nobody.
     std::function<void(const Job& job, JobState from, JobState to)> on_transition;
   };
 
@@ -60,12 +60,12 @@ class JobManager {
   JobManager& operator=(const JobManager&) = delete;
 
   // Recovers what a dead server left, then starts to run jobs. Call once.
-  absl::Status Start() ABSL_LOCKS_EXCLUDED(command_mutex_, mutex_);
+  absl::Status Start() ABSL_LOCKS_EXCLUDED(lifecycle_mutex_, command_mutex_, mutex_);
 
   // Stops admitting and starting jobs, asks the running ones to save a
   // checkpoint and puts them back into the queue ("server stopped"). Returns
   // when no job runs and every watcher was told. May be called again.
-  void Shutdown() ABSL_LOCKS_EXCLUDED(command_mutex_, mutex_);
+  void Shutdown() ABSL_LOCKS_EXCLUDED(lifecycle_mutex_, command_mutex_, mutex_);
 
   // Validates, estimates and queues; see JobStore::Create. RESOURCE_EXHAUSTED
   // (JOB_TOO_LARGE) if it needs more memory than the whole device has;
@@ -127,21 +127,31 @@ class JobManager {
  private:
   class Run;
 
+  absl::StatusOr<JobEstimate> CheckedEstimate(const JobSpec& spec);
+  int64_t TotalMemory() const { return options_.total_memory ? options_.total_memory() : INT64_MAX; }
+  int64_t FreeMemory() const { return options_.free_memory ? options_.free_memory() : INT64_MAX; }
+
   void DispatchLoop() ABSL_LOCKS_EXCLUDED(command_mutex_, mutex_);
-  void StartJobs() ABSL_LOCKS_EXCLUDED(command_mutex_, mutex_);
+  // An error means that it should be tried again soon.
+  absl::Status StartJobs() ABSL_LOCKS_EXCLUDED(command_mutex_, mutex_);
   absl::StatusOr<QueueSnapshot> Snapshot() ABSL_LOCKS_EXCLUDED(mutex_);
-  bool StartJob(const std::string& id, int64_t memory_bytes) ABSL_LOCKS_EXCLUDED(command_mutex_, mutex_);
+  // Whether it started: it may have been paused meanwhile, or the memory be gone.
+  absl::StatusOr<bool> StartJob(const std::string& id, int64_t memory_bytes)
+      ABSL_LOCKS_EXCLUDED(command_mutex_, mutex_);
   void RunJob(const std::shared_ptr<Run>& run) ABSL_LOCKS_EXCLUDED(command_mutex_, mutex_);
-  void FinishJob(const std::string& id, const absl::StatusOr<JobOutcome>& outcome) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Stores how a run ended, with patience for a full disk.
+  void FinishJob(Run& run, const absl::StatusOr<JobOutcome>& outcome) ABSL_LOCKS_EXCLUDED(mutex_);
   // Updates the store and tells listener and watchers.
   absl::StatusOr<Job> Update(absl::string_view id, absl::string_view etag,
                              const std::function<absl::Status(Job&)>& change) ABSL_LOCKS_EXCLUDED(mutex_);
-  void Announce(const Job& job, JobState from, JobState to);
+  void Announce(const Job& job, JobState from) ABSL_LOCKS_EXCLUDED(mutex_);
   void EventAppended(absl::string_view id) ABSL_LOCKS_EXCLUDED(mutex_);
   void WakeDispatcher() ABSL_LOCKS_EXCLUDED(mutex_);
   // Passes the stored stop request on to the job's run, if it has one.
   void ForwardStop(const Job& job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(command_mutex_) ABSL_LOCKS_EXCLUDED(mutex_);
   bool stopping() const ABSL_LOCKS_EXCLUDED(mutex_);
+  // Waits a second before a failed write is tried again; false if the server stops.
+  bool WaitToRetry() ABSL_LOCKS_EXCLUDED(mutex_);
 
   JobStore* const store_;
   JobRunner* const runner_;
@@ -155,6 +165,7 @@ class JobManager {
   mutable absl::Mutex mutex_;
   absl::CondVar dispatcher_wake_;
   absl::CondVar watchers_wake_;
+  absl::CondVar run_ended_;
   bool dispatch_needed_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
@@ -165,7 +176,8 @@ class JobManager {
   std::map<std::string, int64_t> event_counts_ ABSL_GUARDED_BY(mutex_);
   int64_t watcher_wakes_ ABSL_GUARDED_BY(mutex_) = 0;
 
-  std::thread dispatcher_;
+  absl::Mutex lifecycle_mutex_ ABSL_ACQUIRED_BEFORE(command_mutex_);
+  std::thread dispatcher_ ABSL_GUARDED_BY(lifecycle_mutex_);
 };
 
 }  // namespace attune

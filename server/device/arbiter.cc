@@ -1,0 +1,91 @@
+#include "server/device/arbiter.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace attune {
+namespace {
+
+WorkClass OtherThan(WorkClass work) {
+  return work == WorkClass::kGeneration ? WorkClass::kTraining : WorkClass::kGeneration;
+}
+
+}  // namespace
+
+Arbiter::Turn::Turn(Turn&& other) noexcept : arbiter_(std::exchange(other.arbiter_, nullptr)), work_(other.work_) {}
+
+Arbiter::Turn& Arbiter::Turn::operator=(Turn&& other) noexcept {
+  if (this != &other) {
+    Release();
+    arbiter_ = std::exchange(other.arbiter_, nullptr);
+    work_ = other.work_;
+  }
+  return *this;
+}
+
+void Arbiter::Turn::Release() {
+  if (arbiter_ != nullptr) std::exchange(arbiter_, nullptr)->GiveUp(work_);
+}
+
+Arbiter::Arbiter(const Clock* clock, const Options& options)
+    : clock_(clock), options_(options), memory_(options.memory_bytes) {}
+
+Arbiter::Turn Arbiter::Acquire(WorkClass work) {
+  absl::MutexLock lock(&mutex_);
+  const int64_t ticket = next_ticket_++;
+  Of(work).waiting.push_back(ticket);
+  while (!IsNext(work, ticket)) {
+    const absl::Duration kept = kept_until_ - clock_->Now();
+    if (!busy_ && kept_for_ != work && kept > absl::ZeroDuration()) {
+      changed_.WaitWithTimeout(&mutex_, kept);
+    } else {
+      changed_.Wait(&mutex_);
+    }
+  }
+  Of(work).waiting.pop_front();
+  busy_ = true;
+  kept_until_ = absl::InfinitePast();
+  turn_start_ = clock_->Now();
+  return Turn(this, work);
+}
+
+bool Arbiter::IsNext(WorkClass work, int64_t ticket) {
+  if (busy_ || Of(work).waiting.front() != ticket) return false;
+  if (!Of(OtherThan(work)).waiting.empty()) return Preferred() == work;
+  return kept_for_ == work || clock_->Now() >= kept_until_;
+}
+
+WorkClass Arbiter::Preferred() const {
+  return owed_to_training_ > absl::ZeroDuration() ? WorkClass::kTraining : WorkClass::kGeneration;
+}
+
+void Arbiter::GiveUp(WorkClass work) {
+  absl::MutexLock lock(&mutex_);
+  const absl::Time now = clock_->Now();
+  // A clock that was set back must not take time away.
+  const absl::Duration elapsed = std::max(now - turn_start_, absl::ZeroDuration());
+  Of(work).used += elapsed;
+  busy_ = false;
+  if (!Of(OtherThan(work)).waiting.empty()) {
+    owed_to_training_ += work == WorkClass::kGeneration ? elapsed * options_.training_share
+                                                        : -elapsed * (1 - options_.training_share);
+    owed_to_training_ = std::clamp(owed_to_training_, -options_.max_owed, options_.max_owed);
+    if (Of(work).waiting.empty() && Preferred() == work) {
+      kept_for_ = work;
+      kept_until_ = now + options_.handover_gap;
+    }
+  }
+  changed_.SignalAll();
+}
+
+double Arbiter::Seconds(WorkClass work) const {
+  absl::MutexLock lock(&mutex_);
+  return absl::ToDoubleSeconds(classes_[static_cast<int>(work)].used);
+}
+
+int Arbiter::Waiting(WorkClass work) const {
+  absl::MutexLock lock(&mutex_);
+  return static_cast<int>(classes_[static_cast<int>(work)].waiting.size());
+}
+
+}  // namespace attune

@@ -1,0 +1,159 @@
+#include "server/jobs/validate.h"
+
+#include <cmath>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "common/error.h"
+#include "common/resource_name.h"
+
+namespace attune {
+namespace {
+
+// Gathers what is wrong with a job.
+class Checker {
+ public:
+  void Require(bool good, absl::string_view field, absl::string_view description) {
+    if (!good) violations_.push_back({absl::StrCat("tuning_job.", field), std::string(description)});
+  }
+
+  // Zero stands for unset.
+  void RequireRangeOrUnset(int64_t value, int64_t low, int64_t high, absl::string_view field) {
+    Require(value == 0 || (value >= low && value <= high), field,
+            absl::StrCat("must be ", low, " to ", high, ", or unset; is ", value));
+  }
+
+  void RequireNotNegative(double value, absl::string_view field) {
+    Require(std::isfinite(value) && value >= 0, field, absl::StrCat("must not be negative; is ", value));
+  }
+
+  // `path` is the whole field path.
+  void RequireId(absl::string_view id, absl::string_view path) {
+    absl::Status status = CheckId(id, path);
+    if (status.ok()) return;
+    for (FieldViolation& violation : GetErrorDetails(status).violations) violations_.push_back(std::move(violation));
+  }
+
+  absl::Status Result() && {
+    if (violations_.empty()) return absl::OkStatus();
+    std::string message = absl::StrJoin(violations_, "; ", [](std::string* out, const FieldViolation& violation) {
+      absl::StrAppend(out, violation.field, ": ", violation.description);
+    });
+    return MakeError(absl::StatusCode::kInvalidArgument, "INVALID_FIELD", message, {}, std::move(violations_));
+  }
+
+ private:
+  std::vector<FieldViolation> violations_;
+};
+
+bool InUnitInterval(double value) { return value >= 0 && value <= 1; }
+
+void CheckMethod(const FullSpec&, Checker&) {}
+
+void CheckMethod(const PartialSpec& partial, Checker& checker) {
+  checker.Require(partial.last_layers >= 0, "partial.last_layers", "must not be negative");
+  for (const std::string& pattern : partial.parameter_patterns) {
+    checker.Require(!pattern.empty(), "partial.parameter_patterns", "must not hold an empty pattern");
+  }
+  checker.Require(partial.last_layers > 0 || !partial.parameter_patterns.empty() || partial.biases_and_norms, "partial",
+                  "selects nothing: set last_layers, parameter_patterns or biases_and_norms");
+}
+
+void CheckMethod(const LoraSpec& lora, Checker& checker) {
+  checker.RequireRangeOrUnset(lora.rank, 1, 512, "lora.rank");
+  checker.RequireNotNegative(lora.alpha, "lora.alpha");
+  if (lora.dropout) {
+    checker.Require(*lora.dropout >= 0 && *lora.dropout < 1, "lora.dropout", "must be at least 0 and below 1");
+  }
+  std::set<TargetModule> seen;
+  for (TargetModule module : lora.target_modules) {
+    checker.Require(!TargetModuleName(module).empty(), "lora.target_modules", "holds no known module");
+    checker.Require(seen.insert(module).second, "lora.target_modules",
+                    absl::StrCat("names ", TargetModuleName(module), " twice"));
+  }
+}
+
+void CheckMethod(const SoftPromptSpec& soft, Checker& checker) {
+  checker.RequireRangeOrUnset(soft.num_virtual_tokens, 1, 1024, "soft_prompt.num_virtual_tokens");
+  const int init = static_cast<int>(soft.init);
+  checker.Require(init >= 0 && init <= static_cast<int>(SoftPromptSpec::Init::kRandom), "soft_prompt.init",
+                  "is no known way to start");
+  checker.Require(soft.init != SoftPromptSpec::Init::kText || !soft.init_text.empty(), "soft_prompt.init_text",
+                  "is required with init TEXT");
+}
+
+void CheckOptimizer(const Hyperparameters& h, Checker& checker) {
+  checker.RequireNotNegative(h.learning_rate, "hyperparameters.learning_rate");
+  checker.RequireNotNegative(h.learning_rate_multiplier, "hyperparameters.learning_rate_multiplier");
+  const int schedule = static_cast<int>(h.schedule);
+  checker.Require(schedule >= 0 && schedule <= static_cast<int>(LearningRateSchedule::kConstant),
+                  "hyperparameters.schedule", "is no known schedule");
+  checker.Require(InUnitInterval(h.warmup_ratio.value_or(0)), "hyperparameters.warmup_ratio", "must be 0 to 1");
+  checker.RequireNotNegative(h.weight_decay.value_or(0), "hyperparameters.weight_decay");
+  for (auto [beta, field] : {std::pair(h.adam_beta1, "hyperparameters.adam_beta1"),
+                             std::pair(h.adam_beta2, "hyperparameters.adam_beta2")}) {
+    const double value = beta.value_or(0);
+    checker.Require(value >= 0 && value < 1, field, "must be at least 0 and below 1");
+  }
+  const double epsilon = h.adam_epsilon.value_or(1);
+  checker.Require(std::isfinite(epsilon) && epsilon > 0, "hyperparameters.adam_epsilon", "must be above 0");
+  checker.RequireNotNegative(h.max_gradient_norm.value_or(0), "hyperparameters.max_gradient_norm");
+}
+
+void CheckHyperparameters(const Hyperparameters& h, Checker& checker) {
+  checker.RequireNotNegative(h.epochs, "hyperparameters.epochs");
+  checker.Require(h.max_steps >= 0, "hyperparameters.max_steps", "must not be negative");
+  checker.RequireRangeOrUnset(h.batch_size, 1, 4096, "hyperparameters.batch_size");
+  CheckOptimizer(h, checker);
+  checker.RequireRangeOrUnset(h.micro_batch_tokens, 64, 1048576, "hyperparameters.micro_batch_tokens");
+  checker.Require(h.early_stopping_patience >= 0, "hyperparameters.early_stopping_patience", "must not be negative");
+  checker.Require(h.checkpoint_steps >= 0, "hyperparameters.checkpoint_steps", "must not be negative");
+  checker.RequireRangeOrUnset(h.max_checkpoints, 1, 100, "hyperparameters.max_checkpoints");
+  checker.Require(h.precision.empty() || h.precision == "auto" || h.precision == "float32" || h.precision == "bfloat16",
+                  "hyperparameters.precision", "must be \"auto\", \"float32\" or \"bfloat16\"");
+}
+
+bool IsTenant(absl::string_view tenant) {
+  if (tenant.size() > 63) return false;
+  for (char c : tenant) {
+    if (!absl::ascii_islower(c) && !absl::ascii_isdigit(c) && c != '-') return false;
+  }
+  return true;
+}
+
+void CheckLabels(const std::map<std::string, std::string>& labels, Checker& checker) {
+  checker.Require(labels.size() <= 32, "labels", "must be at most 32");
+  for (const auto& [key, value] : labels) {
+    checker.Require(!key.empty(), "labels", "must not have an empty key");
+    checker.Require(key.size() <= 128 && value.size() <= 128, "labels", "keys and values must be at most 128 bytes");
+  }
+}
+
+}  // namespace
+
+absl::Status ValidateJobSpec(const JobSpec& spec) {
+  Checker checker;
+  if (!spec.id.empty()) checker.RequireId(spec.id, "tuning_job_id");
+  checker.Require(spec.display_name.size() <= 200, "display_name", "must be at most 200 bytes");
+  checker.RequireId(spec.base_model, "tuning_job.base_model");
+  checker.RequireId(spec.dataset, "tuning_job.dataset");
+  if (!spec.validation_dataset.empty()) checker.RequireId(spec.validation_dataset, "tuning_job.validation_dataset");
+  if (!spec.tuned_model_id.empty()) checker.RequireId(spec.tuned_model_id, "tuning_job.tuned_model_id");
+  std::visit([&](const auto& method) { CheckMethod(method, checker); }, spec.method);
+  CheckHyperparameters(spec.hyperparameters, checker);
+  checker.Require(spec.data.max_sequence_tokens == 0 || spec.data.max_sequence_tokens >= 8, "data.max_sequence_tokens",
+                  "must be at least 8, or unset");
+  checker.Require(std::isfinite(spec.data.validation_fraction) && spec.data.validation_fraction <= 0.5,
+                  "data.validation_fraction", "must be at most 0.5");
+  checker.Require(spec.priority >= -100 && spec.priority <= 100, "priority", "must be -100 to 100");
+  checker.Require(IsTenant(spec.tenant), "tenant", "must be at most 63 of [a-z0-9-]");
+  CheckLabels(spec.labels, checker);
+  return std::move(checker).Result();
+}
+
+}  // namespace attune

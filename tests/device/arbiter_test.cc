@@ -1,0 +1,224 @@
+#include "server/device/arbiter.h"
+
+#include <atomic>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "tests/testing/manual_clock.h"
+
+namespace attune {
+namespace {
+
+constexpr WorkClass kGeneration = WorkClass::kGeneration;
+constexpr WorkClass kTraining = WorkClass::kTraining;
+
+class ArbiterTest : public ::testing::Test {
+ protected:
+  // No handover gap unless a test is about it.
+  void Make(double training_share, absl::Duration gap = absl::ZeroDuration()) {
+    arbiter_.emplace(&clock_, Arbiter::Options{.training_share = training_share, .handover_gap = gap});
+  }
+
+  void AwaitWaiting(WorkClass work, int count) {
+    while (arbiter_->Waiting(work) < count) std::this_thread::yield();
+  }
+
+  // Queues callers (each holds the device for its class's time) while the device
+  // is held, then lets them run. Returns the order of turns, e.g. "GGT".
+  std::string Contend(int generation_turns, absl::Duration generation_time, int training_turns,
+                      absl::Duration training_time) {
+    std::string order;  // written only by the holder of the turn
+    std::vector<std::thread> threads;
+    Arbiter::Turn gate = arbiter_->Acquire(kGeneration);
+    auto add = [&](WorkClass work, int count, absl::Duration time) {
+      for (int i = 0; i < count; ++i) {
+        threads.emplace_back([&order, this, work, time] {
+          Arbiter::Turn turn = arbiter_->Acquire(work);
+          order += work == kGeneration ? 'G' : 'T';
+          clock_.Advance(time);
+        });
+      }
+      AwaitWaiting(work, count);
+    };
+    add(kGeneration, generation_turns, generation_time);
+    add(kTraining, training_turns, training_time);
+    gate.Release();
+    for (std::thread& thread : threads) thread.join();
+    return order;
+  }
+
+  ManualClock clock_;
+  std::optional<Arbiter> arbiter_;
+};
+
+TEST_F(ArbiterTest, AnIdleDeviceIsGrantedAtOnceAndTimeIsKept) {
+  Make(0.5);
+  for (WorkClass work : {kGeneration, kTraining}) {
+    Arbiter::Turn turn = arbiter_->Acquire(work);
+    clock_.Advance(absl::Seconds(2));
+    EXPECT_EQ(arbiter_->Seconds(work), 0);
+    turn.Release();
+    turn.Release();
+    EXPECT_EQ(arbiter_->Seconds(work), 2);
+  }
+}
+
+TEST_F(ArbiterTest, OneTurnAtATime) {
+  Make(0.5, absl::Microseconds(10));
+  int unguarded = 0;  // a data race if two ever hold the device
+  std::atomic<int> holders = 0;
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 6; ++t) {
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < 300; ++i) {
+        Arbiter::Turn turn = arbiter_->Acquire(t % 2 == 0 ? kGeneration : kTraining);
+        EXPECT_EQ(++holders, 1);
+        ++unguarded;
+        clock_.Advance(absl::Microseconds(50));
+        --holders;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(unguarded, 1800);
+  EXPECT_NEAR(arbiter_->Seconds(kGeneration), 900 * 50e-6, 1e-9);
+  EXPECT_NEAR(arbiter_->Seconds(kTraining), 900 * 50e-6, 1e-9);
+}
+
+TEST_F(ArbiterTest, GenerationGoesFirst) {
+  Make(0.5);
+  EXPECT_EQ(Contend(1, absl::Seconds(1), 1, absl::Seconds(1)), "GT");
+}
+
+TEST_F(ArbiterTest, EqualSharesAlternate) {
+  Make(0.5);
+  EXPECT_EQ(Contend(4, absl::Seconds(1), 4, absl::Seconds(1)), "GTGTGTGT");
+}
+
+TEST_F(ArbiterTest, SharesAreOfTimeNotOfTurns) {
+  Make(0.5);
+  // A training turn as long as three of generation.
+  EXPECT_EQ(Contend(7, absl::Seconds(1), 2, absl::Seconds(3)), "GTGGGTGGG");
+}
+
+TEST_F(ArbiterTest, TrainingGetsItsShareOfContendedTime) {
+  for (double share : {0.1, 0.25, 0.5, 0.8}) {
+    Make(share);
+    const std::string order = Contend(60, absl::Milliseconds(10), 60, absl::Milliseconds(10));
+    int training = 0;
+    int turns = 0;
+    for (char c : order) {
+      ++turns;
+      training += c == 'T';
+      if (training == 60 || turns - training == 60) break;  // no contention any more
+      EXPECT_GE(training, share * turns - 1) << order;
+      EXPECT_LE(training, share * turns + 1) << order;
+    }
+    EXPECT_GE(turns, 60);
+  }
+}
+
+TEST_F(ArbiterTest, WithoutAShareTrainingGetsWhatIsLeft) {
+  Make(0);
+  EXPECT_EQ(Contend(5, absl::Seconds(1), 3, absl::Seconds(1)), "GGGGGTTT");
+}
+
+TEST_F(ArbiterTest, TimeAloneIsNotHeldAgainstAClass) {
+  Make(0.5);
+  for (int i = 0; i < 100; ++i) {
+    Arbiter::Turn turn = arbiter_->Acquire(kTraining);
+    clock_.Advance(absl::Seconds(10));
+  }
+  EXPECT_EQ(Contend(3, absl::Seconds(1), 3, absl::Seconds(1)), "GTGTGT");
+}
+
+TEST_F(ArbiterTest, TheDeviceIsKeptForTheClassThatIsOwed) {
+  Make(0.5, absl::Hours(1));
+  // Training has had a long turn while generation waited, so generation is owed.
+  Arbiter::Turn training = arbiter_->Acquire(kTraining);
+  std::optional<Arbiter::Turn> generation;
+  std::thread first([&] { generation = arbiter_->Acquire(kGeneration); });
+  AwaitWaiting(kGeneration, 1);
+  clock_.Advance(absl::Seconds(1));
+  training.Release();
+  first.join();
+
+  // Training asks again while generation works; each time generation pauses to
+  // sample, training does not slip in, until generation had as much.
+  std::atomic<bool> training_ran = false;
+  std::thread second([&] {
+    Arbiter::Turn turn = arbiter_->Acquire(kTraining);
+    training_ran = true;
+  });
+  AwaitWaiting(kTraining, 1);
+  for (int step = 0; step < 9; ++step) {
+    clock_.Advance(absl::Milliseconds(100));
+    generation->Release();
+    EXPECT_EQ(arbiter_->Waiting(kTraining), 1);
+    generation = arbiter_->Acquire(kGeneration);
+    EXPECT_FALSE(training_ran);
+  }
+  clock_.Advance(absl::Milliseconds(200));  // now training is owed
+  generation->Release();
+  second.join();
+  EXPECT_TRUE(training_ran);
+}
+
+TEST_F(ArbiterTest, AKeptDeviceIsGivenUpAfterTheGap) {
+  // On the machine's clock: the gap passes by itself.
+  Arbiter arbiter(&Clock::Real(), {.training_share = 0, .handover_gap = absl::Milliseconds(1)});
+  std::optional<Arbiter::Turn> generation = arbiter.Acquire(kGeneration);
+  std::thread training([&] { Arbiter::Turn turn = arbiter.Acquire(kTraining); });
+  while (arbiter.Waiting(kTraining) < 1) std::this_thread::yield();
+  generation.reset();
+  training.join();
+  EXPECT_EQ(arbiter.Waiting(kTraining), 0);
+}
+
+TEST_F(ArbiterTest, WithinAClassFirstComeFirstServed) {
+  Make(0.5);
+  Arbiter::Turn gate = arbiter_->Acquire(kTraining);
+  std::string order;
+  std::vector<std::thread> threads;
+  for (char name : {'a', 'b', 'c', 'd'}) {
+    threads.emplace_back([&, name] {
+      Arbiter::Turn turn = arbiter_->Acquire(kGeneration);
+      order += name;
+    });
+    AwaitWaiting(kGeneration, static_cast<int>(threads.size()));
+  }
+  gate.Release();
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(order, "abcd");
+}
+
+TEST_F(ArbiterTest, ATurnCanBeMovedAndEndedElsewhere) {
+  Make(0.5);
+  Arbiter::Turn turn = arbiter_->Acquire(kTraining);
+  std::thread([moved = std::move(turn)]() mutable { moved.Release(); }).join();
+  turn.Release();  // moved from: nothing
+  Arbiter::Turn next = arbiter_->Acquire(kGeneration);
+  clock_.Advance(absl::Seconds(1));
+  next = Arbiter::Turn();
+  EXPECT_EQ(arbiter_->Seconds(kGeneration), 1);
+}
+
+TEST_F(ArbiterTest, AClockSetBackTakesNoTimeAway) {
+  Make(0.5);
+  Arbiter::Turn turn = arbiter_->Acquire(kTraining);
+  clock_.Advance(-absl::Hours(1));
+  turn.Release();
+  EXPECT_EQ(arbiter_->Seconds(kTraining), 0);
+}
+
+TEST_F(ArbiterTest, HoldsTheMemoryBudget) {
+  Arbiter arbiter(&clock_, {.memory_bytes = 10});
+  EXPECT_EQ(arbiter.memory().total(), 10);
+  EXPECT_TRUE(arbiter.memory().Reserve(10, "all").ok());
+}
+
+}  // namespace
+}  // namespace attune

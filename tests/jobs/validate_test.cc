@@ -1,0 +1,143 @@
+#include "server/jobs/validate.h"
+
+#include <functional>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "common/error.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace attune {
+namespace {
+
+using ::testing::UnorderedElementsAre;
+
+JobSpec GoodSpec(MethodSpec method = LoraSpec()) {
+  JobSpec spec;
+  spec.base_model = "smollm2";
+  spec.dataset = "r8";
+  spec.method = method;
+  return spec;
+}
+
+std::vector<std::string> BadFields(const JobSpec& spec) {
+  std::vector<std::string> fields;
+  absl::Status status = ValidateJobSpec(spec);
+  if (!status.ok()) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(GetErrorDetails(status).reason, "INVALID_FIELD");
+  }
+  for (const FieldViolation& violation : GetErrorDetails(status).violations) fields.push_back(violation.field);
+  return fields;
+}
+
+TEST(ValidateTest, DefaultsAreValidForEveryMethod) {
+  EXPECT_TRUE(ValidateJobSpec(GoodSpec(FullSpec())).ok());
+  EXPECT_TRUE(ValidateJobSpec(GoodSpec(PartialSpec{.last_layers = 1})).ok());
+  EXPECT_TRUE(ValidateJobSpec(GoodSpec(LoraSpec())).ok());
+  EXPECT_TRUE(ValidateJobSpec(GoodSpec(SoftPromptSpec())).ok());
+}
+
+TEST(ValidateTest, EveryFieldHasItsRange) {
+  struct Case {
+    std::string field;
+    std::function<void(JobSpec&)> set_good;  // at the edge of the range
+    std::function<void(JobSpec&)> set_bad;   // just outside
+  };
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  const double infinity = std::numeric_limits<double>::infinity();
+#define CASE(field, path, good, bad) \
+  {"tuning_job." field, [=](JobSpec& s) { s.path = good; }, [=](JobSpec& s) { s.path = bad; }}
+  const std::vector<Case> cases = {
+      CASE("display_name", display_name, std::string(200, 'x'), std::string(201, 'x')),
+      CASE("base_model", base_model, "a", ""),
+      CASE("dataset", dataset, "a-1", "A"),
+      CASE("validation_dataset", validation_dataset, "b", "no/slash"),
+      CASE("tuned_model_id", tuned_model_id, "b", "-b"),
+      CASE("lora.rank", method, LoraSpec{.rank = 512}, LoraSpec{.rank = 513}),
+      CASE("lora.rank", method, LoraSpec{.rank = 1}, LoraSpec{.rank = -1}),
+      CASE("lora.alpha", method, LoraSpec{.alpha = 0.5}, LoraSpec{.alpha = -0.5}),
+      CASE("lora.dropout", method, LoraSpec{.dropout = 0.0}, LoraSpec{.dropout = 1.0}),
+      CASE("lora.target_modules", method, LoraSpec{.target_modules = {TargetModule::kDownProj}},
+           LoraSpec{.target_modules = {static_cast<TargetModule>(8)}}),
+      CASE("lora.target_modules", method, (LoraSpec{.target_modules = {TargetModule::kQProj, TargetModule::kKProj}}),
+           (LoraSpec{.target_modules = {TargetModule::kQProj, TargetModule::kQProj}})),
+      CASE("partial", method, PartialSpec{.biases_and_norms = true}, PartialSpec{}),
+      CASE("partial.parameter_patterns", method, PartialSpec{.parameter_patterns = {".*"}},
+           PartialSpec{.parameter_patterns = {""}}),
+      CASE("soft_prompt.num_virtual_tokens", method, SoftPromptSpec{.num_virtual_tokens = 1024},
+           SoftPromptSpec{.num_virtual_tokens = 1025}),
+      CASE("soft_prompt.init", method, SoftPromptSpec{.init = SoftPromptSpec::Init::kRandom},
+           SoftPromptSpec{.init = static_cast<SoftPromptSpec::Init>(4)}),
+      CASE("soft_prompt.init_text", method, (SoftPromptSpec{.init = SoftPromptSpec::Init::kText, .init_text = "x"}),
+           SoftPromptSpec{.init = SoftPromptSpec::Init::kText}),
+      CASE("hyperparameters.epochs", hyperparameters.epochs, 0.5, nan),
+      CASE("hyperparameters.epochs", hyperparameters.epochs, 100, -1),
+      CASE("hyperparameters.max_steps", hyperparameters.max_steps, 1, -1),
+      CASE("hyperparameters.batch_size", hyperparameters.batch_size, 4096, 4097),
+      CASE("hyperparameters.learning_rate", hyperparameters.learning_rate, 1e-9, infinity),
+      CASE("hyperparameters.learning_rate_multiplier", hyperparameters.learning_rate_multiplier, 2, -2),
+      CASE("hyperparameters.schedule", hyperparameters.schedule, LearningRateSchedule::kConstant,
+           static_cast<LearningRateSchedule>(4)),
+      CASE("hyperparameters.warmup_ratio", hyperparameters.warmup_ratio, 1, 1.01),
+      CASE("hyperparameters.weight_decay", hyperparameters.weight_decay, 0, -0.1),
+      CASE("hyperparameters.adam_beta1", hyperparameters.adam_beta1, 0, 1),
+      CASE("hyperparameters.adam_beta2", hyperparameters.adam_beta2, 0.9999, -0.1),
+      CASE("hyperparameters.adam_epsilon", hyperparameters.adam_epsilon, 1e-12, 0),
+      CASE("hyperparameters.max_gradient_norm", hyperparameters.max_gradient_norm, 0, -1),
+      CASE("hyperparameters.micro_batch_tokens", hyperparameters.micro_batch_tokens, 64, 63),
+      CASE("hyperparameters.micro_batch_tokens", hyperparameters.micro_batch_tokens, 1048576, 1048577),
+      CASE("hyperparameters.early_stopping_patience", hyperparameters.early_stopping_patience, 3, -3),
+      CASE("hyperparameters.checkpoint_steps", hyperparameters.checkpoint_steps, 1, -1),
+      CASE("hyperparameters.max_checkpoints", hyperparameters.max_checkpoints, 100, 101),
+      CASE("hyperparameters.precision", hyperparameters.precision, "bfloat16", "bf16"),
+      CASE("data.max_sequence_tokens", data.max_sequence_tokens, 8, 7),
+      CASE("data.validation_fraction", data.validation_fraction, 0.5, 0.51),
+      CASE("data.validation_fraction", data.validation_fraction, -1, nan),
+      CASE("priority", priority, 100, 101),
+      CASE("priority", priority, -100, -101),
+      CASE("tenant", tenant, std::string(63, '-'), std::string(64, 'a')),
+      CASE("tenant", tenant, "a1", "A1"),
+      CASE("labels", labels, (std::map<std::string, std::string>{{"k", std::string(128, 'v')}}),
+           (std::map<std::string, std::string>{{"k", std::string(129, 'v')}})),
+  };
+#undef CASE
+  for (const Case& c : cases) {
+    JobSpec good = GoodSpec();
+    c.set_good(good);
+    EXPECT_TRUE(ValidateJobSpec(good).ok()) << c.field << ": " << ValidateJobSpec(good);
+    JobSpec bad = GoodSpec();
+    c.set_bad(bad);
+    EXPECT_THAT(BadFields(bad), UnorderedElementsAre(c.field));
+  }
+}
+
+TEST(ValidateTest, NegativeEvaluationStepsMeanOnlyAtTheEnd) {
+  JobSpec spec = GoodSpec();
+  spec.hyperparameters.evaluation_steps = -1;
+  EXPECT_TRUE(ValidateJobSpec(spec).ok());
+}
+
+TEST(ValidateTest, AtMost32Labels) {
+  JobSpec spec = GoodSpec();
+  for (int i = 0; i < 32; ++i) spec.labels["k" + std::to_string(i)] = "v";
+  EXPECT_TRUE(ValidateJobSpec(spec).ok());
+  spec.labels["one more"] = "v";
+  EXPECT_THAT(BadFields(spec), UnorderedElementsAre("tuning_job.labels"));
+}
+
+TEST(ValidateTest, AllViolationsAreToldAtOnce) {
+  JobSpec spec = GoodSpec(LoraSpec{.rank = 1000});
+  spec.id = "Not An Id";
+  spec.dataset = "";
+  spec.priority = 1000;
+  EXPECT_THAT(BadFields(spec), UnorderedElementsAre("tuning_job_id", "tuning_job.dataset", "tuning_job.lora.rank",
+                                                    "tuning_job.priority"));
+  EXPECT_THAT(std::string(ValidateJobSpec(spec).message()),
+              testing::AllOf(testing::HasSubstr("tuning_job.lora.rank"), testing::HasSubstr("1000")));
+}
+
+}  // namespace
+}  // namespace attune
