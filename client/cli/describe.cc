@@ -1,0 +1,201 @@
+#include "client/cli/describe.h"
+
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
+#include "client/cli/output.h"
+
+namespace attune::cli {
+namespace {
+
+using Fields = std::vector<std::pair<std::string, std::string>>;
+
+// "" for zero, so that PrintFields leaves it out.
+std::string Positive(int64_t value) { return value > 0 ? absl::StrCat(value) : ""; }
+
+std::string QuotedOrEmpty(const std::string& text) { return text.empty() ? "" : Quoted(text); }
+
+std::string DescribeArchitecture(const v1::Architecture& a) {
+  if (a.layers() == 0) return "";
+  return absl::StrCat(a.family(), ", ", FormatCount(a.parameters()), " parameters, ", a.layers(), " layers, width ",
+                      a.hidden_size(), ", context ", a.context_tokens(), ", vocabulary ", a.vocabulary_size());
+}
+
+std::string DescribeData(const v1::DataReport& r) {
+  if (r.train_examples() == 0) return "";
+  std::string text = absl::StrCat(r.train_examples(), " examples to train, ", r.validation_examples(),
+                                  " to validate, ", FormatCount(r.train_tokens()), " tokens a pass");
+  if (r.truncated_examples() > 0) absl::StrAppend(&text, ", ", r.truncated_examples(), " prompts cut");
+  if (r.dropped_examples() > 0) absl::StrAppend(&text, ", ", r.dropped_examples(), " dropped (answer too long)");
+  if (r.overlapping_examples() > 0) {
+    absl::StrAppend(&text, ", ", r.overlapping_examples(), " validation examples are in the training data too");
+  }
+  return text;
+}
+
+std::string DescribeSettings(const v1::Hyperparameters& h) {
+  if (h.learning_rate() == 0 && h.batch_size() == 0) return "";
+  return absl::StrCat("epochs ", FormatNumber(h.epochs()), ", batch ", h.batch_size(), ", learning rate ",
+                      FormatNumber(h.learning_rate()), ", ",
+                      absl::AsciiStrToLower(v1::LearningRateSchedule_Name(h.schedule())), ", seed ", h.seed(), ", ",
+                      h.precision());
+}
+
+std::string DescribeProgress(const v1::JobProgress& p) {
+  if (p.step() == 0) return "";
+  std::string text = absl::StrCat("step ", p.step(), "/", p.total_steps(), ", loss ", FormatNumber(p.train_loss()));
+  if (p.validation_loss() > 0) {
+    absl::StrAppend(&text, ", validation loss ", FormatNumber(p.validation_loss()), " (best ",
+                    FormatNumber(p.best_validation_loss()), "), token accuracy ",
+                    FormatNumber(p.validation_token_accuracy()));
+  }
+  return text;
+}
+
+std::string DescribePartial(const v1::PartialTuning& partial) {
+  std::vector<std::string> parts;
+  if (partial.last_layers() > 0) parts.push_back(absl::StrCat("last ", partial.last_layers(), " layers"));
+  for (const std::string& pattern : partial.parameter_patterns()) parts.push_back(pattern);
+  if (partial.biases_and_norms()) parts.push_back("biases and norms");
+  return absl::StrCat("partial: ", absl::StrJoin(parts, ", "));
+}
+
+}  // namespace
+
+std::string MethodName(const v1::TuningJob& job) {
+  switch (job.method_case()) {
+    case v1::TuningJob::kFull: return "full";
+    case v1::TuningJob::kPartial: return "partial";
+    case v1::TuningJob::kLora: return "lora";
+    case v1::TuningJob::kSoftPrompt: return "soft-prompt";
+    case v1::TuningJob::METHOD_NOT_SET: break;
+  }
+  return "";
+}
+
+std::string DescribeMethod(const v1::TuningJob& job) {
+  if (job.has_lora()) {
+    std::string text = "LoRA";
+    if (job.lora().rank() > 0) absl::StrAppend(&text, ", rank ", job.lora().rank());
+    if (job.lora().alpha() > 0) absl::StrAppend(&text, ", alpha ", job.lora().alpha());
+    if (job.lora().use_rslora()) text += ", rsLoRA";
+    return text;
+  }
+  if (job.has_soft_prompt()) {
+    int tokens = job.soft_prompt().num_virtual_tokens();
+    return tokens > 0 ? absl::StrCat("soft prompt, ", tokens, " virtual tokens") : "soft prompt";
+  }
+  if (job.has_partial()) return DescribePartial(job.partial());
+  return job.has_full() ? "full" : "";
+}
+
+void PrintModel(std::ostream& out, const v1::Model& model) {
+  Fields fields = {
+      {"name", model.name()},
+      {"display name", model.display_name()},
+      {"description", model.description()},
+      {"kind", v1::Model::Kind_Name(model.kind())},
+      {"base model", model.base_model()},
+      {"tuning job", model.tuning_job()},
+      {"architecture", DescribeArchitecture(model.architecture())},
+      {"size", FormatBytes(model.size_bytes())},
+      {"prompt template", QuotedOrEmpty(model.prompt_template())},
+      {"completion template", QuotedOrEmpty(model.completion_template())},
+      {"labels", FormatLabels(model.labels())},
+      {"created", FormatAge(model.create_time(), absl::Now())},
+  };
+  std::map<std::string, double> metrics(model.metrics().begin(), model.metrics().end());
+  for (const auto& [name, value] : metrics) fields.emplace_back(name, FormatNumber(value));
+  PrintFields(out, fields);
+}
+
+void PrintDataset(std::ostream& out, const v1::Dataset& dataset) {
+  PrintFields(out, {
+                       {"name", dataset.name()},
+                       {"display name", dataset.display_name()},
+                       {"kind", v1::Dataset::Kind_Name(dataset.kind())},
+                       {"format", v1::Dataset::Format_Name(dataset.format())},
+                       {"rows", absl::StrCat(dataset.row_count())},
+                       {"skipped rows", Positive(dataset.skipped_row_count())},
+                       {"columns", absl::StrJoin(dataset.columns(), ", ")},
+                       {"prompt template", QuotedOrEmpty(dataset.prompt_template())},
+                       {"completion template", QuotedOrEmpty(dataset.completion_template())},
+                       {"column mapping", FormatLabels(dataset.column_mapping())},
+                       {"labels", FormatLabels(dataset.labels())},
+                       {"size", FormatBytes(dataset.size_bytes())},
+                       {"sha256", dataset.sha256()},
+                       {"created", FormatAge(dataset.create_time(), absl::Now())},
+                   });
+  for (const v1::RowError& error : dataset.row_errors()) {
+    out << "skipped line " << error.line() << ": " << Printable(error.reason()) << "\n";
+  }
+}
+
+void PrintJob(std::ostream& out, const v1::TuningJob& job) {
+  std::string error = job.has_error() ? absl::StrCat(job.error().message(), " (", job.error().reason(), ")") : "";
+  PrintFields(out, {
+                       {"name", job.name()},
+                       {"display name", job.display_name()},
+                       {"state", v1::TuningJob::State_Name(job.state())},
+                       {"reason", job.state_reason()},
+                       {"error", error},
+                       {"method", DescribeMethod(job)},
+                       {"base model", job.base_model()},
+                       {"dataset", job.dataset()},
+                       {"validation dataset", job.validation_dataset()},
+                       {"progress", DescribeProgress(job.progress())},
+                       {"data", DescribeData(job.data_report())},
+                       {"settings", DescribeSettings(job.resolved_hyperparameters())},
+                       {"tuned model", job.tuned_model()},
+                       {"training time", job.training_seconds() > 0 ? FormatSeconds(job.training_seconds()) : ""},
+                       {"priority", job.priority() != 0 ? absl::StrCat(job.priority()) : ""},
+                       {"tenant", job.tenant()},
+                       {"labels", FormatLabels(job.labels())},
+                       {"created", FormatAge(job.create_time(), absl::Now())},
+                       {"started", FormatAge(job.start_time(), absl::Now())},
+                       {"ended", FormatAge(job.end_time(), absl::Now())},
+                   });
+}
+
+void PrintEstimate(std::ostream& out, const v1::EstimateTuningJobResponse& e) {
+  PrintFields(out, {
+                       {"steps", absl::StrCat(e.total_steps())},
+                       {"trainable parameters", FormatCount(e.trainable_parameters())},
+                       {"peak memory", FormatBytes(e.peak_memory_bytes())},
+                       {"available memory", FormatBytes(e.available_memory_bytes())},
+                       {"duration", absl::StrCat("about ", FormatSeconds(e.duration_seconds()))},
+                       {"data", DescribeData(e.data_report())},
+                       {"settings", DescribeSettings(e.resolved_hyperparameters())},
+                       {"admissible", e.admissible() ? "yes" : "no: it needs more memory than the device has"},
+                   });
+}
+
+void PrintEvaluation(std::ostream& out, const v1::EvaluationResult& r) {
+  PrintFields(out, {
+                       {"model", r.model()},
+                       {"dataset", r.dataset()},
+                       {"examples", absl::StrCat(r.examples())},
+                       {"label accuracy", r.has_label_accuracy() ? FormatProportion(r.label_accuracy()) : ""},
+                       {"exact match", r.has_exact_match() ? FormatProportion(r.exact_match()) : ""},
+                       {"token accuracy", FormatNumber(r.token_accuracy())},
+                       {"loss", FormatNumber(r.loss())},
+                       {"perplexity", FormatNumber(r.perplexity())},
+                       {"time", FormatSeconds(r.seconds())},
+                   });
+  if (r.labels().empty()) return;
+  Table table({"LABEL", "ROWS", "CORRECT", "RECALL", "PREDICTED", "PRECISION"});
+  for (const auto& label : r.labels()) {
+    auto share = [&](int64_t of) { return of > 0 ? FormatNumber(static_cast<double>(label.correct()) / of) : "-"; };
+    table.Add({label.label(), absl::StrCat(label.count()), absl::StrCat(label.correct()), share(label.count()),
+               absl::StrCat(label.predicted()), share(label.predicted())});
+  }
+  out << "\n";
+  table.Print(out);
+}
+
+}  // namespace attune::cli

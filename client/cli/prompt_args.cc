@@ -1,0 +1,89 @@
+#include "client/cli/prompt_args.h"
+
+#include "absl/strings/str_cat.h"
+#include "client/cli/commands.h"
+#include "client/cli/output.h"
+#include "client/cli/text.h"
+#include "common/error.h"
+
+namespace attune::cli {
+
+void PromptArgs::AddTo(CLI::App* command) {
+  text_option = command->add_option("prompt", text, "The prompt; - reads standard input");
+  CLI::Option* var = AddRepeated(command, "--var", variables,
+                                 "Value for the template that the model was tuned with, name=value; may be repeated");
+  command->add_flag("-e,--escapes", escapes, "Understand \\n, \\t and \\\\ in the prompt and in --var");
+  CLI::Option* turn = command->add_flag("--chat", chat, "Send the prompt as a user's turn, in the model's chat format");
+  command->add_option("--system", system, "System message before the turn; goes with --chat")->needs(turn);
+  var->excludes(text_option);
+  var->excludes(turn);
+}
+
+absl::StatusOr<v1::Prompt> PromptArgs::Build(Context* context) const {
+  v1::Prompt prompt;
+  auto read = [this](const std::string& argument) { return escapes ? Unescape(argument) : argument; };
+  if (!variables.empty()) {
+    ATTUNE_ASSIGN_OR_RETURN(auto pairs, ParsePairs(variables, "--var"));
+    auto& map = *prompt.mutable_template_input()->mutable_variables();
+    for (const auto& [name, value] : pairs) map[name] = read(value);
+    return prompt;
+  }
+  if (text_option->count() == 0) {
+    return UsageError("no prompt: give it as text, as - for standard input, or as --var name=value");
+  }
+  std::string content = text == "-" ? ReadAll(context->in) : read(text);
+  if (!chat) {
+    prompt.set_text(content);
+    return prompt;
+  }
+  auto add = [&prompt](const std::string& role, const std::string& said) {
+    v1::ChatMessage* message = prompt.mutable_chat()->add_messages();
+    message->set_role(role);
+    message->set_content(said);
+  };
+  if (!system.empty()) add("system", system);
+  add("user", content);
+  return prompt;
+}
+
+void SamplingArgs::AddTo(CLI::App* command) {
+  CLI::App* group = command->add_option_group("Sampling", "Unset options take the model's defaults");
+  group->add_option("--max-tokens", max_tokens, "Most tokens to make (default: 256)");
+  group->add_option("--temperature", temperature, "0 is greedy, up to 10 (default: the model's, else 0)");
+  group->add_option("--top-p", top_p, "Only the likeliest tokens that sum to this (default: 1)");
+  group->add_option("--top-k", top_k, "Only the K likeliest tokens; 0: all (default: 0)");
+  group->add_option("--min-p", min_p, "Only tokens at least so likely relative to the likeliest (default: 0)");
+  group->add_option("--repetition-penalty", repetition_penalty, "Above 1 makes tokens seen less likely (default: 1)");
+  group->add_option("--frequency-penalty", frequency_penalty, "Subtracted per occurrence, -2 to 2 (default: 0)");
+  group->add_option("--presence-penalty", presence_penalty, "Subtracted if it occurs, -2 to 2 (default: 0)");
+  group->add_option("--seed", seed, "Same seed, same text (default: random)");
+  AddRepeated(group, "--stop", stop, "End before this text; understands \\n; may be repeated");
+  group->add_flag("--ignore-eos", ignore_eos, "Do not stop at the end token");
+}
+
+void SamplingArgs::Fill(v1::GenerateRequest* request) const {
+  v1::SamplingOptions& sampling = *request->mutable_sampling();
+  if (temperature) sampling.set_temperature(*temperature);
+  if (top_p) sampling.set_top_p(*top_p);
+  if (repetition_penalty) sampling.set_repetition_penalty(*repetition_penalty);
+  if (seed) sampling.set_seed(*seed);
+  sampling.set_top_k(top_k);
+  sampling.set_min_p(min_p);
+  sampling.set_frequency_penalty(frequency_penalty);
+  sampling.set_presence_penalty(presence_penalty);
+  request->set_max_tokens(max_tokens);
+  for (const std::string& text : stop) request->add_stop(Unescape(text));
+  request->set_ignore_eos(ignore_eos);
+}
+
+std::string FormatUsage(const v1::Usage& usage) {
+  std::string text = absl::StrCat(usage.prompt_tokens(), " prompt and ", usage.completion_tokens(), " answer tokens, ",
+                                  FormatSeconds(usage.time_to_first_token_seconds()), " to the first");
+  double decoding = usage.total_seconds() - usage.time_to_first_token_seconds();
+  if (decoding > 0 && usage.completion_tokens() > 1) {
+    absl::StrAppend(&text, ", ", FormatCount((usage.completion_tokens() - 1) / decoding), " tok/s");
+  }
+  return text;
+}
+
+}  // namespace attune::cli

@@ -1,0 +1,265 @@
+// attune tune
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "client/cli/commands.h"
+#include "client/cli/describe.h"
+#include "client/cli/output.h"
+#include "client/cli/text.h"
+#include "client/cli/watch_job.h"
+#include "common/error.h"
+#include "common/resource_name.h"
+
+namespace attune::cli {
+namespace {
+
+struct TuneArgs {
+  std::string base, data, validation, method, name, display_name, output, tenant;
+  std::vector<std::string> labels;
+  int32_t priority = 0;
+  bool watch = false, estimate = false;
+
+  // LoRA.
+  int32_t rank = 0;
+  double alpha = 0;
+  std::optional<double> dropout;
+  std::vector<std::string> targets;
+  bool rslora = false;
+  // Soft prompt.
+  int32_t virtual_tokens = 0;
+  std::string init, init_text;
+  // Partial.
+  int32_t last_layers = 0;
+  std::vector<std::string> parameters;
+  bool biases_and_norms = false;
+
+  // Hyperparameters; zero or unset is "auto".
+  double epochs = 0, learning_rate = 0, learning_rate_multiplier = 0;
+  int64_t max_steps = 0, micro_batch_tokens = 0, eval_steps = 0, checkpoint_steps = 0;
+  int32_t batch_size = 0, patience = 0, max_checkpoints = 0;
+  std::optional<double> warmup_ratio, weight_decay, max_grad_norm, adam_beta1, adam_beta2, adam_epsilon;
+  std::optional<int64_t> seed;
+  bool no_keep_best = false;
+  std::string schedule, precision;
+
+  // Data.
+  std::string prompt_template, completion_template;
+  int32_t max_tokens = 0;
+  double validation_fraction = 0;
+  bool train_on_prompt = false;
+
+  // Options that belong to one method, to refuse them with another.
+  std::vector<std::pair<CLI::Option*, std::string>> method_options;
+};
+
+void AddMethodOptions(CLI::App* command, TuneArgs* args) {
+  auto belongs_to = [args](const std::string& method, CLI::Option* option) {
+    option->group(absl::StrCat("Options of ", method));
+    args->method_options.emplace_back(option, method);
+    return option;
+  };
+  belongs_to("lora", command->add_option("--rank", args->rank, "Rank, 1 to 512 (default: 16)"));
+  belongs_to("lora", command->add_option("--alpha", args->alpha, "Scale numerator (default: twice the rank)"));
+  belongs_to("lora", command->add_option("--dropout", args->dropout, "Dropout, 0 to below 1 (default: 0.05)"));
+  belongs_to("lora", AddRepeated(command, "--targets", args->targets,
+                                 "Linears, comma-separated: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, "
+                                 "down_proj (default: all)"))
+      ->delimiter(',');
+  belongs_to("lora", command->add_flag("--rslora", args->rslora, "Scale by the square root of the rank"));
+  belongs_to("soft-prompt", command->add_option("--virtual-tokens", args->virtual_tokens, "1 to 1024 (default: 20)"));
+  belongs_to("soft-prompt", command->add_option("--init-text", args->init_text, "Start from this text's embeddings"));
+  belongs_to("soft-prompt", command->add_option("--init", args->init,
+                                                "Start values: vocab (sampled tokens), text or random "
+                                                "(default: text with --init-text, else vocab)"))
+      ->check(CLI::IsMember({"vocab", "text", "random"}));
+  belongs_to("partial", command->add_option("--last-layers", args->last_layers, "Train the last N decoder layers"));
+  belongs_to("partial", AddRepeated(command, "--parameters", args->parameters,
+                                    "Train parameters whose whole name matches this expression; may be repeated"));
+  belongs_to("partial",
+             command->add_flag("--biases-and-norms", args->biases_and_norms, "Train all biases and norm weights"));
+}
+
+void AddTrainingOptions(CLI::App* command, TuneArgs* args) {
+  CLI::App* group = command->add_option_group("Training", "Unset options take the method's proven default");
+  group->add_option("--epochs", args->epochs, "Passes over the data; fractions allowed");
+  group->add_option("--max-steps", args->max_steps, "Optimizer steps in all; overrides --epochs");
+  group->add_option("--batch-size", args->batch_size, "Examples per optimizer step, 1 to 4096");
+  group->add_option("--learning-rate", args->learning_rate, "Peak learning rate");
+  group->add_option("--learning-rate-multiplier", args->learning_rate_multiplier, "Multiplies the default rate");
+  group->add_option("--schedule", args->schedule, "cosine, linear or constant (default: cosine)")
+      ->check(CLI::IsMember({"cosine", "linear", "constant"}));
+  group->add_option("--warmup-ratio", args->warmup_ratio, "Share of the steps that warm up (default: 0.05)");
+  group->add_option("--weight-decay", args->weight_decay, "AdamW's weight decay (default: 0 for adapters, 0.01 else)");
+  group->add_option("--max-grad-norm", args->max_grad_norm, "Clip the gradient's norm; 0: do not (default: 1)");
+  group->add_option("--adam-beta1", args->adam_beta1, "AdamW's first moment decay (default: 0.9)");
+  group->add_option("--adam-beta2", args->adam_beta2, "AdamW's second moment decay (default: 0.999)");
+  group->add_option("--adam-epsilon", args->adam_epsilon, "AdamW's epsilon (default: 1e-8)");
+  group->add_option("--micro-batch-tokens", args->micro_batch_tokens, "Tokens per forward and backward pass");
+  group->add_option("--eval-steps", args->eval_steps, "Evaluate every N steps; negative: only at the end");
+  group->add_option("--patience", args->patience, "Stop after N evaluations without a better loss (default: never)");
+  group->add_flag("--no-keep-best", args->no_keep_best, "Publish the last weights, not those of the best evaluation");
+  group->add_option("--checkpoint-steps", args->checkpoint_steps, "Save a checkpoint every N steps");
+  group->add_option("--max-checkpoints", args->max_checkpoints, "Checkpoints to keep (default: 2)");
+  group->add_option("--seed", args->seed, "Start values, data order and dropout come from it (default: 42)");
+  group->add_option("--precision", args->precision, "auto, float32 or bfloat16 (default: auto)")
+      ->check(CLI::IsMember({"auto", "float32", "bfloat16"}));
+}
+
+void AddDataOptions(CLI::App* command, TuneArgs* args) {
+  CLI::App* group = command->add_option_group("Data", "How rows become training text");
+  group->add_option("--template", args->prompt_template, "Prompt template (default: the dataset's); \\n, \\t, @FILE");
+  group->add_option("--completion-template", args->completion_template, "Answer template (default: the dataset's)");
+  group->add_option("--max-tokens", args->max_tokens, "Longest example in tokens; prompts are cut, never answers");
+  group->add_option("--validation-fraction", args->validation_fraction,
+                    "Share of the rows held out, 0 to 0.5; negative: none (default: 0.1)");
+  group->add_flag("--train-on-prompt", args->train_on_prompt, "Also learn to produce the prompt");
+}
+
+absl::Status SetLora(const TuneArgs& args, v1::LoraTuning* lora) {
+  lora->set_rank(args.rank);
+  lora->set_alpha(args.alpha);
+  if (args.dropout) lora->set_dropout(*args.dropout);
+  lora->set_use_rslora(args.rslora);
+  for (const std::string& target : args.targets) {
+    v1::TargetModule module;
+    if (!v1::TargetModule_Parse(absl::AsciiStrToUpper(target), &module) || module == v1::TARGET_MODULE_UNSPECIFIED) {
+      return UsageError(absl::StrCat("--targets: '", target,
+                                     "' is none of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"));
+    }
+    lora->add_target_modules(module);
+  }
+  return absl::OkStatus();
+}
+
+void SetSoftPrompt(const TuneArgs& args, v1::SoftPromptTuning* soft) {
+  soft->set_num_virtual_tokens(args.virtual_tokens);
+  soft->set_init_text(Unescape(args.init_text));
+  if (args.init == "vocab") soft->set_init(v1::SoftPromptTuning::SAMPLE_VOCAB);
+  if (args.init == "text") soft->set_init(v1::SoftPromptTuning::TEXT);
+  if (args.init == "random") soft->set_init(v1::SoftPromptTuning::RANDOM);
+}
+
+void SetPartial(const TuneArgs& args, v1::PartialTuning* partial) {
+  partial->set_last_layers(args.last_layers);
+  for (const std::string& pattern : args.parameters) partial->add_parameter_patterns(pattern);
+  partial->set_biases_and_norms(args.biases_and_norms);
+}
+
+absl::Status SetMethod(const TuneArgs& args, v1::TuningJob* job) {
+  for (const auto& [option, method] : args.method_options) {
+    if (option->count() > 0 && method != args.method) {
+      return UsageError(absl::StrCat(option->get_name(), " goes with --method ", method, ", not ", args.method));
+    }
+  }
+  if (args.method == "lora") return SetLora(args, job->mutable_lora());
+  if (args.method == "soft-prompt") SetSoftPrompt(args, job->mutable_soft_prompt());
+  if (args.method == "partial") SetPartial(args, job->mutable_partial());
+  if (args.method == "full") job->mutable_full();
+  return absl::OkStatus();
+}
+
+void SetHyperparameters(const TuneArgs& args, v1::Hyperparameters* h) {
+  h->set_epochs(args.epochs);
+  h->set_max_steps(args.max_steps);
+  h->set_batch_size(args.batch_size);
+  h->set_learning_rate(args.learning_rate);
+  h->set_learning_rate_multiplier(args.learning_rate_multiplier);
+  v1::LearningRateSchedule schedule;
+  if (v1::LearningRateSchedule_Parse(absl::AsciiStrToUpper(args.schedule), &schedule)) h->set_schedule(schedule);
+  if (args.warmup_ratio) h->set_warmup_ratio(*args.warmup_ratio);
+  if (args.weight_decay) h->set_weight_decay(*args.weight_decay);
+  if (args.max_grad_norm) h->set_max_gradient_norm(*args.max_grad_norm);
+  if (args.adam_beta1) h->set_adam_beta1(*args.adam_beta1);
+  if (args.adam_beta2) h->set_adam_beta2(*args.adam_beta2);
+  if (args.adam_epsilon) h->set_adam_epsilon(*args.adam_epsilon);
+  h->set_micro_batch_tokens(args.micro_batch_tokens);
+  h->set_evaluation_steps(args.eval_steps);
+  h->set_early_stopping_patience(args.patience);
+  if (args.no_keep_best) h->set_keep_best(false);
+  h->set_checkpoint_steps(args.checkpoint_steps);
+  h->set_max_checkpoints(args.max_checkpoints);
+  if (args.seed) h->set_seed(*args.seed);
+  h->set_precision(args.precision);
+}
+
+absl::StatusOr<v1::TuningJob> MakeJob(const TuneArgs& args) {
+  v1::TuningJob job;
+  job.set_base_model(FullName(kModels, args.base));
+  job.set_dataset(FullName(kDatasets, args.data));
+  job.set_validation_dataset(FullName(kDatasets, args.validation));
+  job.set_display_name(args.display_name);
+  job.set_tuned_model_id(BareName(args.output));
+  job.set_priority(args.priority);
+  job.set_tenant(args.tenant);
+  ATTUNE_ASSIGN_OR_RETURN(auto labels, ParsePairs(args.labels, "--label"));
+  for (const auto& [key, value] : labels) (*job.mutable_labels())[key] = value;
+  ATTUNE_RETURN_IF_ERROR(SetMethod(args, &job));
+  SetHyperparameters(args, job.mutable_hyperparameters());
+  v1::DataOptions& data = *job.mutable_data();
+  ATTUNE_ASSIGN_OR_RETURN(*data.mutable_prompt_template(), ReadTemplate(args.prompt_template));
+  ATTUNE_ASSIGN_OR_RETURN(*data.mutable_completion_template(), ReadTemplate(args.completion_template));
+  data.set_train_on_prompt(args.train_on_prompt);
+  data.set_max_sequence_tokens(args.max_tokens);
+  data.set_validation_fraction(args.validation_fraction);
+  return job;
+}
+
+absl::StatusOr<int> Estimate(Context* context, Client* client, v1::TuningJob job) {
+  v1::EstimateTuningJobRequest request;
+  *request.mutable_tuning_job() = std::move(job);
+  ATTUNE_ASSIGN_OR_RETURN(v1::EstimateTuningJobResponse estimate, client->EstimateTuningJob(request));
+  context->json ? PrintJson(context->out, estimate) : PrintEstimate(context->out, estimate);
+  return kExitOk;
+}
+
+absl::StatusOr<int> Tune(Context* context, const TuneArgs& args) {
+  ATTUNE_ASSIGN_OR_RETURN(v1::TuningJob job, MakeJob(args));
+  ATTUNE_ASSIGN_OR_RETURN(Client * client, context->client());
+  if (args.estimate) return Estimate(context, client, std::move(job));
+  v1::CreateTuningJobRequest request;
+  *request.mutable_tuning_job() = std::move(job);
+  request.set_tuning_job_id(BareName(args.name));
+  ATTUNE_ASSIGN_OR_RETURN(v1::TuningJob created, client->CreateTuningJob(request));
+  if (context->json) {
+    // With --watch the job is the first of the stream's lines.
+    args.watch ? PrintJsonLine(context->out, created) : PrintJson(context->out, created);
+  } else {
+    context->out << "queued " << created.name() << ": " << DescribeMethod(created) << " of " << created.base_model()
+                 << " on " << created.dataset() << "\n";
+  }
+  if (args.watch) return WatchJob(context, created.name(), 0);
+  if (!context->json) context->out << "Watch it with: attune jobs watch " << BareName(created.name()) << "\n";
+  return kExitOk;
+}
+
+}  // namespace
+
+void AddTuneCommand(CLI::App* app, Context* context) {
+  auto args = std::make_shared<TuneArgs>();
+  CLI::App* command = app->add_subcommand("tune", "Queue a tuning job: one method on one base model and one dataset");
+  command->add_option("--base", args->base, "Base model")->required();
+  command->add_option("--data", args->data, "Training dataset")->required();
+  command->add_option("--validation", args->validation, "Validation dataset (default: rows are held out)");
+  command->add_option("--method", args->method, "lora, soft-prompt, full or partial")
+      ->required()
+      ->check(CLI::IsMember({"lora", "soft-prompt", "full", "partial"}));
+  command->add_option("--name", args->name, "Id of the job (default: made by the server)");
+  command->add_option("--display-name", args->display_name, "Name for people");
+  command->add_option("--output", args->output, "Id of the tuned model (default: from base, method and job)");
+  command->add_option("--priority", args->priority, "Higher runs first, -100 to 100 (default: 0)");
+  command->add_option("--tenant", args->tenant, "Who pays; tenants share the device fairly (default: default)");
+  AddRepeated(command, "--label", args->labels, "Label as key=value; may be repeated");
+  CLI::Option* watch = command->add_flag("--watch", args->watch, "Follow the job until it ends; Ctrl-C detaches");
+  command->add_flag("--estimate", args->estimate, "Only say what the job would need: memory, steps, time")
+      ->excludes(watch);
+  AddMethodOptions(command, args.get());
+  AddTrainingOptions(command, args.get());
+  AddDataOptions(command, args.get());
+  command->callback([context, args] { context->action = [context, args] { return Tune(context, *args); }; });
+}
+
+}  // namespace attune::cli
