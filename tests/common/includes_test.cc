@@ -28,7 +28,7 @@ const std::map<std::string, std::set<std::string>>& Allowed() {
       {"server/metrics", {}},
       {"server/engine/core", {}},
       {"server/model/weights", {}},
-      {"server/model/kernels", {}},
+      {"server/model/kernels", {"server/model/weights"}},
       {"server/tokenizer", {"server/model/weights"}},
       {"server/data", {"server/tokenizer"}},
       {"server/model", {"server/model/weights", "server/model/kernels", "server/tokenizer"}},
@@ -80,9 +80,10 @@ const std::map<std::string, File>& Sources() {
   return *sources;
 }
 
-// The module of a file: its folder; all of client is one.
+// The module of a file: its folder; all of client is one, and adapters with their formats.
 std::string Module(const std::string& path) {
   if (absl::StartsWith(path, "client/")) return "client";
+  if (absl::StartsWith(path, "server/adapters/")) return "server/adapters";
   return fs::path(path).parent_path().string();
 }
 
