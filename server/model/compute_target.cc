@@ -1,11 +1,10 @@
 #include "server/model/compute_target.h"
 
 #include <ATen/Context.h>
+#include <ATen/DeviceAccelerator.h>
 #include <ATen/Parallel.h>
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <unistd.h>
-
-#include <c10/cuda/CUDACachingAllocator.h>
 
 #include "absl/strings/str_cat.h"
 #include "common/error.h"
@@ -55,7 +54,7 @@ absl::StatusOr<ComputeTarget> ChooseComputeTarget(const std::string& device, con
 
 int64_t DeviceMemoryBytes(const ComputeTarget& target) {
   if (target.device == ComputeTarget::Device::kCuda) {
-    return static_cast<int64_t>(c10::cuda::CUDACachingAllocator::get()->getMemoryInfo(0).second);
+    return static_cast<int64_t>(at::accelerator::getMemoryInfo(0).second);
   }
   return static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
 }

@@ -1,5 +1,7 @@
 #include "server/model/torch_target.h"
 
+#include <ATen/DeviceAccelerator.h>
+
 #include <new>
 #include <string>
 
@@ -16,6 +18,10 @@ absl::Status OutOfMemory() {
 }
 
 }  // namespace
+
+void Synchronize(const ComputeTarget& target) {
+  if (target.device == ComputeTarget::Device::kCuda) at::accelerator::synchronizeDevice(0);
+}
 
 absl::Status CatchTorch(const std::function<absl::Status()>& body) {
   try {

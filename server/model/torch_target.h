@@ -20,6 +20,9 @@ inline at::ScalarType TypeOf(const ComputeTarget& target) {
   return target.type == ComputeTarget::Type::kBfloat16 ? at::kBFloat16 : at::kFloat;
 }
 
+// Waits until the device has done what was asked of it; nothing to wait for on the CPU.
+void Synchronize(const ComputeTarget& target);
+
 // The one boundary where libtorch's exceptions become statuses: out of memory is
 // RESOURCE_EXHAUSTED (OUT_OF_MEMORY), anything else INTERNAL (COMPUTE_ERROR) with
 // the first line of its message.

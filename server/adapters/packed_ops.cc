@@ -1,0 +1,57 @@
+#include "server/adapters/packed_ops.h"
+
+#include <ATen/ATen.h>
+
+#include "server/model/kernels/lora_linear.h"
+#include "server/model/torch_target.h"
+
+namespace attune {
+
+at::Tensor PackedOps::Multiply(int64_t layer, Linear which, const at::Tensor& x) {
+  const at::Tensor w = weights_.layers[layer].linear[static_cast<int>(which)].to(x.scalar_type());
+  if (!lora_) return at::linear(x, w);
+  std::vector<LoraTerm> terms;
+  for (int p = 0; p < kProjections; ++p) {
+    const LoraModule& module = lora_->layers[layer][p];
+    const ProjectionSlice slice = SliceOf(config_, static_cast<Projection>(p));
+    if (slice.linear == which && module.defined()) {
+      terms.push_back({module.a_RI, module.b_OR, module.scale, slice.row});
+    }
+  }
+  // Each product of each layer draws its own mask.
+  const uint64_t stream = dropout_seed_ * 1000003u + layer * kLinears + static_cast<uint64_t>(which);
+  return LoraLinear(x, w, terms, dropout_, stream);
+}
+
+at::Tensor PackedOps::Attend(int64_t layer, at::Tensor qkv_TE) {
+  return PackedAttention(qkv_TE, AttentionShapeOf(config_), rope_, sequences_);
+}
+
+at::Tensor EmbedTokens(const at::Tensor& embedding_VD, const at::Tensor& soft_prompt_ND, const at::Tensor& ids_T,
+                       at::ScalarType type) {
+  if (!soft_prompt_ND.defined()) return at::embedding(embedding_VD, ids_T).to(type);
+  const at::Tensor is_virtual = ids_T.lt(0);
+  at::Tensor x = at::embedding(embedding_VD, ids_T.clamp_min(0)).to(type);
+  at::Tensor prompt = soft_prompt_ND.to(type).index_select(0, (-1 - ids_T).clamp_min(0));
+  return at::where(is_virtual.unsqueeze(1), prompt, x);
+}
+
+at::Tensor AllLogits(const BaseModel& base, const Adapter* adapter, const std::vector<int32_t>& tokens) {
+  at::NoGradGuard no_grad;
+  const int64_t virtual_tokens = adapter ? adapter->virtual_tokens() : 0;
+  std::vector<int64_t> ids;
+  for (int64_t i = 0; i < virtual_tokens; ++i) ids.push_back(-1 - i);
+  ids.insert(ids.end(), tokens.begin(), tokens.end());
+  const at::Device device = DeviceOf(base.target);
+  PackedSequences sequences = PackSequences({0, static_cast<int64_t>(ids.size())}, device);
+  RopeTable rope{base.rope_cos_PH, base.rope_sin_PH};
+  const LoraAdapter* lora = adapter ? adapter->lora.get() : nullptr;
+  PackedOps ops(base.config, base.weights, rope, sequences, lora, 0, 0);
+  at::Tensor prompt = virtual_tokens > 0 ? adapter->soft_prompt->embeddings_ND : at::Tensor();
+  at::Tensor x = EmbedTokens(base.weights.embedding_VD, prompt, at::tensor(ids, at::kLong).to(device),
+                             TypeOf(base.target));
+  at::Tensor hidden = RunDecoder(base.config, base.weights, x, &ops);
+  return at::linear(hidden, base.weights.head_VD).narrow(0, virtual_tokens, tokens.size()).to(at::kFloat);
+}
+
+}  // namespace attune

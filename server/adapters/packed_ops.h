@@ -1,0 +1,47 @@
+#ifndef ATTUNE_SERVER_ADAPTERS_PACKED_OPS_H_
+#define ATTUNE_SERVER_ADAPTERS_PACKED_OPS_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "server/adapters/adapter.h"
+#include "server/model/decoder.h"
+
+namespace attune {
+
+// A decoder layer over packed whole sequences under one LoRA (or none), with
+// autograd: what training and its evaluation run. Use once per forward pass.
+class PackedOps final : public LayerOps {
+ public:
+  // All arguments must outlive this. `lora` may be null. Dropout draws its masks
+  // from `dropout_seed`; 0 `dropout` turns it off.
+  PackedOps(const ModelConfig& config, const DecoderWeights& weights, const RopeTable& rope,
+            const PackedSequences& sequences, const LoraAdapter* lora, double dropout, uint64_t dropout_seed)
+      : config_(config), weights_(weights), rope_(rope), sequences_(sequences), lora_(lora), dropout_(dropout),
+        dropout_seed_(dropout_seed) {}
+
+  at::Tensor Multiply(int64_t layer, Linear which, const at::Tensor& x) override;
+  at::Tensor Attend(int64_t layer, at::Tensor qkv_TE) override;
+
+ private:
+  const ModelConfig& config_;
+  const DecoderWeights& weights_;
+  const RopeTable& rope_;
+  const PackedSequences& sequences_;
+  const LoraAdapter* const lora_;
+  const double dropout_;
+  const uint64_t dropout_seed_;
+};
+
+// Embeds token ids; id -1 - i is row i of `soft_prompt_ND`. ids_T int64 on the weights'
+// device; result in type `type`. Takes part in autograd.
+at::Tensor EmbedTokens(const at::Tensor& embedding_VD, const at::Tensor& soft_prompt_ND, const at::Tensor& ids_T,
+                       at::ScalarType type);
+
+// Logits after every token of one sequence, fp32, T x V (virtual tokens left out):
+// the plain path that tests and references compare with. `adapter` may be null.
+at::Tensor AllLogits(const BaseModel& base, const Adapter* adapter, const std::vector<int32_t>& tokens);
+
+}  // namespace attune
+
+#endif  // ATTUNE_SERVER_ADAPTERS_PACKED_OPS_H_

@@ -1,0 +1,55 @@
+#ifndef ATTUNE_SERVER_DATA_BATCHER_H_
+#define ATTUNE_SERVER_DATA_BATCHER_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "server/data/example.h"
+
+namespace attune {
+
+// Whole examples packed one behind the other, without padding: one forward pass.
+struct MicroBatch {
+  // Token ids; virtual token i of a soft prompt is -1 - i.
+  std::vector<int64_t> tokens;
+  // Where each example starts, and the end: one more entry than examples.
+  std::vector<int64_t> starts;
+  // Rows whose next token is trained, and that token.
+  std::vector<int64_t> loss_rows, targets;
+};
+
+// Turns examples into optimizer steps. Epoch e visits every example once, in an order
+// that depends on the seed and e alone; the last step of an epoch may be smaller.
+// Any step can be asked for by its number, so that a resumed job goes on exactly where
+// it was. Immutable: thread-safe.
+class Batcher {
+ public:
+  // `examples` must outlive this and not be empty. `virtual_tokens` come before each.
+  Batcher(const std::vector<Example>* examples, int64_t batch_size, int64_t micro_batch_tokens, int64_t virtual_tokens,
+          uint64_t seed);
+
+  int64_t steps_per_epoch() const;
+
+  // The micro-batches of an optimizer step, counted from 0. None exceeds
+  // micro_batch_tokens unless a single example does. Packed by first fit, longest first.
+  std::vector<MicroBatch> Step(int64_t step) const;
+
+  // All examples once, in order, packed the same way: for evaluation.
+  std::vector<MicroBatch> All() const;
+
+  // The largest number of tokens of one micro-batch, over all steps it could form:
+  // what memory has to hold.
+  int64_t MaxMicroBatchTokens() const;
+
+ private:
+  int64_t Length(int64_t example) const;
+  std::vector<MicroBatch> Pack(std::vector<int64_t> indices) const;
+
+  const std::vector<Example>* examples_;
+  const int64_t batch_size_, micro_batch_tokens_, virtual_tokens_;
+  const uint64_t seed_;
+};
+
+}  // namespace attune
+
+#endif  // ATTUNE_SERVER_DATA_BATCHER_H_

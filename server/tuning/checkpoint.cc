@@ -1,0 +1,111 @@
+#include "server/tuning/checkpoint.h"
+
+#include <ATen/ATen.h>
+
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "common/error.h"
+#include "common/file.h"
+#include "server/model/torch_target.h"
+#include "server/model/weights/safetensors.h"
+
+namespace attune {
+namespace {
+
+absl::Status BadCheckpoint(const std::string& directory, const std::string& why) {
+  return MakeError(absl::StatusCode::kDataLoss, "BAD_CHECKPOINT", absl::StrCat("checkpoint ", directory, ": ", why));
+}
+
+// Name and tensor of everything that is saved.
+std::vector<NamedParameter> SavedTensors(const Method& method, AdamW* optimizer) {
+  std::vector<NamedParameter> out;
+  for (size_t i = 0; i < method.parameters().size(); ++i) {
+    const Parameter& parameter = method.parameters()[i];
+    out.push_back({parameter.name, parameter.leaf.detach()});
+    if (!optimizer) continue;
+    out.push_back({parameter.name + "/first_moment", optimizer->first_moments()[i]});
+    out.push_back({parameter.name + "/second_moment", optimizer->second_moments()[i]});
+  }
+  return out;
+}
+
+absl::Status LoadTensors(const std::string& directory, const std::vector<NamedParameter>& targets) {
+  ATTUNE_ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsFile> file,
+                          SafetensorsFile::Open(directory + "/tensors.safetensors"));
+  for (const NamedParameter& target : targets) {
+    const SafetensorsTensor* saved = file->Find(target.name);
+    if (!saved) return BadCheckpoint(directory, absl::StrCat("'", target.name, "' is missing"));
+    if (saved->type != SafetensorsType::kF32 || saved->shape != target.tensor.sizes().vec()) {
+      return BadCheckpoint(directory, absl::StrCat("'", target.name, "' has another shape"));
+    }
+  }
+  at::NoGradGuard no_grad;
+  for (const NamedParameter& target : targets) {
+    const SafetensorsTensor* saved = file->Find(target.name);
+    at::Tensor values = at::empty(saved->shape, at::kFloat);
+    std::memcpy(values.mutable_data_ptr(), saved->bytes.data(), saved->bytes.size());
+    at::Tensor(target.tensor).copy_(values);
+  }
+  return absl::OkStatus();
+}
+
+std::string StateToJson(const TrainingState& s) {
+  return nlohmann::json{{"step", s.step},
+                        {"trained_tokens", s.trained_tokens},
+                        {"validation_loss", s.validation_loss},
+                        {"validation_token_accuracy", s.validation_token_accuracy},
+                        {"best_validation_loss", s.best_validation_loss},
+                        {"best_step", s.best_step},
+                        {"evaluations_since_best", s.evaluations_since_best}}
+      .dump();
+}
+
+}  // namespace
+
+absl::Status SaveCheckpoint(const std::string& directory, const TrainingState& state, const Method& method,
+                            AdamW* optimizer) {
+  const std::string staging = directory + ".partial";
+  ATTUNE_RETURN_IF_ERROR(RemoveAll(staging));
+  ATTUNE_RETURN_IF_ERROR(RemoveAll(directory));  // an earlier run's, of the same step
+  ATTUNE_RETURN_IF_ERROR(MakeDirectories(staging));
+  absl::Status status = CatchTorch([&]() -> absl::Status {
+    std::vector<at::Tensor> alive;  // owns the bytes until they are written
+    std::vector<SafetensorsTensor> tensors;
+    for (const NamedParameter& saved : SavedTensors(method, optimizer)) {
+      alive.push_back(saved.tensor.cpu().contiguous());
+      tensors.push_back({saved.name, alive.back().sizes().vec(), SafetensorsType::kF32,
+                         absl::string_view(static_cast<const char*>(alive.back().const_data_ptr()),
+                                           alive.back().nbytes())});
+    }
+    return WriteSafetensors(staging + "/tensors.safetensors", tensors, {});
+  });
+  if (status.ok()) status = WriteFileDurably(staging + "/state.json", StateToJson(state));
+  if (status.ok()) status = PublishDirectory(staging, directory);
+  if (!status.ok()) RemoveAll(staging).IgnoreError();
+  return status;
+}
+
+absl::StatusOr<TrainingState> LoadCheckpoint(const std::string& directory, Method* method, AdamW* optimizer) {
+  ATTUNE_ASSIGN_OR_RETURN(std::string text, ReadFile(directory + "/state.json"));
+  nlohmann::json json = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object()) return BadCheckpoint(directory, "state.json is no JSON object");
+  TrainingState state;
+  try {
+    state = {json.at("step"), json.at("trained_tokens"), json.at("validation_loss"),
+             json.at("validation_token_accuracy"), json.at("best_validation_loss"), json.at("best_step"),
+             json.at("evaluations_since_best")};
+  } catch (const nlohmann::json::exception& error) {
+    return BadCheckpoint(directory, error.what());
+  }
+  ATTUNE_RETURN_IF_ERROR(CatchTorch([&] { return LoadTensors(directory, SavedTensors(*method, optimizer)); }));
+  optimizer->set_steps(state.step);
+  return state;
+}
+
+absl::Status LoadParameters(const std::string& directory, Method* method) {
+  return CatchTorch([&] { return LoadTensors(directory, SavedTensors(*method, nullptr)); });
+}
+
+}  // namespace attune

@@ -1,0 +1,82 @@
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "server/adapters/formats/peft.h"
+#include "server/model/torch_target.h"
+#include "server/tuning/methods/method.h"
+
+namespace attune {
+namespace {
+
+// LoRA (Hu et al. 2021): A starts Kaiming-uniform with a = sqrt(5), B at zero, so that
+// the first step is the base model's.
+class LoraMethod final : public Method {
+ public:
+  LoraMethod(const LoraSpec& spec, std::shared_ptr<const BaseModel> base, uint64_t seed) : base_(std::move(base)) {
+    adapter_.lora = std::make_unique<LoraAdapter>();
+    LoraAdapter& lora = *adapter_.lora;
+    lora.rank = spec.rank ? spec.rank : 16;
+    lora.alpha = spec.alpha > 0 ? spec.alpha : 2.0 * lora.rank;
+    lora.dropout = spec.dropout.value_or(0.05);
+    lora.use_rslora = spec.use_rslora;
+    lora.layers.resize(base_->config.layers);
+    at::Generator generator = at::detail::createCPUGenerator(seed);
+    for (int64_t i = 0; i < base_->config.layers; ++i) {
+      for (int p = 0; p < kProjections; ++p) {
+        if (IsTargeted(spec, p)) AddModule(i, static_cast<Projection>(p), &generator);
+      }
+    }
+  }
+
+  const std::vector<Parameter>& parameters() const override { return parameters_; }
+  DecoderWeights Weights() const override { return base_->weights; }
+  const LoraAdapter* lora() const override { return adapter_.lora.get(); }
+  ModelKind kind() const override { return ModelKind::kLora; }
+  absl::Status Save(const std::string& directory, const std::string& base_model_name) const override {
+    return SavePeft(directory, adapter_, base_->config, base_model_name);
+  }
+
+ private:
+  static bool IsTargeted(const LoraSpec& spec, int projection) {
+    if (spec.target_modules.empty()) return true;
+    for (TargetModule module : spec.target_modules) {
+      if (static_cast<int>(module) == projection + 1) return true;
+    }
+    return false;
+  }
+
+  void AddModule(int64_t layer, Projection projection, at::Generator* generator) {
+    LoraAdapter& lora = *adapter_.lora;
+    const ProjectionSlice slice = SliceOf(base_->config, projection);
+    const int64_t in = base_->weights.layers[layer].linear[static_cast<int>(slice.linear)].size(1);
+    // Kaiming with a = sqrt(5): bound = sqrt(6 / ((1 + 5) * fan_in)). Drawn on the CPU,
+    // so that a seed means the same start on every device.
+    const double bound = 1 / std::sqrt(static_cast<double>(in));
+    LoraModule& module = lora.layers[layer][static_cast<int>(projection)];
+    const at::Device device = DeviceOf(base_->target);
+    module.a_RI = at::empty({lora.rank, in}, at::kFloat).uniform_(-bound, bound, *generator).to(device);
+    module.b_OR = at::zeros({slice.rows, lora.rank}, at::TensorOptions(at::kFloat).device(device));
+    module.scale = lora.alpha / (lora.use_rslora ? std::sqrt(static_cast<double>(lora.rank)) : lora.rank);
+    module.a_RI.set_requires_grad(true);
+    module.b_OR.set_requires_grad(true);
+    const std::string name = absl::StrCat("layers.", layer, ".", ProjectionPath(projection));
+    parameters_.push_back({name + ".lora_A", module.a_RI});
+    parameters_.push_back({name + ".lora_B", module.b_OR});
+  }
+
+  const std::shared_ptr<const BaseModel> base_;
+  Adapter adapter_;
+  std::vector<Parameter> parameters_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Method>> MakeLora(const LoraSpec& spec, std::shared_ptr<const BaseModel> base,
+                                                 uint64_t seed) {
+  return std::make_unique<LoraMethod>(spec, std::move(base), seed);
+}
+
+}  // namespace attune

@@ -1,0 +1,66 @@
+#include "server/tuning/methods/method.h"
+
+#include <ATen/ATen.h>
+
+#include "common/error.h"
+
+namespace attune {
+namespace {
+
+template <typename... T>
+struct Overloaded : T... {
+  using T::operator()...;
+};
+template <typename... T>
+Overloaded(T...) -> Overloaded<T...>;
+
+int64_t LoraParameters(const LoraSpec& spec, const ModelConfig& config) {
+  const int64_t rank = spec.rank ? spec.rank : 16;
+  int64_t per_layer = 0;
+  for (int p = 0; p < kProjections; ++p) {
+    const Projection projection = static_cast<Projection>(p);
+    bool targeted = spec.target_modules.empty();
+    for (TargetModule module : spec.target_modules) targeted = targeted || static_cast<int>(module) == p + 1;
+    if (!targeted) continue;
+    const int64_t in = projection == Projection::kO     ? config.q_size()
+                       : projection == Projection::kDown ? config.intermediate
+                                                         : config.hidden;
+    per_layer += rank * (in + SliceOf(config, projection).rows);
+  }
+  return per_layer * config.layers;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Method>> MakeMethod(const MethodSpec& spec, std::shared_ptr<const BaseModel> base,
+                                                   uint64_t seed) {
+  using Result = absl::StatusOr<std::unique_ptr<Method>>;
+  return std::visit(Overloaded{
+                        [&](const FullSpec&) -> Result { return MakeFull(base); },
+                        [&](const PartialSpec& s) -> Result { return MakePartial(s, base); },
+                        [&](const LoraSpec& s) -> Result { return MakeLora(s, base, seed); },
+                        [&](const SoftPromptSpec& s) -> Result { return MakeSoftPrompt(s, base, seed); },
+                    },
+                    spec);
+}
+
+absl::StatusOr<int64_t> CountTrainable(const MethodSpec& spec, const BaseModel& base) {
+  using Result = absl::StatusOr<int64_t>;
+  return std::visit(Overloaded{
+                        [&](const FullSpec&) -> Result { return base.config.Parameters(); },
+                        [&](const PartialSpec& s) -> Result {
+                          ATTUNE_ASSIGN_OR_RETURN(std::vector<bool> selected, SelectParameters(s, base));
+                          std::vector<NamedParameter> named = NamedParameters(base.config, base.weights);
+                          int64_t count = 0;
+                          for (size_t i = 0; i < named.size(); ++i) count += selected[i] ? named[i].tensor.numel() : 0;
+                          return count;
+                        },
+                        [&](const LoraSpec& s) -> Result { return LoraParameters(s, base.config); },
+                        [&](const SoftPromptSpec& s) -> Result {
+                          return (s.num_virtual_tokens ? s.num_virtual_tokens : 20) * base.config.hidden;
+                        },
+                    },
+                    spec);
+}
+
+}  // namespace attune

@@ -1,0 +1,67 @@
+#ifndef ATTUNE_SERVER_TUNING_METHODS_METHOD_H_
+#define ATTUNE_SERVER_TUNING_METHODS_METHOD_H_
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "server/adapters/adapter.h"
+#include "server/adapters/model_info.h"
+#include "server/jobs/job.h"
+
+namespace attune {
+
+// A tensor that trains: an fp32 leaf, the master copy.
+struct Parameter {
+  std::string name;  // unique within the method; keys checkpoints
+  at::Tensor leaf;
+};
+
+// What a tuning method trains, and what it publishes. The trainer knows no more of a
+// method than this: adding one is one implementation and one line in MakeMethod. Not
+// thread-safe.
+class Method {
+ public:
+  virtual ~Method() = default;
+
+  virtual const std::vector<Parameter>& parameters() const = 0;
+
+  // What the next forward pass runs with; trained tensors in it carry gradients.
+  // Valid until the parameters change.
+  virtual DecoderWeights Weights() const = 0;
+  virtual const LoraAdapter* lora() const { return nullptr; }
+  virtual at::Tensor soft_prompt_ND() const { return {}; }
+  int64_t virtual_tokens() const { return soft_prompt_ND().defined() ? soft_prompt_ND().size(0) : 0; }
+
+  virtual ModelKind kind() const = 0;
+  // Writes what the registry keeps of the tuned model.
+  virtual absl::Status Save(const std::string& directory, const std::string& base_model_name) const = 0;
+};
+
+// `base` is kept alive by the method. INVALID_ARGUMENT naming the field for what only
+// the model can tell: more last_layers than there are, patterns that select nothing,
+// a start text without tokens. Start values come from `seed`.
+absl::StatusOr<std::unique_ptr<Method>> MakeMethod(const MethodSpec& spec, std::shared_ptr<const BaseModel> base,
+                                                   uint64_t seed);
+
+// Parameters that such a method would train, without making it.
+absl::StatusOr<int64_t> CountTrainable(const MethodSpec& spec, const BaseModel& base);
+
+absl::StatusOr<std::unique_ptr<Method>> MakeLora(const LoraSpec& spec, std::shared_ptr<const BaseModel> base,
+                                                 uint64_t seed);
+absl::StatusOr<std::unique_ptr<Method>> MakeSoftPrompt(const SoftPromptSpec& spec,
+                                                       std::shared_ptr<const BaseModel> base, uint64_t seed);
+absl::StatusOr<std::unique_ptr<Method>> MakeFull(std::shared_ptr<const BaseModel> base);
+absl::StatusOr<std::unique_ptr<Method>> MakePartial(const PartialSpec& spec, std::shared_ptr<const BaseModel> base);
+
+// Names of the parameters that a partial tuning trains, in NamedParameters' order.
+absl::StatusOr<std::vector<bool>> SelectParameters(const PartialSpec& spec, const BaseModel& base);
+
+}  // namespace attune
+
+#endif  // ATTUNE_SERVER_TUNING_METHODS_METHOD_H_

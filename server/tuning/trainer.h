@@ -1,0 +1,66 @@
+#ifndef ATTUNE_SERVER_TUNING_TRAINER_H_
+#define ATTUNE_SERVER_TUNING_TRAINER_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "server/data/batcher.h"
+#include "server/device/arbiter.h"
+#include "server/jobs/job.h"
+#include "server/tuning/methods/method.h"
+#include "server/tuning/optimizer.h"
+
+namespace attune {
+
+struct StepResult {
+  double loss = 0;  // mean over the step's answer tokens, nats
+  int64_t tokens = 0, loss_tokens = 0;
+  double gradient_norm = 0;  // before clipping
+  double learning_rate = 0;
+};
+
+struct ValidationResult {
+  double loss = 0;            // mean over answer tokens, nats
+  double token_accuracy = 0;  // 0 to 1
+};
+
+// Takes optimizer steps of one method over one stream of batches. The loss of a step
+// is the mean over all its answer tokens, however it is cut into micro-batches. Each
+// micro-batch takes one turn on the device. Not thread-safe.
+class Trainer {
+ public:
+  // All arguments must outlive this; `arbiter` may be null. REQUIRES: `h` is resolved.
+  Trainer(const BaseModel* base, Method* method, const Batcher* batches, const Hyperparameters& h, Arbiter* arbiter);
+
+  // Takes step number `step` (from 0). INTERNAL (NAN_LOSS) if loss or gradient is no
+  // finite number: the parameters are then as before the step. RESOURCE_EXHAUSTED
+  // (OUT_OF_MEMORY) likewise.
+  absl::StatusOr<StepResult> Step(int64_t step);
+
+  // Loss and accuracy over all examples of `batches`, no dropout. `stop` is asked
+  // between micro-batches; true gives CANCELLED.
+  absl::StatusOr<ValidationResult> Evaluate(const Batcher& batches, const std::function<bool()>& stop);
+
+  AdamW& optimizer() { return optimizer_; }
+
+ private:
+  struct Pass {
+    at::Tensor loss_sum;
+    int64_t correct = 0;
+  };
+  Pass Forward(const MicroBatch& batch, double dropout, uint64_t dropout_seed);
+  Arbiter::Turn TakeTurn();
+
+  const BaseModel* const base_;
+  Method* const method_;
+  const Batcher* const batches_;
+  const Hyperparameters h_;
+  Arbiter* const arbiter_;
+  AdamW optimizer_;
+};
+
+}  // namespace attune
+
+#endif  // ATTUNE_SERVER_TUNING_TRAINER_H_
