@@ -1,0 +1,213 @@
+#include "server/data/dataset.h"
+
+#include <random>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "common/error.h"
+
+namespace attune {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+struct Result {
+  absl::Status status;
+  DatasetInfo info;
+  std::vector<Row> rows;
+};
+
+Result Read(const std::string& bytes, DatasetInfo info = {}) {
+  Result result;
+  result.info = std::move(info);
+  result.status = ReadRows(bytes, &result.info, [&](Row row) { result.rows.push_back(std::move(row)); });
+  return result;
+}
+
+// The reason for which the only row of `line`, besides a good one, is refused.
+std::string Problem(const std::string& line, DatasetInfo info = {}) {
+  info.format = DatasetFormat::kJsonl;
+  Result result = Read(line + "\n", info);
+  EXPECT_EQ(GetErrorDetails(result.status).reason, "EMPTY_DATASET") << line;
+  return result.info.row_errors.size() == 1 ? result.info.row_errors[0].reason : "";
+}
+
+TEST(DatasetTest, ReadsJsonl) {
+  Result result = Read("\xef\xbb\xbf{\"prompt\":\"p\",\"completion\":\"c\",\"n\":1.5,\"b\":true,\"z\":null,\"l\":[1]}\r\n\n"
+                       "{\"completion\":\"\\u00e9\",\"prompt\":\"\"}");
+  ASSERT_TRUE(result.status.ok()) << result.status;
+  EXPECT_EQ(result.info.format, DatasetFormat::kJsonl);
+  EXPECT_EQ(result.info.kind, DatasetKind::kPromptCompletion);
+  EXPECT_EQ(result.info.row_count, 2);
+  EXPECT_EQ(result.info.prompt_template, "{{prompt}}");
+  EXPECT_THAT(result.info.columns, ElementsAre("b", "completion", "n", "prompt"));
+  ASSERT_EQ(result.rows.size(), 2u);
+  EXPECT_EQ(result.rows[0].columns, (Columns{{"prompt", "p"}, {"completion", "c"}, {"n", "1.5"}, {"b", "true"}}));
+  EXPECT_EQ(result.rows[0].line, 1);
+  EXPECT_EQ(result.rows[1].line, 3);
+  EXPECT_EQ(result.rows[1].columns.at("completion"), "é");
+}
+
+TEST(DatasetTest, ReadsChats) {
+  Result result = Read(R"({"messages":[{"role":"system","content":"s"},{"role":"user","content":"u"},)"
+                       R"({"role":"assistant","content":"a"}]})");
+  ASSERT_TRUE(result.status.ok()) << result.status;
+  EXPECT_EQ(result.info.kind, DatasetKind::kChat);
+  EXPECT_THAT(result.info.columns, ElementsAre("messages"));
+  ASSERT_EQ(result.rows[0].messages.size(), 3u);
+  EXPECT_EQ(result.rows[0].messages[2].role, "assistant");
+  EXPECT_EQ(result.rows[0].messages[2].content, "a");
+}
+
+TEST(DatasetTest, DetectsTextAndTemplates) {
+  EXPECT_EQ(Read("{\"text\":\"t\"}").info.kind, DatasetKind::kText);
+  DatasetInfo info;
+  info.prompt_template = "Text: {{text}}\nLabel:";
+  info.completion_template = " {{label}}";
+  Result result = Read("text,label\nhello,earn\n", info);
+  ASSERT_TRUE(result.status.ok()) << result.status;
+  EXPECT_EQ(result.info.kind, DatasetKind::kPromptCompletion);
+  EXPECT_EQ(result.info.format, DatasetFormat::kCsv);
+}
+
+TEST(DatasetTest, TheFirstGoodRowDecidesTheKind) {
+  Result result = Read("{\"x\":1}\n{\"text\":\"t\"}\n{\"prompt\":\"p\",\"completion\":\"c\"}\n");
+  EXPECT_EQ(result.info.kind, DatasetKind::kText);
+  EXPECT_EQ(result.info.row_count, 1);
+  EXPECT_EQ(result.info.skipped_row_count, 2);
+  EXPECT_THAT(result.info.row_errors[0].reason, HasSubstr("neither"));
+  EXPECT_THAT(result.info.row_errors[1].reason, HasSubstr("'text'"));
+}
+
+TEST(DatasetTest, MapsColumns) {
+  DatasetInfo info;
+  info.column_mapping = {{"question", "prompt"}, {"answer", "completion"}};
+  Result json = Read("{\"question\":\"q\",\"prompt\":\"old\",\"answer\":\"a\"}", info);
+  ASSERT_TRUE(json.status.ok()) << json.status;
+  EXPECT_EQ(json.rows[0].columns, (Columns{{"prompt", "q"}, {"completion", "a"}}));
+  Result csv = Read("question,answer\nq,a\n", info);
+  ASSERT_TRUE(csv.status.ok()) << csv.status;
+  EXPECT_EQ(csv.rows[0].columns, (Columns{{"prompt", "q"}, {"completion", "a"}}));
+  EXPECT_EQ(GetErrorDetails(Read("question,prompt,answer\nq,p,a\n", info).status).reason, "BAD_FORMAT");
+  DatasetInfo chat;
+  chat.column_mapping = {{"turns", "messages"}};
+  EXPECT_EQ(Read(R"({"turns":[{"role":"assistant","content":"a"}]})", chat).info.kind, DatasetKind::kChat);
+}
+
+TEST(DatasetTest, ReadsQuotedCsv) {
+  Result result = Read("prompt,completion\r\n\"a, \"\"b\"\"\nc\",d\r\n\r\n\"\",\"e\"\r\nf \"g\",h");
+  ASSERT_TRUE(result.status.ok()) << result.status;
+  ASSERT_EQ(result.rows.size(), 3u);
+  EXPECT_EQ(result.rows[0].columns.at("prompt"), "a, \"b\"\nc");
+  EXPECT_EQ(result.rows[0].line, 2);
+  EXPECT_EQ(result.rows[1].columns.at("prompt"), "");
+  EXPECT_EQ(result.rows[1].line, 5);
+  EXPECT_EQ(result.rows[2].columns.at("prompt"), "f \"g\"");
+  EXPECT_EQ(result.rows[2].columns.at("completion"), "h");
+}
+
+TEST(DatasetTest, ReadsTsvWithoutQuoting) {
+  DatasetInfo info;
+  info.format = DatasetFormat::kTsv;
+  Result result = Read("prompt\tcompletion\n\"a\tb,\"\r\n", info);
+  ASSERT_TRUE(result.status.ok()) << result.status;
+  EXPECT_EQ(result.rows[0].columns, (Columns{{"prompt", "\"a"}, {"completion", "b,\""}}));
+}
+
+TEST(DatasetTest, BadCsvRowsHaveLinesAndReasons) {
+  Result result = Read("prompt,completion\na\na,b,c\n\"x\ny\"z,b\na,\xff\ngood,row\n\"open,b\n");
+  EXPECT_EQ(result.info.row_count, 1);
+  ASSERT_EQ(result.info.row_errors.size(), 5u);
+  EXPECT_EQ(result.info.row_errors[0].line, 2);
+  EXPECT_THAT(result.info.row_errors[0].reason, HasSubstr("has 1 fields where the header has 2"));
+  EXPECT_THAT(result.info.row_errors[1].reason, HasSubstr("has 3 fields"));
+  EXPECT_EQ(result.info.row_errors[2].line, 4);
+  EXPECT_THAT(result.info.row_errors[2].reason, HasSubstr("after a closing quote"));
+  EXPECT_EQ(result.info.row_errors[3].line, 6);
+  EXPECT_THAT(result.info.row_errors[3].reason, HasSubstr("UTF-8"));
+  EXPECT_EQ(result.info.row_errors[4].line, 8);
+  EXPECT_THAT(result.info.row_errors[4].reason, HasSubstr("never closed"));
+}
+
+TEST(DatasetTest, BadHeadersAreRefused) {
+  for (const char* header : {"a,a\n1,2\n", "\"a,b\n1,2\n", "\xff,b\n1,2\n", "\"a\"b,c\n1,2\n"}) {
+    EXPECT_EQ(GetErrorDetails(Read(header).status).reason, "BAD_FORMAT") << header;
+  }
+  EXPECT_TRUE(Read(",prompt,completion\n0,p,c\n").status.ok());  // an index column
+}
+
+TEST(DatasetTest, BadJsonRowsHaveReasons) {
+  EXPECT_THAT(Problem("{\"prompt\":"), HasSubstr("not valid JSON"));
+  EXPECT_THAT(Problem("[1]"), HasSubstr("not a JSON object"));
+  EXPECT_THAT(Problem("{\"prompt\":\"\xff\"}"), HasSubstr("not UTF-8"));
+  EXPECT_THAT(Problem("{\"prompt\":\"\\ud800\"}"), HasSubstr("not valid JSON"));
+  EXPECT_THAT(Problem(std::string(200000, '[')), HasSubstr("not valid JSON"));
+  EXPECT_THAT(Problem("{\"prompt\":\"p\",\"completion\":\" \\n\"}"), HasSubstr("empty completion"));
+  EXPECT_THAT(Problem("{\"text\":\"\"}"), HasSubstr("empty text"));
+  DatasetInfo info;
+  info.kind = DatasetKind::kPromptCompletion;
+  EXPECT_THAT(Problem("{\"prompt\":\"p\",\"completion\":{}}", info), HasSubstr("'completion'"));
+  info.kind = DatasetKind::kChat;
+  EXPECT_THAT(Problem("{\"text\":\"t\"}", info), HasSubstr("'messages'"));
+  info.kind = DatasetKind::kText;
+  EXPECT_THAT(Problem("{\"prompt\":\"p\"}", info), HasSubstr("'text'"));
+}
+
+TEST(DatasetTest, BadMessagesHaveReasons) {
+  auto problem = [](const std::string& messages) { return Problem("{\"messages\":" + messages + "}"); };
+  EXPECT_THAT(problem("5"), HasSubstr("no list"));
+  EXPECT_THAT(problem("[]"), HasSubstr("no list"));
+  EXPECT_THAT(problem("[1]"), HasSubstr("no object as message 1"));
+  EXPECT_THAT(problem(R"([{"content":"c"}])"), HasSubstr("no role in message 1"));
+  EXPECT_THAT(problem(R"([{"role":"user","content":"u"},{"role":"assistant","content":null}])"),
+              HasSubstr("content of message 2"));
+  EXPECT_THAT(problem(R"([{"role":"tool","content":"c"}])"), HasSubstr("unknown role in message 1"));
+  EXPECT_THAT(problem(R"([{"role":"user","content":"c"}])"), HasSubstr("no message of the assistant"));
+  EXPECT_THAT(problem(R"([{"role":"assistant","content":" "}])"), HasSubstr("empty answer in message 1"));
+}
+
+TEST(DatasetTest, EmptyUploadsAreRefused) {
+  for (const char* bytes : {"", "\n\n", "prompt,completion\n", "\xef\xbb\xbf"}) {
+    Result result = Read(bytes);
+    EXPECT_EQ(result.status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(GetErrorDetails(result.status).reason, "EMPTY_DATASET") << bytes;
+  }
+}
+
+TEST(DatasetTest, BadTemplatesAreRefused) {
+  DatasetInfo info;
+  info.prompt_template = "{{";
+  EXPECT_EQ(GetErrorDetails(Read("{\"text\":\"t\"}", info).status).reason, "BAD_TEMPLATE");
+}
+
+TEST(DatasetTest, KeepsTwentyRowErrorsAndCountsAll) {
+  std::string bytes;
+  for (int i = 0; i < 50; ++i) bytes += "{}\n";
+  Result result = Read(bytes + "{\"text\":\"t\"}\n");
+  EXPECT_EQ(result.info.skipped_row_count, 50);
+  EXPECT_EQ(result.info.row_errors.size(), 20u);
+}
+
+// Whatever the fields hold, quoting them and reading them back gives them again.
+TEST(DatasetTest, RandomFieldsSurviveCsv) {
+  std::mt19937 random(3);
+  const std::string alphabet[] = {",", "\"", "\n", "\r\n", "a", " ", "é", "\t"};
+  std::string bytes = "prompt,completion\n";
+  std::vector<std::string> prompts;
+  for (int row = 0; row < 500; ++row) {
+    std::string value;
+    for (uint32_t i = random() % 12; i > 0; --i) value += alphabet[random() % std::size(alphabet)];
+    prompts.push_back(value);
+    absl::StrAppend(&bytes, "\"", absl::StrReplaceAll(value, {{"\"", "\"\""}}), "\",c\n");
+  }
+  Result result = Read(bytes);
+  ASSERT_EQ(result.rows.size(), prompts.size());
+  for (size_t i = 0; i < prompts.size(); ++i) EXPECT_EQ(result.rows[i].columns.at("prompt"), prompts[i]) << i;
+}
+
+}  // namespace
+}  // namespace attune
