@@ -6,9 +6,11 @@
 #include <string>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
 #include "common/clock.h"
 #include "common/database.h"
 #include "server/adapters/model_info.h"
@@ -73,11 +75,17 @@ class ModelRegistry {
  private:
   ModelRegistry(std::string directory, Database* database, const Clock* clock, Options options)
       : directory_(std::move(directory)), database_(database), clock_(clock), options_(std::move(options)) {}
+  absl::Status Recover();
+  absl::StatusOr<ModelInfo> PublishAs(ModelInfo info, const std::string& staging_directory,
+                                      const std::string& request_id) ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::StatusOr<ModelInfo> Insert(ModelInfo info, const std::string& staging_directory, const std::string& request_id)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const std::string directory_;
   Database* const database_;
   const Clock* const clock_;
   const Options options_;
+  absl::Mutex mutex_;  // held while folders and rows appear or go, so that they do so together
 };
 
 }  // namespace attune
