@@ -1,0 +1,267 @@
+#include "server/rpc/convert_job.h"
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "common/error.h"
+#include "common/resource_name.h"
+#include "server/jobs/validate.h"
+#include "server/rpc/check.h"
+
+namespace attune {
+namespace {
+
+// Optional fields, both ways.
+#define ATTUNE_COPY_OPTIONAL(from, to, field) \
+  if ((from).has_##field()) (to).field = (from).field()
+#define ATTUNE_SET_OPTIONAL(from, to, field) \
+  if ((from).field) (to).set_##field(*(from).field)
+
+std::string Name(absl::string_view collection, absl::string_view id) {
+  return id.empty() ? std::string() : absl::StrCat(collection, "/", id);
+}
+
+Hyperparameters ToHyperparameters(const v1::Hyperparameters& in) {
+  Hyperparameters out;
+  out.epochs = in.epochs();
+  out.max_steps = in.max_steps();
+  out.batch_size = in.batch_size();
+  out.learning_rate = in.learning_rate();
+  out.learning_rate_multiplier = in.learning_rate_multiplier();
+  out.schedule = static_cast<LearningRateSchedule>(in.schedule());
+  ATTUNE_COPY_OPTIONAL(in, out, warmup_ratio);
+  ATTUNE_COPY_OPTIONAL(in, out, weight_decay);
+  ATTUNE_COPY_OPTIONAL(in, out, adam_beta1);
+  ATTUNE_COPY_OPTIONAL(in, out, adam_beta2);
+  ATTUNE_COPY_OPTIONAL(in, out, adam_epsilon);
+  ATTUNE_COPY_OPTIONAL(in, out, max_gradient_norm);
+  out.micro_batch_tokens = in.micro_batch_tokens();
+  out.evaluation_steps = in.evaluation_steps();
+  out.early_stopping_patience = in.early_stopping_patience();
+  ATTUNE_COPY_OPTIONAL(in, out, keep_best);
+  out.checkpoint_steps = in.checkpoint_steps();
+  out.max_checkpoints = in.max_checkpoints();
+  ATTUNE_COPY_OPTIONAL(in, out, seed);
+  out.precision = in.precision();
+  return out;
+}
+
+v1::Hyperparameters ToProto(const Hyperparameters& in) {
+  v1::Hyperparameters out;
+  out.set_epochs(in.epochs);
+  out.set_max_steps(in.max_steps);
+  out.set_batch_size(in.batch_size);
+  out.set_learning_rate(in.learning_rate);
+  out.set_learning_rate_multiplier(in.learning_rate_multiplier);
+  out.set_schedule(static_cast<v1::LearningRateSchedule>(in.schedule));
+  ATTUNE_SET_OPTIONAL(in, out, warmup_ratio);
+  ATTUNE_SET_OPTIONAL(in, out, weight_decay);
+  ATTUNE_SET_OPTIONAL(in, out, adam_beta1);
+  ATTUNE_SET_OPTIONAL(in, out, adam_beta2);
+  ATTUNE_SET_OPTIONAL(in, out, adam_epsilon);
+  ATTUNE_SET_OPTIONAL(in, out, max_gradient_norm);
+  out.set_micro_batch_tokens(in.micro_batch_tokens);
+  out.set_evaluation_steps(in.evaluation_steps);
+  out.set_early_stopping_patience(in.early_stopping_patience);
+  ATTUNE_SET_OPTIONAL(in, out, keep_best);
+  out.set_checkpoint_steps(in.checkpoint_steps);
+  out.set_max_checkpoints(in.max_checkpoints);
+  ATTUNE_SET_OPTIONAL(in, out, seed);
+  out.set_precision(in.precision);
+  return out;
+}
+
+absl::StatusOr<MethodSpec> ToMethod(const v1::TuningJob& job) {
+  switch (job.method_case()) {
+    case v1::TuningJob::kFull:
+      return FullSpec{};
+    case v1::TuningJob::kPartial: {
+      const auto& in = job.partial();
+      return PartialSpec{in.last_layers(), {in.parameter_patterns().begin(), in.parameter_patterns().end()},
+                         in.biases_and_norms()};
+    }
+    case v1::TuningJob::kLora: {
+      const auto& in = job.lora();
+      LoraSpec out;
+      out.rank = in.rank();
+      out.alpha = in.alpha();
+      ATTUNE_COPY_OPTIONAL(in, out, dropout);
+      for (int module : in.target_modules()) out.target_modules.push_back(static_cast<TargetModule>(module));
+      out.use_rslora = in.use_rslora();
+      return out;
+    }
+    case v1::TuningJob::kSoftPrompt: {
+      const auto& in = job.soft_prompt();
+      return SoftPromptSpec{in.num_virtual_tokens(), static_cast<SoftPromptSpec::Init>(in.init()), in.init_text()};
+    }
+    case v1::TuningJob::METHOD_NOT_SET:
+      break;
+  }
+  return InvalidField("tuning_job.method", "must be one of full, partial, lora and soft_prompt");
+}
+
+void SetMethod(const FullSpec&, v1::TuningJob* job) { job->mutable_full(); }
+
+void SetMethod(const PartialSpec& in, v1::TuningJob* job) {
+  auto* out = job->mutable_partial();
+  out->set_last_layers(in.last_layers);
+  for (const std::string& pattern : in.parameter_patterns) out->add_parameter_patterns(pattern);
+  out->set_biases_and_norms(in.biases_and_norms);
+}
+
+void SetMethod(const LoraSpec& in, v1::TuningJob* job) {
+  auto* out = job->mutable_lora();
+  out->set_rank(in.rank);
+  out->set_alpha(in.alpha);
+  ATTUNE_SET_OPTIONAL(in, *out, dropout);
+  for (TargetModule module : in.target_modules) out->add_target_modules(static_cast<v1::TargetModule>(module));
+  out->set_use_rslora(in.use_rslora);
+}
+
+void SetMethod(const SoftPromptSpec& in, v1::TuningJob* job) {
+  auto* out = job->mutable_soft_prompt();
+  out->set_num_virtual_tokens(in.num_virtual_tokens);
+  out->set_init(static_cast<v1::SoftPromptTuning::Init>(in.init));
+  out->set_init_text(in.init_text);
+}
+
+#undef ATTUNE_COPY_OPTIONAL
+#undef ATTUNE_SET_OPTIONAL
+
+v1::DataOptions ToProto(const DataOptions& in) {
+  v1::DataOptions out;
+  out.set_prompt_template(in.prompt_template);
+  out.set_completion_template(in.completion_template);
+  out.set_train_on_prompt(in.train_on_prompt);
+  out.set_max_sequence_tokens(in.max_sequence_tokens);
+  out.set_validation_fraction(in.validation_fraction);
+  return out;
+}
+
+v1::JobProgress ToProto(const JobProgress& in) {
+  v1::JobProgress out;
+  out.set_step(in.step);
+  out.set_total_steps(in.total_steps);
+  out.set_epoch(in.epoch);
+  out.set_train_loss(in.train_loss);
+  out.set_validation_loss(in.validation_loss);
+  out.set_best_validation_loss(in.best_validation_loss);
+  out.set_validation_token_accuracy(in.validation_token_accuracy);
+  out.set_trained_tokens(in.trained_tokens);
+  out.set_tokens_per_second(in.tokens_per_second);
+  out.set_learning_rate(in.learning_rate);
+  out.set_gradient_norm(in.gradient_norm);
+  out.set_eta_seconds(in.eta_seconds);
+  return out;
+}
+
+v1::DataReport ToProto(const DataReport& in) {
+  v1::DataReport out;
+  out.set_train_examples(in.train_examples);
+  out.set_validation_examples(in.validation_examples);
+  out.set_train_tokens(in.train_tokens);
+  out.set_train_loss_tokens(in.train_loss_tokens);
+  out.set_truncated_examples(in.truncated_examples);
+  out.set_dropped_examples(in.dropped_examples);
+  out.set_overlapping_examples(in.overlapping_examples);
+  return out;
+}
+
+}  // namespace
+
+absl::StatusOr<JobSpec> ToJobSpec(const v1::TuningJob& job, absl::string_view id) {
+  JobSpec spec;
+  spec.id = std::string(id);
+  spec.display_name = job.display_name();
+  ATTUNE_ASSIGN_OR_RETURN(spec.base_model, ParseName(kModels, job.base_model(), "tuning_job.base_model"));
+  ATTUNE_ASSIGN_OR_RETURN(spec.dataset, ParseName(kDatasets, job.dataset(), "tuning_job.dataset"));
+  if (!job.validation_dataset().empty()) {
+    ATTUNE_ASSIGN_OR_RETURN(spec.validation_dataset,
+                            ParseName(kDatasets, job.validation_dataset(), "tuning_job.validation_dataset"));
+  }
+  spec.tuned_model_id = std::string(absl::StripPrefix(job.tuned_model_id(), "models/"));
+  ATTUNE_ASSIGN_OR_RETURN(spec.method, ToMethod(job));
+  spec.hyperparameters = ToHyperparameters(job.hyperparameters());
+  spec.data = ToDataOptions(job.data());
+  spec.priority = job.priority();
+  spec.tenant = job.tenant();
+  spec.labels = ToMap(job.labels());
+  ATTUNE_RETURN_IF_ERROR(ValidateJobSpec(spec));
+  ATTUNE_RETURN_IF_ERROR(CheckDataOptions(job.data(), "tuning_job.data"));
+  return spec;
+}
+
+v1::TuningJob ToProto(const Job& job) {
+  const JobSpec& spec = job.spec;
+  v1::TuningJob out;
+  out.set_name(Name(kTuningJobs, spec.id));
+  out.set_display_name(spec.display_name);
+  out.set_base_model(Name(kModels, spec.base_model));
+  out.set_dataset(Name(kDatasets, spec.dataset));
+  out.set_validation_dataset(Name(kDatasets, spec.validation_dataset));
+  out.set_tuned_model_id(spec.tuned_model_id);
+  std::visit([&](const auto& method) { SetMethod(method, &out); }, spec.method);
+  *out.mutable_hyperparameters() = ToProto(spec.hyperparameters);
+  *out.mutable_data() = ToProto(spec.data);
+  out.set_priority(spec.priority);
+  out.set_tenant(spec.tenant);
+  out.mutable_labels()->insert(spec.labels.begin(), spec.labels.end());
+
+  out.set_state(static_cast<v1::TuningJob::State>(job.state));
+  out.set_state_reason(job.state_reason);
+  if (job.error) {
+    out.mutable_error()->set_reason(job.error->reason);
+    out.mutable_error()->set_message(job.error->message);
+  }
+  *out.mutable_progress() = ToProto(job.progress);
+  out.set_tuned_model(Name(kModels, job.tuned_model));
+  *out.mutable_create_time() = ToTimestamp(job.create_time);
+  if (job.start_time) *out.mutable_start_time() = ToTimestamp(*job.start_time);
+  if (job.end_time) *out.mutable_end_time() = ToTimestamp(*job.end_time);
+  out.set_etag(job.etag);
+  if (job.resolved_hyperparameters) {
+    *out.mutable_resolved_hyperparameters() = ToProto(*job.resolved_hyperparameters);
+  }
+  if (job.data_report) *out.mutable_data_report() = ToProto(*job.data_report);
+  out.set_training_seconds(job.training_seconds);
+  return out;
+}
+
+v1::Checkpoint ToProto(const Checkpoint& checkpoint, absl::string_view job_id) {
+  v1::Checkpoint out;
+  out.set_name(absl::StrCat(Name(kTuningJobs, job_id), "/checkpoints/", checkpoint.step));
+  out.set_step(checkpoint.step);
+  out.set_train_loss(checkpoint.train_loss);
+  out.set_validation_loss(checkpoint.validation_loss);
+  out.set_validation_token_accuracy(checkpoint.validation_token_accuracy);
+  out.set_size_bytes(checkpoint.size_bytes);
+  *out.mutable_create_time() = ToTimestamp(checkpoint.create_time);
+  out.set_best(checkpoint.best);
+  return out;
+}
+
+v1::JobEvent ToProto(const JobEvent& event, absl::string_view job_id) {
+  v1::JobEvent out;
+  out.set_sequence(event.sequence);
+  *out.mutable_time() = ToTimestamp(event.time);
+  out.set_type(static_cast<v1::JobEvent::Type>(event.type));
+  out.set_state(static_cast<v1::TuningJob::State>(event.state));
+  out.set_message(event.message);
+  if (event.progress) *out.mutable_progress() = ToProto(*event.progress);
+  if (event.checkpoint) *out.mutable_checkpoint() = ToProto(*event.checkpoint, job_id);
+  return out;
+}
+
+v1::EstimateTuningJobResponse ToProto(const JobManager::Estimate& in) {
+  v1::EstimateTuningJobResponse out;
+  out.set_total_steps(in.estimate.total_steps);
+  out.set_trainable_parameters(in.estimate.trainable_parameters);
+  out.set_peak_memory_bytes(in.estimate.peak_memory_bytes);
+  out.set_available_memory_bytes(in.available_memory_bytes);
+  out.set_duration_seconds(in.estimate.duration_seconds);
+  *out.mutable_data_report() = ToProto(in.estimate.data_report);
+  *out.mutable_resolved_hyperparameters() = ToProto(in.estimate.resolved_hyperparameters);
+  out.set_admissible(in.admissible);
+  return out;
+}
+
+}  // namespace attune

@@ -1,0 +1,288 @@
+#include "server/rpc/generation_service.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <set>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "common/error.h"
+#include "common/resource_name.h"
+#include "server/data/template.h"
+#include "server/data/text_encoder.h"
+#include "server/evaluation/evaluator.h"
+#include "server/rpc/check.h"
+#include "server/rpc/convert_generation.h"
+#include "server/rpc/prompt.h"
+#include "server/tokenizer/utf8.h"
+
+namespace attune {
+namespace {
+
+constexpr absl::string_view kService = "GenerationService";
+constexpr int kMostContinuations = 1000;
+constexpr absl::Duration kScorePoll = absl::Milliseconds(50);
+constexpr char kDefaultChoiceTemplate[] = " {{label}}";
+
+// Room that a template's prompt leaves when it has to be cut: what was asked for, but
+// at most a quarter of the length, since the answer's true length is not known.
+int64_t ReservedAnswerTokens(const v1::GenerateRequest& request, const ServedModel& model) {
+  int64_t limit = model.context_tokens();
+  if (model.info.max_sequence_tokens > 0) limit = std::min(limit, model.info.max_sequence_tokens);
+  const int64_t most = std::max<int64_t>(1, limit / 4);
+  return request.max_tokens() > 0 ? std::min<int64_t>(request.max_tokens(), most) : most;
+}
+
+absl::Status CheckChoices(const v1::ClassifyRequest& request) {
+  if (request.choices_size() < 2 || request.choices_size() > kMostContinuations) {
+    return InvalidField("choices", absl::StrCat("must be 2 to ", kMostContinuations));
+  }
+  std::set<std::string> seen;
+  for (int i = 0; i < request.choices_size(); ++i) {
+    if (request.choices(i).empty()) return InvalidField(absl::StrCat("choices[", i, "]"), "must not be empty");
+    if (!seen.insert(request.choices(i)).second) {
+      return InvalidField(absl::StrCat("choices[", i, "]"), "must be distinct from the others");
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<std::string>> RenderChoices(const v1::ClassifyRequest& request, const ServedModel& model) {
+  PromptTemplate choice = *PromptTemplate::Parse(kDefaultChoiceTemplate);
+  if (!request.choice_template().empty()) {
+    absl::StatusOr<PromptTemplate> given = PromptTemplate::Parse(request.choice_template());
+    if (!given.ok()) return InvalidField("choice_template", given.status().message(), "BAD_TEMPLATE");
+    if (given->variables().size() != 1) return InvalidField("choice_template", "must have exactly one variable");
+    choice = *std::move(given);
+  } else {
+    absl::StatusOr<PromptTemplate> tuned = PromptTemplate::Parse(model.info.completion_template);
+    if (tuned.ok() && tuned->variables().size() == 1) choice = *std::move(tuned);
+  }
+  std::vector<std::string> out;
+  for (const std::string& label : request.choices()) {
+    ATTUNE_ASSIGN_OR_RETURN(std::string text, choice.Render({{choice.variables()[0], label}}));
+    out.push_back(std::move(text));
+  }
+  return out;
+}
+
+int64_t Longest(const std::vector<std::vector<int32_t>>& sequences) {
+  size_t most = 0;
+  for (const auto& tokens : sequences) most = std::max(most, tokens.size());
+  return static_cast<int64_t>(most);
+}
+
+void FillChoices(const v1::ClassifyRequest& request, const ScoreResult& result, v1::ClassifyResponse* response) {
+  double most = -std::numeric_limits<double>::infinity();
+  for (const ScoredContinuation& scored : result.continuations) most = std::max(most, scored.logprob);
+  double sum = 0;
+  for (const ScoredContinuation& scored : result.continuations) sum += std::exp(scored.logprob - most);
+  std::vector<size_t> order(result.continuations.size());
+  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    return result.continuations[a].logprob > result.continuations[b].logprob;
+  });
+  for (size_t i : order) {
+    auto* choice = response->add_choices();
+    choice->set_label(request.choices(static_cast<int>(i)));
+    choice->set_logprob(result.continuations[i].logprob);
+    choice->set_probability(std::exp(result.continuations[i].logprob - most) / sum);
+  }
+  response->set_label(response->choices(0).label());
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<const ServedModel>> GenerationService::Acquire(Call& call, const std::string& name) {
+  ATTUNE_ASSIGN_OR_RETURN(std::string id, ParseName(kModels, name, "model"));
+  call.Note("model", name);
+  return deps_.models(id);
+}
+
+absl::Status GenerationService::RunGeneration(Call& call, const v1::GenerateRequest& request,
+                                              const PieceFunction& on_piece) {
+  ATTUNE_ASSIGN_OR_RETURN(GenerateParams params, ToGenerateParams(request));
+  ATTUNE_ASSIGN_OR_RETURN(params.model, Acquire(call, request.model()));
+  const ServedModel& model = *params.model;
+  ATTUNE_ASSIGN_OR_RETURN(params.prompt,
+                          PromptTokens(request.prompt(), model, ReservedAnswerTokens(request, model)));
+  const int64_t prompt_tokens = static_cast<int64_t>(params.prompt.size());
+  ATTUNE_RETURN_IF_ERROR(CheckFits(prompt_tokens, 1, model));
+  ATTUNE_ASSIGN_OR_RETURN(params.max_tokens, MaxTokens(request, prompt_tokens, model.context_tokens()));
+  params.deadline = call.deadline();
+
+  const std::shared_ptr<const ServedModel> pinned = params.model;
+  std::vector<AnswerBuilder> answers;
+  for (int i = 0; i < params.n; ++i) {
+    answers.emplace_back(pinned->tokenizer_view, std::vector<std::string>(request.stop().begin(), request.stop().end()),
+                         params.logprobs);
+  }
+  ATTUNE_ASSIGN_OR_RETURN(std::unique_ptr<Generation> generation, deps_.engine->Generate(std::move(params)));
+  CancelWatcher::Watch watch(
+      deps_.cancel_watcher, [&call] { return call.cancelled(); }, [&generation] { generation->Cancel(); });
+
+  // The request's last piece waits for the timings.
+  size_t unfinished = answers.size();
+  int last_index = 0;
+  std::string last_text;
+  GenerationUpdate update;
+  while (generation->Next(&update)) {
+    AnswerBuilder& answer = answers[update.index];
+    if (answer.finished()) continue;
+    std::string text = answer.Add(update);
+    if (answer.stop_found()) generation->StopAnswer(update.index);
+    if (answer.finished() && --unfinished == 0) {
+      last_index = update.index;
+      last_text = std::move(text);
+    } else if (!on_piece(update.index, std::move(text), answer, nullptr)) {
+      return call.CancelledStatus();
+    }
+    update = GenerationUpdate();
+  }
+  ATTUNE_RETURN_IF_ERROR(generation->status());
+  if (call.cancelled()) return call.CancelledStatus();
+  if (unfinished > 0) return absl::InternalError("The engine ended a request before its answers.");
+  int64_t made = 0;
+  for (const AnswerBuilder& answer : answers) made += static_cast<int64_t>(answer.token_ids().size());
+  const v1::Usage usage = ToUsage(CountedPromptTokens(prompt_tokens, *pinned), made, generation->timings());
+  if (!on_piece(last_index, std::move(last_text), answers[last_index], &usage)) return call.CancelledStatus();
+  return absl::OkStatus();
+}
+
+grpc::Status GenerationService::Generate(grpc::ServerContext* context, const v1::GenerateRequest* request,
+                                         v1::GenerateResponse* response) {
+  return ServeCall(context, deps_.metrics, kService, "Generate", [&](Call& call) {
+    for (int i = 0; i < std::clamp(request->n(), 1, 16); ++i) response->add_completions()->set_index(i);
+    response->set_model(request->model());
+    return RunGeneration(call, *request, [&](int index, std::string text, AnswerBuilder& answer, const auto* usage) {
+      v1::Completion* completion = response->mutable_completions(index);
+      completion->mutable_text()->append(text);
+      for (v1::TokenLogprob& logprob : answer.TakeLogprobs()) *completion->add_logprobs() = std::move(logprob);
+      if (answer.finished()) {
+        completion->set_finish_reason(ToProto(answer.finish()));
+        completion->mutable_token_ids()->Assign(answer.token_ids().begin(), answer.token_ids().end());
+      }
+      if (usage != nullptr) *response->mutable_usage() = *usage;
+      return true;
+    });
+  });
+}
+
+grpc::Status GenerationService::StreamGenerate(grpc::ServerContext* context, const v1::GenerateRequest* request,
+                                               grpc::ServerWriter<v1::StreamGenerateResponse>* writer) {
+  return ServeCall(context, deps_.metrics, kService, "StreamGenerate", [&](Call& call) {
+    return RunGeneration(call, *request, [&](int index, std::string text, AnswerBuilder& answer, const auto* usage) {
+      if (text.empty() && !answer.finished()) return true;
+      v1::StreamGenerateResponse piece;
+      piece.set_index(index);
+      piece.set_text(std::move(text));
+      if (answer.finished()) piece.set_finish_reason(ToProto(answer.finish()));
+      for (v1::TokenLogprob& logprob : answer.TakeLogprobs()) *piece.add_logprobs() = std::move(logprob);
+      if (usage != nullptr) *piece.mutable_usage() = *usage;
+      return writer->Write(piece);
+    });
+  });
+}
+
+absl::StatusOr<ScoreResult> GenerationService::ScoreFor(Call& call, ScoreParams params) {
+  struct Pending {
+    absl::Notification done;
+    absl::StatusOr<ScoreResult> result = absl::UnknownError("not yet");
+  };
+  params.deadline = call.deadline();
+  auto pending = std::make_shared<Pending>();
+  deps_.engine->ScoreAsync(std::move(params), [pending](absl::StatusOr<ScoreResult> result) {
+    pending->result = std::move(result);
+    pending->done.Notify();
+  });
+  while (!pending->done.WaitForNotificationWithTimeout(kScorePoll)) {
+    if (call.cancelled()) return call.CancelledStatus();
+  }
+  return std::move(pending->result);
+}
+
+absl::Status GenerationService::DoClassify(Call& call, const v1::ClassifyRequest& request,
+                                           v1::ClassifyResponse* response) {
+  ATTUNE_RETURN_IF_ERROR(CheckChoices(request));
+  ScoreParams params;
+  ATTUNE_ASSIGN_OR_RETURN(params.model, Acquire(call, request.model()));
+  const std::shared_ptr<const ServedModel> model = params.model;
+  ATTUNE_ASSIGN_OR_RETURN(std::vector<std::string> rendered, RenderChoices(request, *model));
+  params.continuations = ChoiceContinuations(model->tokenizer(), rendered);
+  const int64_t longest = Longest(params.continuations);
+  ATTUNE_ASSIGN_OR_RETURN(params.prompt, PromptTokens(request.prompt(), *model, longest));
+  const int64_t prompt_tokens = static_cast<int64_t>(params.prompt.size());
+  ATTUNE_RETURN_IF_ERROR(CheckFits(prompt_tokens, longest, *model));
+  ATTUNE_ASSIGN_OR_RETURN(ScoreResult result, ScoreFor(call, std::move(params)));
+  FillChoices(request, result, response);
+  *response->mutable_usage() = ToUsage(CountedPromptTokens(prompt_tokens, *model), 0, result.timings);
+  return absl::OkStatus();
+}
+
+grpc::Status GenerationService::Classify(grpc::ServerContext* context, const v1::ClassifyRequest* request,
+                                         v1::ClassifyResponse* response) {
+  return ServeCall(context, deps_.metrics, kService, "Classify",
+                   [&](Call& call) { return DoClassify(call, *request, response); });
+}
+
+absl::Status GenerationService::DoScore(Call& call, const v1::ScoreRequest& request, v1::ScoreResponse* response) {
+  if (request.continuations().empty() || request.continuations_size() > kMostContinuations) {
+    return InvalidField("continuations", absl::StrCat("must be 1 to ", kMostContinuations));
+  }
+  ScoreParams params;
+  ATTUNE_ASSIGN_OR_RETURN(params.model, Acquire(call, request.model()));
+  const std::shared_ptr<const ServedModel> model = params.model;
+  TextEncoder encoder(model->tokenizer_view);
+  for (int i = 0; i < request.continuations_size(); ++i) {
+    params.continuations.push_back(encoder.Continue(request.continuations(i), /*parse_special=*/true));
+    if (params.continuations.back().empty()) {
+      return InvalidField(absl::StrCat("continuations[", i, "]"), "must not be empty");
+    }
+  }
+  const int64_t longest = Longest(params.continuations);
+  ATTUNE_ASSIGN_OR_RETURN(params.prompt, PromptTokens(request.prompt(), *model, longest));
+  const int64_t prompt_tokens = static_cast<int64_t>(params.prompt.size());
+  ATTUNE_RETURN_IF_ERROR(CheckFits(prompt_tokens, longest, *model));
+  ATTUNE_ASSIGN_OR_RETURN(ScoreResult result, ScoreFor(call, std::move(params)));
+  for (const ScoredContinuation& scored : result.continuations) {
+    auto* score = response->add_scores();
+    score->set_logprob(scored.logprob);
+    score->set_is_greedy(scored.is_greedy);
+    for (const TokenInfo& token : scored.tokens) *score->add_tokens() = ToProto(token, model->tokenizer());
+  }
+  *response->mutable_usage() = ToUsage(CountedPromptTokens(prompt_tokens, *model), 0, result.timings);
+  return absl::OkStatus();
+}
+
+grpc::Status GenerationService::Score(grpc::ServerContext* context, const v1::ScoreRequest* request,
+                                      v1::ScoreResponse* response) {
+  return ServeCall(context, deps_.metrics, kService, "Score",
+                   [&](Call& call) { return DoScore(call, *request, response); });
+}
+
+grpc::Status GenerationService::Tokenize(grpc::ServerContext* context, const v1::TokenizeRequest* request,
+                                         v1::TokenizeResponse* response) {
+  return ServeCall(context, deps_.metrics, kService, "Tokenize", [&](Call& call) -> absl::Status {
+    ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model, Acquire(call, request->model()));
+    ATTUNE_ASSIGN_OR_RETURN(std::vector<int32_t> tokens, PromptTokens(request->prompt(), *model, 0));
+    for (int32_t token : tokens) {
+      response->add_token_ids(token);
+      response->add_pieces(ReplaceBrokenUtf8(model->tokenizer().TokenBytes(token)));
+    }
+    return absl::OkStatus();
+  });
+}
+
+grpc::Status GenerationService::Detokenize(grpc::ServerContext* context, const v1::DetokenizeRequest* request,
+                                           v1::DetokenizeResponse* response) {
+  return ServeCall(context, deps_.metrics, kService, "Detokenize", [&](Call& call) -> absl::Status {
+    ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model, Acquire(call, request->model()));
+    ATTUNE_RETURN_IF_ERROR(CheckTokenIds(request->token_ids(), model->tokenizer(), "token_ids"));
+    const std::vector<int32_t> ids(request->token_ids().begin(), request->token_ids().end());
+    response->set_text(model->tokenizer().Decode(ids, /*skip_special=*/false));
+    return absl::OkStatus();
+  });
+}
+
+}  // namespace attune

@@ -1,0 +1,63 @@
+#ifndef ATTUNE_SERVER_RPC_GENERATION_SERVICE_H_
+#define ATTUNE_SERVER_RPC_GENERATION_SERVICE_H_
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "attune/v1/generation_service.grpc.pb.h"
+#include "server/engine/engine.h"
+#include "server/metrics/metrics.h"
+#include "server/rpc/answer.h"
+#include "server/rpc/call.h"
+#include "server/rpc/cancel_watcher.h"
+#include "server/rpc/model_provider.h"
+
+namespace attune {
+
+// See proto/attune/v1/generation_service.proto. Thread-safe.
+class GenerationService final : public v1::GenerationService::Service {
+ public:
+  struct Deps {
+    ModelProvider models;
+    Engine* engine = nullptr;  // the pointers outlive the service
+    CancelWatcher* cancel_watcher = nullptr;
+    Metrics* metrics = nullptr;
+  };
+  explicit GenerationService(Deps deps) : deps_(std::move(deps)) {}
+
+  grpc::Status Generate(grpc::ServerContext* context, const v1::GenerateRequest* request,
+                        v1::GenerateResponse* response) override;
+  grpc::Status StreamGenerate(grpc::ServerContext* context, const v1::GenerateRequest* request,
+                              grpc::ServerWriter<v1::StreamGenerateResponse>* writer) override;
+  grpc::Status Classify(grpc::ServerContext* context, const v1::ClassifyRequest* request,
+                        v1::ClassifyResponse* response) override;
+  grpc::Status Score(grpc::ServerContext* context, const v1::ScoreRequest* request,
+                     v1::ScoreResponse* response) override;
+  grpc::Status Tokenize(grpc::ServerContext* context, const v1::TokenizeRequest* request,
+                        v1::TokenizeResponse* response) override;
+  grpc::Status Detokenize(grpc::ServerContext* context, const v1::DetokenizeRequest* request,
+                          v1::DetokenizeResponse* response) override;
+
+ private:
+  // New text of an answer. `usage` is set with the last piece of the request only.
+  // Returns false if nobody wants more.
+  using PieceFunction =
+      std::function<bool(int index, std::string text, AnswerBuilder& answer, const v1::Usage* usage)>;
+
+  absl::StatusOr<std::shared_ptr<const ServedModel>> Acquire(Call& call, const std::string& name);
+  // Runs a request to its end and hands out the text as it comes.
+  absl::Status RunGeneration(Call& call, const v1::GenerateRequest& request, const PieceFunction& on_piece);
+  // Engine::Score that gives up waiting when the caller has gone.
+  absl::StatusOr<ScoreResult> ScoreFor(Call& call, ScoreParams params);
+
+  absl::Status DoClassify(Call& call, const v1::ClassifyRequest& request, v1::ClassifyResponse* response);
+  absl::Status DoScore(Call& call, const v1::ScoreRequest& request, v1::ScoreResponse* response);
+
+  const Deps deps_;
+};
+
+}  // namespace attune
+
+#endif  // ATTUNE_SERVER_RPC_GENERATION_SERVICE_H_
