@@ -65,6 +65,8 @@ void BuildApp(CLI::App* app, Context* context) {
   app->add_option("--timeout", context->timeout,
                   "Longest time for a call, e.g. 30, 30s, 5m (default: 60s, 1h for long operations)")
       ->envname("ATTUNE_TIMEOUT");
+  // Subcommands copy the footer that is set when they are added.
+  app->footer("The options of attune itself (--server, --json, --timeout) go anywhere; see attune --help.\n");
   AddModelCommands(app, context);
   AddDatasetCommands(app, context);
   AddTuneCommand(app, context);

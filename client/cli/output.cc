@@ -108,7 +108,7 @@ void Table::Add(std::vector<std::string> row) {
     cell = Printable(cell);
     std::replace(cell.begin(), cell.end(), '\n', ' ');
     std::replace(cell.begin(), cell.end(), '\t', ' ');
-    if (cell.empty()) cell = "-";
+    if (cell.empty()) cell.assign(1, '-');
   }
   rows_.push_back(std::move(row));
 }

@@ -47,18 +47,18 @@ absl::StatusOr<v1::Prompt> PromptArgs::Build(Context* context) const {
 }
 
 void SamplingArgs::AddTo(CLI::App* command) {
-  CLI::App* group = command->add_option_group("Sampling", "Unset options take the model's defaults");
-  group->add_option("--max-tokens", max_tokens, "Most tokens to make (default: 256)");
-  group->add_option("--temperature", temperature, "0 is greedy, up to 10 (default: the model's, else 0)");
-  group->add_option("--top-p", top_p, "Only the likeliest tokens that sum to this (default: 1)");
-  group->add_option("--top-k", top_k, "Only the K likeliest tokens; 0: all (default: 0)");
-  group->add_option("--min-p", min_p, "Only tokens at least so likely relative to the likeliest (default: 0)");
-  group->add_option("--repetition-penalty", repetition_penalty, "Above 1 makes tokens seen less likely (default: 1)");
-  group->add_option("--frequency-penalty", frequency_penalty, "Subtracted per occurrence, -2 to 2 (default: 0)");
-  group->add_option("--presence-penalty", presence_penalty, "Subtracted if it occurs, -2 to 2 (default: 0)");
-  group->add_option("--seed", seed, "Same seed, same text (default: random)");
-  AddRepeated(group, "--stop", stop, "End before this text; understands \\n; may be repeated");
-  group->add_flag("--ignore-eos", ignore_eos, "Do not stop at the end token");
+  command->option_defaults()->group("Sampling (unset options take the model's defaults)");
+  command->add_option("--max-tokens", max_tokens, "Most tokens to make (default: 256)");
+  command->add_option("--temperature", temperature, "0 is greedy, up to 10 (default: the model's, else 0)");
+  command->add_option("--top-p", top_p, "Only the likeliest tokens that sum to this (default: 1)");
+  command->add_option("--top-k", top_k, "Only the K likeliest tokens; 0: all (default: 0)");
+  command->add_option("--min-p", min_p, "Only tokens at least so likely relative to the likeliest (default: 0)");
+  command->add_option("--repetition-penalty", repetition_penalty, "Above 1 makes tokens seen less likely (default: 1)");
+  command->add_option("--frequency-penalty", frequency_penalty, "Subtracted per occurrence, -2 to 2 (default: 0)");
+  command->add_option("--presence-penalty", presence_penalty, "Subtracted if it occurs, -2 to 2 (default: 0)");
+  command->add_option("--seed", seed, "Same seed, same text (default: random)");
+  AddRepeated(command, "--stop", stop, "End before this text; understands \\n; may be repeated");
+  command->add_flag("--ignore-eos", ignore_eos, "Do not stop at the end token");
 }
 
 void SamplingArgs::Fill(v1::GenerateRequest* request) const {

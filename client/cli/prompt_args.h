@@ -36,6 +36,7 @@ struct SamplingArgs {
   std::vector<std::string> stop;
   bool ignore_eos = false;
 
+  // Call last: options added to `command` afterwards would be listed as sampling options.
   void AddTo(CLI::App* command);
   void Fill(v1::GenerateRequest* request) const;
 };

@@ -84,39 +84,40 @@ void AddMethodOptions(CLI::App* command, TuneArgs* args) {
 }
 
 void AddTrainingOptions(CLI::App* command, TuneArgs* args) {
-  CLI::App* group = command->add_option_group("Training", "Unset options take the method's proven default");
-  group->add_option("--epochs", args->epochs, "Passes over the data; fractions allowed");
-  group->add_option("--max-steps", args->max_steps, "Optimizer steps in all; overrides --epochs");
-  group->add_option("--batch-size", args->batch_size, "Examples per optimizer step, 1 to 4096");
-  group->add_option("--learning-rate", args->learning_rate, "Peak learning rate");
-  group->add_option("--learning-rate-multiplier", args->learning_rate_multiplier, "Multiplies the default rate");
-  group->add_option("--schedule", args->schedule, "cosine, linear or constant (default: cosine)")
+  // Options added from here on are listed under this heading.
+  command->option_defaults()->group("Training (unset options take the method's proven default)");
+  command->add_option("--epochs", args->epochs, "Passes over the data; fractions allowed");
+  command->add_option("--max-steps", args->max_steps, "Optimizer steps in all; overrides --epochs");
+  command->add_option("--batch-size", args->batch_size, "Examples per optimizer step, 1 to 4096");
+  command->add_option("--learning-rate", args->learning_rate, "Peak learning rate");
+  command->add_option("--learning-rate-multiplier", args->learning_rate_multiplier, "Multiplies the default rate");
+  command->add_option("--schedule", args->schedule, "cosine, linear or constant (default: cosine)")
       ->check(CLI::IsMember({"cosine", "linear", "constant"}));
-  group->add_option("--warmup-ratio", args->warmup_ratio, "Share of the steps that warm up (default: 0.05)");
-  group->add_option("--weight-decay", args->weight_decay, "AdamW's weight decay (default: 0 for adapters, 0.01 else)");
-  group->add_option("--max-grad-norm", args->max_grad_norm, "Clip the gradient's norm; 0: do not (default: 1)");
-  group->add_option("--adam-beta1", args->adam_beta1, "AdamW's first moment decay (default: 0.9)");
-  group->add_option("--adam-beta2", args->adam_beta2, "AdamW's second moment decay (default: 0.999)");
-  group->add_option("--adam-epsilon", args->adam_epsilon, "AdamW's epsilon (default: 1e-8)");
-  group->add_option("--micro-batch-tokens", args->micro_batch_tokens, "Tokens per forward and backward pass");
-  group->add_option("--eval-steps", args->eval_steps, "Evaluate every N steps; negative: only at the end");
-  group->add_option("--patience", args->patience, "Stop after N evaluations without a better loss (default: never)");
-  group->add_flag("--no-keep-best", args->no_keep_best, "Publish the last weights, not those of the best evaluation");
-  group->add_option("--checkpoint-steps", args->checkpoint_steps, "Save a checkpoint every N steps");
-  group->add_option("--max-checkpoints", args->max_checkpoints, "Checkpoints to keep (default: 2)");
-  group->add_option("--seed", args->seed, "Start values, data order and dropout come from it (default: 42)");
-  group->add_option("--precision", args->precision, "auto, float32 or bfloat16 (default: auto)")
+  command->add_option("--warmup-ratio", args->warmup_ratio, "Share of the steps that warm up (default: 0.05)");
+  command->add_option("--weight-decay", args->weight_decay, "AdamW's weight decay (default: 0 for adapters, 0.01 else)");
+  command->add_option("--max-grad-norm", args->max_grad_norm, "Clip the gradient's norm; 0: do not (default: 1)");
+  command->add_option("--adam-beta1", args->adam_beta1, "AdamW's first moment decay (default: 0.9)");
+  command->add_option("--adam-beta2", args->adam_beta2, "AdamW's second moment decay (default: 0.999)");
+  command->add_option("--adam-epsilon", args->adam_epsilon, "AdamW's epsilon (default: 1e-8)");
+  command->add_option("--micro-batch-tokens", args->micro_batch_tokens, "Tokens per forward and backward pass");
+  command->add_option("--eval-steps", args->eval_steps, "Evaluate every N steps; negative: only at the end");
+  command->add_option("--patience", args->patience, "Stop after N evaluations without a better loss (default: never)");
+  command->add_flag("--no-keep-best", args->no_keep_best, "Publish the last weights, not those of the best evaluation");
+  command->add_option("--checkpoint-steps", args->checkpoint_steps, "Save a checkpoint every N steps");
+  command->add_option("--max-checkpoints", args->max_checkpoints, "Checkpoints to keep (default: 2)");
+  command->add_option("--seed", args->seed, "Start values, data order and dropout come from it (default: 42)");
+  command->add_option("--precision", args->precision, "auto, float32 or bfloat16 (default: auto)")
       ->check(CLI::IsMember({"auto", "float32", "bfloat16"}));
 }
 
 void AddDataOptions(CLI::App* command, TuneArgs* args) {
-  CLI::App* group = command->add_option_group("Data", "How rows become training text");
-  group->add_option("--template", args->prompt_template, "Prompt template (default: the dataset's); \\n, \\t, @FILE");
-  group->add_option("--completion-template", args->completion_template, "Answer template (default: the dataset's)");
-  group->add_option("--max-tokens", args->max_tokens, "Longest example in tokens; prompts are cut, never answers");
-  group->add_option("--validation-fraction", args->validation_fraction,
+  command->option_defaults()->group("Data: how rows become training text");
+  command->add_option("--template", args->prompt_template, "Prompt template (default: the dataset's); \\n, \\t, @FILE");
+  command->add_option("--completion-template", args->completion_template, "Answer template (default: the dataset's)");
+  command->add_option("--max-tokens", args->max_tokens, "Longest example in tokens; prompts are cut, never answers");
+  command->add_option("--validation-fraction", args->validation_fraction,
                     "Share of the rows held out, 0 to 0.5; negative: none (default: 0.1)");
-  group->add_flag("--train-on-prompt", args->train_on_prompt, "Also learn to produce the prompt");
+  command->add_flag("--train-on-prompt", args->train_on_prompt, "Also learn to produce the prompt");
 }
 
 absl::Status SetLora(const TuneArgs& args, v1::LoraTuning* lora) {
