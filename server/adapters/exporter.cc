@@ -1,0 +1,187 @@
+#include "server/adapters/exporter.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <memory>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "common/error.h"
+#include "common/file.h"
+#include "common/resource_name.h"
+#include "nlohmann/json.hpp"
+#include "server/adapters/adapter.h"
+#include "server/adapters/copy_file.h"
+#include "server/adapters/model_card.h"
+#include "server/adapters/residency.h"
+#include "server/adapters/tokenizer_files.h"
+#include "server/model/base_model.h"
+#include "server/model/torch_target.h"
+
+namespace attune {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr char kAdapterConfig[] = "/adapter_config.json";
+
+absl::Status CannotExport(absl::string_view message) {
+  return MakeError(absl::StatusCode::kFailedPrecondition, "EXPORT_UNSUPPORTED", message);
+}
+
+absl::Status ExportExists(const std::string& destination) {
+  return MakeError(absl::StatusCode::kAlreadyExists, "EXPORT_EXISTS",
+                   absl::StrCat("'", destination, "' is there already; name another destination."));
+}
+
+bool IsAdapter(ModelKind kind) { return kind == ModelKind::kLora || kind == ModelKind::kSoftPrompt; }
+
+absl::StatusOr<ExportFormat> ChooseFormat(const ModelInfo& info, ExportFormat format) {
+  if (format == ExportFormat::kDefault) format = IsAdapter(info.kind) ? ExportFormat::kPeft : ExportFormat::kSafetensors;
+  if (format == ExportFormat::kPeft && !IsAdapter(info.kind)) {
+    return CannotExport("Only adapters go into PEFT's format; this model has weights of its own.");
+  }
+  if (format == ExportFormat::kSafetensors && info.kind == ModelKind::kSoftPrompt) {
+    return CannotExport("A soft prompt cannot be merged into weights; export it in PEFT's format.");
+  }
+  return format;
+}
+
+// The folder to make. Its parent is there and, links resolved, below the root.
+absl::StatusOr<fs::path> PrepareDestination(const std::string& root, const std::string& destination) {
+  if (root.empty()) {
+    return MakeError(absl::StatusCode::kFailedPrecondition, "EXPORTS_DISABLED",
+                     "The server has no export root, so it exports nothing; start it with one.");
+  }
+  for (absl::string_view part : absl::StrSplit(destination, '/')) {
+    if (part.empty() || part[0] == '.' || absl::StrContains(part, absl::string_view("\0", 1))) {
+      return InvalidField("destination", "must be a relative path whose parts are not empty and begin with no point");
+    }
+  }
+  ATTUNE_RETURN_IF_ERROR(MakeDirectories(root));
+  std::error_code error;
+  const fs::path real_root = fs::canonical(root, error);
+  if (error) return ErrnoStatus(error.value(), absl::StrCat("opening ", root));
+  const fs::path path = real_root / destination;
+  if (fs::weakly_canonical(path, error) != path || error) {
+    return InvalidField("destination", "must not lead through symbolic links");
+  }
+  if (fs::exists(fs::symlink_status(path, error))) return ExportExists(destination);
+  ATTUNE_RETURN_IF_ERROR(MakeDirectories(path.parent_path().string()));
+  return path;
+}
+
+absl::Status WritePeft(const ModelRegistry& registry, const ModelInfo& info, const std::string& to) {
+  const std::string from = registry.Directory(info.id);
+  ATTUNE_ASSIGN_OR_RETURN(std::string text, ReadFile(from + kAdapterConfig));
+  nlohmann::ordered_json json = nlohmann::ordered_json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object()) return MakeError(absl::StatusCode::kDataLoss, "MODEL_DAMAGED", "adapter_config.json is damaged");
+  const auto name = json.find("base_model_name_or_path");
+  if (name == json.end() || !name->is_string() || name->empty()) json["base_model_name_or_path"] = info.base_model;
+  ATTUNE_RETURN_IF_ERROR(WriteFileDurably(to + kAdapterConfig, json.dump(2) + "\n"));
+  return CopyFile(from + "/adapter_model.safetensors", to + "/adapter_model.safetensors");
+}
+
+// The weights with a LoRA worked into them, on the CPU.
+DecoderWeights Merge(const ModelConfig& config, const DecoderWeights& weights, const LoraAdapter& lora) {
+  DecoderWeights merged = weights;
+  for (int64_t i = 0; i < config.layers; ++i) {
+    for (int p = 0; p < kProjections; ++p) {
+      const LoraModule& module = lora.layers[i][p];
+      if (!module.defined()) continue;
+      const ProjectionSlice slice = SliceOf(config, static_cast<Projection>(p));
+      at::Tensor& linear = merged.layers[i].linear[static_cast<int>(slice.linear)];
+      const bool shared = linear.is_same(weights.layers[i].linear[static_cast<int>(slice.linear)]);
+      if (shared) linear = linear.to(at::kCPU, linear.scalar_type(), /*non_blocking=*/false, /*copy=*/true);
+      at::Tensor rows = linear.narrow(0, slice.row, slice.rows);
+      const at::Tensor delta =
+          at::matmul(module.b_OR.to(at::kCPU, at::kFloat), module.a_RI.to(at::kCPU, at::kFloat)).mul_(module.scale);
+      rows.copy_(rows.to(at::kFloat).add(delta));
+    }
+  }
+  return merged;
+}
+
+// Config and weights of a model that is in memory.
+absl::Status WriteServed(const ServedModel& served, const std::string& to) {
+  const BaseModel& base = *served.base;
+  if (!served.adapter) return SaveWeights(to, base.config, base.weights, *base.tokenizer);
+  DecoderWeights merged;
+  ATTUNE_RETURN_IF_ERROR(CatchTorch([&]() -> absl::Status {
+    at::NoGradGuard no_grad;
+    merged = Merge(base.config, base.weights, *served.adapter->lora);
+    return absl::OkStatus();
+  }));
+  return SaveWeights(to, base.config, merged, *base.tokenizer);
+}
+
+absl::Status CopyWeights(const std::string& from, const std::string& to) {
+  std::error_code error;
+  for (fs::directory_iterator it(from, error), end; !error && it != end; it.increment(error)) {
+    const std::string name = it->path().filename().string();
+    const bool weights = absl::EndsWith(name, ".safetensors") || absl::EndsWith(name, ".safetensors.index.json");
+    if (weights || name == "config.json") ATTUNE_RETURN_IF_ERROR(CopyFile(it->path().string(), absl::StrCat(to, "/", name)));
+  }
+  return error ? ErrnoStatus(error.value(), absl::StrCat("listing ", from)) : absl::OkStatus();
+}
+
+absl::Status WriteSafetensorsModel(const ModelRegistry& registry, Residency* residency, const ModelInfo& info,
+                                   const std::string& to) {
+  ModelInfo root = info;  // the imported model, which has the tokenizer
+  while (root.kind != ModelKind::kBase) {
+    ATTUNE_ASSIGN_OR_RETURN(root, registry.Get(root.base_model));
+  }
+  const std::string from = registry.Directory(info.id);
+  std::error_code error;
+  if (fs::exists(from + "/config.json", error)) {
+    ATTUNE_RETURN_IF_ERROR(CopyWeights(from, to));
+  } else {
+    ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> served, residency->Acquire(info.id));
+    ATTUNE_RETURN_IF_ERROR(WriteServed(*served, to));
+  }
+  return WriteTokenizerFiles(registry.Directory(root.id), to);
+}
+
+ExportResult Describe(const fs::path& path) {
+  ExportResult result;
+  result.path = path.string();
+  std::error_code error;
+  for (fs::recursive_directory_iterator it(path, error), end; !error && it != end; it.increment(error)) {
+    if (it->is_regular_file(error)) result.files.push_back(fs::relative(it->path(), path, error).string());
+  }
+  std::sort(result.files.begin(), result.files.end());
+  result.size_bytes = SizeOnDisk(result.path);
+  return result;
+}
+
+absl::Status WriteAll(const ModelRegistry& registry, Residency* residency, const ModelInfo& info, ExportFormat format,
+                      const std::string& to) {
+  const bool peft = format == ExportFormat::kPeft;
+  ATTUNE_RETURN_IF_ERROR(peft ? WritePeft(registry, info, to) : WriteSafetensorsModel(registry, residency, info, to));
+  return WriteFileDurably(to + "/README.md", ModelCard(info, peft));
+}
+
+}  // namespace
+
+absl::StatusOr<ExportResult> ExportModel(const ModelRegistry& registry, Residency* residency, const std::string& id,
+                                         ExportFormat format, const std::string& destination) {
+  ATTUNE_ASSIGN_OR_RETURN(ModelInfo info, registry.Get(id));
+  ATTUNE_ASSIGN_OR_RETURN(format, ChooseFormat(info, format));
+  const std::string relative = destination.empty() ? id : destination;
+  ATTUNE_ASSIGN_OR_RETURN(fs::path path, PrepareDestination(registry.export_root(), relative));
+  // Hidden, so that no destination meets it; beside the final folder, so that it can be renamed.
+  const std::string staging = (path.parent_path() / absl::StrCat(".", RandomId("export"))).string();
+  ATTUNE_RETURN_IF_ERROR(MakeDirectories(staging));
+  absl::Status status = WriteAll(registry, residency, info, format, staging);
+  if (status.ok()) status = PublishDirectory(staging, path.string());
+  if (status.ok()) return Describe(path);
+  RemoveAll(staging).IgnoreError();
+  return absl::IsAlreadyExists(status) ? ExportExists(relative) : status;
+}
+
+}  // namespace attune

@@ -1,0 +1,162 @@
+#include "server/adapters/residency.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/error.h"
+#include "common/log.h"
+#include "common/resource_name.h"
+#include "server/adapters/adapter.h"
+#include "server/adapters/formats/peft.h"
+#include "server/model/base_model.h"
+#include "server/model/compute_target.h"
+
+namespace attune {
+namespace {
+
+// Chains of models that were tuned from each other end here: a longer one is a cycle in a damaged database.
+constexpr int kMaxChain = 64;
+
+bool HasOwnWeights(ModelKind kind) { return kind == ModelKind::kBase || kind == ModelKind::kFullWeights; }
+
+// Where a model's tokenizer is: with the imported model at the end of its chain.
+absl::StatusOr<std::string> TokenizerDirectory(const ModelRegistry& registry, ModelInfo info) {
+  for (int i = 0; i < kMaxChain && info.kind != ModelKind::kBase; ++i) {
+    ATTUNE_ASSIGN_OR_RETURN(info, registry.Get(info.base_model));
+  }
+  return registry.Directory(info.id);
+}
+
+std::shared_ptr<ServedModel> MakeServed(const ModelInfo& info, std::shared_ptr<const BaseModel> base,
+                                        std::shared_ptr<const Adapter> adapter) {
+  auto served = std::make_shared<ServedModel>();
+  served->info = info;
+  served->tokenizer_view = base->tokenizer.get();
+  served->chat_view = base->chat_template.get();
+  served->context = base->config.context - (adapter ? adapter->virtual_tokens() : 0);
+  served->base = std::move(base);
+  served->adapter = std::move(adapter);
+  return served;
+}
+
+}  // namespace
+
+// All fields are guarded by Residency::mutex_.
+struct Residency::Entry {
+  bool loaded = false;  // or failed
+  absl::Status failure;
+  std::shared_ptr<const ServedModel> model;
+  uint64_t last_use = 0;
+
+  int64_t bytes() const {
+    if (!model) return 0;
+    return model->adapter ? model->adapter->bytes : model->base->bytes;
+  }
+  bool is_adapter() const { return model && model->adapter; }
+};
+
+Residency::Residency(const ModelRegistry* registry, const ComputeTarget& target, int64_t adapter_bytes)
+    : registry_(registry), target_(std::make_unique<ComputeTarget>(target)), adapter_bytes_(adapter_bytes) {}
+
+Residency::~Residency() = default;
+
+absl::StatusOr<std::shared_ptr<const ServedModel>> Residency::Acquire(absl::string_view id) {
+  std::shared_ptr<Entry> entry;
+  {
+    absl::MutexLock lock(&mutex_);
+    auto it = entries_.find(id);
+    if (it != entries_.end()) {
+      entry = it->second;
+      mutex_.Await(absl::Condition(&entry->loaded));
+      if (!entry->model) return entry->failure;
+      entry->last_use = ++clock_;
+      return entry->model;
+    }
+    entry = std::make_shared<Entry>();
+    entries_.emplace(std::string(id), entry);
+  }
+  absl::StatusOr<ModelInfo> info = registry_->Get(id);
+  absl::StatusOr<std::shared_ptr<const ServedModel>> model = info.ok() ? Load(*info) : info.status();
+
+  absl::MutexLock lock(&mutex_);
+  entry->loaded = true;
+  entry->last_use = ++clock_;
+  if (model.ok()) {
+    entry->model = *model;
+    EvictAdapters();
+    return model;
+  }
+  entry->failure = model.status();
+  // Drop may have been here, and somebody else have begun anew.
+  auto it = entries_.find(id);
+  if (it != entries_.end() && it->second == entry) entries_.erase(it);
+  return model;
+}
+
+absl::StatusOr<std::shared_ptr<const ServedModel>> Residency::Load(const ModelInfo& info) {
+  const absl::Time start = absl::Now();
+  const std::string directory = registry_->Directory(info.id);
+  std::shared_ptr<ServedModel> served;
+  if (HasOwnWeights(info.kind)) {
+    ATTUNE_ASSIGN_OR_RETURN(std::string tokenizer_directory, TokenizerDirectory(*registry_, info));
+    ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const BaseModel> base,
+                            LoadBaseModel(directory, tokenizer_directory, *target_));
+    served = MakeServed(info, std::move(base), nullptr);
+  } else {
+    ATTUNE_ASSIGN_OR_RETURN(ModelInfo base_info, registry_->Get(info.base_model));
+    if (!HasOwnWeights(base_info.kind)) {
+      return MakeError(absl::StatusCode::kFailedPrecondition, "ADAPTER_ON_ADAPTER",
+                       absl::StrCat("'", info.id, "' is an adapter over '", base_info.id, "', which is one too."));
+    }
+    ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> base, Acquire(info.base_model));
+    ATTUNE_ASSIGN_OR_RETURN(std::unique_ptr<Adapter> adapter, LoadPeft(directory, base->base->config, *target_));
+    served = MakeServed(info, base->base, std::move(adapter));
+  }
+  {
+    absl::MutexLock lock(&mutex_);
+    served->uid = next_uid_++;
+  }
+  LogInfo("model.loaded", {{"model", absl::StrCat(kModels, "/", info.id)},
+                           {"seconds", absl::StrCat(absl::ToDoubleSeconds(absl::Now() - start))}});
+  return std::shared_ptr<const ServedModel>(std::move(served));
+}
+
+void Residency::Drop(absl::string_view id) {
+  absl::MutexLock lock(&mutex_);
+  auto it = entries_.find(id);
+  if (it != entries_.end()) entries_.erase(it);
+}
+
+// Adapters that somebody holds stay: to forget them would free nothing, and load them twice.
+void Residency::EvictAdapters() {
+  for (;;) {
+    int64_t bytes = 0;
+    auto oldest = entries_.end();
+    for (auto it = entries_.begin(); it != entries_.end(); ++it) {
+      const Entry& entry = *it->second;
+      if (!entry.is_adapter()) continue;
+      bytes += entry.bytes();
+      const bool idle = entry.model.use_count() == 1 && entry.last_use != clock_;
+      if (idle && (oldest == entries_.end() || entry.last_use < oldest->second->last_use)) oldest = it;
+    }
+    if (bytes <= adapter_bytes_ || oldest == entries_.end()) return;
+    LogInfo("model.evicted", {{"model", absl::StrCat(kModels, "/", oldest->first)}});
+    entries_.erase(oldest);
+  }
+}
+
+int64_t Residency::resident_adapters() const {
+  absl::MutexLock lock(&mutex_);
+  int64_t adapters = 0;
+  for (const auto& [id, entry] : entries_) adapters += entry->is_adapter() ? 1 : 0;
+  return adapters;
+}
+
+int64_t Residency::resident_bytes() const {
+  absl::MutexLock lock(&mutex_);
+  int64_t bytes = 0;
+  for (const auto& [id, entry] : entries_) bytes += entry->bytes();
+  return bytes;
+}
+
+}  // namespace attune
