@@ -32,6 +32,18 @@ absl::Status UnsafeContent() {
                    "tell where in its output that message is.");
 }
 
+bool HasSystem(const Turns& turns) { return !turns.empty() && turns[0].role == "system"; }
+
+// Where a conversation may begin when its oldest turns are left out: templates refuse
+// one that the assistant begins, and the last turn stays in any case.
+std::vector<size_t> LaterStarts(const Turns& turns) {
+  std::vector<size_t> starts;
+  for (size_t i = HasSystem(turns) ? 2 : 1; i < turns.size(); ++i) {
+    if (!IsAssistant(turns[i]) || i + 1 == turns.size()) starts.push_back(i);
+  }
+  return starts;
+}
+
 // Stands for turn `index` in a rendering; white space around it, which a template
 // may strip, is no part of it.
 std::string Placeholder(size_t index) { return absl::StrCat("\x02turn", index, "\x03"); }
@@ -164,23 +176,33 @@ absl::StatusOr<EncodedChat> ChatEncoder::Answer(const Turns& turns) const {
 
 absl::StatusOr<EncodedChat> ChatEncoder::PromptWithin(Turns turns, int64_t room) const {
   ATTUNE_ASSIGN_OR_RETURN(EncodedChat encoded, Prompt(turns));
-  bool cut = false;
-  size_t oldest = !turns.empty() && turns[0].role == "system" ? 1 : 0;
-  while (static_cast<int64_t>(encoded.tokens.size()) > room && turns.size() > oldest + 1) {
-    int64_t excess = static_cast<int64_t>(encoded.tokens.size()) - room;
-    // Goes on to the next turn of the user's: templates refuse a conversation that the assistant begins.
-    do {
-      excess -= static_cast<int64_t>(encoder_.Begin(turns[oldest].content, false).size());
-      turns.erase(turns.begin() + static_cast<int64_t>(oldest));
-    } while (turns.size() > oldest + 1 && (excess > 0 || IsAssistant(turns[oldest])));
+  auto fits = [room](const EncodedChat& chat) { return static_cast<int64_t>(chat.tokens.size()) <= room; };
+  if (fits(encoded)) return encoded;
+
+  const std::vector<size_t> starts = LaterStarts(turns);
+  auto from = [&](size_t start) {
+    Turns kept(turns.begin(), turns.begin() + (HasSystem(turns) ? 1 : 0));
+    kept.insert(kept.end(), turns.begin() + static_cast<int64_t>(start), turns.end());
+    return kept;
+  };
+  // The earliest start that fits; the last one if none does.
+  size_t low = 0, high = starts.size();
+  while (low < high) {
+    size_t middle = low + (high - low) / 2;
+    ATTUNE_ASSIGN_OR_RETURN(EncodedChat shorter, Prompt(from(starts[middle])));
+    if (fits(shorter)) {
+      encoded = std::move(shorter);
+      high = middle;
+    } else {
+      low = middle + 1;
+    }
+  }
+  if (!fits(encoded)) {
+    if (!starts.empty()) turns = from(starts.back());
     ATTUNE_ASSIGN_OR_RETURN(encoded, Prompt(turns));
-    cut = true;
-  }
-  if (static_cast<int64_t>(encoded.tokens.size()) > room) {
     ATTUNE_ASSIGN_OR_RETURN(encoded, CutContents(std::move(turns), std::move(encoded), room));
-    cut = true;
   }
-  encoded.truncated = cut;
+  encoded.truncated = true;
   return encoded;
 }
 
