@@ -35,7 +35,7 @@ const std::map<std::string, std::set<std::string>>& Allowed() {
       {"server/adapters", {"server/model", "server/model/weights", "server/model/kernels", "server/tokenizer",
                            "server/data", "server/device"}},
       {"server/tuning/methods", {"server/adapters", "server/model", "server/model/weights", "server/model/kernels",
-                                 "server/tokenizer", "server/data"}},
+                                 "server/tokenizer", "server/data", "server/jobs"}},
       {"server/tuning", {"server/tuning/methods", "server/adapters", "server/model", "server/model/weights",
                          "server/model/kernels", "server/tokenizer", "server/data", "server/device", "server/jobs"}},
       {"server/engine", {"server/engine/core", "server/adapters", "server/model", "server/model/weights",
