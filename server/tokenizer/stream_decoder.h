@@ -18,7 +18,7 @@ class StreamDecoder {
   StreamDecoder(const Tokenizer* tokenizer, std::vector<std::string> stop);
 
   // Adds a token and returns the text that can be shown now (maybe empty: a
-  // character or a possible stop string is not complete).
+  // character or a possible stop string is not complete). Special tokens have no text.
   std::string Add(int32_t token);
 
   // Whether a stop string was found; text after it is dropped.

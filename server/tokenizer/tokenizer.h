@@ -39,6 +39,9 @@ class Tokenizer {
   int32_t eos_id() const { return eos_id_; }
   int32_t unk_id() const { return unk_id_; }
   int32_t pad_id() const { return pad_id_; }
+  // Every token that ends an answer: eos_id first, then others that the model's
+  // files name (such as Llama 3's "<|eot_id|>"). Empty if the model has none.
+  const std::vector<int32_t>& end_ids() const { return end_ids_; }
   // Whether raw prompts begin with bos_id.
   bool add_bos() const { return add_bos_; }
   // The model's own Jinja chat template; empty if it has none.
@@ -46,6 +49,7 @@ class Tokenizer {
 
  protected:
   int32_t bos_id_ = -1, eos_id_ = -1, unk_id_ = -1, pad_id_ = -1;
+  std::vector<int32_t> end_ids_;
   bool add_bos_ = false;
   std::string chat_template_;
 };

@@ -1,0 +1,121 @@
+#include "server/tokenizer/load.h"
+
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/error.h"
+#include "server/tokenizer/byte_bpe.h"
+#include "server/tokenizer/pretokenizer.h"
+#include "server/tokenizer/sentencepiece_tokenizer.h"
+
+namespace attune {
+namespace {
+
+// An id of the file's metadata; -1 if it has none.
+absl::StatusOr<int32_t> ReadId(const GgufFile& file, absl::string_view name) {
+  ATTUNE_ASSIGN_OR_RETURN(const int64_t id, file.Int(absl::StrCat("tokenizer.ggml.", name), -1));
+  // A writer's -1 may come as an unsigned 32-bit number.
+  return id < 0 || id >= kMaxVocabulary ? -1 : static_cast<int32_t>(id);
+}
+
+absl::StatusOr<TokenizerSettings> ReadSettings(const GgufFile& file, bool default_add_bos) {
+  TokenizerSettings settings;
+  ATTUNE_ASSIGN_OR_RETURN(settings.bos_id, ReadId(file, "bos_token_id"));
+  ATTUNE_ASSIGN_OR_RETURN(settings.eos_id, ReadId(file, "eos_token_id"));
+  ATTUNE_ASSIGN_OR_RETURN(settings.unk_id, ReadId(file, "unknown_token_id"));
+  ATTUNE_ASSIGN_OR_RETURN(settings.pad_id, ReadId(file, "padding_token_id"));
+  for (const char* name : {"eot_token_id", "eom_token_id"}) {
+    ATTUNE_ASSIGN_OR_RETURN(const int32_t id, ReadId(file, name));
+    if (id >= 0) settings.more_end_ids.push_back(id);
+  }
+  ATTUNE_ASSIGN_OR_RETURN(settings.add_bos, file.Bool("tokenizer.ggml.add_bos_token", default_add_bos));
+  ATTUNE_ASSIGN_OR_RETURN(settings.chat_template, file.Text("tokenizer.chat_template", ""));
+  return settings;
+}
+
+absl::StatusOr<Vocabulary> ReadVocabulary(const GgufFile& file) {
+  const std::vector<std::string>* const tokens = file.Texts("tokenizer.ggml.tokens");
+  if (tokens == nullptr) return UnsupportedTokenizer("the file has no tokenizer.ggml.tokens");
+  Vocabulary vocabulary;
+  vocabulary.tokens = *tokens;
+  vocabulary.kinds.assign(tokens->size(), TokenKind::kNormal);
+  const std::vector<int64_t>* const types = file.Ints("tokenizer.ggml.token_type");
+  if (types == nullptr) return vocabulary;
+  if (types->size() != tokens->size()) return UnsupportedTokenizer("it has not one type per token");
+  for (size_t id = 0; id < types->size(); ++id) {
+    const int64_t type = (*types)[id];
+    if (type < 1 || type > 6) return UnsupportedTokenizer(absl::StrCat("token ", id, " has type ", type));
+    vocabulary.kinds[id] = static_cast<TokenKind>(type);
+  }
+  return vocabulary;
+}
+
+// Tokens that are found in the text before it is split.
+std::vector<AddedToken> AddedOf(const Vocabulary& vocabulary) {
+  std::vector<AddedToken> added;
+  for (size_t id = 0; id < vocabulary.tokens.size(); ++id) {
+    const TokenKind kind = vocabulary.kinds[id];
+    if (kind != TokenKind::kControl && kind != TokenKind::kUnknown && kind != TokenKind::kUserDefined) continue;
+    added.push_back({static_cast<int32_t>(id), vocabulary.tokens[id], kind != TokenKind::kUserDefined});
+  }
+  return added;
+}
+
+absl::StatusOr<std::unique_ptr<VocabularyTokenizer>> LoadByteBpe(const GgufFile& file, TokenizerSettings* settings) {
+  ATTUNE_ASSIGN_OR_RETURN(*settings, ReadSettings(file, false));
+  ATTUNE_ASSIGN_OR_RETURN(const std::string name, file.Text("tokenizer.ggml.pre", ""));
+  const PretokenizerRule* const rule = FindPretokenizerRule(name);
+  if (rule == nullptr) return UnsupportedTokenizer(absl::StrCat("pre-tokenizer \"", name, "\" of the GGUF file"));
+  // Llama 3 puts its first token before every text, and older files do not say so.
+  if (!file.Has("tokenizer.ggml.add_bos_token")) settings->add_bos = rule->adds_bos;
+  ATTUNE_ASSIGN_OR_RETURN(Vocabulary vocabulary, ReadVocabulary(file));
+  vocabulary.added = AddedOf(vocabulary);
+  const std::vector<std::string>* const lines = file.Texts("tokenizer.ggml.merges");
+  if (lines == nullptr) return UnsupportedTokenizer("the file has no tokenizer.ggml.merges");
+  BpeMerges merges;
+  for (const std::string& line : *lines) {
+    const size_t space = line.find(' ', 1);
+    if (space == std::string::npos) return UnsupportedTokenizer(absl::StrCat("merge \"", line, "\" is not two tokens"));
+    merges.emplace_back(line.substr(0, space), line.substr(space + 1));
+  }
+  return MakeByteBpe(std::move(vocabulary), merges,
+                     {rule->patterns, rule->ignore_merges, /*add_prefix_space=*/false, settings->unk_id});
+}
+
+absl::StatusOr<std::unique_ptr<VocabularyTokenizer>> LoadSentencePiece(const GgufFile& file,
+                                                                       TokenizerSettings* settings) {
+  ATTUNE_ASSIGN_OR_RETURN(*settings, ReadSettings(file, true));
+  ATTUNE_ASSIGN_OR_RETURN(const bool add_space_prefix, file.Bool("tokenizer.ggml.add_space_prefix", true));
+  ATTUNE_ASSIGN_OR_RETURN(const bool remove_spaces, file.Bool("tokenizer.ggml.remove_extra_whitespaces", false));
+  ATTUNE_ASSIGN_OR_RETURN(const Vocabulary vocabulary, ReadVocabulary(file));
+  if (vocabulary.tokens.size() > kMaxVocabulary) return UnsupportedTokenizer("its vocabulary is too large");
+  const std::vector<double>* const scores = file.Reals("tokenizer.ggml.scores");
+  if (scores == nullptr || scores->size() != vocabulary.tokens.size()) {
+    return UnsupportedTokenizer("the file has not one score per token");
+  }
+  std::vector<SentencePieceToken> tokens(vocabulary.tokens.size());
+  for (size_t id = 0; id < tokens.size(); ++id) {
+    tokens[id] = {vocabulary.tokens[id], static_cast<float>((*scores)[id]), static_cast<int>(vocabulary.kinds[id])};
+  }
+  std::string error;
+  auto model = SentencePieceBridge::FromTokens(tokens, add_space_prefix, remove_spaces, &error);
+  if (model == nullptr) return UnsupportedTokenizer(error);
+  return MakeSentencePiece(std::move(model), {}, settings);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const GgufFile& file) {
+  ATTUNE_ASSIGN_OR_RETURN(const std::string model, file.Text("tokenizer.ggml.model", ""));
+  TokenizerSettings settings;
+  absl::StatusOr<std::unique_ptr<VocabularyTokenizer>> tokenizer =
+      UnsupportedTokenizer(absl::StrCat("tokenizer.ggml.model \"", model, "\" of the GGUF file"));
+  if (model == "gpt2") tokenizer = LoadByteBpe(file, &settings);
+  if (model == "llama") tokenizer = LoadSentencePiece(file, &settings);
+  if (!tokenizer.ok()) return tokenizer.status();
+  (*tokenizer)->Configure(settings);
+  return std::move(*tokenizer);
+}
+
+}  // namespace attune

@@ -1,0 +1,115 @@
+// Compares with references that tests/interop/tokenizer_reference.py makes:
+// ATTUNE_TEST_REFERENCES is its output folder, ATTUNE_TEST_MODEL its GGUF file.
+#include <cstdlib>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/error.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "server/tokenizer/chat_template.h"
+#include "server/tokenizer/load.h"
+#include "server/tokenizer/stream_decoder.h"
+
+namespace attune {
+namespace {
+
+using nlohmann::json;
+
+std::string Environment(const char* name) {
+  const char* const value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
+
+std::vector<json> ReadLines(const std::string& path) {
+  std::ifstream in(path);
+  std::vector<json> rows;
+  for (std::string line; std::getline(in, line);) rows.push_back(json::parse(line));
+  return rows;
+}
+
+std::string StreamAll(const Tokenizer& tokenizer, const std::vector<int32_t>& ids) {
+  StreamDecoder decoder(&tokenizer, {});
+  std::string text;
+  for (const int32_t id : ids) text += decoder.Add(id);
+  return text + decoder.Finish();
+}
+
+class TokenizerInteropTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    references_ = Environment("ATTUNE_TEST_REFERENCES");
+    model_ = Environment("ATTUNE_TEST_MODEL");
+    if (references_.empty() || model_.empty()) GTEST_SKIP() << "ATTUNE_TEST_REFERENCES or ATTUNE_TEST_MODEL is not set";
+  }
+
+  std::string references_, model_;
+};
+
+class OtherModelTest : public TokenizerInteropTest, public ::testing::WithParamInterface<const char*> {};
+
+TEST_F(TokenizerInteropTest, IdsOfTheModelAreIdenticalAndDecodeBack) {
+  const auto file = GgufFile::Open(model_);
+  ASSERT_TRUE(file.ok()) << file.status();
+  const auto tokenizer = LoadTokenizer(**file);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  const std::vector<json> rows = ReadLines(references_ + "/tokenizer.jsonl");
+  ASSERT_GE(rows.size(), 500u);
+  for (const json& row : rows) {
+    const std::string text = row["text"];
+    const std::vector<int32_t> ids = (*tokenizer)->Encode(text, /*parse_special=*/true);
+    EXPECT_EQ(ids, row["ids"].get<std::vector<int32_t>>()) << row["text"];
+    EXPECT_EQ((*tokenizer)->Decode(ids, /*skip_special=*/false), text);
+    const std::vector<int32_t> plain = (*tokenizer)->Encode(text, /*parse_special=*/false);
+    EXPECT_EQ(StreamAll(**tokenizer, plain), text);
+  }
+}
+
+TEST_F(TokenizerInteropTest, ChatTemplatesRenderIdentically) {
+  const std::vector<json> rows = ReadLines(references_ + "/chat_template.jsonl");
+  ASSERT_GE(rows.size(), 100u);
+  for (const json& row : rows) {
+    const auto chat = ChatTemplate::Parse(row["template"], "<s>", "</s>");
+    ASSERT_TRUE(chat.ok()) << chat.status();
+    std::vector<ChatTurn> turns;
+    for (const json& message : row["messages"]) turns.push_back({message["role"], message["content"]});
+    const auto text = (*chat)->Render(turns, row["add_generation_prompt"]);
+    if (row.contains("error")) {
+      EXPECT_EQ(GetErrorDetails(text.status()).reason, "CHAT_TEMPLATE_ERROR") << row;
+    } else {
+      ASSERT_TRUE(text.ok()) << text.status() << row;
+      EXPECT_EQ(*text, row["text"].get<std::string>()) << row;
+    }
+  }
+}
+
+TEST_P(OtherModelTest, IdsAndTextAreIdentical) {
+  const std::string directory = references_ + "/models/" + GetParam();
+  absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer;
+  if (std::string(GetParam()) == "gguf_llama") {
+    const auto file = GgufFile::Open(directory + "/tokenizer.gguf");
+    ASSERT_TRUE(file.ok()) << file.status();
+    tokenizer = LoadTokenizer(**file);
+  } else {
+    tokenizer = LoadTokenizer(directory);
+  }
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  const std::vector<json> rows = ReadLines(directory + "/tokenizer.jsonl");
+  ASSERT_GE(rows.size(), 500u);
+  for (const json& row : rows) {
+    const std::vector<int32_t> ids = (*tokenizer)->Encode(row["text"].get<std::string>(), /*parse_special=*/true);
+    EXPECT_EQ(ids, row["ids"].get<std::vector<int32_t>>()) << row["text"];
+    EXPECT_EQ((*tokenizer)->Decode(ids, /*skip_special=*/false), row["decoded"].get<std::string>()) << row["text"];
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Layouts, OtherModelTest,
+                         ::testing::Values("smollm", "gpt2", "gpt2_prefix", "digits", "llama3", "qwen2", "prepend",
+                                           "metaspace_first", "metaspace_always", "metaspace_never", "sentencepiece_bpe",
+                                           "sentencepiece_unigram", "gguf_llama"),
+                         [](const auto& info) { return std::string(info.param); });
+
+}  // namespace
+}  // namespace attune
