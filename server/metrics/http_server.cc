@@ -22,7 +22,7 @@ class HttplibServer final : public HttpServer {
       setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
     });
     server_.new_task_queue = [] { return new httplib::ThreadPool(4); };
-    server_.set_keep_alive_timeout(2);
+    server_.set_keep_alive_timeout(1);
     server_.Get("/metrics", [this](const httplib::Request&, httplib::Response& response) {
       response.set_content(options_.metrics(), kMetricsType);
     });

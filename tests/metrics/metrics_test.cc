@@ -98,7 +98,7 @@ TEST(MetricsTest, EveryLineParsesAndEveryFamilyHasHelp) {
   Metrics metrics(TestOptions());
   UseEverything(&metrics);
   const std::regex sample(
-      R"re([a-z_]+(\{[a-z_]+="([^"\\]|\\.)*"(,[a-z_]+="([^"\\]|\\.)*")*\})? ([-+]?[0-9.e+-]+|\+Inf|Nan))re");
+      R"re([a-z0-9_]+(\{[a-z_]+="([^"\\]|\\.)*"(,[a-z_]+="([^"\\]|\\.)*")*\})? ([-+]?[0-9.e+-]+|\+Inf|Nan))re");
   const std::regex comment(R"re(# (HELP|TYPE) (attune_[a-z0-9_]+) (.+))re");
   std::set<std::string> helped;
   int samples = 0;
