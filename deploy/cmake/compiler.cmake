@@ -20,3 +20,7 @@ if(ATTUNE_SANITIZE)
   add_compile_options(-fsanitize=${ATTUNE_SANITIZE} -fno-omit-frame-pointer -g -fno-sanitize-recover=all)
   add_link_options(-fsanitize=${ATTUNE_SANITIZE})
 endif()
+if(ATTUNE_BUILD_FUZZERS)
+  # Coverage of the code under test is what guides the fuzzer.
+  add_compile_options(-fsanitize=fuzzer-no-link)
+endif()
