@@ -1,0 +1,55 @@
+#include <algorithm>
+#include <functional>
+#include <numeric>
+
+#include "absl/strings/str_cat.h"
+#include "common/error.h"
+#include "server/tuning/defaults.h"
+#include "server/tuning/run.h"
+
+namespace attune {
+namespace {
+
+int64_t Tokens(const std::vector<Example>& examples) {
+  int64_t tokens = 0;
+  for (const Example& example : examples) tokens += example.tokens.size();
+  return tokens;
+}
+
+int64_t VirtualTokens(const MethodSpec& method) {
+  const auto* prompt = std::get_if<SoftPromptSpec>(&method);
+  if (!prompt) return 0;
+  return prompt->num_virtual_tokens ? prompt->num_virtual_tokens : 20;
+}
+
+}  // namespace
+
+absl::StatusOr<PlannedRun> PlanRun(const TuningRunnerDeps& deps, const JobSpec& spec,
+                                   const std::function<bool()>& stop) {
+  PlannedRun plan;
+  ATTUNE_ASSIGN_OR_RETURN(plan.model, deps.residency->Acquire(spec.base_model));
+  if (plan.model->adapter) {
+    return MakeError(absl::StatusCode::kFailedPrecondition, "BASE_IS_ADAPTER",
+                     absl::StrCat("models/", spec.base_model, " is an adapter; tune the model that it is based on, or "
+                                                              "export it merged and import that"));
+  }
+  const BaseModel& base = *plan.model->base;
+  plan.virtual_tokens = VirtualTokens(spec.method);
+  if (plan.virtual_tokens >= base.config.context) {
+    return InvalidField("tuning_job.soft_prompt.num_virtual_tokens", "leaves no room in the model's context");
+  }
+  ATTUNE_ASSIGN_OR_RETURN(plan.trainable_parameters, CountTrainable(spec.method, base));
+  const uint64_t seed = spec.hyperparameters.seed.value_or(42);
+  ATTUNE_ASSIGN_OR_RETURN(plan.data, PrepareData(*deps.datasets, spec, *base.tokenizer, base.chat_template.get(),
+                                                 base.config.context - plan.virtual_tokens, seed, stop));
+  AutoInputs inputs;
+  inputs.parameters = base.config.Parameters();
+  inputs.train_examples = plan.data.train.size();
+  inputs.train_tokens = Tokens(plan.data.train);
+  inputs.validation_tokens = Tokens(plan.data.validation);
+  inputs.target = base.target;
+  plan.hyperparameters = ResolveHyperparameters(spec.method, spec.hyperparameters, inputs);
+  return plan;
+}
+
+}  // namespace attune

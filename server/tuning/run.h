@@ -1,0 +1,72 @@
+#ifndef ATTUNE_SERVER_TUNING_RUN_H_
+#define ATTUNE_SERVER_TUNING_RUN_H_
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "server/data/batcher.h"
+#include "server/tuning/checkpoint.h"
+#include "server/tuning/methods/method.h"
+#include "server/tuning/prepare.h"
+#include "server/tuning/runner.h"
+#include "server/tuning/trainer.h"
+
+namespace attune {
+
+// A job's base model, data and resolved settings: what an estimate needs, and what a
+// run starts from.
+struct PlannedRun {
+  std::shared_ptr<const ServedModel> model;
+  PreparedData data;
+  Hyperparameters hyperparameters;  // resolved
+  int64_t virtual_tokens = 0;
+  int64_t trainable_parameters = 0;
+};
+
+// Loads, renders and resolves. Errors of everything that is wrong with the job's
+// settings, data or base model.
+absl::StatusOr<PlannedRun> PlanRun(const TuningRunnerDeps& deps, const JobSpec& spec,
+                                   const std::function<bool()>& stop);
+
+// One run of one job: steps, evaluations, checkpoints, publishing. Not thread-safe.
+class TuningRun {
+ public:
+  // `deps`, `job` and `control` must outlive this.
+  TuningRun(const TuningRunnerDeps& deps, const Job& job, JobControl& control, PlannedRun plan);
+  absl::StatusOr<JobOutcome> Run();
+
+ private:
+  absl::Status Restore();
+  // Steps until the end or a stop; true if all steps are done.
+  absl::StatusOr<bool> Train();
+  absl::Status TakeStep();
+  absl::Status EvaluateNow();
+  // Saves the current state; keeps at most max_checkpoints, the best among them.
+  absl::Status Checkpoint();
+  absl::Status DropOldCheckpoints();
+  absl::StatusOr<JobOutcome> Publish();
+  ModelInfo DescribeTunedModel() const;
+  bool Stopped() const { return control_.stop_request() != StopRequest::kNone; }
+  bool ShouldStopEarly() const;
+  std::string CheckpointPath(int64_t step) const;
+  JobProgress Progress() const;
+
+  const TuningRunnerDeps& deps_;
+  const Job& job_;
+  JobControl& control_;
+  PlannedRun plan_;
+  std::unique_ptr<Method> method_;
+  std::unique_ptr<Batcher> train_, validation_;
+  std::unique_ptr<Trainer> trainer_;
+  TrainingState state_;
+  StepResult last_;
+  double loss_since_checkpoint_ = 0;  // mean over the steps since the last checkpoint
+  int64_t steps_since_checkpoint_ = 0;
+  double tokens_per_second_ = 0, seconds_per_step_ = 0;  // smoothed
+  int64_t evaluated_step_ = -1, saved_step_ = -1;
+};
+
+}  // namespace attune
+
+#endif  // ATTUNE_SERVER_TUNING_RUN_H_

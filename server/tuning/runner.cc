@@ -1,0 +1,88 @@
+#include "server/tuning/runner.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "absl/strings/str_cat.h"
+#include "common/error.h"
+#include "server/tuning/estimate.h"
+#include "server/tuning/run.h"
+
+namespace attune {
+namespace {
+
+bool TrainsWeights(const MethodSpec& method) {
+  return std::holds_alternative<FullSpec>(method) || std::holds_alternative<PartialSpec>(method);
+}
+
+MemoryInputs MemoryInputsOf(const PlannedRun& plan, const JobSpec& spec) {
+  const Hyperparameters& h = plan.hyperparameters;
+  Batcher batcher(&plan.data.train, h.batch_size, h.micro_batch_tokens, plan.virtual_tokens, *h.seed);
+  MemoryInputs inputs;
+  inputs.trainable_parameters = plan.trainable_parameters;
+  inputs.micro_batch_tokens = batcher.MaxMicroBatchTokens();
+  const DataReport& report = plan.data.report;
+  inputs.loss_tokens = std::min<int64_t>(
+      inputs.micro_batch_tokens,
+      inputs.micro_batch_tokens * report.train_loss_tokens / std::max<int64_t>(1, report.train_tokens) + 1);
+  inputs.trains_weights = TrainsWeights(spec.method);
+  inputs.bfloat16 = h.precision == "bfloat16";
+  return inputs;
+}
+
+class TuningRunner final : public JobRunner {
+ public:
+  explicit TuningRunner(const TuningRunnerDeps& deps) : deps_(deps) {}
+
+  absl::StatusOr<JobOutcome> Run(const Job& job, JobControl& control) override {
+    // A run that died after publishing has nothing left to do.
+    absl::StatusOr<ModelInfo> published = deps_.registry->Get(job.spec.tuned_model_id);
+    if (published.ok() && published->tuning_job == job.spec.id) {
+      ATTUNE_RETURN_IF_ERROR(control.SetRunning(job.resolved_hyperparameters.value_or(job.spec.hyperparameters),
+                                                job.data_report.value_or(DataReport())));
+      return JobOutcome{JobOutcome::Kind::kSucceeded, published->id};
+    }
+    absl::StatusOr<PlannedRun> plan =
+        PlanRun(deps_, job.spec, [&] { return control.stop_request() != StopRequest::kNone; });
+    if (absl::IsCancelled(plan.status())) return JobOutcome{};
+    if (!plan.ok()) return plan.status();
+    return TuningRun(deps_, job, control, *std::move(plan)).Run();
+  }
+
+  absl::StatusOr<JobEstimate> Estimate(const JobSpec& spec) override {
+    if (!spec.tuned_model_id.empty() && deps_.registry->Get(spec.tuned_model_id).ok()) {
+      return MakeError(absl::StatusCode::kAlreadyExists, "MODEL_EXISTS",
+                       absl::StrCat("there is a models/", spec.tuned_model_id, " already; choose another "
+                                                                               "tuned_model_id"));
+    }
+    ATTUNE_ASSIGN_OR_RETURN(PlannedRun plan, PlanRun(deps_, spec, nullptr));
+    // What only making the method can tell, e.g. a start text without tokens.
+    if (std::holds_alternative<SoftPromptSpec>(spec.method)) {
+      ATTUNE_RETURN_IF_ERROR(MakeMethod(spec.method, plan.model->base, 0).status());
+    }
+    const ModelConfig& config = plan.model->base->config;
+    JobEstimate estimate;
+    estimate.total_steps = plan.hyperparameters.max_steps;
+    estimate.trainable_parameters = plan.trainable_parameters;
+    estimate.peak_memory_bytes = EstimateTrainingBytes(config, MemoryInputsOf(plan, spec));
+    estimate.data_report = plan.data.report;
+    estimate.resolved_hyperparameters = plan.hyperparameters;
+    const double tokens = plan.hyperparameters.epochs *
+                          (plan.data.report.train_tokens + plan.virtual_tokens * plan.data.report.train_examples);
+    // Products reach about two thirds of a long one's speed, all else included.
+    estimate.duration_seconds = tokens * TrainingOperationsPerToken(config, TrainsWeights(spec.method)) /
+                                (0.67 * MeasuredOperationsPerSecond(plan.model->base->target));
+    return estimate;
+  }
+
+ private:
+  const TuningRunnerDeps deps_;
+};
+
+}  // namespace
+
+std::unique_ptr<JobRunner> MakeTuningRunner(const TuningRunnerDeps& deps) {
+  return std::make_unique<TuningRunner>(deps);
+}
+
+}  // namespace attune
