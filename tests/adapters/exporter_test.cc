@@ -1,0 +1,129 @@
+#include "server/adapters/exporter.h"
+
+#include <gmock/gmock.h>
+
+#include "common/error.h"
+#include "common/file.h"
+#include "server/adapters/packed_ops.h"
+#include "server/adapters/residency.h"
+#include "server/tokenizer/load.h"
+#include "tests/adapters/adapters_fixture.h"
+
+namespace attune {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::Contains;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+const std::vector<int32_t> kTokens = {20, 100, 261, 3, 77, 150, 9, 263};
+
+class ExporterTest : public AdaptersFixture {
+ protected:
+  void SetUp() override {
+    AdaptersFixture::SetUp();
+    residency_ = std::make_unique<Residency>(registry_.get(), ComputeTarget{}, int64_t{1} << 40);
+  }
+  absl::StatusOr<ExportResult> Export(const std::string& id, ExportFormat format = ExportFormat::kDefault,
+                                      const std::string& destination = "") {
+    return ExportModel(*registry_, residency_.get(), id, format, destination);
+  }
+  std::string Reason(const absl::StatusOr<ExportResult>& result) { return GetErrorDetails(result.status()).reason; }
+  at::Tensor Logits(const std::string& id) {
+    auto model = residency_->Acquire(id).value();
+    return AllLogits(*model->base, model->adapter.get(), kTokens);
+  }
+  at::Tensor LogitsOfFolder(const std::string& folder) {
+    auto base = LoadBaseModel(folder, folder, {});
+    EXPECT_TRUE(base.ok()) << base.status();
+    return AllLogits(**base, nullptr, kTokens);
+  }
+
+  std::unique_ptr<Residency> residency_;
+};
+
+TEST_F(ExporterTest, MergesLoraOverBothFormats) {
+  for (const char* base : {"gguf", "hf"}) {
+    const std::string id = std::string("lora-") + base;
+    PublishAdapter(id, base, *RandomLora(config_));
+    absl::StatusOr<ExportResult> result = Export(id, ExportFormat::kSafetensors, std::string("merged/") + base);
+    ASSERT_TRUE(result.ok()) << result.status();
+    EXPECT_THAT(result->files, ElementsAre("README.md", "config.json", "model.safetensors", "tokenizer.json",
+                                           "tokenizer_config.json"));
+    EXPECT_EQ(result->size_bytes, SizeOnDisk(result->path));
+    const at::Tensor tuned = Logits(id);
+    EXPECT_LT((LogitsOfFolder(result->path) - tuned).abs().max().item<float>(), 1e-3);
+    EXPECT_GT((Logits(base) - tuned).abs().max().item<float>(), 0.1);
+  }
+}
+
+TEST_F(ExporterTest, WritesBaseAndFullWeights) {
+  PublishFullWeights("full", "gguf", 9);
+  for (const char* id : {"gguf", "hf", "full"}) {
+    absl::StatusOr<ExportResult> result = Export(id);
+    ASSERT_TRUE(result.ok()) << result.status();
+    EXPECT_EQ(result->path, fs::canonical(temp_.File("exports")).string() + "/" + id);
+    EXPECT_LT((LogitsOfFolder(result->path) - Logits(id)).abs().max().item<float>(), 1e-5);
+  }
+}
+
+TEST_F(ExporterTest, TheTokenizerMadeFromGgufGivesTheSameIds) {
+  ASSERT_TRUE(Export("gguf").ok());
+  auto made = LoadTokenizer(temp_.File("exports/gguf"));
+  ASSERT_TRUE(made.ok()) << made.status();
+  const Tokenizer& original = residency_->Acquire("gguf").value()->tokenizer();
+  for (const char* text : {"hello the world", "a12 3456", "<|im_start|>hell<|im_end|>", "caf\xC3\xA9 \xE4\xBD\xA0\n\n  x"}) {
+    EXPECT_EQ((*made)->Encode(text, true), original.Encode(text, true)) << text;
+    EXPECT_EQ((*made)->Encode(text, false), original.Encode(text, false)) << text;
+  }
+  EXPECT_EQ((*made)->bos_id(), original.bos_id());
+  EXPECT_EQ((*made)->eos_id(), original.eos_id());
+}
+
+TEST_F(ExporterTest, WritesAdaptersForPeft) {
+  PublishAdapter("lora", "gguf", *RandomLora(config_));
+  PublishAdapter("prompt", "gguf", *RandomSoftPrompt(config_));
+  for (const char* id : {"lora", "prompt"}) {
+    absl::StatusOr<ExportResult> result = Export(id);
+    ASSERT_TRUE(result.ok()) << result.status();
+    EXPECT_THAT(result->files, ElementsAre("README.md", "adapter_config.json", "adapter_model.safetensors"));
+    auto adapter = LoadPeft(result->path, config_, {});
+    ASSERT_TRUE(adapter.ok()) << adapter.status();
+    EXPECT_EQ((*adapter)->lora != nullptr, std::string(id) == "lora");
+    const std::string card = ReadFile(result->path + "/README.md").value();
+    EXPECT_THAT(card, HasSubstr("base_model: \"gguf\""));
+    EXPECT_THAT(card, HasSubstr("| validation_loss | 0.5 |"));
+  }
+}
+
+TEST_F(ExporterTest, RefusesFormatsThatDoNotFit) {
+  PublishAdapter("prompt", "gguf", *RandomSoftPrompt(config_));
+  EXPECT_EQ(Reason(Export("prompt", ExportFormat::kSafetensors)), "EXPORT_UNSUPPORTED");
+  EXPECT_EQ(Reason(Export("gguf", ExportFormat::kPeft)), "EXPORT_UNSUPPORTED");
+  EXPECT_EQ(Reason(Export("none")), "MODEL_NOT_FOUND");
+}
+
+TEST_F(ExporterTest, StaysBelowTheExportRoot) {
+  fs::create_directories(temp_.File("exports"));
+  fs::create_directory_symlink(temp_.File("roots"), temp_.File("exports/link"));
+  for (const char* destination : {"../x", "/tmp/x", "a/../../x", "a//b", ".hidden", "a/.", "link/x"}) {
+    EXPECT_EQ(Reason(Export("hf", ExportFormat::kDefault, destination)), "INVALID_FIELD") << destination;
+  }
+  EXPECT_FALSE(fs::exists(temp_.File("roots/x")));
+}
+
+TEST_F(ExporterTest, NeverOverwritesAndLeavesNothingBehind) {
+  ASSERT_TRUE(Export("hf").ok());
+  EXPECT_EQ(Reason(Export("hf")), "EXPORT_EXISTS");
+  // A model that cannot be read.
+  PublishAdapter("lora", "hf", *RandomLora(config_));
+  fs::remove(registry_->Directory("lora") + "/adapter_model.safetensors");
+  EXPECT_FALSE(Export("lora").ok());
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(temp_.File("exports"))) names.push_back(entry.path().filename().string());
+  EXPECT_THAT(names, ElementsAre("hf"));
+}
+
+}  // namespace
+}  // namespace attune

@@ -1,0 +1,166 @@
+// Compares with transformers and PEFT: their files here (tests/interop/peft_reference.py,
+// in the folder that ATTUNE_TEST_REFERENCES names), and ours there
+// (tests/interop/peft_check.py, run by the interpreter that ATTUNE_PYTHON names).
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <map>
+#include <string>
+
+#include <gtest/gtest.h>
+
+#include "absl/strings/str_cat.h"
+#include "common/file.h"
+#include "nlohmann/json.hpp"
+#include "server/adapters/exporter.h"
+#include "server/adapters/packed_ops.h"
+#include "server/adapters/residency.h"
+#include "server/adapters/tokenizer_files.h"
+#include "server/tokenizer/load.h"
+#include "tests/adapters/adapters_fixture.h"
+
+namespace attune {
+namespace {
+
+constexpr double kTolerance = 1e-3;
+
+const std::vector<std::string>& Texts() {
+  static const auto* const texts = new std::vector<std::string>{
+      "hello the world", "  two  spaces\n\n\ttab", "x = {'a': 1234567, \"b\": [3.14]}  # code", "I'm you're THEY'LL",
+      "caf\xC3\xA9 na\xC3\xAFve \xE4\xBD\xA0\xE5\xA5\xBD \xF0\x9F\x98\x80\xF0\x9F\x91\x8D", "a\xC2\xA0" "b\xE2\x80\x83" "c",
+      "<|im_start|>user\nhi<|im_end|>\n", "\x01\x02 control", "0123 456 7", ""};
+  return *texts;
+}
+
+at::Tensor Read(const SafetensorsFile& file, const std::string& name) {
+  const SafetensorsTensor* tensor = file.Find(name);
+  EXPECT_NE(tensor, nullptr) << name;
+  if (tensor == nullptr) return at::zeros({1});
+  at::Tensor values = at::empty(tensor->shape, tensor->type == SafetensorsType::kI64 ? at::kLong : at::kFloat);
+  std::memcpy(values.mutable_data_ptr(), tensor->bytes.data(), tensor->bytes.size());
+  return values;
+}
+
+std::vector<int32_t> Ids(const at::Tensor& tokens) {
+  const int64_t* data = tokens.const_data_ptr<int64_t>();
+  return std::vector<int32_t>(data, data + tokens.numel());
+}
+
+class PeftReferenceTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const char* folder = std::getenv("ATTUNE_TEST_REFERENCES");
+    if (folder == nullptr) GTEST_SKIP() << "ATTUNE_TEST_REFERENCES is not set";
+    folder_ = absl::StrCat(folder, "/peft");
+    if (!std::filesystem::exists(folder_)) GTEST_SKIP() << "no references of PEFT in " << folder;
+    auto base = LoadBaseModel(folder_ + "/base", folder_ + "/base", {});
+    ASSERT_TRUE(base.ok()) << base.status();
+    base_ = *base;
+    auto logits = SafetensorsFile::Open(folder_ + "/logits.safetensors");
+    ASSERT_TRUE(logits.ok()) << logits.status();
+    logits_ = std::move(*logits);
+  }
+
+  void ExpectSame(const Adapter* adapter, const std::string& name) {
+    for (int i = 0; logits_->Find(absl::StrCat("tokens_", i)) != nullptr; ++i) {
+      const at::Tensor expected = Read(*logits_, absl::StrCat(name, "_", i));
+      const at::Tensor logits = AllLogits(*base_, adapter, Ids(Read(*logits_, absl::StrCat("tokens_", i))));
+      ASSERT_EQ(logits.sizes(), expected.sizes());
+      EXPECT_LT((logits - expected).abs().max().item<float>(), kTolerance) << name << " " << i;
+    }
+  }
+  void ExpectSameWithAdapter(const std::string& name) {
+    auto adapter = LoadPeft(absl::StrCat(folder_, "/", name), base_->config, {});
+    ASSERT_TRUE(adapter.ok()) << adapter.status();
+    ExpectSame(adapter->get(), name);
+  }
+
+  std::string folder_;
+  std::shared_ptr<const BaseModel> base_;
+  std::unique_ptr<SafetensorsFile> logits_;
+};
+
+TEST_F(PeftReferenceTest, BaseModelAgrees) { ExpectSame(nullptr, "base"); }
+TEST_F(PeftReferenceTest, LoraAgrees) { ExpectSameWithAdapter("lora"); }
+TEST_F(PeftReferenceTest, PromptTuningAgrees) { ExpectSameWithAdapter("prompt"); }
+
+class PeftCheckTest : public AdaptersFixture {
+ protected:
+  void SetUp() override {
+    const char* python = std::getenv("ATTUNE_PYTHON");
+    if (python == nullptr) GTEST_SKIP() << "ATTUNE_PYTHON is not set";
+    python_ = python;
+    AdaptersFixture::SetUp();
+    residency_ = std::make_unique<Residency>(registry_.get(), ComputeTarget{}, int64_t{1} << 40);
+  }
+
+  // Runs the checker; its message goes to the test's output.
+  bool Check(const std::string& arguments) {
+    const std::filesystem::path script =
+        std::filesystem::path(__FILE__).parent_path().parent_path() / "interop" / "peft_check.py";
+    return std::system(absl::StrCat("OMP_NUM_THREADS=1 '", python_, "' '", script.string(), "' ", arguments).c_str()) == 0;
+  }
+  std::string WriteLogits(const std::string& id) {
+    auto model = residency_->Acquire(id).value();
+    const at::Tensor tokens = at::randint(TinyModel::Vocabulary(), {30}, at::kLong);
+    const at::Tensor logits = AllLogits(*model->base, model->adapter.get(), Ids(tokens)).contiguous();
+    auto view = [](const char* name, const at::Tensor& t, SafetensorsType type) {
+      return SafetensorsTensor{name, t.sizes().vec(), type,
+                               absl::string_view(static_cast<const char*>(t.const_data_ptr()), t.nbytes())};
+    };
+    const std::string path = temp_.File(id + ".safetensors");
+    EXPECT_TRUE(WriteSafetensors(path, {view("tokens", tokens, SafetensorsType::kI64),
+                                        view("logits", logits, SafetensorsType::kF32)}, {}).ok());
+    return path;
+  }
+  std::string Export(const std::string& id, ExportFormat format, const std::string& destination) {
+    auto result = ExportModel(*registry_, residency_.get(), id, format, destination);
+    EXPECT_TRUE(result.ok()) << result.status();
+    return result.ok() ? result->path : "";
+  }
+  std::string WriteIds(const Tokenizer& tokenizer) {
+    nlohmann::json cases = nlohmann::json::array();
+    for (const std::string& text : Texts()) cases.push_back({{"text", text}, {"ids", tokenizer.Encode(text, true)}});
+    return temp_.Write("ids.json", cases.dump());
+  }
+
+  std::string python_;
+  std::unique_ptr<Residency> residency_;
+};
+
+TEST_F(PeftCheckTest, TransformersOpensAMergedModel) {
+  PublishAdapter("lora", "gguf", *RandomLora(config_));
+  const std::string path = Export("lora", ExportFormat::kSafetensors, "merged");
+  EXPECT_TRUE(Check(absl::StrCat("model ", path, " ", WriteLogits("lora"))));
+  EXPECT_TRUE(Check(absl::StrCat("tokenizer ", path, " ", WriteIds(residency_->Acquire("gguf").value()->tokenizer()))));
+}
+
+TEST_F(PeftCheckTest, PeftOpensAdapters) {
+  auto lora = RandomLora(config_);
+  lora->lora->layers[0][2] = LoraModule();  // not the same projections in every layer
+  PublishAdapter("lora", "hf", *lora);
+  PublishAdapter("prompt", "hf", *RandomSoftPrompt(config_));
+  const std::string base = Export("hf", ExportFormat::kDefault, "base");
+  for (const char* id : {"lora", "prompt"}) {
+    const std::string path = Export(id, ExportFormat::kPeft, id);
+    EXPECT_TRUE(Check(absl::StrCat("adapter ", path, " ", base, " ", WriteLogits(id)))) << id;
+  }
+}
+
+TEST_F(PeftCheckTest, TransformersOpensTheTokenizerOfARealGguf) {
+  const char* model = std::getenv("ATTUNE_TEST_MODEL");
+  if (model == nullptr) GTEST_SKIP() << "ATTUNE_TEST_MODEL is not set";
+  std::filesystem::create_directories(temp_.File("gguf"));
+  std::filesystem::create_directories(temp_.File("out"));
+  std::filesystem::create_symlink(model, temp_.File("gguf/model.gguf"));
+  ASSERT_TRUE(WriteTokenizerFiles(temp_.File("gguf"), temp_.File("out")).ok());
+  ASSERT_TRUE(WriteFileDurably(temp_.File("out/config.json"), TinyModel::Config()).ok());
+  auto file = GgufFile::Open(model);
+  ASSERT_TRUE(file.ok()) << file.status();
+  auto tokenizer = LoadTokenizer(**file);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_TRUE(Check(absl::StrCat("tokenizer ", temp_.File("out"), " ", WriteIds(**tokenizer))));
+}
+
+}  // namespace
+}  // namespace attune

@@ -1,0 +1,126 @@
+#include "server/adapters/residency.h"
+
+#include <thread>
+#include <vector>
+
+#include "common/error.h"
+#include "common/file.h"
+#include "server/model/compute_target.h"
+#include "tests/adapters/adapters_fixture.h"
+
+namespace attune {
+namespace {
+
+constexpr int64_t kPlenty = int64_t{1} << 40;
+
+class ResidencyTest : public AdaptersFixture {
+ protected:
+  std::shared_ptr<const ServedModel> Acquire(Residency* residency, const std::string& id) {
+    absl::StatusOr<std::shared_ptr<const ServedModel>> model = residency->Acquire(id);
+    EXPECT_TRUE(model.ok()) << id << ": " << model.status();
+    return model.ok() ? *model : nullptr;
+  }
+};
+
+TEST_F(ResidencyTest, LoadsOnceAndKeeps) {
+  Residency residency(registry_.get(), {}, kPlenty);
+  for (const char* id : {"gguf", "hf"}) {
+    auto model = Acquire(&residency, id);
+    ASSERT_NE(model, nullptr);
+    EXPECT_EQ(model->info.id, id);
+    EXPECT_EQ(model->adapter, nullptr);
+    EXPECT_EQ(model->context_tokens(), TinyModel::kContext);
+    EXPECT_EQ(model->tokenizer().vocab_size(), TinyModel::Vocabulary());
+    EXPECT_EQ(Acquire(&residency, id), model);
+  }
+  EXPECT_NE(Acquire(&residency, "gguf")->uid, Acquire(&residency, "hf")->uid);
+  EXPECT_EQ(residency.resident_adapters(), 0);
+  EXPECT_EQ(residency.resident_bytes(), 2 * Acquire(&residency, "hf")->base->bytes);
+}
+
+TEST_F(ResidencyTest, AdaptersShareTheirBase) {
+  PublishAdapter("lora", "gguf", *RandomLora(config_));
+  PublishAdapter("prompt", "gguf", *RandomSoftPrompt(config_));
+  Residency residency(registry_.get(), {}, kPlenty);
+  auto lora = Acquire(&residency, "lora"), prompt = Acquire(&residency, "prompt"), base = Acquire(&residency, "gguf");
+  EXPECT_EQ(lora->base, base->base);
+  EXPECT_EQ(prompt->base, base->base);
+  EXPECT_TRUE(lora->adapter->lora);
+  EXPECT_EQ(prompt->context_tokens(), TinyModel::kContext - 5);
+  EXPECT_EQ(residency.resident_adapters(), 2);
+  EXPECT_EQ(residency.resident_bytes(), base->base->bytes + lora->adapter->bytes + prompt->adapter->bytes);
+}
+
+TEST_F(ResidencyTest, FullWeightsTakeTheTokenizerOfTheImportedModel) {
+  PublishFullWeights("full", "gguf", 7);
+  PublishFullWeights("full-again", "full", 8);
+  PublishAdapter("lora", "full-again", *RandomLora(config_));
+  Residency residency(registry_.get(), {}, kPlenty);
+  auto full = Acquire(&residency, "full-again");
+  ASSERT_NE(full, nullptr);
+  EXPECT_EQ(full->tokenizer().Encode("hello", false), Acquire(&residency, "gguf")->tokenizer().Encode("hello", false));
+  EXPECT_EQ(Acquire(&residency, "lora")->base, full->base);
+}
+
+TEST_F(ResidencyTest, EvictsTheLeastRecentlyUsedIdleAdapter) {
+  const auto adapter = RandomLora(config_);
+  for (const char* id : {"a", "b", "c", "d"}) PublishAdapter(id, "gguf", *adapter);
+  Residency probe(registry_.get(), {}, kPlenty);
+  const int64_t bytes = Acquire(&probe, "a")->adapter->bytes;
+
+  Residency residency(registry_.get(), {}, 2 * bytes);
+  const uint64_t a = Acquire(&residency, "a")->uid, b = Acquire(&residency, "b")->uid;
+  EXPECT_EQ(Acquire(&residency, "a")->uid, a);
+  auto c = Acquire(&residency, "c");  // b leaves
+  EXPECT_EQ(residency.resident_adapters(), 2);
+  EXPECT_EQ(Acquire(&residency, "a")->uid, a);
+  EXPECT_NE(Acquire(&residency, "b")->uid, b);  // a leaves: c is held
+  EXPECT_EQ(Acquire(&residency, "c"), c);
+  auto b_held = Acquire(&residency, "b");
+  Acquire(&residency, "d");  // both others are held
+  EXPECT_EQ(residency.resident_adapters(), 3);
+}
+
+TEST_F(ResidencyTest, DroppedModelsLiveWithTheirHolders) {
+  PublishAdapter("lora", "gguf", *RandomLora(config_));
+  Residency residency(registry_.get(), {}, kPlenty);
+  auto held = Acquire(&residency, "lora");
+  ASSERT_TRUE(registry_->Delete("lora", "").ok());
+  residency.Drop("lora");
+  EXPECT_EQ(residency.resident_adapters(), 0);
+  EXPECT_TRUE(held->adapter->lora->layers[0][0].defined());
+  absl::Status gone = residency.Acquire("lora").status();
+  EXPECT_EQ(GetErrorDetails(gone).reason, "MODEL_NOT_FOUND");
+  // The same id again is another model.
+  PublishAdapter("lora", "gguf", *RandomSoftPrompt(config_));
+  auto again = Acquire(&residency, "lora");
+  EXPECT_TRUE(again->adapter->soft_prompt);
+  EXPECT_NE(again->uid, held->uid);
+}
+
+TEST_F(ResidencyTest, AFailedLoadIsTriedAgain) {
+  PublishAdapter("lora", "gguf", *RandomLora(config_));
+  const std::string file = registry_->Directory("lora") + "/adapter_config.json";
+  const std::string good = ReadFile(file).value();
+  ASSERT_TRUE(WriteFileDurably(file, "{}").ok());
+  Residency residency(registry_.get(), {}, kPlenty);
+  EXPECT_EQ(GetErrorDetails(residency.Acquire("lora").status()).reason, "BAD_ADAPTER");
+  ASSERT_TRUE(WriteFileDurably(file, good).ok());
+  EXPECT_TRUE(residency.Acquire("lora").ok());
+}
+
+TEST_F(ResidencyTest, ConcurrentCallersGetOneModel) {
+  PublishAdapter("lora", "gguf", *RandomLora(config_));
+  Residency residency(registry_.get(), {}, kPlenty);
+  std::vector<std::shared_ptr<const ServedModel>> models(8);
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < models.size(); ++i) {
+    threads.emplace_back([&, i] { models[i] = Acquire(&residency, i % 2 ? "lora" : "gguf"); });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (size_t i = 2; i < models.size(); ++i) EXPECT_EQ(models[i], models[i % 2]);
+  EXPECT_EQ(models[0]->base, models[1]->base);
+}
+
+}  // namespace
+}  // namespace attune
