@@ -17,20 +17,22 @@ using Transaction = Database::Transaction;
 
 // end_time is 0 until the job ends. The columns beside `spec` and `status` are
 // those that queries or frequent updates need.
-constexpr const char* kSchema[] = {
+constexpr char kMakeJobs[] =
     "CREATE TABLE IF NOT EXISTS jobs (position INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE,"
     " request_id TEXT NOT NULL, request TEXT NOT NULL, state INTEGER NOT NULL, tenant TEXT NOT NULL,"
     " base_model TEXT NOT NULL, dataset TEXT NOT NULL, validation_dataset TEXT NOT NULL, tuned_model_id TEXT NOT NULL,"
     " etag TEXT NOT NULL, last_sequence INTEGER NOT NULL, create_time INTEGER NOT NULL, end_time INTEGER NOT NULL,"
-    " training_seconds REAL NOT NULL, progress TEXT NOT NULL, spec TEXT NOT NULL, status TEXT NOT NULL)",
-    "CREATE UNIQUE INDEX IF NOT EXISTS jobs_by_request ON jobs (request_id) WHERE request_id != ''",
-    "CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state)",
+    " training_seconds REAL NOT NULL, progress TEXT NOT NULL, spec TEXT NOT NULL, status TEXT NOT NULL)";
+constexpr char kMakeRequestIndex[] =
+    "CREATE UNIQUE INDEX IF NOT EXISTS jobs_by_request ON jobs (request_id) WHERE request_id != ''";
+constexpr char kMakeStateIndex[] = "CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state)";
+constexpr char kMakeEvents[] =
     "CREATE TABLE IF NOT EXISTS job_events (job INTEGER NOT NULL, sequence INTEGER NOT NULL, time INTEGER NOT NULL,"
     " type INTEGER NOT NULL, state INTEGER NOT NULL, message TEXT NOT NULL, detail TEXT NOT NULL,"
-    " PRIMARY KEY (job, sequence)) WITHOUT ROWID",
+    " PRIMARY KEY (job, sequence)) WITHOUT ROWID";
+constexpr char kMakeCheckpoints[] =
     "CREATE TABLE IF NOT EXISTS checkpoints (job INTEGER NOT NULL, step INTEGER NOT NULL, record TEXT NOT NULL,"
-    " PRIMARY KEY (job, step)) WITHOUT ROWID",
-};
+    " PRIMARY KEY (job, step)) WITHOUT ROWID";
 
 constexpr char kUnfinished[] = "state IN (1, 2, 3, 4)";
 constexpr char kSelectJob[] =
@@ -112,7 +114,7 @@ template <typename Runner>
 absl::StatusOr<std::vector<std::string>> SelectIds(Runner& runner, absl::string_view where,
                                                    const std::vector<DatabaseValue>& parameters) {
   std::vector<std::string> ids;
-  ATTUNE_RETURN_IF_ERROR(runner.Run(absl::StrCat("SELECT id FROM jobs WHERE ", where), parameters,
+  ATTUNE_RETURN_IF_ERROR(runner.Run(absl::StrCat("SELECT id FROM jobs WHERE ", where, " ORDER BY position"), parameters,
                                     [&](const DatabaseRow& row) { ids.push_back(row.Text(0)); }));
   return ids;
 }
@@ -225,7 +227,9 @@ absl::Status FollowTransition(const Job& before, absl::Time now, Job* after) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<JobStore>> JobStore::Open(Database* database, const Clock* clock) {
-  for (const char* statement : kSchema) ATTUNE_RETURN_IF_ERROR(database->Run(statement));
+  for (const char* statement : {kMakeJobs, kMakeRequestIndex, kMakeStateIndex, kMakeEvents, kMakeCheckpoints}) {
+    ATTUNE_RETURN_IF_ERROR(database->Run(statement));
+  }
   return std::unique_ptr<JobStore>(new JobStore(database, clock));
 }
 
@@ -416,7 +420,7 @@ absl::StatusOr<std::map<std::string, double>> JobStore::TenantSeconds(absl::Time
 }
 
 absl::StatusOr<std::vector<JobStore::Recovered>> JobStore::Recover() {
-  ATTUNE_ASSIGN_OR_RETURN(std::vector<std::string> ids, SelectIds(*database_, "state IN (2, 3) ORDER BY position", {}));
+  ATTUNE_ASSIGN_OR_RETURN(std::vector<std::string> ids, SelectIds(*database_, "state IN (2, 3)", {}));
   std::vector<Recovered> recovered;
   for (const std::string& id : ids) {
     Job before;

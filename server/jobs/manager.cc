@@ -382,9 +382,11 @@ void JobManager::RunJob(const std::shared_ptr<Run>& run) {
 void JobManager::FinishJob(Run& run, const absl::StatusOr<JobOutcome>& outcome) {
   const StopRequest seen = run.stop_request();
   run.Flush();
+  const Run::Unstored unstored = run.unstored();
   while (true) {
     absl::Status status = Update(run.job.spec.id, "", [&](Job& job) {
-                            run.TakeUnstored(&job);
+                            if (unstored.progress) job.progress = *unstored.progress;
+                            job.training_seconds += unstored.training_seconds;
                             ApplyOutcome(outcome, seen, job);
                             return absl::OkStatus();
                           }).status();

@@ -24,7 +24,7 @@ absl::Status JobManager::Run::SetRunning(const Hyperparameters& resolved, const 
 
 absl::Status JobManager::Run::ReportProgress(const JobProgress& progress) {
   absl::MutexLock lock(&mutex_);
-  unstored_ = progress;
+  unstored_.progress = progress;
   if (manager_->clock_->Now() - last_stored_ < manager_->options_.progress_interval) return absl::OkStatus();
   return Store(JobEvent::Type::kProgress, progress);
 }
@@ -38,10 +38,9 @@ absl::Status JobManager::Run::Store(JobEvent::Type type, const JobProgress& prog
   JobEvent event;
   event.type = type;
   event.progress = progress;
-  absl::Status status = manager_->store_->AppendEvent(job.spec.id, std::move(event), unstored_seconds_).status();
+  absl::Status status = manager_->store_->AppendEvent(job.spec.id, std::move(event), unstored_.training_seconds).status();
   if (!status.ok()) return status;
-  unstored_.reset();
-  unstored_seconds_ = 0;
+  unstored_ = {};
   last_stored_ = manager_->clock_->Now();
   manager_->EventAppended(job.spec.id);
   return absl::OkStatus();
@@ -49,7 +48,7 @@ absl::Status JobManager::Run::Store(JobEvent::Type type, const JobProgress& prog
 
 void JobManager::Run::AddTrainingSeconds(double seconds) {
   absl::MutexLock lock(&mutex_);
-  unstored_seconds_ += seconds;
+  unstored_.training_seconds += seconds;
 }
 
 absl::Status JobManager::Run::ReportCheckpoint(const Checkpoint& checkpoint) {
@@ -78,13 +77,12 @@ absl::Status JobManager::Run::Log(absl::string_view message) {
 void JobManager::Run::Flush() {
   absl::MutexLock lock(&mutex_);
   // A failure is no loss: the run's end stores it too, and insists.
-  if (unstored_) Store(JobEvent::Type::kProgress, JobProgress(*unstored_)).IgnoreError();
+  if (unstored_.progress) Store(JobEvent::Type::kProgress, JobProgress(*unstored_.progress)).IgnoreError();
 }
 
-void JobManager::Run::TakeUnstored(Job* job) {
+JobManager::Run::Unstored JobManager::Run::unstored() {
   absl::MutexLock lock(&mutex_);
-  if (unstored_) job->progress = *unstored_;
-  job->training_seconds += unstored_seconds_;
+  return unstored_;
 }
 
 }  // namespace attune

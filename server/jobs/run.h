@@ -38,8 +38,12 @@ class JobManager::Run final : public JobControl {
 
   // Stores what was reported last, if it can.
   void Flush() ABSL_LOCKS_EXCLUDED(mutex_);
-  // What is still not stored goes into `job`.
-  void TakeUnstored(Job* job) ABSL_LOCKS_EXCLUDED(mutex_);
+  // What was reported and is still not stored.
+  struct Unstored {
+    std::optional<JobProgress> progress;
+    double training_seconds = 0;
+  };
+  Unstored unstored() ABSL_LOCKS_EXCLUDED(mutex_);
 
   const Job job;                 // as it was when the run began
   std::shared_ptr<void> memory;  // the device memory it holds; the run's own thread drops it
@@ -52,9 +56,9 @@ class JobManager::Run final : public JobControl {
   std::atomic<StopRequest> stop_ = StopRequest::kNone;
   std::atomic<bool> shutdown_ = false;
 
+  // Held while the store is called, so never to be taken inside a store's transaction.
   absl::Mutex mutex_;
-  std::optional<JobProgress> unstored_ ABSL_GUARDED_BY(mutex_);
-  double unstored_seconds_ ABSL_GUARDED_BY(mutex_) = 0;
+  Unstored unstored_ ABSL_GUARDED_BY(mutex_);
   absl::Time last_stored_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
 };
 

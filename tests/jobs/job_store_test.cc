@@ -1,7 +1,6 @@
 #include "server/jobs/job_store.h"
 
 #include <filesystem>
-#include <set>
 
 #include "common/error.h"
 #include "gmock/gmock.h"
@@ -153,7 +152,8 @@ TEST_F(JobStoreTest, ListsNewestFirstInPagesWithFilters) {
   ASSERT_TRUE(Move("b", JobState::kPaused).ok());
   auto ids = [&](int limit, int64_t before, JobStore::Filter filter) {
     std::vector<std::string> ids;
-    for (const Job& job : *store_->List(limit, before, filter)) ids.push_back(job.spec.id);
+    const std::vector<Job> jobs = *store_->List(limit, before, filter);
+    for (const Job& job : jobs) ids.push_back(job.spec.id);
     return ids;
   };
   EXPECT_THAT(ids(10, INT64_MAX, {}), ElementsAre("d", "c", "b", "a"));

@@ -10,7 +10,7 @@
 namespace attune {
 namespace {
 
-constexpr absl::Time kStart = absl::UnixEpoch() + absl::Hours(1000);
+const absl::Time kStart = absl::FromUnixSeconds(1'700'000'000);
 
 QueueSnapshot Snapshot(std::vector<QueuedJob> queued) {
   QueueSnapshot snapshot;
