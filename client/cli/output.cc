@@ -27,6 +27,11 @@ size_t Width(const std::string& text) {
   return std::count_if(text.begin(), text.end(), [](unsigned char c) { return (c & 0xC0) != 0x80; });
 }
 
+bool LooksLikeNumber(absl::string_view cell) {
+  if (cell.size() > 1 && cell[0] == '-') cell.remove_prefix(1);
+  return !cell.empty() && absl::ascii_isdigit(static_cast<unsigned char>(cell[0]));
+}
+
 std::string Pad(const std::string& text, size_t width, bool right) {
   size_t have = Width(text);
   std::string space(width > have ? width - have : 0, ' ');
@@ -116,15 +121,17 @@ void Table::Add(std::vector<std::string> row) {
 void Table::Print(std::ostream& out) const {
   const size_t columns = header_.size();
   std::vector<size_t> width(columns);
-  std::vector<bool> right(columns, !rows_.empty());
+  std::vector<bool> right(columns);
   for (size_t i = 0; i < columns; ++i) {
     width[i] = Width(header_[i]);
+    bool only_numbers = true, any_number = false;
     for (const auto& row : rows_) {
       width[i] = std::max(width[i], Width(row[i]));
-      char first = row[i][0], second = row[i].size() > 1 ? row[i][1] : '\0';
-      bool number = absl::ascii_isdigit(first) || (first == '-' && (second == '\0' || absl::ascii_isdigit(second)));
-      right[i] = right[i] && number;
+      bool number = LooksLikeNumber(row[i]);
+      only_numbers = only_numbers && (number || row[i] == "-");
+      any_number = any_number || number;
     }
+    right[i] = only_numbers && any_number;
   }
   auto print = [&](const std::vector<std::string>& row) {
     std::string line;

@@ -33,8 +33,8 @@ std::string Printable(const std::string& text);
 // In quotes, with \n, \t and the like written out.
 std::string Quoted(const std::string& text);
 
-// Rows under a header, columns as wide as their widest cell. A column whose
-// cells all begin with a digit (or are "-") is aligned to the right.
+// Rows under a header, columns as wide as their widest cell. A column of
+// numbers (units may follow them, cells may be empty) is aligned to the right.
 class Table {
  public:
   explicit Table(std::vector<std::string> header) : header_(std::move(header)) {}

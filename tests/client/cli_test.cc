@@ -1,0 +1,466 @@
+// The `attune` command against a fake server: requests, output, exit codes.
+#include <gmock/gmock.h>
+#include <google/protobuf/struct.pb.h>
+#include <google/protobuf/util/json_util.h>
+#include <gtest/gtest.h>
+
+#include <csignal>
+#include <thread>
+
+#include "absl/strings/str_split.h"
+#include "common/file.h"
+#include "tests/testing/fake_services.h"
+#include "tests/testing/run_cli.h"
+
+namespace attune {
+namespace {
+
+using testing::CliResult;
+using testing::FakeServer;
+using testing::FakeState;
+using testing::JobLife;
+using testing::RunAttune;
+using testing::Unavailable;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+using ::testing::Pair;
+using ::testing::StartsWith;
+using ::testing::UnorderedElementsAre;
+
+class CliTest : public ::testing::Test {
+ protected:
+  CliResult Run(std::vector<std::string> args, const std::string& input = "") {
+    args.insert(args.end(), {"--server", server_.target()});
+    return RunAttune(std::move(args), input);
+  }
+  FakeState& state() { return server_.state(); }
+
+  void AddModel(const std::string& id) {
+    v1::Model& model = state().models["models/" + id];
+    model.set_name("models/" + id);
+    model.set_kind(v1::Model::BASE);
+    model.set_size_bytes(2048);
+  }
+
+  void AddEndedJob(v1::TuningJob::State end) {
+    v1::TuningJob& job = state().jobs["tuningJobs/j"];
+    job.set_name("tuningJobs/j");
+    job.set_state(end);
+    job.set_tuned_model("models/tuned");
+    state().events = JobLife(5, end);
+  }
+
+  // Fails the test unless `text` is JSON.
+  static google::protobuf::Struct Json(const std::string& text) {
+    google::protobuf::Struct json;
+    auto status = google::protobuf::util::JsonStringToMessage(text, &json);
+    EXPECT_TRUE(status.ok()) << status.ToString() << "\n" << text;
+    return json;
+  }
+  static std::vector<google::protobuf::Struct> JsonLines(const std::string& text) {
+    std::vector<google::protobuf::Struct> lines;
+    for (absl::string_view line : absl::StrSplit(text, '\n', absl::SkipEmpty())) lines.push_back(Json(std::string(line)));
+    return lines;
+  }
+
+  FakeServer server_;
+};
+
+// ---- errors and exit codes
+
+TEST_F(CliTest, NotFoundIsThree) {
+  CliResult r = Run({"models", "get", "none"});
+  EXPECT_EQ(r.code, 3);
+  EXPECT_EQ(r.out, "");
+  EXPECT_EQ(r.err, "error: There is no 'models/none'. (MODEL_NOT_FOUND)\nSee which models there are: attune models list\n");
+}
+
+TEST_F(CliTest, ExitCodesByKindOfError) {
+  const std::vector<std::pair<grpc::StatusCode, int>> expected = {
+      {grpc::StatusCode::INVALID_ARGUMENT, 2},    {grpc::StatusCode::NOT_FOUND, 3},
+      {grpc::StatusCode::ALREADY_EXISTS, 4},      {grpc::StatusCode::FAILED_PRECONDITION, 4},
+      {grpc::StatusCode::ABORTED, 4},             {grpc::StatusCode::DEADLINE_EXCEEDED, 5},
+      {grpc::StatusCode::PERMISSION_DENIED, 6},   {grpc::StatusCode::RESOURCE_EXHAUSTED, 6},
+      {grpc::StatusCode::INTERNAL, 6},            {grpc::StatusCode::UNIMPLEMENTED, 6},
+  };
+  for (const auto& [code, exit] : expected) {
+    state().FailNext("GetModel", 1, grpc::Status(code, "no"));
+    CliResult r = Run({"models", "get", "m"});
+    EXPECT_EQ(r.code, exit) << code;
+    EXPECT_THAT(r.err, StartsWith("error: no ("));
+  }
+}
+
+TEST_F(CliTest, UnreachableServerIsFiveAndSaysWhatToDo) {
+  server_.Stop();
+  CliResult r = Run({"models", "list"});
+  EXPECT_EQ(r.code, 5);
+  EXPECT_THAT(r.err, HasSubstr("cannot reach the server at " + server_.target()));
+  EXPECT_THAT(r.err, HasSubstr("attuned --data-dir DIR"));
+}
+
+TEST_F(CliTest, TimeoutEndsACall) {
+  state().endless = true;
+  CliResult r = Run({"generate", "m", "x", "--timeout", "0.2"});
+  EXPECT_EQ(r.code, 5);
+  EXPECT_THAT(r.err, HasSubstr("--timeout"));
+  EXPECT_EQ(Run({"models", "list", "--timeout", "soon"}).code, 2);
+}
+
+TEST_F(CliTest, BadRowsAreListed) {
+  state().FailNext("UploadDataset", 1,
+                   ToGrpcStatus(MakeError(absl::StatusCode::kInvalidArgument, "BAD_ROWS", "2 rows cannot be used", {},
+                                          {{"line 3", "no label"}, {"line 7", "no text"}})));
+  CliResult r = Run({"datasets", "upload", "-"}, "{}");
+  EXPECT_EQ(r.code, 2);
+  EXPECT_EQ(r.err,
+            "error: 2 rows cannot be used (BAD_ROWS)\n  line 3: no label\n  line 7: no text\n"
+            "Correct these rows, or leave them out with --skip-bad-rows.\n");
+}
+
+TEST(CliUsageTest, MistakesAreTwoAndSaySo) {
+  const std::vector<std::vector<std::string>> wrong = {
+      {},
+      {"frobnicate"},
+      {"models"},
+      {"models", "get"},
+      {"models", "list", "--no-such-option"},
+      {"models", "update", "m"},
+      {"models", "update", "m", "--label", "novalue"},
+      {"models", "export", "m", "--format", "pickle"},
+      {"tune", "--base", "m", "--data", "d"},
+      {"tune", "--base", "m", "--data", "d", "--method", "magic"},
+      {"tune", "--base", "m", "--data", "d", "--method", "full", "--rank", "8"},
+      {"tune", "--base", "m", "--data", "d", "--method", "lora", "--targets", "q_proj,head"},
+      {"tune", "--base", "m", "--data", "d", "--method", "lora", "--watch", "--estimate"},
+      {"jobs", "list", "--state", "asleep"},
+      {"generate", "m"},
+      {"generate", "m", "text", "--var", "a=b"},
+      {"generate", "m", "text", "--temperature", "warm"},
+      {"classify", "m", "text"},
+      {"evaluate", "m"},
+  };
+  for (const auto& args : wrong) {
+    CliResult r = RunAttune(args);
+    EXPECT_EQ(r.code, 2) << ::testing::PrintToString(args);
+    EXPECT_THAT(r.err, StartsWith("error: ")) << ::testing::PrintToString(args);
+    EXPECT_THAT(r.err, HasSubstr("(USAGE)"));
+    EXPECT_EQ(r.out, "");
+  }
+}
+
+TEST_F(CliTest, CallsAreRetried) {
+  AddModel("m");
+  state().FailNext("GetModel", 1, Unavailable());
+  EXPECT_EQ(Run({"models", "get", "m"}).code, 0);
+}
+
+// ---- models
+
+TEST_F(CliTest, ModelsListIsATable) {
+  for (const char* id : {"a", "bb", "c"}) AddModel(id);
+  CliResult r = Run({"models", "list"});
+  EXPECT_EQ(r.code, 0);
+  EXPECT_EQ(r.out,
+            "ID  KIND  BASE     SIZE  CREATED  NAME\n"
+            "a   BASE     -  2.0 KiB        -  -\n"
+            "bb  BASE     -  2.0 KiB        -  -\n"
+            "c   BASE     -  2.0 KiB        -  -\n");
+}
+
+TEST_F(CliTest, ListsAreJsonObjects) {
+  EXPECT_EQ(Run({"models", "list", "--json"}).out, "{\"models\": []}\n");
+  for (const char* id : {"a", "b", "c"}) AddModel(id);
+  auto json = Json(Run({"--json", "models", "list"}).out);
+  ASSERT_EQ(json.fields().at("models").list_value().values_size(), 3);
+  EXPECT_EQ(json.fields().at("models").list_value().values(2).struct_value().fields().at("name").string_value(),
+            "models/c");
+}
+
+TEST_F(CliTest, ImportFillsTheRequest) {
+  CliResult r = Run({"models", "import", "/m/x.gguf", "--id", "x", "--display-name", "X", "--label", "a=b"});
+  EXPECT_EQ(r.code, 0) << r.err;
+  EXPECT_THAT(r.out, HasSubstr("models/x"));
+  auto request = state().RequestOf<v1::ImportModelRequest>("ImportModel");
+  EXPECT_EQ(request.source_path(), "/m/x.gguf");
+  EXPECT_THAT(request.model().labels(), UnorderedElementsAre(Pair("a", "b")));
+  CliResult again = Run({"models", "import", "/m/x.gguf", "--id", "x"});
+  EXPECT_EQ(again.code, 4);
+  EXPECT_THAT(again.err, HasSubstr("(MODEL_EXISTS)"));
+}
+
+TEST_F(CliTest, UpdateNamesWhatChanges) {
+  AddModel("m");
+  EXPECT_EQ(Run({"models", "update", "m", "--description", "", "--no-labels"}).code, 0);
+  auto request = state().RequestOf<v1::UpdateModelRequest>("UpdateModel");
+  EXPECT_THAT(request.update_mask().paths(), ElementsAre("description", "labels"));
+}
+
+TEST_F(CliTest, DeleteAndExport) {
+  AddModel("m");
+  EXPECT_EQ(Run({"models", "export", "models/m", "--format", "peft"}).out,
+            "wrote 1 files, 2.0 KiB, to /exports/m on the server\n  adapter_config.json\n");
+  EXPECT_EQ(state().RequestOf<v1::ExportModelRequest>("ExportModel").format(), v1::ExportModelRequest::PEFT);
+  EXPECT_EQ(Run({"models", "delete", "m"}).out, "deleted models/m\n");
+  EXPECT_EQ(Run({"models", "delete", "m"}).code, 3);
+}
+
+// ---- datasets
+
+TEST_F(CliTest, UploadFillsTheHeader) {
+  const std::string path = ::testing::TempDir() + "attune_cli_test.csv";
+  ASSERT_TRUE(WriteFileDurably(path, "text,category\na,b\n").ok());
+  CliResult r = Run({"datasets", "upload", path, "--id", "d", "--template", "Text: {{text}}\\nLabel:",
+                     "--completion-template", " {{label}}", "--map", "category=label", "--format", "csv", "--kind",
+                     "prompt-completion", "--skip-bad-rows"});
+  EXPECT_EQ(r.code, 0) << r.err;
+  EXPECT_EQ(state().uploaded, "text,category\na,b\n");
+  auto header = state().RequestOf<v1::UploadDatasetRequest::Header>("UploadDataset");
+  EXPECT_EQ(header.dataset_id(), "d");
+  EXPECT_TRUE(header.skip_bad_rows());
+  EXPECT_EQ(header.dataset().prompt_template(), "Text: {{text}}\nLabel:");
+  EXPECT_EQ(header.dataset().completion_template(), " {{label}}");
+  EXPECT_THAT(header.dataset().column_mapping(), UnorderedElementsAre(Pair("category", "label")));
+  EXPECT_EQ(header.dataset().format(), v1::Dataset::CSV);
+  EXPECT_EQ(header.dataset().kind(), v1::Dataset::PROMPT_COMPLETION);
+  EXPECT_THAT(r.out, HasSubstr("\"Text: {{text}}\\nLabel:\""));
+}
+
+TEST_F(CliTest, PreviewMarksLoss) {
+  CliResult r = Run({"datasets", "preview", "d", "--model", "m", "--count", "1"});
+  EXPECT_EQ(r.code, 0) << r.err;
+  EXPECT_THAT(r.out, HasSubstr("2 tokens, 1 with loss"));
+  EXPECT_THAT(r.out, HasSubstr("Text|[ b]|"));
+  EXPECT_EQ(state().RequestOf<v1::PreviewDatasetRequest>("PreviewDataset").model(), "models/m");
+}
+
+// ---- tune and jobs
+
+TEST_F(CliTest, TuneLoraFillsTheJob) {
+  CliResult r = Run({"tune", "--base", "m", "--data", "d", "--method", "lora", "--rank", "8", "--dropout", "0",
+                     "--targets", "q_proj,v_proj", "--rslora", "--epochs", "1.5", "--learning-rate", "2e-4",
+                     "--schedule", "linear", "--warmup-ratio", "0", "--eval-steps", "-1", "--no-keep-best", "--seed",
+                     "7", "--precision", "float32", "--validation-fraction", "-1", "--name", "j", "--output", "tuned",
+                     "--priority", "-3", "--label", "a=b"});
+  EXPECT_EQ(r.code, 0) << r.err;
+  EXPECT_THAT(r.out, StartsWith("queued tuningJobs/j: LoRA, rank 8, rsLoRA of models/m on datasets/d\n"));
+  auto request = state().RequestOf<v1::CreateTuningJobRequest>("CreateTuningJob");
+  const v1::TuningJob& job = request.tuning_job();
+  EXPECT_EQ(request.tuning_job_id(), "j");
+  EXPECT_EQ(job.base_model(), "models/m");
+  EXPECT_EQ(job.validation_dataset(), "");
+  EXPECT_EQ(job.lora().rank(), 8);
+  EXPECT_TRUE(job.lora().has_dropout());
+  EXPECT_THAT(job.lora().target_modules(), ElementsAre(v1::Q_PROJ, v1::V_PROJ));
+  const v1::Hyperparameters& h = job.hyperparameters();
+  EXPECT_DOUBLE_EQ(h.epochs(), 1.5);
+  EXPECT_EQ(h.schedule(), v1::LINEAR);
+  EXPECT_TRUE(h.has_warmup_ratio());
+  EXPECT_FALSE(h.has_weight_decay());
+  EXPECT_EQ(h.evaluation_steps(), -1);
+  EXPECT_TRUE(h.has_keep_best());
+  EXPECT_FALSE(h.keep_best());
+  EXPECT_EQ(h.seed(), 7);
+  EXPECT_EQ(h.precision(), "float32");
+  EXPECT_DOUBLE_EQ(job.data().validation_fraction(), -1);
+  EXPECT_EQ(job.tuned_model_id(), "tuned");
+  EXPECT_EQ(job.priority(), -3);
+}
+
+TEST_F(CliTest, TuneOtherMethods) {
+  auto job = [&](int i) {
+    return state().RequestOf<v1::CreateTuningJobRequest>("CreateTuningJob", i).tuning_job();
+  };
+  Run({"tune", "--base", "m", "--data", "d", "--method", "soft-prompt", "--virtual-tokens", "30", "--init", "vocab"});
+  EXPECT_EQ(job(0).soft_prompt().num_virtual_tokens(), 30);
+  EXPECT_EQ(job(0).soft_prompt().init(), v1::SoftPromptTuning::SAMPLE_VOCAB);
+  Run({"tune", "--base", "m", "--data", "d", "--method", "partial", "--parameters", "a.*", "--parameters", "b{1,2}",
+       "--biases-and-norms"});
+  EXPECT_THAT(job(1).partial().parameter_patterns(), ElementsAre("a.*", "b{1,2}"));
+  EXPECT_TRUE(job(1).partial().biases_and_norms());
+  Run({"tune", "--base", "m", "--data", "d", "--method", "full"});
+  EXPECT_TRUE(job(2).has_full());
+}
+
+TEST_F(CliTest, EstimateQueuesNothing) {
+  CliResult r = Run({"tune", "--base", "m", "--data", "d", "--method", "full", "--estimate"});
+  EXPECT_EQ(r.code, 0) << r.err;
+  EXPECT_THAT(r.out, HasSubstr("3.0 MiB"));
+  EXPECT_THAT(r.out, HasSubstr("about 1m32s"));
+  EXPECT_EQ(state().Calls("CreateTuningJob"), 0);
+}
+
+TEST_F(CliTest, WatchedJobThatSucceedsIsZero) {
+  AddEndedJob(v1::TuningJob::SUCCEEDED);
+  CliResult r = Run({"jobs", "watch", "j"});
+  EXPECT_EQ(r.code, 0) << r.err;
+  EXPECT_EQ(r.out,
+            "j  QUEUED\n"
+            "j  RUNNING\n"
+            "j  RUNNING [####................] 1/5  loss 0.500\n"
+            "j  SUCCEEDED\n"
+            "tuned model: models/tuned (training took 0.0s)\n"
+            "Try it: attune generate tuned \"...\"\n");
+}
+
+TEST_F(CliTest, WatchedJobThatFailsOrIsCancelledIsOne) {
+  AddEndedJob(v1::TuningJob::CANCELLED);
+  CliResult cancelled = Run({"jobs", "watch", "j"});
+  EXPECT_EQ(cancelled.code, 1);
+  EXPECT_THAT(cancelled.err, HasSubstr("(JOB_CANCELLED)"));
+  AddEndedJob(v1::TuningJob::FAILED);
+  state().jobs["tuningJobs/j"].mutable_error()->set_reason("NAN_LOSS");
+  CliResult failed = Run({"jobs", "watch", "j"});
+  EXPECT_EQ(failed.code, 1);
+  EXPECT_THAT(failed.err, HasSubstr("(NAN_LOSS)"));
+}
+
+TEST_F(CliTest, TuneWatchAsJsonLines) {
+  AddEndedJob(v1::TuningJob::SUCCEEDED);
+  CliResult r = Run({"tune", "--base", "m", "--data", "d", "--method", "full", "--name", "j", "--watch", "--json"});
+  EXPECT_EQ(r.code, 0) << r.err;
+  auto lines = JsonLines(r.out);
+  ASSERT_EQ(lines.size(), 1 + state().events.size());
+  EXPECT_EQ(lines[0].fields().at("name").string_value(), "tuningJobs/j");
+  EXPECT_EQ(lines.back().fields().at("state").string_value(), "SUCCEEDED");
+}
+
+TEST_F(CliTest, CtrlCDetachesFromAWatch) {
+  AddEndedJob(v1::TuningJob::RUNNING);
+  state().legs = {2};
+  state().hold_legs = true;
+  std::thread user([this] {
+    while (state().Calls("WatchTuningJob") == 0) absl::SleepFor(absl::Milliseconds(5));
+    std::raise(SIGINT);
+  });
+  CliResult r = Run({"jobs", "watch", "j"});
+  user.join();
+  EXPECT_EQ(r.code, 6);
+  EXPECT_EQ(r.err, "Detached; the job goes on. Watch it again with: attune jobs watch j\n");
+  EXPECT_EQ(state().Calls("CancelTuningJob"), 0);
+}
+
+TEST_F(CliTest, JobsListFiltersAndLimits) {
+  for (int i = 0; i < 5; ++i) state().jobs[absl::StrCat("tuningJobs/j", i)].set_name(absl::StrCat("tuningJobs/j", i));
+  CliResult r = Run({"jobs", "list", "--state", "running,paused", "--tenant", "t", "--limit", "3", "--json"});
+  EXPECT_EQ(Json(r.out).fields().at("tuning_jobs").list_value().values_size(), 3);
+  auto request = state().RequestOf<v1::ListTuningJobsRequest>("ListTuningJobs");
+  EXPECT_THAT(request.states(), ElementsAre(v1::TuningJob::RUNNING, v1::TuningJob::PAUSED));
+  EXPECT_EQ(request.tenant(), "t");
+}
+
+TEST_F(CliTest, JobActionsNameTheJob) {
+  AddEndedJob(v1::TuningJob::PAUSED);
+  for (const char* action : {"get", "cancel", "pause", "resume"}) {
+    CliResult r = Run({"jobs", action, "j"});
+    EXPECT_EQ(r.code, 0) << action << r.err;
+    EXPECT_THAT(r.out, HasSubstr("PAUSED")) << action;
+  }
+  EXPECT_EQ(state().Calls("CancelTuningJob"), 1);
+  EXPECT_EQ(state().Calls("PauseTuningJob"), 1);
+  EXPECT_EQ(state().Calls("ResumeTuningJob"), 1);
+  EXPECT_THAT(Run({"jobs", "checkpoints", "j"}).out, HasSubstr("40  0.000       0.500     0.000  yes"));
+  EXPECT_EQ(Run({"jobs", "delete", "j"}).out, "deleted tuningJobs/j\n");
+  EXPECT_EQ(Run({"jobs", "get", "j"}).code, 3);
+}
+
+// ---- generate, chat, classify, score, tokenize
+
+TEST_F(CliTest, GenerateWritesTheTextAndOneLineEnd) {
+  CliResult r = Run({"generate", "m", "Say it\\n", "-e", "--max-tokens", "5", "--temperature", "0.7", "--stop", "\\n",
+                     "--stop", "END", "--seed", "-1"});
+  EXPECT_EQ(r.code, 0) << r.err;
+  EXPECT_EQ(r.out, "Hello, world\n");
+  auto request = state().RequestOf<v1::GenerateRequest>("StreamGenerate");
+  EXPECT_EQ(request.model(), "models/m");
+  EXPECT_EQ(request.prompt().text(), "Say it\n");
+  EXPECT_DOUBLE_EQ(request.sampling().temperature(), 0.7);
+  EXPECT_FALSE(request.sampling().has_top_p());
+  EXPECT_EQ(request.sampling().seed(), -1);
+  EXPECT_THAT(request.stop(), ElementsAre("\n", "END"));
+}
+
+TEST_F(CliTest, GenerateTakesPromptsInEveryWay) {
+  auto prompt = [&](int i) { return state().RequestOf<v1::GenerateRequest>("StreamGenerate", i).prompt(); };
+  Run({"generate", "m", "-"}, "from input\n");
+  EXPECT_EQ(prompt(0).text(), "from input");
+  Run({"generate", "m", "--var", "text=a=b", "--var", "other=c"});
+  EXPECT_THAT(prompt(1).template_input().variables(), UnorderedElementsAre(Pair("text", "a=b"), Pair("other", "c")));
+  Run({"generate", "m", "hi", "--chat", "--system", "be kind"});
+  ASSERT_EQ(prompt(2).chat().messages_size(), 2);
+  EXPECT_EQ(prompt(2).chat().messages(0).role(), "system");
+  EXPECT_EQ(prompt(2).chat().messages(1).content(), "hi");
+}
+
+TEST_F(CliTest, SeveralAnswersComeOneAfterTheOther) {
+  EXPECT_EQ(Run({"generate", "m", "x", "--n", "2"}).out, "[0] Hello, world\n[1] Hello, world\n");
+  EXPECT_EQ(Run({"generate", "m", "x", "--n", "2", "--no-stream"}).out, "[0] Hello, world\n[1] Hello, world\n");
+}
+
+TEST_F(CliTest, GenerateAsJson) {
+  auto lines = JsonLines(Run({"generate", "m", "x", "--json"}).out);
+  ASSERT_EQ(lines.size(), 4);
+  EXPECT_EQ(lines[0].fields().at("text").string_value(), "Hello");
+  EXPECT_TRUE(lines[3].fields().contains("usage"));
+  auto whole = Json(Run({"generate", "m", "x", "--json", "--no-stream"}).out);
+  EXPECT_TRUE(whole.fields().contains("completions"));
+}
+
+TEST_F(CliTest, ChatKeepsTheConversation) {
+  CliResult r = Run({"chat", "m", "--system", "be kind"}, "first\n\nsecond\n/reset\nthird\n/exit\nnever\n");
+  EXPECT_EQ(r.code, 0) << r.err;
+  EXPECT_EQ(r.out, "Hello, world\nHello, world\nHello, world\n");
+  ASSERT_EQ(state().Calls("StreamGenerate"), 3);
+  auto roles = [&](int i) {
+    std::vector<std::string> roles;
+    for (const auto& m : state().RequestOf<v1::GenerateRequest>("StreamGenerate", i).prompt().chat().messages()) {
+      roles.push_back(m.role() + ":" + m.content());
+    }
+    return roles;
+  };
+  EXPECT_THAT(roles(1), ElementsAre("system:be kind", "user:first", "assistant:Hello, world", "user:second"));
+  EXPECT_THAT(roles(2), ElementsAre("system:be kind", "user:third"));
+}
+
+TEST_F(CliTest, Classify) {
+  CliResult r = Run({"classify", "m", "--choices", "earn,acq", "--choices", "trade", "--var", "text=x"});
+  EXPECT_EQ(r.code, 0) << r.err;
+  EXPECT_EQ(r.out,
+            "LABEL  PROBABILITY  LOGPROB\nearn         0.500    0.000\nacq          0.500    0.000\n"
+            "trade        0.500    0.000\n");
+  EXPECT_EQ(Run({"classify", "m", "text", "--choices", "earn,acq", "--label-only"}).out, "earn\n");
+  EXPECT_EQ(state().RequestOf<v1::ClassifyRequest>("Classify", 1).prompt().text(), "text");
+}
+
+TEST_F(CliTest, ScoreTokenizeDetokenize) {
+  EXPECT_THAT(Run({"score", "m", "x", "--continuation", " yes", "--continuation", " no"}).out,
+              HasSubstr("\" yes\"         -1.500       0  no"));
+  EXPECT_EQ(Run({"tokenize", "m", "a b"}).out, "ID  TEXT\n 7  \"a b\"\n1 tokens\n");
+  EXPECT_EQ(Run({"detokenize", "m", "1", "2", "3"}).out, "3 tokens\n");
+}
+
+// ---- evaluate
+
+TEST_F(CliTest, EvaluateShowsIntervalAndLabels) {
+  CliResult r = Run({"evaluate", "m", "--data", "d", "--max-examples", "500", "--choices", "a,b", "--exact-match"});
+  EXPECT_EQ(r.code, 0) << r.err;
+  EXPECT_THAT(r.out, HasSubstr("0.912 [0.884, 0.934]"));
+  EXPECT_THAT(r.out, HasSubstr("earn      4        3   0.750          6      0.500"));
+  EXPECT_THAT(r.err, HasSubstr("evaluating [##########..........] 250/500"));
+  auto request = state().RequestOf<v1::EvaluateRequest>("Evaluate");
+  EXPECT_EQ(request.max_examples(), 500);
+  EXPECT_TRUE(request.exact_match());
+  EXPECT_THAT(request.choices(), ElementsAre("a", "b"));
+}
+
+TEST_F(CliTest, EvaluateAsJsonLines) {
+  auto lines = JsonLines(Run({"evaluate", "m", "--data", "d", "--json"}).out);
+  ASSERT_EQ(lines.size(), 2);
+  EXPECT_FALSE(lines[0].fields().contains("result"));
+  EXPECT_TRUE(lines[1].fields().contains("result"));
+}
+
+}  // namespace
+}  // namespace attune
