@@ -1,0 +1,84 @@
+#include "server/engine/batch_scheduler.h"
+
+#include <algorithm>
+
+namespace attune {
+
+void BatchScheduler::Add(Sequence* sequence) { waiting_.push_back(sequence); }
+
+void BatchScheduler::AddRunning(Sequence* sequence) { running_.push_back(sequence); }
+
+void BatchScheduler::FreePages(Sequence* sequence) {
+  for (int32_t page : sequence->pages) pages_->Release(page);
+  sequence->pages.clear();
+}
+
+void BatchScheduler::Remove(Sequence* sequence) {
+  FreePages(sequence);
+  std::erase(running_, sequence);
+  std::erase(waiting_, sequence);
+}
+
+void BatchScheduler::Preempt(Sequence* sequence, Plan* plan) {
+  FreePages(sequence);
+  sequence->computed = 0;
+  std::erase(running_, sequence);
+  std::erase_if(plan->items, [&](const Item& item) { return item.sequence == sequence; });
+  waiting_.push_front(sequence);
+  plan->preempted.push_back(sequence);
+}
+
+bool BatchScheduler::Provide(Sequence* sequence, int64_t tokens, bool may_preempt, Plan* plan) {
+  const int64_t needed = pages_->PagesFor(sequence->computed + tokens) - static_cast<int64_t>(sequence->pages.size());
+  while (pages_->free() < needed) {
+    if (!may_preempt) return false;
+    Sequence* last = running_.back();
+    Preempt(last, plan);
+    if (last == sequence) return false;
+  }
+  for (int64_t i = 0; i < needed; ++i) sequence->pages.push_back(*pages_->Allocate());
+  return true;
+}
+
+BatchScheduler::Plan BatchScheduler::Next() {
+  Plan plan;
+  int64_t budget = max_tokens_;
+  // By index: preemption takes sequences off the back.
+  for (size_t i = 0; i < running_.size(); ++i) {
+    Sequence* sequence = running_[i];
+    const int64_t tokens = std::min(sequence->remaining(), budget);
+    if (tokens <= 0 || !Provide(sequence, tokens, /*may_preempt=*/true, &plan)) continue;
+    plan.items.push_back({sequence, tokens});
+    budget -= tokens;
+  }
+  // Nobody is let in in a step that had to push somebody out.
+  while (plan.preempted.empty() && !waiting_.empty() && budget > 0 && running() < max_sequences_) {
+    Sequence* sequence = waiting_.front();
+    const int64_t tokens = std::min(sequence->remaining(), budget);
+    if (!Provide(sequence, tokens, /*may_preempt=*/false, &plan)) break;
+    waiting_.pop_front();
+    running_.push_back(sequence);
+    plan.items.push_back({sequence, tokens});
+    budget -= tokens;
+  }
+  return plan;
+}
+
+bool BatchScheduler::Fork(const Sequence& parent, int64_t tokens, Sequence* child,
+                          std::vector<std::pair<int32_t, int32_t>>* copies) {
+  const int64_t full = tokens / pages_->page_tokens();
+  const bool partial = tokens % pages_->page_tokens() != 0;
+  if (partial && pages_->free() == 0) return false;
+  for (int64_t i = 0; i < full; ++i) {
+    pages_->Share(parent.pages[i]);
+    child->pages.push_back(parent.pages[i]);
+  }
+  if (partial) {
+    child->pages.push_back(*pages_->Allocate());
+    copies->emplace_back(parent.pages[full], child->pages.back());
+  }
+  child->computed = tokens;
+  return true;
+}
+
+}  // namespace attune

@@ -1,0 +1,70 @@
+#ifndef ATTUNE_SERVER_ENGINE_BATCH_SCHEDULER_H_
+#define ATTUNE_SERVER_ENGINE_BATCH_SCHEDULER_H_
+
+#include <cstdint>
+#include <deque>
+#include <utility>
+#include <vector>
+
+#include "server/engine/kv_pages.h"
+#include "server/engine/sequence.h"
+
+namespace attune {
+
+// Decides what each step computes, over the pages of one KV cache; touches no tensor.
+// Running sequences go first (one token each, or the next piece of their prompt), then
+// waiting ones are let in, in order of arrival. When pages run out, the sequence that
+// was let in last gives its pages up and waits at the head of the queue, to be computed
+// anew: so the oldest always gets on, and nothing starves. Not thread-safe.
+class BatchScheduler {
+ public:
+  // `pages` must outlive this.
+  BatchScheduler(KvPages* pages, int64_t max_sequences, int64_t max_tokens)
+      : pages_(pages), max_sequences_(max_sequences), max_tokens_(max_tokens) {}
+
+  struct Item {
+    Sequence* sequence;
+    int64_t tokens;  // to compute now; its pages suffice for them
+  };
+  struct Plan {
+    std::vector<Item> items;
+    std::vector<Sequence*> preempted;
+  };
+
+  // Lets a sequence wait. It must live until Remove. REQUIRES: it could ever fit
+  // (PagesFor(all tokens it may get) <= total pages) and remaining() > 0.
+  void Add(Sequence* sequence);
+  // Lets a sequence in at once, past the queue: a fork of one that runs, which brings
+  // its pages with it. May exceed max_sequences.
+  void AddRunning(Sequence* sequence);
+  // Takes a sequence out and frees its pages.
+  void Remove(Sequence* sequence);
+
+  // What to compute next; empty only if there is no sequence with remaining tokens.
+  // The caller advances `computed` of each item when it has been done.
+  Plan Next();
+
+  // Gives `child` the pages of the parent's first `tokens` tokens: full ones shared,
+  // a partly filled one as a copy, which the caller makes (from, to). False, with
+  // nothing changed, if there is no free page for the copy.
+  bool Fork(const Sequence& parent, int64_t tokens, Sequence* child, std::vector<std::pair<int32_t, int32_t>>* copies);
+
+  int64_t running() const { return static_cast<int64_t>(running_.size()); }
+  int64_t waiting() const { return static_cast<int64_t>(waiting_.size()); }
+
+ private:
+  // Gets pages for `tokens` more; preempts others from the back of running_ if
+  // `may_preempt`, and the sequence itself if it is the last.
+  bool Provide(Sequence* sequence, int64_t tokens, bool may_preempt, Plan* plan);
+  void Preempt(Sequence* sequence, Plan* plan);
+  void FreePages(Sequence* sequence);
+
+  KvPages* const pages_;
+  const int64_t max_sequences_, max_tokens_;
+  std::deque<Sequence*> waiting_;
+  std::vector<Sequence*> running_;  // in the order of being let in
+};
+
+}  // namespace attune
+
+#endif  // ATTUNE_SERVER_ENGINE_BATCH_SCHEDULER_H_

@@ -1,0 +1,39 @@
+#ifndef ATTUNE_SERVER_ENGINE_KV_PAGES_H_
+#define ATTUNE_SERVER_ENGINE_KV_PAGES_H_
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+namespace attune {
+
+// Counts who uses which page of a KV cache; holds no tensor. A page may be shared by
+// sequences with a common beginning and is free when its last user lets go. Not
+// thread-safe.
+class KvPages {
+ public:
+  KvPages(int64_t pages, int64_t page_tokens);
+
+  int64_t page_tokens() const { return page_tokens_; }
+  int64_t total() const { return static_cast<int64_t>(users_.size()); }
+  int64_t used() const { return total() - static_cast<int64_t>(free_.size()); }
+  int64_t free() const { return static_cast<int64_t>(free_.size()); }
+  // Pages that `tokens` tokens need.
+  int64_t PagesFor(int64_t tokens) const { return (tokens + page_tokens_ - 1) / page_tokens_; }
+
+  // A page with one user; nothing if all are in use.
+  std::optional<int32_t> Allocate();
+  // One more user. REQUIRES: the page is in use.
+  void Share(int32_t page);
+  // One user less. REQUIRES: the page is in use.
+  void Release(int32_t page);
+
+ private:
+  const int64_t page_tokens_;
+  std::vector<int32_t> users_;  // by page
+  std::vector<int32_t> free_;   // a stack
+};
+
+}  // namespace attune
+
+#endif  // ATTUNE_SERVER_ENGINE_KV_PAGES_H_

@@ -1,0 +1,116 @@
+#include "server/engine/model_runner.h"
+
+#include <ATen/ATen.h>
+
+#include "server/model/decoder.h"
+#include "server/model/kernels/packed_weight.h"
+#include "server/model/torch_target.h"
+
+namespace attune {
+namespace {
+
+// Rows of the batch that run under one LoRA.
+struct LoraRows {
+  const LoraAdapter* lora;
+  int64_t first, count;
+};
+
+// x W^T by whichever product is faster for so few, or so many, rows.
+at::Tensor Product(const at::Tensor& x, const at::Tensor& w, const PackedWeight* packed) {
+  if (packed && x.size(0) <= PackedWeight::kMaxTokens) return packed->Multiply(x.contiguous());
+  return at::linear(x, w);
+}
+
+class PagedOps final : public LayerOps {
+ public:
+  PagedOps(const BaseModel& base, const PagedBatch& batch, std::vector<LoraRows> loras, KvCache* cache)
+      : base_(base), rope_{base.rope_cos_PH, base.rope_sin_PH}, batch_(batch), loras_(std::move(loras)), cache_(cache) {}
+
+  at::Tensor Multiply(int64_t layer, Linear which, const at::Tensor& x) override {
+    const LayerWeights& weights = base_.weights.layers[layer];
+    const int index = static_cast<int>(which);
+    at::Tensor y = Product(x, weights.linear[index], weights.packed[index].get());
+    for (const LoraRows& rows : loras_) AddLora(rows, layer, which, x, y);
+    return y;
+  }
+
+  at::Tensor Attend(int64_t layer, at::Tensor qkv_TE) override {
+    return PagedAttention(qkv_TE, AttentionShapeOf(base_.config), rope_, batch_, cache_, layer);
+  }
+
+ private:
+  void AddLora(const LoraRows& rows, int64_t layer, Linear which, const at::Tensor& x, const at::Tensor& y) {
+    const at::Tensor part = x.narrow(0, rows.first, rows.count);
+    for (int p = 0; p < kProjections; ++p) {
+      const LoraModule& module = rows.lora->layers[layer][p];
+      const ProjectionSlice slice = SliceOf(base_.config, static_cast<Projection>(p));
+      if (slice.linear != which || !module.defined()) continue;
+      y.narrow(0, rows.first, rows.count)
+          .narrow(1, slice.row, slice.rows)
+          .addmm_(at::mm(part, module.a_RI.t()), module.b_OR.t(), 1, module.scale);
+    }
+  }
+
+  const BaseModel& base_;
+  const RopeTable rope_;
+  const PagedBatch& batch_;
+  const std::vector<LoraRows> loras_;
+  KvCache* const cache_;
+};
+
+// What the items amount to as rows of one batch.
+struct BatchRows {
+  std::vector<PagedSegment> segments;
+  std::vector<int64_t> ids, wanted;
+  std::vector<LoraRows> loras;
+};
+
+BatchRows Collect(const std::vector<ForwardItem>& items) {
+  BatchRows rows;
+  for (const ForwardItem& item : items) {
+    const int64_t first = rows.ids.size();
+    rows.segments.push_back({first, item.count, item.context, *item.pages});
+    for (int64_t i = 0; i < item.count; ++i) rows.ids.push_back(std::max(item.tokens[i], 0));
+    for (int64_t i = item.first_logits; i < item.count; ++i) rows.wanted.push_back(first + i);
+    const LoraAdapter* lora = item.adapter ? item.adapter->lora.get() : nullptr;
+    if (!lora) continue;
+    if (!rows.loras.empty() && rows.loras.back().lora == lora) {
+      rows.loras.back().count += item.count;
+    } else {
+      rows.loras.push_back({lora, first, item.count});
+    }
+  }
+  return rows;
+}
+
+// Puts soft prompts over the rows of their virtual tokens.
+void PlaceSoftPrompts(const std::vector<ForwardItem>& items, at::Tensor x) {
+  int64_t row = 0;
+  for (const ForwardItem& item : items) {
+    int64_t count = 0;
+    while (count < item.count && item.tokens[count] < 0) ++count;
+    if (count > 0) {
+      x.narrow(0, row, count)
+          .copy_(item.adapter->soft_prompt->embeddings_ND.narrow(0, -1 - item.tokens[0], count));
+    }
+    row += item.count;
+  }
+}
+
+}  // namespace
+
+at::Tensor ForwardBatch(const BaseModel& base, const std::vector<ForwardItem>& items, KvCache* cache) {
+  at::NoGradGuard no_grad;
+  const at::Device device = DeviceOf(base.target);
+  BatchRows rows = Collect(items);
+  at::Tensor x = at::embedding(base.weights.embedding_VD, at::tensor(rows.ids, at::kLong).to(device));
+  PlaceSoftPrompts(items, x);
+  PagedBatch batch = MakePagedBatch(std::move(rows.segments), cache->page_tokens, device);
+  PagedOps ops(base, batch, std::move(rows.loras), cache);
+  at::Tensor hidden = RunDecoder(base.config, base.weights, x, &ops);
+  if (rows.wanted.empty()) return at::empty({0, base.config.vocab}, at::kFloat);
+  at::Tensor last = hidden.index_select(0, at::tensor(rows.wanted, at::kLong).to(device));
+  return Product(last, base.weights.head_VD, base.weights.packed_head.get()).to(at::kCPU, at::kFloat).contiguous();
+}
+
+}  // namespace attune

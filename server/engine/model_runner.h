@@ -1,0 +1,33 @@
+#ifndef ATTUNE_SERVER_ENGINE_MODEL_RUNNER_H_
+#define ATTUNE_SERVER_ENGINE_MODEL_RUNNER_H_
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "server/adapters/adapter.h"
+#include "server/model/base_model.h"
+#include "server/model/kernels/paged_attention.h"
+
+namespace attune {
+
+// A piece of one sequence in a forward pass.
+struct ForwardItem {
+  const int32_t* tokens = nullptr;  // the piece's ids; virtual token i is -1 - i
+  int64_t count = 0;
+  int64_t context = 0;                // tokens before it, cached
+  const std::vector<int32_t>* pages = nullptr;
+  const Adapter* adapter = nullptr;   // null: the base model
+  int64_t first_logits = 0;           // logits are wanted after tokens first_logits .. count - 1 of the piece
+};
+
+// One forward pass of a model over pieces of any sequences, each under its own
+// adapter; keys and values go into `cache`. Items must be grouped by adapter. Returns
+// fp32 logits on the CPU, one row for each wanted token in item order. Throws
+// libtorch's exceptions. Not thread-safe for one cache.
+at::Tensor ForwardBatch(const BaseModel& base, const std::vector<ForwardItem>& items, KvCache* cache);
+
+}  // namespace attune
+
+#endif  // ATTUNE_SERVER_ENGINE_MODEL_RUNNER_H_
