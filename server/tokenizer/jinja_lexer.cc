@@ -76,6 +76,7 @@ class Lexer {
     while (at_ < source_.size()) {
       SkipSpace();
       if (AtTagEnd(block)) return absl::OkStatus();
+      if (at_ >= source_.size()) break;
       ATTUNE_RETURN_IF_ERROR(ReadToken());
     }
     return UnsupportedTemplate("a tag without end", line_);
