@@ -165,9 +165,9 @@ TEST_F(CliTest, ModelsListIsATable) {
   EXPECT_EQ(r.code, 0);
   EXPECT_EQ(r.out,
             "ID  KIND  BASE     SIZE  CREATED  NAME\n"
-            "a   BASE     -  2.0 KiB        -  -\n"
-            "bb  BASE     -  2.0 KiB        -  -\n"
-            "c   BASE     -  2.0 KiB        -  -\n");
+            "a   BASE  -     2.0 KiB  -        -\n"
+            "bb  BASE  -     2.0 KiB  -        -\n"
+            "c   BASE  -     2.0 KiB  -        -\n");
 }
 
 TEST_F(CliTest, ListsAreJsonObjects) {
