@@ -2,44 +2,24 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
-#include <ATen/native/CPUBlas.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
 #include <cmath>
 
 #include "server/model/kernels/fast_math.h"
+#include "server/model/kernels/gemm.h"
 
 namespace attune {
 namespace {
 
 using at::Tensor;
-using at::native::TransposeType;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 // Query rows that are worked on together: the scores block stays in the cache and
 // keys above the diagonal's block are never touched.
 constexpr int64_t kRowBlock = 64;
-
-// Row-major C(m x n) = alpha * A(m x k) B^T(n x k) + beta * C.
-void GemmNT(int64_t m, int64_t n, int64_t k, float alpha, const float* a, int64_t lda, const float* b, int64_t ldb,
-            float beta, float* c, int64_t ldc) {
-  at::native::cpublas::gemm(TransposeType::Transpose, TransposeType::NoTranspose, n, m, k, alpha, b, ldb, a, lda, beta,
-                            c, ldc);
-}
-// Row-major C(m x n) = alpha * A(m x k) B(k x n) + beta * C.
-void GemmNN(int64_t m, int64_t n, int64_t k, float alpha, const float* a, int64_t lda, const float* b, int64_t ldb,
-            float beta, float* c, int64_t ldc) {
-  at::native::cpublas::gemm(TransposeType::NoTranspose, TransposeType::NoTranspose, n, m, k, alpha, b, ldb, a, lda,
-                            beta, c, ldc);
-}
-// Row-major C(m x n) = alpha * A^T(k x m) B(k x n) + beta * C.
-void GemmTN(int64_t m, int64_t n, int64_t k, float alpha, const float* a, int64_t lda, const float* b, int64_t ldb,
-            float beta, float* c, int64_t ldc) {
-  at::native::cpublas::gemm(TransposeType::NoTranspose, TransposeType::Transpose, n, m, k, alpha, b, ldb, a, lda, beta,
-                            c, ldc);
-}
 
 // Softmax of rows i0.. of a causal score block in place; columns past the diagonal
 // become zero. With `lse` given, uses those log-sums; else computes and writes them to `lse_out`.
@@ -133,10 +113,9 @@ void ForwardLoops(const float* qkv, const AttentionShape& shape, const RopeTable
       GatherRotated(qkv + h * d, stride, begin, end, d, &rope, q.data());
       for (int64_t i = 0; i < length; i += kRowBlock) {
         const int64_t rows = std::min(kRowBlock, length - i), keys = i + rows;
-        GemmNT(rows, keys, d, scale, q.data() + i * d, d, k.data(), d, 0, s.data(), keys);
+        Gemm{rows, keys, d, scale}.NT(q.data() + i * d, d, k.data(), d, s.data(), keys);
         CausalSoftmaxRows(s.data(), rows, keys, i, nullptr, lse + (begin + i) * shape.heads + h, shape.heads);
-        GemmNN(rows, d, keys, 1, s.data(), keys, v.data(), d, 0, out + (begin + i) * shape.q_size() + h * d,
-               shape.q_size());
+        Gemm{rows, d, keys}.NN(s.data(), keys, v.data(), d, out + (begin + i) * shape.q_size() + h * d, shape.q_size());
       }
     }
   });
@@ -160,18 +139,18 @@ void BackwardLoops(const float* qkv, const float* out, const float* lse, const f
         const int64_t rows = std::min(kRowBlock, length - i), keys = i + rows;
         const float* dy = dout + (begin + i) * shape.q_size() + h * d;
         const float* y = out + (begin + i) * shape.q_size() + h * d;
-        GemmNT(rows, keys, d, scale, q.data() + i * d, d, k.data(), d, 0, p.data(), keys);
+        Gemm{rows, keys, d, scale}.NT(q.data() + i * d, d, k.data(), d, p.data(), keys);
         CausalSoftmaxRows(p.data(), rows, keys, i, lse + (begin + i) * shape.heads + h, nullptr, shape.heads);
-        GemmNT(rows, keys, d, 1, dy, shape.q_size(), v.data(), d, 0, dp.data(), keys);
-        GemmTN(keys, d, rows, 1, p.data(), keys, dy, shape.q_size(), 1, dv.data(), d);
+        Gemm{rows, keys, d}.NT(dy, shape.q_size(), v.data(), d, dp.data(), keys);
+        Gemm{keys, d, rows, 1, 1}.TN(p.data(), keys, dy, shape.q_size(), dv.data(), d);
         for (int64_t r = 0; r < rows; ++r) {
           float delta = 0;
           for (int64_t c = 0; c < d; ++c) delta += dy[r * shape.q_size() + c] * y[r * shape.q_size() + c];
           float *pr = p.data() + r * keys, *dr = dp.data() + r * keys;
           for (int64_t j = 0; j < keys; ++j) dr[j] = pr[j] * (dr[j] - delta) * scale;
         }
-        GemmNN(rows, d, keys, 1, dp.data(), keys, k.data(), d, 0, dq.data() + i * d, d);
-        GemmTN(keys, d, rows, 1, dp.data(), keys, q.data() + i * d, d, 1, dk.data(), d);
+        Gemm{rows, d, keys}.NN(dp.data(), keys, k.data(), d, dq.data() + i * d, d);
+        Gemm{keys, d, rows, 1, 1}.TN(dp.data(), keys, q.data() + i * d, d, dk.data(), d);
       }
       ScatterRotatedBack(dq.data(), begin, end, d, &rope, dqkv + h * d, stride);
     }

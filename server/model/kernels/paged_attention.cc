@@ -2,18 +2,17 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
-#include <ATen/native/CPUBlas.h>
 
 #include <algorithm>
 #include <cmath>
 
 #include "server/model/kernels/fast_math.h"
+#include "server/model/kernels/gemm.h"
 
 namespace attune {
 namespace {
 
 using at::Tensor;
-using at::native::TransposeType;
 
 constexpr int64_t kRowBlock = 64;
 
@@ -88,16 +87,14 @@ void AttendMany(const LayerView& view, const PagedSegment& segment, int64_t kv_h
     for (int64_t i = 0; i < segment.tokens; i += kRowBlock) {
       const int64_t rows = std::min(kRowBlock, segment.tokens - i), seen = segment.context + i + rows;
       const float* q = view.qkv + (segment.first_token + i) * view.qkv_stride() + h * d;
-      at::native::cpublas::gemm(TransposeType::Transpose, TransposeType::NoTranspose, seen, rows, d, view.scale(), k, d,
-                                q, view.qkv_stride(), 0.0f, s, seen);
+      Gemm{rows, seen, d, view.scale()}.NT(q, view.qkv_stride(), k, d, s, seen);
       for (int64_t r = 0; r < rows; ++r) {
         const int64_t own = segment.context + i + r + 1;
         Softmax(s + r * seen, own);
         std::fill(s + r * seen + own, s + (r + 1) * seen, 0.0f);
       }
-      at::native::cpublas::gemm(TransposeType::NoTranspose, TransposeType::NoTranspose, d, rows, seen, 1.0f, v, d, s,
-                                seen, 0.0f, view.out + (segment.first_token + i) * view.shape.q_size() + h * d,
-                                view.shape.q_size());
+      Gemm{rows, d, seen}.NN(s, seen, v, d, view.out + (segment.first_token + i) * view.shape.q_size() + h * d,
+                             view.shape.q_size());
     }
   }
 }
@@ -172,9 +169,16 @@ KvCache MakeKvCache(int64_t layers, int64_t pages, int64_t page_tokens, const At
                     const at::TensorOptions& options) {
   KvCache cache;
   cache.page_tokens = page_tokens;
+  // The CPU's loops read only what was written, so fp32 there need not touch gigabytes
+  // at the start; the padded gathers multiply what they mask by zero, which must be finite.
+  const bool loops = options.device().is_cpu() && options.dtype() == at::kFloat;
+  auto make = [&] {
+    const std::vector<int64_t> sizes = {pages * page_tokens, shape.kv_heads, shape.head_dim};
+    return loops ? at::empty(sizes, options) : at::zeros(sizes, options);
+  };
   for (int64_t i = 0; i < layers; ++i) {
-    cache.keys.push_back(at::zeros({pages * page_tokens, shape.kv_heads, shape.head_dim}, options));
-    cache.values.push_back(at::zeros({pages * page_tokens, shape.kv_heads, shape.head_dim}, options));
+    cache.keys.push_back(make());
+    cache.values.push_back(make());
   }
   return cache;
 }

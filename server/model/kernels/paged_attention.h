@@ -19,7 +19,7 @@ struct KvCache {
   int64_t page_tokens = 0;
 };
 
-// Zeroed caches for `layers` layers of `pages` pages.
+// Empty caches for `layers` layers of `pages` pages.
 KvCache MakeKvCache(int64_t layers, int64_t pages, int64_t page_tokens, const AttentionShape& shape,
                     const at::TensorOptions& options);
 
