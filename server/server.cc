@@ -167,14 +167,14 @@ class ServerImpl final : public Server {
   absl::Status StartJobs() {
     TuningRunnerDeps deps;
     deps.datasets = datasets_.get();
-    deps.models = models_.get();
+    deps.registry = models_.get();
     deps.residency = residency_.get();
     deps.arbiter = arbiter_.get();
     deps.clock = clock_;
     deps.target = target_;
     deps.checkpoint_directory = Path("jobs");
-    deps.on_step = [this](const std::string& model, int64_t tokens, double seconds, double loss) {
-      metrics_->TrainingStep(model, tokens, seconds, loss);
+    deps.on_step = [this](const std::string& base_model, int64_t tokens, double seconds, double loss) {
+      metrics_->TrainingStep(base_model, tokens, seconds, loss);
     };
     runner_ = MakeTuningRunner(deps);
     jobs_ = std::make_unique<JobManager>(job_store_.get(), runner_.get(), clock_, JobOptions());

@@ -118,12 +118,12 @@ struct Metrics::Families {
   Family<Histogram>& job_queue_wait =
       MakeHistogram("attune_job_queue_wait_seconds", "Seconds that a job waited in the queue before it started.");
   Family<Gauge>& training_loss = MakeGauge(
-      "attune_training_loss", "Mean loss over the last optimizer step's answer tokens, nats per token, by tuned model.");
-  Family<Counter>& training_tokens = MakeCounter("attune_training_tokens_total", "Tokens trained on, by tuned model.");
+      "attune_training_loss", "Mean loss over the last optimizer step's answer tokens, nats per token, by base model.");
+  Family<Counter>& training_tokens = MakeCounter("attune_training_tokens_total", "Tokens trained on, by base model.");
   Family<Gauge>& training_tokens_per_second =
-      MakeGauge("attune_training_tokens_per_second", "Tokens per second of the last optimizer step, by tuned model.");
+      MakeGauge("attune_training_tokens_per_second", "Tokens per second of the last optimizer step, by base model.");
   Family<Histogram>& training_step =
-      MakeHistogram("attune_training_step_seconds", "Seconds of one optimizer step, by tuned model.");
+      MakeHistogram("attune_training_step_seconds", "Seconds of one optimizer step, by base model.");
 
   // Everything else.
   Family<Gauge>& device_memory = MakeGauge(

@@ -54,7 +54,7 @@ class Metrics {
                        double decode, double total);
   void Preempted();
 
-  // An optimizer step of the job that will publish `model`.
+  // An optimizer step of a job that tunes `model`.
   void TrainingStep(absl::string_view model, int64_t tokens, double seconds, double loss);
   // A job left the queue.
   void JobStarted(absl::string_view method, double queue_wait_seconds);
