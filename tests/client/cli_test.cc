@@ -415,9 +415,8 @@ TEST_F(CliTest, ChatKeepsTheConversation) {
   ASSERT_EQ(state().Calls("StreamGenerate"), 3);
   auto roles = [&](int i) {
     std::vector<std::string> roles;
-    for (const auto& m : state().RequestOf<v1::GenerateRequest>("StreamGenerate", i).prompt().chat().messages()) {
-      roles.push_back(m.role() + ":" + m.content());
-    }
+    const auto request = state().RequestOf<v1::GenerateRequest>("StreamGenerate", i);
+    for (const auto& m : request.prompt().chat().messages()) roles.push_back(m.role() + ":" + m.content());
     return roles;
   };
   EXPECT_THAT(roles(1), ElementsAre("system:be kind", "user:first", "assistant:Hello, world", "user:second"));
