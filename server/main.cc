@@ -4,6 +4,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <string>
 #include <thread>
@@ -11,7 +12,6 @@
 #include <CLI/CLI.hpp>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "common/error.h"
 #include "common/log.h"
 #include "server/server.h"
@@ -59,8 +59,11 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
   app->add_option("--import-root", server.import_roots,
-                  "Folder that models may be imported from, besides DATA_DIR/import; may be repeated")
-      ->envname("ATTUNE_IMPORT_ROOT");
+                  "Folder that models may be imported from, besides DATA_DIR/import; may be repeated, or hold several "
+                  "with ':' between them")
+      ->envname("ATTUNE_IMPORT_ROOT")
+      ->delimiter(':')
+      ->allow_extra_args(false);
   app->add_option("--export-root", server.export_root, "Folder that models are exported to; default DATA_DIR/exports")
       ->envname("ATTUNE_EXPORT_ROOT");
   app->add_option("--log-level", flags->log_level, "Least important lines to log")
@@ -108,6 +111,17 @@ int Wait(const sigset_t& signals) {
   return signal;
 }
 
+// OpenMP reads its environment when the program is loaded, before main: so the program
+// is loaded once more where that differs from what is wanted.
+void UseThreads(int threads, char** argv) {
+  const std::string wanted = std::to_string(threads);
+  const char* now = std::getenv("OMP_NUM_THREADS");
+  if (now != nullptr && now == wanted) return;
+  setenv("OMP_NUM_THREADS", wanted.c_str(), /*overwrite=*/1);
+  execv("/proc/self/exe", argv);
+  attune::LogWarning("server.threads_not_set", {{"threads", wanted}});
+}
+
 int Serve(const Flags& flags) {
   const sigset_t signals = BlockSignals();
   absl::StatusOr<std::unique_ptr<attune::Server>> server = attune::Server::Start(flags.server);
@@ -142,6 +156,10 @@ int main(int argc, char** argv) {
                  "TOML file with these options, e.g. data-dir = \"/var/lib/attune\"; the command line goes before it, "
                  "and it before the environment ($ATTUNE_CONFIG names it too)");
   app.footer("Every option can be given in the environment: --data-dir as ATTUNE_DATA_DIR, and so on.");
+  if (config != nullptr && access(config, R_OK) != 0) {
+    std::fprintf(stderr, "attuned: cannot read %s, which ATTUNE_CONFIG names\n", config);
+    return kExitUsage;
+  }
   Flags flags;
   AddFlags(&app, &flags);
   try {
@@ -153,7 +171,6 @@ int main(int argc, char** argv) {
   attune::LogLevel level = attune::LogLevel::kInfo;
   attune::ParseLogLevel(flags.log_level, &level);
   attune::SetLogLevel(level);
-  // What both OpenMP and torch look at when they start their threads.
-  if (flags.threads > 0) setenv("OMP_NUM_THREADS", std::to_string(flags.threads).c_str(), /*overwrite=*/1);
+  if (flags.threads > 0) UseThreads(flags.threads, argv);
   return Serve(flags);
 }

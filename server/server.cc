@@ -91,7 +91,7 @@ class ServerImpl final : public Server {
     if (shut_down_) return;
     shut_down_ = true;
     const absl::Time deadline = absl::Now() + grace;
-    LogInfo("server.draining", {{"grace", absl::FormatDuration(grace)}});
+    if (grpc_) LogInfo("server.draining", {{"grace", absl::FormatDuration(grace)}});
     SetServing(false);
     // Generation drains while jobs save their checkpoints: neither waits for the other.
     std::thread drain([&] {
@@ -106,7 +106,7 @@ class ServerImpl final : public Server {
     }
     // Nothing may read the modules' figures any more when they go.
     http_.reset();
-    LogInfo("server.stopped", {});
+    if (grpc_) LogInfo("server.stopped", {});
   }
 
  private:
