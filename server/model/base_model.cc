@@ -149,16 +149,14 @@ absl::Status MakeRopeTable(TensorSource* source, BaseModel* model) {
   return absl::OkStatus();
 }
 
+// What the model's files name, and the ends of a turn in this family's chat formats,
+// which some files forget.
 std::vector<int32_t> EndIds(const Tokenizer& tokenizer) {
-  std::vector<int32_t> ids;
-  auto add = [&](int32_t id) {
-    if (id >= 0 && std::find(ids.begin(), ids.end(), id) == ids.end()) ids.push_back(id);
-  };
-  add(tokenizer.eos_id());
-  // Ends of a turn in the chat formats of this family.
+  std::vector<int32_t> ids = tokenizer.end_ids();
   for (const char* text : {"<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>"}) {
-    int32_t id = tokenizer.TokenId(text);
-    if (id >= 0 && tokenizer.IsSpecial(id)) add(id);
+    const int32_t id = tokenizer.TokenId(text);
+    if (id < 0 || !tokenizer.IsSpecial(id) || std::find(ids.begin(), ids.end(), id) != ids.end()) continue;
+    ids.push_back(id);
   }
   return ids;
 }

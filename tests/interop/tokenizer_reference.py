@@ -1,6 +1,8 @@
 """Makes the references that tokenizer_interop_test compares with.
 
-usage: tokenizer_reference.py OUTPUT_FOLDER MODEL.gguf
+usage: tokenizer_reference.py OUTPUT_FOLDER [MODEL.gguf]
+
+The model is $ATTUNE_TEST_MODEL unless given; without one there is nothing to do (exit 77).
 
 OUTPUT_FOLDER/tokenizer.jsonl      {"text", "ids"}: SmolLM2's ids by transformers
 OUTPUT_FOLDER/chat_template.jsonl  {"template", "messages", "add_generation_prompt", "text" or "error"} by jinja2
@@ -332,7 +334,10 @@ def chat_rows(own):
 
 
 def main():
-    folder, model = sys.argv[1:3]
+    folder = sys.argv[1]
+    model = sys.argv[2] if len(sys.argv) > 2 else os.environ.get("ATTUNE_TEST_MODEL", "")
+    if not os.path.exists(model):
+        sys.exit(77)
     os.makedirs(folder, exist_ok=True)
     tokenizer, backend = smollm(model)
     write_lines(os.path.join(folder, "tokenizer.jsonl"), ({"text": row["text"], "ids": row["ids"]} for row in rows_of(backend)))
