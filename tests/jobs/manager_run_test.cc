@@ -143,6 +143,7 @@ TEST_F(ManagerRunTest, RefusedMemoryLeavesTheJobQueuedUntilThereIsSome) {
   memory.set_refuse(false);
   manager_->CapacityChanged();
   Await("j", JobState::kSucceeded);
+  manager_.reset();  // it asks `memory` to its end
 }
 
 TEST_F(ManagerRunTest, ProgressIsStoredOnceASecondAndAtTheEnd) {
