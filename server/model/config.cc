@@ -124,12 +124,15 @@ absl::Status ReadGgufRope(const GgufFile& file, ModelConfig* config) {
   }
   const GgufTensor* factors = file.Find("rope_freqs.weight");
   if (factors == nullptr) return absl::OkStatus();
-  if (config->rope_scaling.kind != RopeScaling::Kind::kNone) return Unsupported("linear scaling with rope_freqs.weight");
+  if (config->rope_scaling.kind != RopeScaling::Kind::kNone) {
+    return Unsupported("linear scaling with rope_freqs.weight");
+  }
   return ReadRopeFactors(*factors, config);
 }
 
 absl::Status RefuseGgufFeatures(const GgufFile& file, int64_t context) {
-  for (const char* key : {"llama.attention.scale", "llama.logit_scale", "llama.residual_scale", "llama.embedding_scale"}) {
+  for (const char* key :
+       {"llama.attention.scale", "llama.logit_scale", "llama.residual_scale", "llama.embedding_scale"}) {
     if (file.Has(key)) return Unsupported(key);
   }
   ATTUNE_ASSIGN_OR_RETURN(int64_t experts, file.Int("llama.expert_count", 0));
