@@ -1,0 +1,285 @@
+#include "server/engine/batch_scheduler.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <random>
+#include <set>
+#include <vector>
+
+namespace attune {
+namespace {
+
+Sequence Prompt(int64_t tokens) {
+  Sequence sequence;
+  sequence.tokens.assign(tokens, 1);
+  return sequence;
+}
+
+// Does what the plan says.
+void Compute(const BatchScheduler::Plan& plan) {
+  for (const auto& item : plan.items) item.sequence->computed += item.tokens;
+}
+
+std::vector<std::pair<Sequence*, int64_t>> Items(const BatchScheduler::Plan& plan) {
+  std::vector<std::pair<Sequence*, int64_t>> items;
+  for (const auto& item : plan.items) items.emplace_back(item.sequence, item.tokens);
+  return items;
+}
+
+using ItemList = std::vector<std::pair<Sequence*, int64_t>>;
+
+TEST(BatchSchedulerTest, LongPromptsAreReadInPieces) {
+  KvPages pages(10, 4);
+  BatchScheduler scheduler(&pages, 4, 8);
+  Sequence sequence = Prompt(19);
+  scheduler.Add(&sequence);
+  for (int64_t piece : {8, 8, 3}) {
+    auto plan = scheduler.Next();
+    EXPECT_EQ(Items(plan), (ItemList{{&sequence, piece}}));
+    Compute(plan);
+  }
+  EXPECT_TRUE(scheduler.Next().items.empty());
+}
+
+TEST(BatchSchedulerTest, RunningGoFirstThenWaitingInOrderOfArrival) {
+  KvPages pages(20, 4);
+  BatchScheduler scheduler(&pages, 4, 8);
+  Sequence a = Prompt(3), b = Prompt(6), c = Prompt(2);
+  scheduler.Add(&a);
+  Compute(scheduler.Next());
+  a.tokens.push_back(1);
+  scheduler.Add(&b);
+  scheduler.Add(&c);
+  EXPECT_EQ(Items(scheduler.Next()), (ItemList{{&a, 1}, {&b, 6}, {&c, 1}}));
+}
+
+TEST(BatchSchedulerTest, NoMoreRunThanAllowed) {
+  KvPages pages(20, 4);
+  BatchScheduler scheduler(&pages, 2, 100);
+  Sequence a = Prompt(3), b = Prompt(3), c = Prompt(3);
+  for (Sequence* sequence : {&a, &b, &c}) scheduler.Add(sequence);
+  EXPECT_EQ(Items(scheduler.Next()), (ItemList{{&a, 3}, {&b, 3}}));
+  EXPECT_EQ(scheduler.running(), 2);
+  EXPECT_EQ(scheduler.waiting(), 1);
+  scheduler.Remove(&a);
+  Compute({{{&b, 3}}, {}});
+  EXPECT_EQ(Items(scheduler.Next()), (ItemList{{&c, 3}}));
+}
+
+TEST(BatchSchedulerTest, TheLastOneInIsComputedAnewWhenPagesRunOut) {
+  KvPages pages(4, 4);
+  BatchScheduler scheduler(&pages, 4, 100);
+  Sequence a = Prompt(8), b = Prompt(8), c = Prompt(1);
+  scheduler.Add(&a);
+  scheduler.Add(&b);
+  Compute(scheduler.Next());
+  ASSERT_EQ(pages.free(), 0);
+  scheduler.Add(&c);
+  a.tokens.push_back(1);
+  b.tokens.push_back(1);
+  auto plan = scheduler.Next();
+  EXPECT_EQ(plan.preempted, std::vector<Sequence*>{&b});
+  EXPECT_EQ(Items(plan), (ItemList{{&a, 1}}));
+  EXPECT_EQ(b.computed, 0);
+  EXPECT_TRUE(b.pages.empty());
+  Compute(plan);
+  scheduler.Remove(&a);
+  // At the head of the queue, before `c`, and all nine tokens again.
+  EXPECT_EQ(Items(scheduler.Next()), (ItemList{{&b, 9}, {&c, 1}}));
+}
+
+TEST(BatchSchedulerTest, AForkSharesFullPagesAndCopiesThePartlyFilledOne) {
+  KvPages pages(4, 4);
+  BatchScheduler scheduler(&pages, 4, 100);
+  Sequence parent = Prompt(10);
+  scheduler.Add(&parent);
+  Compute(scheduler.Next());
+  Sequence child = Prompt(11);
+  std::vector<std::pair<int32_t, int32_t>> copies;
+  ASSERT_TRUE(scheduler.Fork(parent, 10, &child, &copies));
+  scheduler.AddRunning(&child);
+  EXPECT_EQ(child.computed, 10);
+  ASSERT_EQ(child.pages.size(), 3u);
+  EXPECT_EQ(child.pages[0], parent.pages[0]);
+  EXPECT_EQ(child.pages[1], parent.pages[1]);
+  EXPECT_EQ(copies, (std::vector<std::pair<int32_t, int32_t>>{{parent.pages[2], child.pages[2]}}));
+  EXPECT_NE(child.pages[2], parent.pages[2]);
+  EXPECT_EQ(pages.used(), 4);
+  EXPECT_EQ(Items(scheduler.Next()), (ItemList{{&child, 1}}));
+
+  Sequence second = Prompt(11);
+  copies.clear();
+  EXPECT_FALSE(scheduler.Fork(parent, 10, &second, &copies)) << "no page is free";
+  EXPECT_TRUE(second.pages.empty());
+  EXPECT_TRUE(copies.empty());
+
+  scheduler.Remove(&parent);
+  EXPECT_EQ(pages.used(), 3);
+  scheduler.Remove(&child);
+  EXPECT_EQ(pages.used(), 0);
+}
+
+// Requests that come, run, fork, are cancelled and end at random.
+class RandomTrace {
+ public:
+  explicit RandomTrace(uint32_t seed)
+      : random_(seed),
+        pages_(6 + Below(20), 1 + Below(8)),
+        max_sequences_(1 + Below(6)),
+        max_tokens_(1 + Below(40)),
+        scheduler_(&pages_, max_sequences_, max_tokens_) {}
+
+  void Run() {
+    for (int step = 0; step < 400 && !::testing::Test::HasFatalFailure(); ++step) {
+      if (Below(3) == 0) Arrive();
+      if (!live_.empty() && Below(12) == 0) Finish(std::next(live_.begin(), Below(live_.size()))->first);
+      if (Below(8) == 0) Fork();
+      Step();
+    }
+    // Nothing new comes: all must end.
+    int64_t left = 0;
+    for (const auto& [sequence, request] : live_) left += request.length;
+    for (int64_t step = 0; !live_.empty() && step < 100 * (left + 1); ++step) {
+      Step();
+      if (::testing::Test::HasFatalFailure()) return;
+    }
+    EXPECT_TRUE(live_.empty()) << live_.size() << " sequences do not get on";
+    EXPECT_EQ(pages_.used(), 0) << "pages leaked";
+    EXPECT_EQ(scheduler_.running() + scheduler_.waiting(), 0);
+  }
+  int64_t preempted() const { return preempted_; }
+  int64_t forked() const { return forked_; }
+
+ private:
+  struct Request {
+    std::unique_ptr<Sequence> sequence;
+    int64_t length;  // at which it ends
+    int64_t order;   // of arrival
+    bool forked = false;
+  };
+
+  int64_t Below(int64_t n) { return static_cast<int64_t>(random_() % static_cast<uint64_t>(n)); }
+
+  void Arrive() {
+    const int64_t most = pages_.total() * pages_.page_tokens();
+    const int64_t length = 2 + Below(most - 1);
+    auto sequence = std::make_unique<Sequence>(Prompt(1 + Below(length - 1)));
+    Sequence* raw = sequence.get();
+    live_[raw] = {std::move(sequence), length, next_++};
+    scheduler_.Add(raw);
+  }
+
+  void Finish(Sequence* sequence) {
+    scheduler_.Remove(sequence);
+    EXPECT_TRUE(sequence->pages.empty());
+    live_.erase(sequence);
+  }
+
+  void Fork() {
+    for (auto& [parent, request] : live_) {
+      if (parent->computed == 0 || parent->computed + 1 > request.length) continue;
+      auto child = std::make_unique<Sequence>(Prompt(parent->computed + 1));
+      std::vector<std::pair<int32_t, int32_t>> copies;
+      if (!scheduler_.Fork(*parent, parent->computed, child.get(), &copies)) return;
+      Sequence* raw = child.get();
+      const int64_t length = std::max<int64_t>(request.length, raw->tokens.size());
+      live_[raw] = {std::move(child), length, next_++, true};
+      scheduler_.AddRunning(raw);
+      ++forked_;
+      return;
+    }
+  }
+
+  void Step() {
+    std::map<const Sequence*, int64_t> before;
+    for (const auto& [sequence, request] : live_) before[sequence] = sequence->computed;
+    const BatchScheduler::Plan plan = scheduler_.Next();
+    preempted_ += plan.preempted.size();
+    CheckPlan(plan, before);
+    CheckPages();
+    Compute(plan);
+    std::vector<Sequence*> ended;
+    for (const auto& item : plan.items) {
+      if (item.sequence->remaining() > 0) continue;
+      if (static_cast<int64_t>(item.sequence->tokens.size()) >= live_.at(item.sequence).length) {
+        ended.push_back(item.sequence);
+      } else {
+        item.sequence->tokens.push_back(1);
+      }
+    }
+    for (Sequence* sequence : ended) Finish(sequence);
+  }
+
+  void CheckPlan(const BatchScheduler::Plan& plan, const std::map<const Sequence*, int64_t>& before) {
+    int64_t tokens = 0;
+    std::set<const Sequence*> seen;
+    for (const auto& item : plan.items) {
+      ASSERT_TRUE(seen.insert(item.sequence).second) << "planned twice";
+      ASSERT_GT(item.tokens, 0);
+      ASSERT_LE(item.tokens, item.sequence->remaining());
+      ASSERT_GE(static_cast<int64_t>(item.sequence->pages.size()),
+                pages_.PagesFor(item.sequence->computed + item.tokens));
+      ASSERT_EQ(item.sequence->computed, before.at(item.sequence));
+      tokens += item.tokens;
+    }
+    ASSERT_LE(tokens, max_tokens_);
+    for (const Sequence* sequence : plan.preempted) {
+      ASSERT_EQ(sequence->computed, 0);
+      ASSERT_TRUE(sequence->pages.empty());
+      ASSERT_EQ(seen.count(sequence), 0u);
+    }
+    if (live_.empty()) return;
+    ASSERT_FALSE(plan.items.empty()) << "nobody gets on";
+    // Of those that came by themselves, the oldest is always served.
+    const Request* oldest = nullptr;
+    bool any_fork = false;
+    for (const auto& [sequence, request] : live_) {
+      any_fork = any_fork || request.forked;
+      if (oldest == nullptr || request.order < oldest->order) oldest = &request;
+    }
+    if (!any_fork) ASSERT_EQ(seen.count(oldest->sequence.get()), 1u) << "the oldest does not get on";
+  }
+
+  // Each page in use belongs to sequences that hold the same tokens there; all others are free.
+  void CheckPages() {
+    std::map<int32_t, std::vector<const Sequence*>> users;
+    for (const auto& [sequence, request] : live_) {
+      for (int32_t page : sequence->pages) users[page].push_back(sequence);
+    }
+    ASSERT_EQ(pages_.used(), static_cast<int64_t>(users.size()));
+    for (const auto& [page, sequences] : users) {
+      if (sequences.size() == 1) continue;
+      // What is shared is full and computed, so that nobody writes into it.
+      for (const Sequence* sequence : sequences) {
+        const auto at = std::find(sequence->pages.begin(), sequence->pages.end(), page) - sequence->pages.begin();
+        ASSERT_LE((at + 1) * pages_.page_tokens(), sequence->computed) << "a shared page is written to";
+      }
+    }
+  }
+
+  std::mt19937 random_;
+  KvPages pages_;
+  const int64_t max_sequences_, max_tokens_;
+  BatchScheduler scheduler_;
+  std::map<Sequence*, Request> live_;
+  int64_t next_ = 0, preempted_ = 0, forked_ = 0;
+};
+
+TEST(BatchSchedulerTest, RandomTracesKeepAllPromises) {
+  int64_t preempted = 0, forked = 0;
+  for (uint32_t seed = 0; seed < 200 && !HasFatalFailure(); ++seed) {
+    SCOPED_TRACE(seed);
+    RandomTrace trace(seed);
+    trace.Run();
+    preempted += trace.preempted();
+    forked += trace.forked();
+  }
+  EXPECT_GT(preempted, 100);
+  EXPECT_GT(forked, 100);
+}
+
+}  // namespace
+}  // namespace attune
