@@ -42,7 +42,8 @@ absl::Status ExportExists(const std::string& destination) {
 bool IsAdapter(ModelKind kind) { return kind == ModelKind::kLora || kind == ModelKind::kSoftPrompt; }
 
 absl::StatusOr<ExportFormat> ChooseFormat(const ModelInfo& info, ExportFormat format) {
-  if (format == ExportFormat::kDefault) format = IsAdapter(info.kind) ? ExportFormat::kPeft : ExportFormat::kSafetensors;
+  if (format == ExportFormat::kDefault)
+    format = IsAdapter(info.kind) ? ExportFormat::kPeft : ExportFormat::kSafetensors;
   if (format == ExportFormat::kPeft && !IsAdapter(info.kind)) {
     return CannotExport("Only adapters go into PEFT's format; this model has weights of its own.");
   }
@@ -80,7 +81,8 @@ absl::Status WritePeft(const ModelRegistry& registry, const ModelInfo& info, con
   const std::string from = registry.Directory(info.id);
   ATTUNE_ASSIGN_OR_RETURN(std::string text, ReadFile(from + kAdapterConfig));
   nlohmann::ordered_json json = nlohmann::ordered_json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (!json.is_object()) return MakeError(absl::StatusCode::kDataLoss, "MODEL_DAMAGED", "adapter_config.json is damaged");
+  if (!json.is_object())
+    return MakeError(absl::StatusCode::kDataLoss, "MODEL_DAMAGED", "adapter_config.json is damaged");
   const auto name = json.find("base_model_name_or_path");
   if (name == json.end() || !name->is_string() || name->empty()) json["base_model_name_or_path"] = info.base_model;
   ATTUNE_RETURN_IF_ERROR(WriteFileDurably(to + kAdapterConfig, json.dump(2) + "\n"));
@@ -125,7 +127,8 @@ absl::Status CopyWeights(const std::string& from, const std::string& to) {
   for (fs::directory_iterator it(from, error), end; !error && it != end; it.increment(error)) {
     const std::string name = it->path().filename().string();
     const bool weights = absl::EndsWith(name, ".safetensors") || absl::EndsWith(name, ".safetensors.index.json");
-    if (weights || name == "config.json") ATTUNE_RETURN_IF_ERROR(CopyFile(it->path().string(), absl::StrCat(to, "/", name)));
+    if (weights || name == "config.json")
+      ATTUNE_RETURN_IF_ERROR(CopyFile(it->path().string(), absl::StrCat(to, "/", name)));
   }
   return error ? ErrnoStatus(error.value(), absl::StrCat("listing ", from)) : absl::OkStatus();
 }

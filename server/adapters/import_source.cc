@@ -40,7 +40,8 @@ absl::Status PickleRefused(const std::string& path) {
 
 bool IsPickle(const fs::path& path) {
   const std::string extension = path.extension().string();
-  return extension == ".bin" || extension == ".pt" || extension == ".pth" || extension == ".ckpt" || extension == ".pkl";
+  return extension == ".bin" || extension == ".pt" || extension == ".pth" || extension == ".ckpt" ||
+         extension == ".pkl";
 }
 
 bool IsBelow(const fs::path& path, const fs::path& root) {
@@ -122,7 +123,8 @@ absl::Status TakeOnlyGguf(const fs::path& folder, const std::vector<std::string>
     if (it->path().extension() == ".gguf") names.push_back(it->path().filename().string());
   }
   if (error) return ErrnoStatus(error.value(), absl::StrCat("listing ", folder.string()));
-  if (names.size() > 1) return NoModel(absl::StrCat("'", folder.string(), "' has several GGUF files; name one of them."));
+  if (names.size() > 1)
+    return NoModel(absl::StrCat("'", folder.string(), "' has several GGUF files; name one of them."));
   if (names.empty()) {
     return NoModel(absl::StrCat("'", folder.string(), "' holds no model: neither config.json nor a GGUF file."));
   }

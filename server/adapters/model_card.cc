@@ -55,7 +55,8 @@ std::string ModelCard(const ModelInfo& info, bool peft) {
     absl::StrAppend(&card, "\n## Data\n\n- Rows: ", Rows(info.dataset_kind), "\n");
     AddTemplate("Prompt template", info.prompt_template, &card);
     AddTemplate("Completion template", info.completion_template, &card);
-    if (info.max_sequence_tokens > 0) absl::StrAppend(&card, "- Longest example: ", info.max_sequence_tokens, " tokens\n");
+    if (info.max_sequence_tokens > 0)
+      absl::StrAppend(&card, "- Longest example: ", info.max_sequence_tokens, " tokens\n");
   }
   if (!info.metrics.empty()) absl::StrAppend(&card, "\n## Metrics\n\n| metric | value |\n|---|---|\n");
   for (const auto& [name, value] : info.metrics) absl::StrAppend(&card, "| ", name, " | ", value, " |\n");

@@ -40,7 +40,8 @@ Json ByteLevel(bool use_regex) {
 Json PreTokenizer(const PretokenizerRule& rule) {
   Json steps = Json::array();
   for (const std::string& pattern : rule.patterns) {
-    steps.push_back({{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}});
+    steps.push_back(
+        {{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}});
   }
   steps.push_back(ByteLevel(false));
   return {{"type", "Sequence"}, {"pretokenizers", steps}};
@@ -99,8 +100,10 @@ std::string TokenizerConfig(const Tokenizer& tokenizer, int64_t context) {
                {"model_max_length", context},
                {"clean_up_tokenization_spaces", false},
                {"add_bos_token", tokenizer.add_bos()}};
-  const std::pair<const char*, int32_t> names[] = {{"bos_token", tokenizer.bos_id()}, {"eos_token", tokenizer.eos_id()},
-                                                   {"unk_token", tokenizer.unk_id()}, {"pad_token", tokenizer.pad_id()}};
+  const std::pair<const char*, int32_t> names[] = {{"bos_token", tokenizer.bos_id()},
+                                                   {"eos_token", tokenizer.eos_id()},
+                                                   {"unk_token", tokenizer.unk_id()},
+                                                   {"pad_token", tokenizer.pad_id()}};
   for (const auto& [name, id] : names) {
     if (id >= 0) json[name] = tokenizer.TokenBytes(id);
   }

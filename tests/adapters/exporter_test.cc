@@ -73,7 +73,8 @@ TEST_F(ExporterTest, TheTokenizerMadeFromGgufGivesTheSameIds) {
   auto made = LoadTokenizer(temp_.File("exports/gguf"));
   ASSERT_TRUE(made.ok()) << made.status();
   const Tokenizer& original = residency_->Acquire("gguf").value()->tokenizer();
-  for (const char* text : {"hello the world", "a12 3456", "<|im_start|>hell<|im_end|>", "caf\xC3\xA9 \xE4\xBD\xA0\n\n  x"}) {
+  for (const char* text :
+       {"hello the world", "a12 3456", "<|im_start|>hell<|im_end|>", "caf\xC3\xA9 \xE4\xBD\xA0\n\n  x"}) {
     EXPECT_EQ((*made)->Encode(text, true), original.Encode(text, true)) << text;
     EXPECT_EQ((*made)->Encode(text, false), original.Encode(text, false)) << text;
   }
@@ -121,7 +122,8 @@ TEST_F(ExporterTest, NeverOverwritesAndLeavesNothingBehind) {
   fs::remove(registry_->Directory("lora") + "/adapter_model.safetensors");
   EXPECT_FALSE(Export("lora").ok());
   std::vector<std::string> names;
-  for (const auto& entry : fs::directory_iterator(temp_.File("exports"))) names.push_back(entry.path().filename().string());
+  for (const auto& entry : fs::directory_iterator(temp_.File("exports")))
+    names.push_back(entry.path().filename().string());
   EXPECT_THAT(names, ElementsAre("hf"));
 }
 

@@ -25,10 +25,19 @@ namespace {
 constexpr double kTolerance = 1e-3;
 
 const std::vector<std::string>& Texts() {
-  static const auto* const texts = new std::vector<std::string>{
-      "hello the world", "  two  spaces\n\n\ttab", "x = {'a': 1234567, \"b\": [3.14]}  # code", "I'm you're THEY'LL",
-      "caf\xC3\xA9 na\xC3\xAFve \xE4\xBD\xA0\xE5\xA5\xBD \xF0\x9F\x98\x80\xF0\x9F\x91\x8D", "a\xC2\xA0" "b\xE2\x80\x83" "c",
-      "<|im_start|>user\nhi<|im_end|>\n", "\x01\x02 control", "0123 456 7", ""};
+  static const auto* const texts =
+      new std::vector<std::string>{"hello the world",
+                                   "  two  spaces\n\n\ttab",
+                                   "x = {'a': 1234567, \"b\": [3.14]}  # code",
+                                   "I'm you're THEY'LL",
+                                   "caf\xC3\xA9 na\xC3\xAFve \xE4\xBD\xA0\xE5\xA5\xBD \xF0\x9F\x98\x80\xF0\x9F\x91\x8D",
+                                   "a\xC2\xA0"
+                                   "b\xE2\x80\x83"
+                                   "c",
+                                   "<|im_start|>user\nhi<|im_end|>\n",
+                                   "\x01\x02 control",
+                                   "0123 456 7",
+                                   ""};
   return *texts;
 }
 
@@ -98,7 +107,8 @@ class PeftCheckTest : public AdaptersFixture {
   bool Check(const std::string& arguments) {
     const std::filesystem::path script =
         std::filesystem::path(__FILE__).parent_path().parent_path() / "interop" / "peft_check.py";
-    return std::system(absl::StrCat("OMP_NUM_THREADS=1 '", python_, "' '", script.string(), "' ", arguments).c_str()) == 0;
+    return std::system(absl::StrCat("OMP_NUM_THREADS=1 '", python_, "' '", script.string(), "' ", arguments).c_str()) ==
+           0;
   }
   std::string WriteLogits(const std::string& id) {
     auto model = residency_->Acquire(id).value();

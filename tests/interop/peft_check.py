@@ -1,6 +1,6 @@
 """Opens what Attune exported, as tests/adapters/peft_interop_test.cc asks.
 
-    peft_check.py model FOLDER LOGITS     transformers opens FOLDER; LOGITS is a safetensors file with `tokens`, `logits`
+    peft_check.py model FOLDER LOGITS     transformers opens FOLDER; LOGITS: a safetensors file with `tokens`, `logits`
     peft_check.py adapter FOLDER BASE LOGITS   PEFT opens the adapter FOLDER over BASE
     peft_check.py tokenizer FOLDER IDS    AutoTokenizer opens FOLDER; IDS is JSON: [{"text", "ids"}, ...]
 

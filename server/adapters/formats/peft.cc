@@ -137,7 +137,8 @@ absl::Status LoadSoftPrompt(const PeftConfig& peft, const ModelConfig& config, T
   if (peft.token_dim != 0 && peft.token_dim != config.hidden) {
     return BadAdapter(absl::StrCat("token_dim is ", peft.token_dim, ", the base model's hidden size ", config.hidden));
   }
-  if (peft.virtual_tokens >= config.context) return BadAdapter("its virtual tokens fill the base model's whole context");
+  if (peft.virtual_tokens >= config.context)
+    return BadAdapter("its virtual tokens fill the base model's whole context");
   auto prompt = std::make_unique<SoftPrompt>();
   prompt->init_text = peft.init_text;
   ATTUNE_ASSIGN_OR_RETURN(prompt->embeddings_ND, reader->Take(kPromptTensor, {peft.virtual_tokens, config.hidden}));
@@ -149,8 +150,9 @@ absl::StatusOr<std::unique_ptr<SafetensorsFile>> OpenTensors(const std::string& 
   std::error_code error;
   const std::string path = directory + kTensorFile;
   if (!std::filesystem::exists(path, error) && std::filesystem::exists(directory + "/adapter_model.bin", error)) {
-    return MakeError(absl::StatusCode::kInvalidArgument, "PICKLE_REFUSED",
-                     "adapter_model.bin is in Python's pickle format, which can run code; save the adapter as safetensors.");
+    return MakeError(
+        absl::StatusCode::kInvalidArgument, "PICKLE_REFUSED",
+        "adapter_model.bin is in Python's pickle format, which can run code; save the adapter as safetensors.");
   }
   return SafetensorsFile::Open(path);
 }

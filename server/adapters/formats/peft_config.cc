@@ -21,8 +21,9 @@ constexpr int64_t kMaxVirtualTokens = 1 << 16;
 
 // Keys that are read elsewhere here, or that change nothing once the adapter is trained.
 const std::set<std::string>& KnownKeys(PeftConfig::Type type) {
-  static const auto* const common = new std::set<std::string>{
-      "peft_type", "task_type", "base_model_name_or_path", "revision", "inference_mode", "peft_version", "auto_mapping"};
+  static const auto* const common =
+      new std::set<std::string>{"peft_type",    "task_type",   "base_model_name_or_path", "revision", "inference_mode",
+                                "peft_version", "auto_mapping"};
   static const auto* const lora = [] {
     auto* keys = new std::set<std::string>{
         "r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules", "exclude_modules", "layers_to_transform",
@@ -46,7 +47,8 @@ const std::set<std::string>& KnownKeys(PeftConfig::Type type) {
 }
 
 bool IsVoid(const Json& value) {
-  return value.is_null() || (value.is_boolean() && !value.get<bool>()) || (value.is_number() && value.get<double>() == 0) ||
+  return value.is_null() || (value.is_boolean() && !value.get<bool>()) ||
+         (value.is_number() && value.get<double>() == 0) ||
          ((value.is_string() || value.is_array() || value.is_object()) && value.empty()) || value == Json("");
 }
 
@@ -265,7 +267,8 @@ absl::StatusOr<PeftConfig> ParsePeftConfig(const std::string& text) {
     if (KnownKeys(config.type).count(key) == 0 && !IsVoid(value)) return UnsupportedAdapter(key);
   }
   const Json* task = Find(json, "task_type");
-  if (task != nullptr && *task != Json("CAUSAL_LM")) return UnsupportedAdapter(absl::StrCat("task_type ", task->dump()));
+  if (task != nullptr && *task != Json("CAUSAL_LM"))
+    return UnsupportedAdapter(absl::StrCat("task_type ", task->dump()));
   ATTUNE_RETURN_IF_ERROR(config.type == PeftConfig::Type::kLora ? ReadLora(json, &config)
                                                                 : ReadSoftPrompt(json, &config));
   return config;

@@ -23,7 +23,8 @@ absl::StatusOr<bool> Match(const pcre2_code* code, const std::string& text, uint
   const std::unique_ptr<pcre2_match_context, decltype(&pcre2_match_context_free)> limits(
       pcre2_match_context_create(nullptr), &pcre2_match_context_free);
   pcre2_set_match_limit(limits.get(), kMaxSteps);
-  const int rc = pcre2_match(code, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), 0, options, data, limits.get());
+  const int rc =
+      pcre2_match(code, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), 0, options, data, limits.get());
   if (rc == PCRE2_ERROR_NOMATCH) return false;
   if (rc < 0) return BadPattern("takes too many steps to match");
   return true;
