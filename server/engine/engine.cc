@@ -273,7 +273,9 @@ void EngineImpl::StepLane(Lane* lane) {
       }
     }
     const bool decodes = task->got_first_token && output.computed == 1;
-    decodes ? ++generated : prompt_tokens += static_cast<int>(output.computed);
+    if (!decodes) prompt_tokens += static_cast<int>(output.computed);
+    // The end of the prompt yields the answer's first token.
+    if (task->kind == Task::Kind::kAnswer && task->sequence.remaining() == 0) ++generated;
   }
   const int sequences = static_cast<int>(result.outputs.size());
   for (const Lane::Output& output : result.outputs) {
