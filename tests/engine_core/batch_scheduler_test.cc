@@ -270,15 +270,15 @@ class RandomTrace {
 
 TEST(BatchSchedulerTest, RandomTracesKeepAllPromises) {
   int64_t preempted = 0, forked = 0;
-  for (uint32_t seed = 0; seed < 200 && !HasFatalFailure(); ++seed) {
+  for (uint32_t seed = 0; seed < 40 && !HasFatalFailure(); ++seed) {
     SCOPED_TRACE(seed);
     RandomTrace trace(seed);
     trace.Run();
     preempted += trace.preempted();
     forked += trace.forked();
   }
-  EXPECT_GT(preempted, 100);
-  EXPECT_GT(forked, 100);
+  EXPECT_GT(preempted, 20);
+  EXPECT_GT(forked, 20);
 }
 
 }  // namespace
