@@ -1,7 +1,6 @@
 #include "server/tokenizer/byte_bpe.h"
 
 #include <atomic>
-#include <chrono>
 #include <string>
 #include <thread>
 #include <vector>
@@ -181,9 +180,8 @@ TEST(ByteBpeTest, ALongWordIsNotQuadratic) {
   const auto tokenizer = Make({{"a", "a"}, {"aa", "aa"}, {"a", "b"}, {"b", "a"}});
   std::string text;
   for (int i = 0; i < 1 << 20; ++i) text += i % 5 ? 'a' : 'b';
-  const auto start = std::chrono::steady_clock::now();
+  // A quadratic merge of a mebibyte would run into the test's time limit.
   const auto ids = tokenizer->Encode(text, false);
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
   EXPECT_EQ(tokenizer->Decode(ids, false), text);
 }
 
