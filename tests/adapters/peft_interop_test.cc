@@ -105,8 +105,7 @@ class PeftCheckTest : public AdaptersFixture {
 
   // Runs the checker; its message goes to the test's output.
   bool Check(const std::string& arguments) {
-    const std::filesystem::path script =
-        std::filesystem::path(__FILE__).parent_path().parent_path() / "interop" / "peft_check.py";
+    const std::filesystem::path script = std::filesystem::path(ATTUNE_SOURCE_DIR) / "tests" / "interop" / "peft_check.py";
     return std::system(absl::StrCat("OMP_NUM_THREADS=1 '", python_, "' '", script.string(), "' ", arguments).c_str()) ==
            0;
   }
