@@ -50,7 +50,7 @@ int64_t Batcher::Length(int64_t example) const {
   return static_cast<int64_t>((*examples_)[example].tokens.size()) + virtual_tokens_;
 }
 
-std::vector<MicroBatch> Batcher::Pack(std::vector<int64_t> indices) const {
+std::vector<std::vector<int64_t>> Batcher::Pack(std::vector<int64_t> indices) const {
   std::stable_sort(indices.begin(), indices.end(), [&](int64_t a, int64_t b) { return Length(a) > Length(b); });
   std::vector<std::vector<int64_t>> bins;
   std::vector<int64_t> used;
@@ -64,27 +64,40 @@ std::vector<MicroBatch> Batcher::Pack(std::vector<int64_t> indices) const {
     bins[bin].push_back(index);
     used[bin] += Length(index);
   }
-  std::vector<MicroBatch> batches(bins.size());
-  for (size_t i = 0; i < bins.size(); ++i) {
-    for (int64_t index : bins[i]) Append((*examples_)[index], virtual_tokens_, &batches[i]);
-  }
-  return batches;
+  return bins;
 }
 
-std::vector<MicroBatch> Batcher::Step(int64_t step) const {
+Batcher::Group Batcher::Split(const std::vector<int64_t>& bin, int64_t ways) const {
+  Group parts(std::min<int64_t>(ways, bin.size()));
+  for (int64_t index : bin) {
+    auto smallest = std::min_element(parts.begin(), parts.end(), [](const MicroBatch& a, const MicroBatch& b) {
+      return a.tokens.size() < b.tokens.size();
+    });
+    Append((*examples_)[index], virtual_tokens_, &*smallest);
+  }
+  return parts;
+}
+
+std::vector<Batcher::Group> Batcher::Groups(std::vector<int64_t> indices, int64_t ways) const {
+  std::vector<Group> groups;
+  for (const std::vector<int64_t>& bin : Pack(std::move(indices))) groups.push_back(Split(bin, ways));
+  return groups;
+}
+
+std::vector<Batcher::Group> Batcher::Step(int64_t step, int64_t ways) const {
   const int64_t epoch = step / steps_per_epoch(), begin = step % steps_per_epoch() * batch_size_;
   std::vector<int64_t> order = Permutation(examples_->size(), seed_ * 0x9E3779B97F4A7C15ULL + epoch);
   const int64_t end = std::min<int64_t>(begin + batch_size_, order.size());
-  return Pack({order.begin() + begin, order.begin() + end});
+  return Groups({order.begin() + begin, order.begin() + end}, ways);
 }
 
-std::vector<MicroBatch> Batcher::All() const {
+std::vector<Batcher::Group> Batcher::All(int64_t ways) const {
   std::vector<int64_t> order(examples_->size());
   std::iota(order.begin(), order.end(), 0);
-  return Pack(std::move(order));
+  return Groups(std::move(order), ways);
 }
 
-int64_t Batcher::MaxMicroBatchTokens() const {
+int64_t Batcher::MaxGroupTokens() const {
   int64_t longest = 0, total = 0;
   for (size_t i = 0; i < examples_->size(); ++i) {
     longest = std::max(longest, Length(i));

@@ -1,6 +1,9 @@
 #include "server/engine/model_runner.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
 
 #include "server/model/decoder.h"
 #include "server/model/kernels/packed_weight.h"
@@ -97,10 +100,8 @@ void PlaceSoftPrompts(const std::vector<ForwardItem>& items, at::Tensor x) {
   }
 }
 
-}  // namespace
-
-at::Tensor ForwardBatch(const BaseModel& base, const std::vector<ForwardItem>& items, KvCache* cache) {
-  at::NoGradGuard no_grad;
+at::Tensor ForwardPart(const BaseModel& base, const std::vector<ForwardItem>& items, KvCache* cache) {
+  at::NoGradGuard no_grad;  // each thread has its own
   const at::Device device = DeviceOf(base.target);
   BatchRows rows = Collect(items);
   at::Tensor x = at::embedding(base.weights.embedding_VD, at::tensor(rows.ids, at::kLong).to(device));
@@ -111,6 +112,42 @@ at::Tensor ForwardBatch(const BaseModel& base, const std::vector<ForwardItem>& i
   if (rows.wanted.empty()) return at::empty({0, base.config.vocab}, at::kFloat);
   at::Tensor last = hidden.index_select(0, at::tensor(rows.wanted, at::kLong).to(device));
   return Product(last, base.weights.head_VD, base.weights.packed_head.get()).to(at::kCPU, at::kFloat).contiguous();
+}
+
+// Fewer rows than this a thread are not worth taking apart: the weights are read once a part.
+constexpr int64_t kMinPartRows = 64;
+
+// Cuts a batch between items into parts of about the same number of rows, one a
+// thread. Many small products that each wait for every thread cost more time than
+// whole passes side by side.
+std::vector<std::vector<ForwardItem>> Parts(const BaseModel& base, const std::vector<ForwardItem>& items) {
+  int64_t rows = 0;
+  for (const ForwardItem& item : items) rows += item.count;
+  int64_t parts = 1;
+  if (base.target.device == ComputeTarget::Device::kCpu) {
+    parts = std::clamp<int64_t>(rows / kMinPartRows, 1, at::get_num_threads());
+  }
+  std::vector<std::vector<ForwardItem>> result;
+  int64_t done = 0;
+  for (const ForwardItem& item : items) {
+    const int64_t part = std::min(parts - 1, done * parts / rows);
+    if (result.empty() || part >= static_cast<int64_t>(result.size())) result.emplace_back();
+    result.back().push_back(item);
+    done += item.count;
+  }
+  return result;
+}
+
+}  // namespace
+
+at::Tensor ForwardBatch(const BaseModel& base, const std::vector<ForwardItem>& items, KvCache* cache) {
+  const std::vector<std::vector<ForwardItem>> parts = Parts(base, items);
+  if (parts.size() <= 1) return ForwardPart(base, items, cache);
+  std::vector<at::Tensor> logits(parts.size());
+  at::parallel_for(0, parts.size(), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) logits[i] = ForwardPart(base, parts[i], cache);
+  });
+  return at::cat(logits, 0);
 }
 
 }  // namespace attune

@@ -92,7 +92,7 @@ std::vector<std::pair<int32_t, float>> TopLogprobs(const float* logits, int64_t 
   std::partial_sort(order.begin(), order.begin() + count, order.end(), likelier);
   const float first = count > 0 ? LogProbability(logits, vocab, order[0]) : 0;
   std::vector<std::pair<int32_t, float>> out;
-  for (int i = 0; i < count; ++i) out.emplace_back(order[i], first + logits[order[i]] - logits[order[0]]);
+  for (int i = 0; i < count; ++i) out.emplace_back(order[i], first + (logits[order[i]] - logits[order[0]]));
   return out;
 }
 

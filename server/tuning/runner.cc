@@ -20,7 +20,7 @@ MemoryInputs MemoryInputsOf(const PlannedRun& plan, const JobSpec& spec) {
   Batcher batcher(&plan.data.train, h.batch_size, h.micro_batch_tokens, plan.virtual_tokens, *h.seed);
   MemoryInputs inputs;
   inputs.trainable_parameters = plan.trainable_parameters;
-  inputs.micro_batch_tokens = batcher.MaxMicroBatchTokens();
+  inputs.micro_batch_tokens = batcher.MaxGroupTokens();
   const DataReport& report = plan.data.report;
   inputs.loss_tokens = std::min<int64_t>(
       inputs.micro_batch_tokens,

@@ -1,6 +1,8 @@
 #include "server/tuning/trainer.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include <cmath>
 
@@ -23,11 +25,48 @@ at::Tensor ToDevice(const std::vector<int64_t>& values, const ComputeTarget& tar
   return at::tensor(values, at::kLong).to(DeviceOf(target));
 }
 
+// More than this of gradients is not kept once a thread.
+constexpr int64_t kMaxGradientBytes = int64_t{64} << 20;
+
+// How many micro-batches run side by side, when only the forward pass counts and when
+// gradients do.
+int64_t ForwardWays(const ComputeTarget& target) {
+  return target.device == ComputeTarget::Device::kCpu ? at::get_num_threads() : 1;
+}
+int64_t StepWays(const ComputeTarget& target, const std::vector<Parameter>& parameters) {
+  int64_t bytes = 0;
+  for (const Parameter& parameter : parameters) bytes += parameter.leaf.nbytes();
+  return bytes <= kMaxGradientBytes ? ForwardWays(target) : 1;
+}
+
+std::vector<at::Tensor> LeavesOf(const std::vector<Parameter>& parameters) {
+  std::vector<at::Tensor> leaves;
+  for (const Parameter& parameter : parameters) leaves.push_back(parameter.leaf);
+  return leaves;
+}
+
+// Calls body(i) for each of `count` micro-batches: on a thread each, inside which
+// nothing else is parallel, or for a single one here, with all threads to itself.
+template <typename Body>
+void SideBySide(int64_t count, const Body& body) {
+  if (count == 1) return body(0);
+  at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) body(i);
+  });
+}
+
 }  // namespace
 
 Trainer::Trainer(const BaseModel* base, Method* method, const Batcher* batches, const Hyperparameters& h,
                  Arbiter* arbiter)
-    : base_(base), method_(method), batches_(batches), h_(h), arbiter_(arbiter), optimizer_(method->parameters(), h) {}
+    : base_(base),
+      method_(method),
+      batches_(batches),
+      h_(h),
+      arbiter_(arbiter),
+      leaves_(LeavesOf(method->parameters())),
+      ways_(StepWays(base->target, method->parameters())),
+      optimizer_(method->parameters(), h) {}
 
 Arbiter::Turn Trainer::TakeTurn() { return arbiter_ ? arbiter_->Acquire(WorkClass::kTraining) : Arbiter::Turn(); }
 
@@ -44,25 +83,59 @@ Trainer::Pass Trainer::Forward(const MicroBatch& batch, double dropout, uint64_t
   return {result.loss_sum, result.correct};
 }
 
+Trainer::Part Trainer::ForwardBackward(const MicroBatch& batch, double dropout, uint64_t dropout_seed,
+                                       int64_t loss_tokens) {
+  Part part;
+  if (batch.targets.empty()) return part;
+  Pass pass = Forward(batch, dropout, dropout_seed);
+  part.loss = pass.loss_sum.item<double>();
+  if (!std::isfinite(part.loss)) return part;
+  part.gradients = torch::autograd::grad({pass.loss_sum / static_cast<double>(loss_tokens)}, leaves_,
+                                         /*grad_outputs=*/{}, /*retain_graph=*/std::nullopt,
+                                         /*create_graph=*/false, /*allow_unused=*/true);
+  return part;
+}
+
+void Trainer::AddGradients(const std::vector<Part>& parts) {
+  at::NoGradGuard no_grad;
+  for (const Part& part : parts) {
+    for (size_t i = 0; i < part.gradients.size(); ++i) {
+      if (!part.gradients[i].defined()) continue;  // e.g. a layer that no loss reaches
+      at::Tensor& sum = leaves_[i].mutable_grad();
+      if (sum.defined()) {
+        sum.add_(part.gradients[i]);
+      } else {
+        sum = part.gradients[i];
+      }
+    }
+  }
+}
+
 absl::StatusOr<StepResult> Trainer::Step(int64_t step) {
   StepResult result;
-  const std::vector<MicroBatch> micro_batches = batches_->Step(step);
-  for (const MicroBatch& batch : micro_batches) {
-    result.tokens += batch.tokens.size();
-    result.loss_tokens += batch.targets.size();
+  const std::vector<Batcher::Group> groups = batches_->Step(step, ways_);
+  for (const Batcher::Group& group : groups) {
+    for (const MicroBatch& batch : group) {
+      result.tokens += batch.tokens.size();
+      result.loss_tokens += batch.targets.size();
+    }
   }
   result.learning_rate = LearningRate(h_, step, h_.max_steps);
   const double dropout = method_->lora() ? method_->lora()->dropout : 0;
   absl::Status status = CatchTorch([&]() -> absl::Status {
     uint64_t stream = (static_cast<uint64_t>(*h_.seed) * 1000003u + step) * 1009u;
-    for (const MicroBatch& batch : micro_batches) {
+    for (const Batcher::Group& group : groups) {
       Arbiter::Turn turn = TakeTurn();
-      if (batch.targets.empty()) continue;
-      Pass pass = Forward(batch, dropout, ++stream);
-      const double loss = pass.loss_sum.item<double>();
-      if (!std::isfinite(loss)) return NotFinite(step, "loss");
-      result.loss += loss / result.loss_tokens;
-      (pass.loss_sum / static_cast<double>(result.loss_tokens)).backward();
+      std::vector<Part> parts(group.size());
+      SideBySide(group.size(), [&](int64_t i) {
+        parts[i] = ForwardBackward(group[i], dropout, stream + 1 + i, result.loss_tokens);
+      });
+      stream += group.size();
+      for (const Part& part : parts) {
+        if (!std::isfinite(part.loss)) return NotFinite(step, "loss");
+        result.loss += part.loss / result.loss_tokens;
+      }
+      AddGradients(parts);
       Synchronize(base_->target);
     }
     Arbiter::Turn turn = TakeTurn();
@@ -70,7 +143,7 @@ absl::StatusOr<StepResult> Trainer::Step(int64_t step) {
     return std::isfinite(result.gradient_norm) ? absl::OkStatus() : NotFinite(step, "gradient");
   });
   if (!status.ok()) {
-    for (const Parameter& parameter : method_->parameters()) at::Tensor(parameter.leaf).mutable_grad().reset();
+    for (at::Tensor& leaf : leaves_) leaf.mutable_grad().reset();
     return status;
   }
   return result;
@@ -80,15 +153,20 @@ absl::StatusOr<ValidationResult> Trainer::Evaluate(const Batcher& batches, const
   ValidationResult result;
   int64_t tokens = 0, correct = 0;
   absl::Status status = CatchTorch([&]() -> absl::Status {
-    at::NoGradGuard no_grad;
-    for (const MicroBatch& batch : batches.All()) {
+    for (const Batcher::Group& group : batches.All(ForwardWays(base_->target))) {
       if (stop && stop()) return absl::CancelledError("stopped while evaluating");
-      if (batch.targets.empty()) continue;
       Arbiter::Turn turn = TakeTurn();
-      Pass pass = Forward(batch, 0, 0);
-      result.loss += pass.loss_sum.item<double>();
-      correct += pass.correct;
-      tokens += batch.targets.size();
+      std::vector<Pass> passes(group.size());
+      SideBySide(group.size(), [&](int64_t i) {
+        at::NoGradGuard no_grad;  // each thread has its own
+        if (!group[i].targets.empty()) passes[i] = Forward(group[i], 0, 0);
+      });
+      for (size_t i = 0; i < group.size(); ++i) {
+        if (group[i].targets.empty()) continue;
+        result.loss += passes[i].loss_sum.item<double>();
+        correct += passes[i].correct;
+        tokens += group[i].targets.size();
+      }
     }
     return absl::OkStatus();
   });

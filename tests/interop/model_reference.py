@@ -7,6 +7,8 @@ default the one that the quick start fetches; exits with 77 if there is none), i
 
 FOLDER/model.safetensors       tokens_{i}, and logits_{i} after the last tokens of text i
 FOLDER/model_greedy.json       prompts and their likeliest continuations
+FOLDER/model_steps.json        a batch, and loss and gradient norm of ten optimizer steps on it with each method
+FOLDER/model_steps_{method}.safetensors  start values, by Attune's parameter names
 """
 
 import json
@@ -14,6 +16,7 @@ import os
 import pathlib
 import sys
 
+import peft
 import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -43,6 +46,17 @@ PROMPTS = [
     "Photosynthesis is the process by which",
     "Question: How many legs has a spider?\nAnswer:",
 ]
+
+# Prompts and answers; loss is on the answers.
+EXAMPLES = [
+    ("Text: shares of the mill rose after it reported a record net profit\nTopic:", " earn<|im_end|>"),
+    ("Text: wheat and maize shipments fell\nTopic:", " grain<|im_end|>"),
+    ("Text: the two banks agreed to merge in a deal worth 1.2 billion dollars, they said\nTopic:", " acq<|im_end|>"),
+    ("Review: slow, but what an ending!\nAnswer in a sentence:", " The reviewer liked how it ended.<|im_end|>"),
+]
+STEPS = 10
+LEARNING_RATES = {"lora": 1e-4, "soft_prompt": 1e-3, "full": 1e-5}
+VIRTUAL_TOKENS = 8
 
 
 def find_model() -> pathlib.Path | None:
@@ -90,10 +104,80 @@ class Reference:
             cases.append({"prompt": tokens, "continuation": answer})
         (self._folder / "model_greedy.json").write_text(json.dumps(cases))
 
+    def _batch(self) -> tuple[list, dict]:
+        """The examples as token ids with their prompts' lengths, and padded as transformers wants them."""
+        examples = []
+        for prompt, answer in EXAMPLES:
+            prompt_ids = self._ids(prompt)
+            examples.append((prompt_ids + self._ids(answer), len(prompt_ids)))
+        shape = (len(examples), max(len(ids) for ids, _ in examples))
+        batch = {"input_ids": torch.zeros(shape, dtype=torch.long),
+                 "attention_mask": torch.zeros(shape, dtype=torch.long),
+                 "labels": torch.full(shape, -100)}
+        for i, (ids, prompt) in enumerate(examples):
+            batch["input_ids"][i, :len(ids)] = torch.tensor(ids)
+            batch["attention_mask"][i, :len(ids)] = 1
+            batch["labels"][i, prompt:len(ids)] = torch.tensor(ids[prompt:])
+        return examples, batch
+
+    def _with_lora(self, model):
+        config = peft.LoraConfig(r=8, lora_alpha=16, lora_dropout=0.0, target_modules="all-linear",
+                                 task_type="CAUSAL_LM")
+        model = peft.get_peft_model(model, config)
+        start = {}
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:  # not at zero, where the gradients of A would vanish
+                torch.nn.init.normal_(parameter, std=0.02)
+            if "lora_" in name:
+                ours = name.removeprefix("base_model.model.model.").removesuffix(".default.weight")
+                start[ours] = parameter.detach().clone()
+        save_file(start, self._folder / "model_steps_lora.safetensors")
+        return model
+
+    def _with_soft_prompt(self, model):
+        config = peft.PromptTuningConfig(num_virtual_tokens=VIRTUAL_TOKENS, task_type="CAUSAL_LM",
+                                         prompt_tuning_init="RANDOM")
+        model = peft.get_peft_model(model, config)
+        values = model.prompt_encoder["default"].embedding.weight
+        torch.nn.init.normal_(values, std=0.1)
+        save_file({"prompt_embeddings": values.detach().clone()},
+                  self._folder / "model_steps_soft_prompt.safetensors")
+        return model
+
+    @staticmethod
+    def _take_steps(model, batch: dict, rate: float) -> dict:
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01)
+        losses, norms = [], []
+        model.train()
+        for _ in range(STEPS):
+            loss = model(**batch).loss
+            loss.backward()
+            norms.append(float(torch.nn.utils.clip_grad_norm_(parameters, 1.0)))
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(float(loss))
+        return {"losses": losses, "gradient_norms": norms, "learning_rate": rate}
+
+    def write_steps(self, model) -> None:
+        """`model` is spent: the last method changes its weights."""
+        examples, batch = self._batch()
+        methods = {}
+        adapted = self._with_lora(model)
+        methods["lora"] = self._take_steps(adapted, batch, LEARNING_RATES["lora"])
+        model = adapted.unload()
+        adapted = self._with_soft_prompt(model)
+        methods["soft_prompt"] = self._take_steps(adapted, batch, LEARNING_RATES["soft_prompt"])
+        model = adapted.get_base_model()
+        model.requires_grad_(True)
+        methods["full"] = self._take_steps(model, batch, LEARNING_RATES["full"])
+        (self._folder / "model_steps.json").write_text(json.dumps({"examples": examples, "methods": methods}))
+
     def write(self) -> None:
         model = self._load()
         self.write_logits(model)
         self.write_greedy(model)
+        self.write_steps(model)
 
 
 def main() -> int:

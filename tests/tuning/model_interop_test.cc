@@ -1,9 +1,10 @@
-// Compares logits and greedy answers on a real model with what transformers computes
-// (tests/interop/model_reference.py, in the folder that
+// Compares logits, greedy answers and optimizer steps on a real model with what
+// transformers and PEFT compute (tests/interop/model_reference.py, in the folder that
 // ATTUNE_TEST_REFERENCES names; the model is ATTUNE_TEST_MODEL).
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -24,6 +25,7 @@ namespace attune {
 namespace {
 
 constexpr double kLogitTolerance = 2e-3;
+constexpr double kStepTolerance = 1e-3;  // relative
 
 at::Tensor Values(const SafetensorsTensor& tensor) {
   at::Tensor values = at::empty(tensor.shape, tensor.type == SafetensorsType::kI64 ? at::kLong : at::kFloat);
@@ -114,6 +116,84 @@ TEST_F(ModelInteropTest, GreedyAnswersAgree) {
   EXPECT_EQ(running.size(), 8u);
   EXPECT_GE(same, 7);
 }
+
+// One batch, ten steps from the reference's start values, at a constant learning rate.
+class StepInteropTest : public ModelInteropTest {
+ protected:
+  void SetUp() override {
+    ModelInteropTest::SetUp();
+    if (IsSkipped()) return;
+    reference_ = Json("model_steps.json");
+    for (const nlohmann::json& given : reference_.at("examples")) {
+      Example example;
+      example.tokens = given.at(0).get<std::vector<int32_t>>();
+      example.has_loss.assign(example.tokens.size(), 1);
+      std::fill_n(example.has_loss.begin(), given.at(1).get<size_t>(), 0);
+      examples_.push_back(std::move(example));
+    }
+  }
+
+  Hyperparameters Settings(const nlohmann::json& expected) const {
+    Hyperparameters h;
+    h.learning_rate = expected.at("learning_rate").get<double>();
+    h.schedule = LearningRateSchedule::kConstant;
+    h.warmup_ratio = 0;
+    h.weight_decay = 0.01;
+    h.batch_size = static_cast<int32_t>(examples_.size());
+    h.max_steps = static_cast<int64_t>(expected.at("losses").size());
+    return h;
+  }
+
+  void StartFrom(const std::string& file, Method* method) {
+    at::NoGradGuard no_grad;
+    auto start = Tensors(file);
+    for (const Parameter& parameter : method->parameters()) {
+      const SafetensorsTensor* values = start->Find(parameter.name);
+      ASSERT_NE(values, nullptr) << parameter.name;
+      at::Tensor(parameter.leaf).copy_(Values(*values));
+    }
+  }
+
+  void ExpectSameSteps(const std::string& name, const MethodSpec& spec, bool starts_from_file) {
+    const nlohmann::json& expected = reference_.at("methods").at(name);
+    auto method = MakeMethod(spec, base_, 1);
+    ASSERT_TRUE(method.ok()) << method.status();
+    if (starts_from_file) StartFrom(absl::StrCat("model_steps_", name, ".safetensors"), method->get());
+    const Hyperparameters h = ResolveHyperparameters(spec, Settings(expected), {base_->config.Parameters(), 4, 1, 0, {}});
+    Batcher batcher(&examples_, h.batch_size, h.micro_batch_tokens, (*method)->virtual_tokens(), 1);
+    Trainer trainer(base_.get(), method->get(), &batcher, h, nullptr);
+    for (int64_t step = 0; step < h.max_steps; ++step) {
+      auto result = trainer.Step(step);
+      ASSERT_TRUE(result.ok()) << result.status();
+      const double loss = expected.at("losses")[step].get<double>();
+      const double norm = expected.at("gradient_norms")[step].get<double>();
+      EXPECT_NEAR(result->loss, loss, kStepTolerance * loss) << name << ", step " << step;
+      EXPECT_NEAR(result->gradient_norm, norm, kStepTolerance * norm) << name << ", step " << step;
+    }
+    // Ten steps that changed nothing would agree, too.
+    EXPECT_LT(expected.at("losses").back().get<double>(), 0.99 * expected.at("losses").front().get<double>());
+  }
+
+  nlohmann::json reference_;
+  std::vector<Example> examples_;
+};
+
+TEST_F(StepInteropTest, LoraAgrees) {
+  LoraSpec spec;
+  spec.rank = 8;
+  spec.alpha = 16;
+  spec.dropout = 0;
+  ExpectSameSteps("lora", spec, true);
+}
+
+TEST_F(StepInteropTest, SoftPromptAgrees) {
+  SoftPromptSpec spec;
+  spec.num_virtual_tokens = 8;
+  spec.init = SoftPromptSpec::Init::kRandom;
+  ExpectSameSteps("soft_prompt", spec, true);
+}
+
+TEST_F(StepInteropTest, FullAgrees) { ExpectSameSteps("full", FullSpec{}, false); }
 
 }  // namespace
 }  // namespace attune

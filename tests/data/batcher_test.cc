@@ -1,0 +1,138 @@
+#include "server/data/batcher.h"
+
+#include <algorithm>
+#include <set>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace attune {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+// Token t of example e is 100 e + t; the last `answer` tokens carry loss.
+Example MakeExample(int index, int length, int answer = 1) {
+  Example example;
+  for (int t = 0; t < length; ++t) {
+    example.tokens.push_back(100 * index + t);
+    example.has_loss.push_back(t >= length - answer);
+  }
+  return example;
+}
+
+std::vector<Example> MakeExamples(const std::vector<int>& lengths) {
+  std::vector<Example> examples;
+  for (size_t i = 0; i < lengths.size(); ++i) examples.push_back(MakeExample(static_cast<int>(i + 1), lengths[i]));
+  return examples;
+}
+
+// Which examples (from 1) are in it.
+std::multiset<int64_t> ExamplesOf(const std::vector<Batcher::Group>& groups) {
+  std::multiset<int64_t> found;
+  for (const Batcher::Group& group : groups) {
+    for (const MicroBatch& batch : group) {
+      for (size_t i = 0; i + 1 < batch.starts.size(); ++i) found.insert(batch.tokens[batch.starts[i + 1] - 1] / 100);
+    }
+  }
+  return found;
+}
+
+TEST(BatcherTest, PacksWithoutPaddingAndMarksTheRowsBeforeTrainedTokens) {
+  const std::vector<Example> examples = {MakeExample(1, 3, 2), MakeExample(2, 2, 1)};
+  const auto groups = Batcher(&examples, 2, 100, 0, 1).All();
+  ASSERT_EQ(groups.size(), 1u);
+  ASSERT_EQ(groups[0].size(), 1u);
+  const MicroBatch& batch = groups[0][0];
+  EXPECT_THAT(batch.tokens, ElementsAre(100, 101, 102, 200, 201));
+  EXPECT_THAT(batch.starts, ElementsAre(0, 3, 5));
+  EXPECT_THAT(batch.loss_rows, ElementsAre(0, 1, 3));
+  EXPECT_THAT(batch.targets, ElementsAre(101, 102, 201));
+}
+
+TEST(BatcherTest, VirtualTokensComeFirstAndPredictTheFirstToken) {
+  const std::vector<Example> examples = {MakeExample(1, 2, 2)};
+  const MicroBatch batch = Batcher(&examples, 1, 100, 2, 1).All()[0][0];
+  EXPECT_THAT(batch.tokens, ElementsAre(-1, -2, 100, 101));
+  EXPECT_THAT(batch.starts, ElementsAre(0, 4));
+  EXPECT_THAT(batch.loss_rows, ElementsAre(1, 2));
+}
+
+TEST(BatcherTest, NothingPredictsTheVeryFirstToken) {
+  const std::vector<Example> examples = {MakeExample(1, 1, 1)};
+  EXPECT_THAT(Batcher(&examples, 1, 100, 0, 1).All()[0][0].targets, IsEmpty());
+}
+
+TEST(BatcherTest, EveryEpochVisitsEveryExampleOnceInAnOrderOfItsOwn) {
+  const std::vector<Example> examples = MakeExamples({2, 3, 4, 5, 6, 7, 8});
+  const Batcher batcher(&examples, 3, 100, 0, 9);
+  EXPECT_EQ(batcher.steps_per_epoch(), 3);
+  std::vector<std::vector<std::multiset<int64_t>>> epochs(2);
+  for (int64_t epoch = 0; epoch < 2; ++epoch) {
+    std::multiset<int64_t> seen;
+    for (int64_t step = 3 * epoch; step < 3 * epoch + 3; ++step) {
+      epochs[epoch].push_back(ExamplesOf(batcher.Step(step)));
+      EXPECT_EQ(epochs[epoch].back().size(), step % 3 == 2 ? 1u : 3u);
+      seen.insert(epochs[epoch].back().begin(), epochs[epoch].back().end());
+    }
+    EXPECT_THAT(seen, ElementsAre(1, 2, 3, 4, 5, 6, 7));
+  }
+  EXPECT_NE(epochs[0], epochs[1]);
+}
+
+TEST(BatcherTest, AStepDependsOnSeedAndNumberAlone) {
+  const std::vector<Example> examples = MakeExamples({2, 3, 4, 5, 6, 7, 8, 9});
+  const Batcher one(&examples, 2, 100, 0, 5), same(&examples, 2, 100, 0, 5), other(&examples, 2, 100, 0, 6);
+  bool differs = false;
+  for (int64_t step = 7; step >= 0; --step) {
+    EXPECT_EQ(one.Step(step)[0][0].tokens, same.Step(step)[0][0].tokens);
+    differs = differs || one.Step(step)[0][0].tokens != other.Step(step)[0][0].tokens;
+  }
+  EXPECT_TRUE(differs);
+}
+
+TEST(BatcherTest, GroupsKeepToTheLimitUnlessOneExampleExceedsIt) {
+  const std::vector<Example> examples = MakeExamples({30, 5, 12, 8, 20, 3, 7, 50});
+  for (int64_t ways : {1, 2, 3}) {
+    const auto groups = Batcher(&examples, 8, 32, 0, 1).All(ways);
+    EXPECT_THAT(ExamplesOf(groups), ElementsAre(1, 2, 3, 4, 5, 6, 7, 8));
+    for (const Batcher::Group& group : groups) {
+      int64_t tokens = 0, count = 0;
+      for (const MicroBatch& batch : group) {
+        EXPECT_FALSE(batch.tokens.empty());
+        tokens += batch.tokens.size();
+        count += batch.starts.size() - 1;
+      }
+      EXPECT_LE(static_cast<int64_t>(group.size()), ways);
+      EXPECT_TRUE(tokens <= 32 || count == 1) << tokens;
+    }
+  }
+}
+
+TEST(BatcherTest, AGroupsPartsAreOfAboutTheSameSize) {
+  const std::vector<Example> examples = MakeExamples({40, 10, 10, 10, 10});
+  const auto groups = Batcher(&examples, 5, 100, 0, 1).All(2);
+  ASSERT_EQ(groups.size(), 1u);
+  ASSERT_EQ(groups[0].size(), 2u);
+  EXPECT_EQ(groups[0][0].tokens.size(), 40u);
+  EXPECT_EQ(groups[0][1].tokens.size(), 40u);
+}
+
+TEST(BatcherTest, MaxGroupTokensBoundsEveryStep) {
+  const std::vector<Example> examples = MakeExamples({30, 5, 12, 8, 20, 3, 7, 50});
+  for (int64_t limit : {10, 32, 64, 1000}) {
+    const Batcher batcher(&examples, 3, limit, 2, 1);
+    for (int64_t step = 0; step < 12; ++step) {
+      for (const Batcher::Group& group : batcher.Step(step, 2)) {
+        int64_t tokens = 0;
+        for (const MicroBatch& batch : group) tokens += batch.tokens.size();
+        EXPECT_LE(tokens, batcher.MaxGroupTokens());
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace attune

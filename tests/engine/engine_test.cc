@@ -1,0 +1,316 @@
+// The engine over a small real model: what it generates is what the plain forward pass says.
+#include "server/engine/engine.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/error.h"
+#include "server/adapters/packed_ops.h"
+#include "tests/testing/temp_folder.h"
+#include "tests/testing/tiny_model.h"
+
+namespace attune {
+namespace {
+
+using Ids = std::vector<int32_t>;
+
+class EngineTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    at::manual_seed(29);
+    TinyModel::WriteGguf(temp_.File("model.gguf"));
+    auto base = LoadBaseModel(temp_.path(), temp_.path(), ComputeTarget{});
+    ASSERT_TRUE(base.ok()) << base.status();
+    base_ = *base;
+    Arbiter::Options options;
+    options.memory_bytes = int64_t{1} << 30;
+    arbiter_ = std::make_unique<Arbiter>(&Clock::Real(), options);
+    options_.kv_tokens = 1024;
+  }
+  void Start() { engine_ = MakeEngine(options_, ComputeTarget{}, arbiter_.get(), &Clock::Real(), nullptr); }
+
+  std::shared_ptr<const ServedModel> Model(std::shared_ptr<const Adapter> adapter = nullptr) {
+    auto model = std::make_shared<ServedModel>();
+    model->base = base_;
+    model->adapter = std::move(adapter);
+    model->uid = ++uid_;
+    return model;
+  }
+  std::shared_ptr<const Adapter> Lora() {
+    auto adapter = std::make_shared<Adapter>();
+    adapter->lora = std::make_unique<LoraAdapter>();
+    adapter->lora->layers.resize(TinyModel::kLayers);
+    for (auto& layer : adapter->lora->layers) {
+      for (int p = 0; p < kProjections; ++p) {
+        const ProjectionSlice slice = SliceOf(base_->config, static_cast<Projection>(p));
+        const int64_t in = base_->weights.layers[0].linear[static_cast<int>(slice.linear)].size(1);
+        layer[p] = {at::randn({2, in}), at::randn({slice.rows, 2}) * 0.2, 0.5};
+      }
+    }
+    return adapter;
+  }
+  std::shared_ptr<const Adapter> Prompt(int64_t tokens) {
+    auto adapter = std::make_shared<Adapter>();
+    adapter->soft_prompt = std::make_unique<SoftPrompt>();
+    adapter->soft_prompt->embeddings_ND = at::randn({tokens, TinyModel::kHidden}) * 0.3;
+    return adapter;
+  }
+
+  // The likeliest continuation, by whole forward passes.
+  Ids Greedy(const ServedModel& model, Ids tokens, int count) {
+    Ids answer;
+    for (int i = 0; i < count; ++i) {
+      const at::Tensor logits = AllLogits(*base_, model.adapter.get(), tokens);
+      answer.push_back(static_cast<int32_t>(logits[logits.size(0) - 1].argmax().item<int64_t>()));
+      tokens.push_back(answer.back());
+    }
+    return answer;
+  }
+  static Ids MakePrompt(int length, int start) {
+    Ids ids;
+    for (int i = 0; i < length; ++i) ids.push_back(3 + (start * 31 + i * 7) % 250);
+    return ids;
+  }
+
+  GenerateParams Params(std::shared_ptr<const ServedModel> model, Ids prompt, int max_tokens) {
+    GenerateParams params;
+    params.model = std::move(model);
+    params.prompt = std::move(prompt);
+    params.max_tokens = max_tokens;
+    params.ignore_eos = true;
+    return params;
+  }
+  std::unique_ptr<Generation> Submit(GenerateParams params) {
+    auto generation = engine_->Generate(std::move(params));
+    EXPECT_TRUE(generation.ok()) << generation.status();
+    return generation.ok() ? std::move(*generation) : nullptr;
+  }
+  // Each answer's tokens, and how it ended.
+  struct Answers {
+    std::vector<Ids> tokens;
+    std::vector<FinishReason> finish;
+    std::vector<TokenInfo> infos;  // of answer 0
+  };
+  static Answers Collect(Generation* generation, int n = 1) {
+    Answers answers{std::vector<Ids>(n), std::vector<FinishReason>(n, FinishReason::kNone), {}};
+    GenerationUpdate update;
+    while (generation->Next(&update)) {
+      if (update.has_token) answers.tokens[update.index].push_back(update.token.id);
+      if (update.has_token && update.index == 0) answers.infos.push_back(update.token);
+      if (update.finish != FinishReason::kNone) answers.finish[update.index] = update.finish;
+    }
+    return answers;
+  }
+
+  TempFolder temp_;
+  std::shared_ptr<const BaseModel> base_;
+  std::unique_ptr<Arbiter> arbiter_;
+  EngineOptions options_;
+  std::unique_ptr<Engine> engine_;
+  uint64_t uid_ = 0;
+};
+
+// Different models and lengths together; also where prompts are read in pieces, where
+// few run at once, and where the cache is too small for all.
+struct Squeeze {
+  const char* name;
+  int max_batch_tokens, max_sequences;
+  int64_t kv_tokens;
+};
+class MixedBatchTest : public EngineTest, public ::testing::WithParamInterface<Squeeze> {};
+
+TEST_P(MixedBatchTest, EveryRequestGetsWhatItWouldGetAlone) {
+  options_.max_batch_tokens = GetParam().max_batch_tokens;
+  options_.max_sequences = GetParam().max_sequences;
+  options_.kv_tokens = GetParam().kv_tokens;
+  Start();
+  const std::vector<std::shared_ptr<const ServedModel>> models = {Model(), Model(Lora()), Model(Prompt(5)), Model(Lora())};
+  std::vector<std::unique_ptr<Generation>> running;
+  std::vector<Ids> expected;
+  for (int i = 0; i < 12; ++i) {
+    const auto& model = models[i % models.size()];
+    const Ids prompt = MakePrompt(1 + (i * 11) % 40, i);
+    expected.push_back(Greedy(*model, prompt, 12));
+    running.push_back(Submit(Params(model, prompt, 12)));
+  }
+  for (size_t i = 0; i < running.size(); ++i) {
+    const Answers answers = Collect(running[i].get());
+    EXPECT_TRUE(running[i]->status().ok()) << running[i]->status();
+    EXPECT_EQ(answers.tokens[0], expected[i]) << "request " << i;
+    EXPECT_EQ(answers.finish[0], FinishReason::kLength);
+  }
+  running.clear();
+  EXPECT_EQ(engine_->stats().kv_pages_used, 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Limits, MixedBatchTest,
+                         ::testing::Values(Squeeze{"Roomy", 2048, 64, 1024}, Squeeze{"Pieces", 7, 64, 1024},
+                                           Squeeze{"FewAtOnce", 2048, 3, 1024}, Squeeze{"SmallCache", 64, 64, 128}),
+                         [](const auto& info) { return info.param.name; });
+
+TEST_F(EngineTest, StopsAtAnEndToken) {
+  Start();
+  const auto model = Model();
+  const Ids prompt = MakePrompt(6, 1);
+  const Ids expected = Greedy(*model, prompt, 5);
+  // Whatever the third token is, it now ends answers.
+  auto changed = std::make_shared<BaseModel>();
+  changed->config = base_->config;
+  changed->weights = base_->weights;
+  changed->rope_cos_PH = base_->rope_cos_PH;
+  changed->rope_sin_PH = base_->rope_sin_PH;
+  changed->end_ids = {expected[2]};
+  const size_t end = std::find(expected.begin(), expected.end(), expected[2]) - expected.begin();
+  auto ending = std::make_shared<ServedModel>(*model);
+  ending->base = changed;
+  GenerateParams params = Params(ending, prompt, 5);
+  params.ignore_eos = false;
+  auto generation = Submit(std::move(params));
+  const Answers answers = Collect(generation.get());
+  EXPECT_EQ(answers.tokens[0], Ids(expected.begin(), expected.begin() + end));
+  EXPECT_EQ(answers.finish[0], FinishReason::kStop);
+}
+
+TEST_F(EngineTest, AnswersOfOneRequestAreThoseOfSingleRequestsWithRisingSeeds) {
+  Start();
+  const auto model = Model();
+  GenerateParams params = Params(model, MakePrompt(9, 2), 8);
+  params.sampling.temperature = 1.5;
+  params.sampling.seed = 40;
+  params.n = 3;
+  auto together = Submit(params);
+  const Answers answers = Collect(together.get(), 3);
+  for (int i = 0; i < 3; ++i) {
+    params.n = 1;
+    params.sampling.seed = 40 + i;
+    auto alone = Submit(params);
+    EXPECT_EQ(answers.tokens[i], Collect(alone.get()).tokens[0]) << "answer " << i;
+  }
+  EXPECT_NE(answers.tokens[0], answers.tokens[1]);
+}
+
+TEST_F(EngineTest, LogprobsAreTheModels) {
+  Start();
+  const auto model = Model();
+  const Ids prompt = MakePrompt(5, 3);
+  GenerateParams params = Params(model, prompt, 1);
+  params.logprobs = true;
+  params.top_logprobs = 3;
+  auto generation = Submit(params);
+  const Answers answers = Collect(generation.get());
+  const at::Tensor expected = AllLogits(*base_, nullptr, prompt)[4].log_softmax(-1);
+  ASSERT_EQ(answers.infos.size(), 1u);
+  EXPECT_NEAR(answers.infos[0].logprob, expected.max().item<float>(), 1e-4);
+  ASSERT_EQ(answers.infos[0].alternatives.size(), 3u);
+  EXPECT_EQ(answers.infos[0].alternatives[0].first, answers.infos[0].id);
+  const auto sorted = std::get<0>(expected.sort(-1, true));
+  for (int i = 0; i < 3; ++i) EXPECT_NEAR(answers.infos[0].alternatives[i].second, sorted[i].item<float>(), 1e-4);
+}
+
+TEST_F(EngineTest, ScoresContinuationsAsTheWholeForwardPassDoes) {
+  options_.max_batch_tokens = 16;
+  Start();
+  for (const auto& model : {Model(), Model(Lora()), Model(Prompt(3))}) {
+    ScoreParams params;
+    params.model = model;
+    params.prompt = MakePrompt(20, 4);
+    params.continuations = {{7}, {8, 9, 10}, Greedy(*model, params.prompt, 4), MakePrompt(30, 5)};
+    const auto result = engine_->Score(params);
+    ASSERT_TRUE(result.ok()) << result.status();
+    for (size_t i = 0; i < params.continuations.size(); ++i) {
+      Ids all = params.prompt;
+      all.insert(all.end(), params.continuations[i].begin(), params.continuations[i].end());
+      const at::Tensor logprobs = AllLogits(*base_, model->adapter.get(), all).log_softmax(-1);
+      double sum = 0;
+      for (size_t t = 0; t < params.continuations[i].size(); ++t) {
+        const double expected = logprobs[19 + t][params.continuations[i][t]].item<float>();
+        EXPECT_NEAR(result->continuations[i].tokens[t].logprob, expected, 1e-3);
+        sum += expected;
+      }
+      EXPECT_NEAR(result->continuations[i].logprob, sum, 1e-2);
+      EXPECT_EQ(result->continuations[i].is_greedy, i == 2) << "continuation " << i;
+    }
+  }
+  EXPECT_EQ(engine_->stats().kv_pages_used, 0);
+}
+
+TEST_F(EngineTest, ACancelledRequestFreesItsPlace) {
+  options_.max_sequences = 1;
+  Start();
+  const auto model = Model();
+  auto first = Submit(Params(model, MakePrompt(4, 1), 100));
+  GenerationUpdate update;
+  ASSERT_TRUE(first->Next(&update));
+  auto second = Submit(Params(model, MakePrompt(4, 2), 2));
+  first->Cancel();
+  EXPECT_EQ(Collect(second.get()).tokens[0].size(), 2u);
+  while (first->Next(&update)) {
+  }
+}
+
+TEST_F(EngineTest, DestroyingAHandleCancels) {
+  options_.max_sequences = 1;
+  Start();
+  const auto model = Model();
+  Submit(Params(model, MakePrompt(4, 1), 100)).reset();
+  auto second = Submit(Params(model, MakePrompt(4, 2), 2));
+  EXPECT_EQ(Collect(second.get()).tokens[0].size(), 2u);
+}
+
+TEST_F(EngineTest, StoppingOneAnswerLeavesTheOthers) {
+  Start();
+  GenerateParams params = Params(Model(), MakePrompt(4, 1), 60);
+  params.n = 2;
+  auto generation = Submit(std::move(params));
+  GenerationUpdate update;
+  ASSERT_TRUE(generation->Next(&update));
+  generation->StopAnswer(0);
+  const Answers answers = Collect(generation.get(), 2);
+  EXPECT_TRUE(answers.tokens[0].empty()) << "no update after the stop";
+  EXPECT_EQ(answers.finish[1], FinishReason::kLength);
+}
+
+TEST_F(EngineTest, RefusesWhatCannotFit) {
+  options_.kv_tokens = 64;
+  Start();
+  const auto result = engine_->Generate(Params(Model(), MakePrompt(60, 1), 10));
+  EXPECT_EQ(result.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(GetErrorDetails(result.status()).reason, "PROMPT_TOO_LONG");
+}
+
+TEST_F(EngineTest, ARequestWhoseDeadlineHasPassedIsNotStarted) {
+  Start();
+  GenerateParams params = Params(Model(), MakePrompt(4, 1), 4);
+  params.deadline = absl::InfinitePast();
+  auto generation = Submit(std::move(params));
+  EXPECT_TRUE(Collect(generation.get()).tokens[0].empty());
+  EXPECT_EQ(generation->status().code(), absl::StatusCode::kDeadlineExceeded);
+}
+
+TEST_F(EngineTest, ShutdownRefusesNewRequestsAndEndsRunningOnes) {
+  Start();
+  const auto model = Model();
+  auto running = Submit(Params(model, MakePrompt(4, 1), 120));
+  GenerationUpdate update;
+  ASSERT_TRUE(running->Next(&update));
+  engine_->Shutdown(absl::ZeroDuration());
+  EXPECT_NE(Collect(running.get()).finish[0], FinishReason::kNone);
+  EXPECT_EQ(GetErrorDetails(engine_->Generate(Params(model, {4}, 1)).status()).reason, "SHUTTING_DOWN");
+}
+
+TEST_F(EngineTest, ShutdownLetsRunningRequestsFinishWithinTheGracePeriod) {
+  Start();
+  auto running = Submit(Params(Model(), MakePrompt(4, 1), 50));
+  engine_->Shutdown(absl::Minutes(5));
+  const Answers answers = Collect(running.get());
+  EXPECT_EQ(answers.tokens[0].size(), 50u);
+  EXPECT_EQ(answers.finish[0], FinishReason::kLength);
+}
+
+}  // namespace
+}  // namespace attune

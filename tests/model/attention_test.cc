@@ -1,0 +1,145 @@
+#include "server/model/kernels/attention.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "server/model/kernels/paged_attention.h"
+#include "tests/testing/tensor_matchers.h"
+
+namespace attune {
+namespace {
+
+using at::Tensor;
+using Tensors = std::vector<Tensor>;
+
+constexpr double kTolerance = 2e-5;
+
+RopeTable MakeRope(int64_t positions, int64_t head_dim) {
+  const int64_t half = head_dim / 2;
+  const Tensor rates = at::pow(10000.0, -at::arange(half, at::kFloat) / half);
+  const Tensor angles = at::outer(at::arange(positions, at::kFloat), rates);
+  return {angles.cos(), angles.sin()};
+}
+
+Tensor RotateHalf(const Tensor& x_LHD, const RopeTable& rope) {
+  const int64_t length = x_LHD.size(0), half = x_LHD.size(2) / 2;
+  const Tensor cos = rope.cos_PH.narrow(0, 0, length).unsqueeze(1), sin = rope.sin_PH.narrow(0, 0, length).unsqueeze(1);
+  const Tensor a = x_LHD.narrow(2, 0, half), b = x_LHD.narrow(2, half, half);
+  return at::cat({a * cos - b * sin, b * cos + a * sin}, 2);
+}
+
+// The textbook's attention: every score, then a mask.
+Tensor Reference(const Tensor& qkv, const AttentionShape& shape, const RopeTable& rope,
+                 const std::vector<int64_t>& starts) {
+  std::vector<Tensor> outputs;
+  for (size_t i = 0; i + 1 < starts.size(); ++i) {
+    const int64_t length = starts[i + 1] - starts[i], d = shape.head_dim;
+    const Tensor part = qkv.narrow(0, starts[i], length);
+    Tensor q = RotateHalf(part.narrow(1, 0, shape.q_size()).reshape({length, shape.heads, d}), rope);
+    Tensor k = RotateHalf(part.narrow(1, shape.q_size(), shape.kv_size()).reshape({length, shape.kv_heads, d}), rope);
+    Tensor v = part.narrow(1, shape.q_size() + shape.kv_size(), shape.kv_size()).reshape({length, shape.kv_heads, d});
+    const int64_t group = shape.heads / shape.kv_heads;
+    k = k.repeat_interleave(group, 1);
+    v = v.repeat_interleave(group, 1);
+    Tensor scores = at::einsum("qhd,khd->hqk", {q, k}) / std::sqrt(static_cast<double>(d));
+    const Tensor later = at::ones({length, length}, at::kBool).triu(1);
+    scores = scores.masked_fill(later, -INFINITY).softmax(-1);
+    outputs.push_back(at::einsum("hqk,khd->qhd", {scores, v}).reshape({length, shape.q_size()}));
+  }
+  return at::cat(outputs, 0);
+}
+
+struct Case {
+  AttentionShape shape;
+  std::vector<int64_t> starts;
+};
+
+class PackedAttentionTest : public ::testing::TestWithParam<Case> {
+ protected:
+  void SetUp() override { at::manual_seed(5); }
+};
+
+TEST_P(PackedAttentionTest, AgreesWithTheTextbookAndItsGradient) {
+  const auto& [shape, starts] = GetParam();
+  const RopeTable rope = MakeRope(256, shape.head_dim);
+  const PackedSequences sequences = PackSequences(starts, at::kCPU);
+  const Tensor qkv = at::randn({starts.back(), shape.q_size() + 2 * shape.kv_size()});
+  ExpectSameWithGradients([&](const Tensors& in) { return PackedAttention(in[0], shape, rope, sequences); },
+                          [&](const Tensors& in) { return Reference(in[0], shape, rope, starts); }, {qkv}, kTolerance);
+}
+
+TEST_P(PackedAttentionTest, InBfloat16AgreesRoughly) {
+  const auto& [shape, starts] = GetParam();
+  const RopeTable rope = MakeRope(256, shape.head_dim);
+  const Tensor qkv = at::randn({starts.back(), shape.q_size() + 2 * shape.kv_size()});
+  const Tensor y = PackedAttention(qkv.to(at::kBFloat16), shape, rope, PackSequences(starts, at::kCPU));
+  EXPECT_EQ(y.scalar_type(), at::kBFloat16);
+  EXPECT_TRUE(Near(y, Reference(qkv, shape, rope, starts), 0.05));
+}
+
+// Sequences read in pieces through a cache give what they give whole.
+TEST_P(PackedAttentionTest, PagedPiecesGiveTheSame) {
+  const auto& [shape, starts] = GetParam();
+  const RopeTable rope = MakeRope(256, shape.head_dim);
+  const int64_t count = static_cast<int64_t>(starts.size()) - 1, pages_each = 32, page_tokens = 8;
+  const Tensor qkv = at::randn({starts.back(), shape.q_size() + 2 * shape.kv_size()});
+  const Tensor expected = Reference(qkv, shape, rope, starts);
+  KvCache cache = MakeKvCache(1, count * pages_each, page_tokens, shape, at::TensorOptions(at::kFloat));
+  std::vector<int64_t> done(count, 0);
+  for (int64_t piece : {1, 3, 300}) {  // of every sequence, until it ends
+    std::vector<PagedSegment> segments;
+    std::vector<Tensor> rows, wanted;
+    int64_t first = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t tokens = std::min(piece, starts[i + 1] - starts[i] - done[i]);
+      if (tokens == 0) continue;
+      PagedSegment segment{first, tokens, done[i], {}};
+      for (int64_t p = 0; p < pages_each; ++p) segment.pages.push_back((p * count + i));  // scattered
+      segments.push_back(segment);
+      rows.push_back(qkv.narrow(0, starts[i] + done[i], tokens));
+      wanted.push_back(expected.narrow(0, starts[i] + done[i], tokens));
+      first += tokens;
+      done[i] += tokens;
+    }
+    if (segments.empty()) continue;
+    const PagedBatch batch = MakePagedBatch(segments, page_tokens, at::kCPU);
+    const Tensor y = PagedAttention(at::cat(rows, 0), shape, rope, batch, &cache, 0);
+    EXPECT_TRUE(Near(y, at::cat(wanted, 0), kTolerance)) << "pieces of " << piece;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, PackedAttentionTest,
+                         ::testing::Values(Case{{1, 1, 2}, {0, 1}}, Case{{4, 2, 8}, {0, 5, 6, 20}},
+                                           Case{{9, 3, 64}, {0, 70, 200}}, Case{{4, 4, 16}, {0, 64, 65, 129}},
+                                           Case{{8, 1, 32}, {0, 3, 131}}));
+
+TEST(RopeTest, InverseTakesTheRotationBack) {
+  at::manual_seed(7);
+  const AttentionShape shape{4, 2, 8};
+  const RopeTable rope = MakeRope(64, 8);
+  const Tensor qkv = at::randn({10, shape.q_size() + 2 * shape.kv_size()}), positions = at::arange(10) * 5;
+  Tensor turned = qkv.clone();
+  RopeInPlace(turned, shape, rope, positions, false);
+  EXPECT_FALSE(at::allclose(turned.narrow(1, 0, 48), qkv.narrow(1, 0, 48)));
+  EXPECT_TRUE(at::equal(turned.narrow(1, 48, 16), qkv.narrow(1, 48, 16))) << "values do not turn";
+  RopeInPlace(turned, shape, rope, positions, true);
+  EXPECT_TRUE(Near(turned, qkv, 1e-6));
+}
+
+TEST(KvCacheTest, CopiesWholePagesInEveryLayer) {
+  KvCache cache = MakeKvCache(2, 4, 2, {2, 1, 3}, at::TensorOptions(at::kFloat));
+  for (int layer = 0; layer < 2; ++layer) {
+    cache.keys[layer].narrow(0, 2, 2).fill_(layer + 1);
+    cache.values[layer].narrow(0, 2, 2).fill_(-layer - 1);
+  }
+  CopyPages(&cache, {{1, 3}});
+  for (int layer = 0; layer < 2; ++layer) {
+    EXPECT_TRUE(cache.keys[layer].narrow(0, 6, 2).eq(layer + 1).all().item<bool>());
+    EXPECT_TRUE(cache.values[layer].narrow(0, 6, 2).eq(-layer - 1).all().item<bool>());
+  }
+}
+
+}  // namespace
+}  // namespace attune

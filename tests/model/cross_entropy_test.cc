@@ -1,0 +1,58 @@
+#include "server/model/kernels/cross_entropy.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include "tests/testing/tensor_matchers.h"
+
+namespace attune {
+namespace {
+
+using at::Tensor;
+
+Tensor Reference(const Tensor& h, const Tensor& w, const Tensor& targets) {
+  return -at::log_softmax(at::mm(h, w.t()), -1).gather(1, targets.unsqueeze(1)).sum();
+}
+
+class CrossEntropyTest : public ::testing::Test {
+ protected:
+  void SetUp() override { at::manual_seed(13); }
+};
+
+// 600 rows: more than are worked on at a time.
+TEST_F(CrossEntropyTest, LossAndGradientsAgreeOverManyChunks) {
+  const Tensor targets = at::randint(0, 37, {600}, at::kLong), h = at::randn({600, 16}), w = at::randn({37, 16});
+  Tensor h1 = h.clone().set_requires_grad(true), w1 = w.clone().set_requires_grad(true);
+  Tensor h2 = h.clone().set_requires_grad(true), w2 = w.clone().set_requires_grad(true);
+  CrossEntropy result = LinearCrossEntropy(h1, w1, targets);
+  const Tensor expected = Reference(h2, w2, targets);
+  EXPECT_TRUE(Near(result.loss_sum, expected, 1e-5));
+  (result.loss_sum / 3).backward();
+  (expected / 3).backward();
+  EXPECT_TRUE(Near(h1.grad(), h2.grad(), 1e-5));
+  EXPECT_TRUE(Near(w1.grad(), w2.grad(), 1e-5));
+  EXPECT_EQ(result.correct, at::mm(h, w.t()).argmax(1).eq(targets).sum().item<int64_t>());
+}
+
+TEST_F(CrossEntropyTest, FrozenHeadGetsNoGradient) {
+  Tensor h = at::randn({3, 8}).set_requires_grad(true);
+  const Tensor w = at::randn({5, 8});
+  LinearCrossEntropy(h, w, at::zeros({3}, at::kLong)).loss_sum.backward();
+  EXPECT_TRUE(h.grad().defined());
+  EXPECT_FALSE(w.grad().defined());
+}
+
+TEST_F(CrossEntropyTest, LargeLogitsStayFinite) {
+  const Tensor h = at::full({1, 1}, 1.0), w = at::tensor({1000.0f, -1000.0f}).view({2, 1});
+  EXPECT_EQ(LinearCrossEntropy(h, w, at::zeros({1}, at::kLong)).loss_sum.item<double>(), 0);
+  EXPECT_NEAR(LinearCrossEntropy(h, w, at::ones({1}, at::kLong)).loss_sum.item<double>(), 2000, 1e-3);
+}
+
+TEST_F(CrossEntropyTest, WithoutGradientModeGivesTheSameLoss) {
+  at::NoGradGuard no_grad;
+  const Tensor targets = at::randint(0, 37, {20}, at::kLong), h = at::randn({20, 16}), w = at::randn({37, 16});
+  EXPECT_TRUE(Near(LinearCrossEntropy(h, w, targets).loss_sum, Reference(h, w, targets), 1e-5));
+}
+
+}  // namespace
+}  // namespace attune

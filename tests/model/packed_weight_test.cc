@@ -1,0 +1,67 @@
+#include "server/model/kernels/packed_weight.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <random>
+#include <string>
+
+#include "tests/testing/tensor_matchers.h"
+
+namespace attune {
+namespace {
+
+constexpr int64_t kRows = 75, kColumns = 96;
+
+// Random blocks whose scales are small half-precision numbers (0.0625 to 0.12).
+std::string RandomBlocks(GgmlType type, int64_t elements) {
+  std::mt19937 random(19);
+  const int64_t block = GgmlBlockBytes(type), blocks = elements / GgmlBlockElements(type);
+  const int64_t scales = type == GgmlType::kQ4_1 ? 2 : 1;
+  std::string bytes;
+  for (int64_t i = 0; i < blocks; ++i) {
+    for (int64_t s = 0; s < scales; ++s) {
+      const uint16_t half = static_cast<uint16_t>(0x2c00 + random() % 1024);
+      bytes.append(reinterpret_cast<const char*>(&half), 2);
+    }
+    for (int64_t b = 2 * scales; b < block; ++b) bytes += static_cast<char>(random());
+  }
+  return bytes;
+}
+
+class PackedWeightTest : public ::testing::TestWithParam<GgmlType> {
+ protected:
+  void SetUp() override {
+    if (!PackedWeight::Supports(GetParam(), kColumns)) GTEST_SKIP() << "no packed products on this CPU";
+    at::manual_seed(23);
+  }
+};
+
+TEST_P(PackedWeightTest, MultipliesAsTheExpandedMatrixDoes) {
+  const std::string bytes = RandomBlocks(GetParam(), kRows * kColumns);
+  at::Tensor dense = at::empty({kRows, kColumns}, at::kFloat);
+  ASSERT_TRUE(Dequantize(GetParam(), bytes, dense.numel(), dense.mutable_data_ptr<float>()).ok());
+  PackedWeight packed(GetParam(), kColumns);
+  const size_t cut = bytes.size() / kRows * 30;  // rows may come in parts
+  packed.AppendRows(absl::string_view(bytes).substr(0, cut));
+  packed.AppendRows(absl::string_view(bytes).substr(cut));
+  ASSERT_EQ(packed.rows(), kRows);
+  for (int64_t tokens : {1, 2, 3, 4, 5, 8, 15, 16}) {
+    const at::Tensor x = at::randn({tokens, kColumns});
+    EXPECT_TRUE(Near(packed.Multiply(x), at::mm(x.to(at::kDouble), dense.to(at::kDouble).t()), 1e-5))
+        << tokens << " tokens";
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Formats, PackedWeightTest,
+                         ::testing::Values(GgmlType::kQ4_0, GgmlType::kQ4_1, GgmlType::kQ8_0));
+
+TEST(PackedWeightSupportsTest, RefusesWhatItHasNoProductFor) {
+  EXPECT_FALSE(PackedWeight::Supports(GgmlType::kF32, 96));
+  EXPECT_FALSE(PackedWeight::Supports(GgmlType::kQ6_K, 256));
+  EXPECT_FALSE(PackedWeight::Supports(GgmlType::kQ4_0, 95));
+}
+
+}  // namespace
+}  // namespace attune

@@ -1,0 +1,101 @@
+#include "server/tuning/optimizer.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "server/tuning/defaults.h"
+
+namespace attune {
+namespace {
+
+Hyperparameters Resolved(Hyperparameters h) {
+  return ResolveHyperparameters(LoraSpec{}, h, {135'000'000, 100, 1000, 0, {}});
+}
+
+TEST(LearningRateTest, RisesThenFollowsItsSchedule) {
+  Hyperparameters h;
+  h.learning_rate = 1;
+  h.warmup_ratio = 0.1;
+  h.max_steps = 100;
+  h.schedule = LearningRateSchedule::kLinear;
+  h = Resolved(h);
+  EXPECT_NEAR(LearningRate(h, 0, 100), 1.0 / 11, 1e-9);
+  EXPECT_NEAR(LearningRate(h, 9, 100), 10.0 / 11, 1e-9);
+  EXPECT_NEAR(LearningRate(h, 10, 100), 1, 1e-9);
+  EXPECT_NEAR(LearningRate(h, 55, 100), 0.5, 1e-9);
+  EXPECT_GT(LearningRate(h, 99, 100), 0) << "no step is wasted at rate zero";
+  h.schedule = LearningRateSchedule::kCosine;
+  EXPECT_NEAR(LearningRate(h, 55, 100), 0.5, 1e-9);
+  EXPECT_GT(LearningRate(h, 30, 100), 0.8);
+  h.schedule = LearningRateSchedule::kConstant;
+  EXPECT_EQ(LearningRate(h, 99, 100), 1);
+}
+
+class AdamWTest : public ::testing::Test {
+ protected:
+  void Make(const Hyperparameters& h) {
+    leaf_ = at::tensor({1.0f, -2.0f}).set_requires_grad(true);
+    parameters_ = {{"w", leaf_}};
+    optimizer_ = std::make_unique<AdamW>(parameters_, Resolved(h));
+  }
+  double Step(double rate, float g0, float g1) {
+    leaf_.mutable_grad() = at::tensor({g0, g1});
+    return optimizer_->Step(rate);
+  }
+  at::Tensor leaf_;
+  std::vector<Parameter> parameters_;
+  std::unique_ptr<AdamW> optimizer_;
+};
+
+// The update written out by hand, in doubles.
+TEST_F(AdamWTest, FollowsThePaper) {
+  Hyperparameters h;
+  h.weight_decay = 0.1;
+  h.max_gradient_norm = 0;
+  Make(h);
+  double w[2] = {1, -2}, m[2] = {0, 0}, v[2] = {0, 0};
+  const float gradients[3][2] = {{0.5f, -1}, {2, 0.25f}, {-1, 3}};
+  for (int t = 1; t <= 3; ++t) {
+    const float* g = gradients[t - 1];
+    EXPECT_NEAR(Step(0.01, g[0], g[1]), std::hypot(g[0], g[1]), 1e-6);
+    for (int i = 0; i < 2; ++i) {
+      m[i] = 0.9 * m[i] + 0.1 * g[i];
+      v[i] = 0.999 * v[i] + 0.001 * g[i] * g[i];
+      w[i] -= 0.01 * 0.1 * w[i];
+      w[i] -= 0.01 * (m[i] / (1 - std::pow(0.9, t))) / (std::sqrt(v[i] / (1 - std::pow(0.999, t))) + 1e-8);
+      EXPECT_NEAR(leaf_[i].item<float>(), w[i], 1e-6) << "step " << t;
+    }
+  }
+  EXPECT_EQ(optimizer_->steps(), 3);
+}
+
+TEST_F(AdamWTest, ClipsTheGlobalNorm) {
+  Hyperparameters h;
+  h.max_gradient_norm = 1.0;
+  Make(h);
+  EXPECT_NEAR(Step(0.01, 30, 40), 50, 1e-3) << "the norm before clipping";
+  EXPECT_NEAR(optimizer_->first_moments()[0][0].item<float>(), 0.1 * 0.6, 1e-5);
+  EXPECT_NEAR(optimizer_->first_moments()[0][1].item<float>(), 0.1 * 0.8, 1e-5);
+}
+
+TEST_F(AdamWTest, ANormThatIsNoNumberChangesNothing) {
+  Make({});
+  EXPECT_TRUE(std::isnan(Step(0.01, std::numeric_limits<float>::quiet_NaN(), 1)));
+  EXPECT_EQ(leaf_[0].item<float>(), 1);
+  EXPECT_EQ(leaf_[1].item<float>(), -2);
+  EXPECT_EQ(optimizer_->first_moments()[0].abs().max().item<float>(), 0);
+  EXPECT_EQ(optimizer_->steps(), 0);
+  EXPECT_FALSE(leaf_.grad().defined());
+}
+
+TEST_F(AdamWTest, WithoutAnyGradientDoesNothing) {
+  Make({});
+  EXPECT_EQ(optimizer_->Step(0.1), 0);
+  EXPECT_EQ(optimizer_->steps(), 0);
+}
+
+}  // namespace
+}  // namespace attune

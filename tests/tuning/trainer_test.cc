@@ -1,0 +1,249 @@
+#include "server/tuning/trainer.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "common/error.h"
+#include "server/tuning/checkpoint.h"
+#include "server/tuning/defaults.h"
+#include "tests/testing/temp_folder.h"
+#include "tests/testing/tiny_model.h"
+
+namespace attune {
+namespace {
+
+LoraSpec SmallLora() {
+  LoraSpec spec;
+  spec.rank = 4;
+  return spec;
+}
+
+class TrainerTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    TinyModel::WriteGguf(temp_.File("model.gguf"));
+    auto base = LoadBaseModel(temp_.path(), temp_.path(), ComputeTarget{});
+    ASSERT_TRUE(base.ok()) << base.status();
+    base_ = *base;
+    std::mt19937 random(1);
+    for (int i = 0; i < 12; ++i) {
+      Example example;
+      const int length = 4 + static_cast<int>(random() % 12);
+      for (int t = 0; t < length; ++t) {
+        example.tokens.push_back(3 + static_cast<int32_t>(random() % 250));
+        example.has_loss.push_back(t >= length - 1 - i % 3);
+      }
+      examples_.push_back(example);
+    }
+  }
+
+  // A run: everything that a job would hold.
+  struct Run {
+    std::unique_ptr<Method> method;
+    std::unique_ptr<Batcher> batcher;
+    std::unique_ptr<Trainer> trainer;
+  };
+  Run Make(const MethodSpec& spec, int64_t micro_batch_tokens = 1000, int32_t batch_size = 6, double rate = 0) {
+    Hyperparameters given;
+    given.max_steps = 20;
+    given.batch_size = batch_size;
+    given.micro_batch_tokens = micro_batch_tokens;
+    given.learning_rate = rate;
+    const Hyperparameters h = ResolveHyperparameters(spec, given, {base_->config.Parameters(), 12, 100, 0, {}});
+    Run run;
+    auto method = MakeMethod(spec, base_, *h.seed);
+    EXPECT_TRUE(method.ok()) << method.status();
+    run.method = std::move(*method);
+    run.batcher = std::make_unique<Batcher>(&examples_, h.batch_size, h.micro_batch_tokens,
+                                            run.method->virtual_tokens(), *h.seed);
+    run.trainer = std::make_unique<Trainer>(base_.get(), run.method.get(), run.batcher.get(), h, nullptr);
+    return run;
+  }
+
+  static StepResult Step(Run* run, int64_t step) {
+    auto result = run->trainer->Step(step);
+    EXPECT_TRUE(result.ok()) << result.status();
+    return result.ok() ? *result : StepResult{};
+  }
+  static std::vector<at::Tensor> Values(const Run& run) {
+    std::vector<at::Tensor> values;
+    for (const Parameter& parameter : run.method->parameters()) values.push_back(parameter.leaf.detach().clone());
+    return values;
+  }
+  static void ExpectIdentical(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b) {
+    ASSERT_EQ(a.size(), b.size());
+    for (size_t i = 0; i < a.size(); ++i) EXPECT_TRUE(at::equal(a[i], b[i])) << "parameter " << i;
+  }
+
+  TempFolder temp_;
+  std::shared_ptr<const BaseModel> base_;
+  std::vector<Example> examples_;
+};
+
+class EveryMethodTest : public TrainerTest, public ::testing::WithParamInterface<int> {
+ protected:
+  MethodSpec Spec() const {
+    PartialSpec last;
+    last.last_layers = 1;
+    PartialSpec norms;
+    norms.biases_and_norms = true;
+    SoftPromptSpec prompt;
+    prompt.num_virtual_tokens = 5;
+    return std::vector<MethodSpec>{FullSpec{}, last, norms, SmallLora(), prompt}[GetParam()];
+  }
+};
+
+TEST_P(EveryMethodTest, LearnsItsExamplesAndOnlyWhatItShould) {
+  const at::Tensor q = base_->weights.layers[0].linear[0].clone();
+  Run run = Make(Spec(), 1000, 12, 0.02);
+  const StepResult first = Step(&run, 0);
+  StepResult last;
+  for (int64_t step = 1; step < 20; ++step) last = Step(&run, step);
+  EXPECT_LT(last.loss, 0.95 * first.loss);
+  EXPECT_GT(first.gradient_norm, 0);
+  int64_t tokens = 0, loss_tokens = 0;
+  for (const Example& example : examples_) {
+    tokens += example.tokens.size() + run.method->virtual_tokens();
+    for (uint8_t flag : example.has_loss) loss_tokens += flag;
+  }
+  EXPECT_EQ(first.tokens, tokens);
+  EXPECT_EQ(first.loss_tokens, loss_tokens);
+  EXPECT_TRUE(at::equal(base_->weights.layers[0].linear[0], q)) << "the base model changed";
+}
+
+// A large batch taken in pieces has the same loss and gradient.
+TEST_P(EveryMethodTest, GradientAccumulationGivesTheLargeBatchsStep) {
+  MethodSpec spec = Spec();
+  if (auto* lora = std::get_if<LoraSpec>(&spec)) lora->dropout = 0;  // masks differ between packings
+  Run whole = Make(spec, 1000, 12), pieces = Make(spec, 20, 12);
+  ASSERT_GT(pieces.batcher->Step(0).size(), 3u);
+  for (int64_t step = 0; step < 3; ++step) {
+    const StepResult a = Step(&whole, step), b = Step(&pieces, step);
+    EXPECT_NEAR(a.loss, b.loss, 1e-5 * a.loss);
+    EXPECT_NEAR(a.gradient_norm, b.gradient_norm, 1e-4 * a.gradient_norm);
+  }
+}
+
+TEST_P(EveryMethodTest, ResumesToBitIdenticalParameters) {
+  Run straight = Make(Spec()), before = Make(Spec()), after = Make(Spec());
+  for (int64_t step = 0; step < 8; ++step) Step(&straight, step);
+  for (int64_t step = 0; step < 5; ++step) Step(&before, step);
+  TrainingState state;
+  state.step = 5;
+  state.best_step = 3;
+  state.best_validation_loss = 1.25;
+  const std::string folder = temp_.File("checkpoint");
+  ASSERT_TRUE(SaveCheckpoint(folder, state, *before.method, &before.trainer->optimizer()).ok());
+  auto loaded = LoadCheckpoint(folder, after.method.get(), &after.trainer->optimizer());
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_EQ(loaded->step, 5);
+  EXPECT_EQ(loaded->best_step, 3);
+  EXPECT_EQ(loaded->best_validation_loss, 1.25);
+  for (int64_t step = 5; step < 8; ++step) Step(&after, step);
+  ExpectIdentical(Values(straight), Values(after));
+}
+
+std::string MethodTestName(const ::testing::TestParamInfo<int>& info) {
+  const char* const names[] = {"Full", "LastLayer", "Norms", "Lora", "SoftPrompt"};
+  return names[info.param];
+}
+INSTANTIATE_TEST_SUITE_P(Methods, EveryMethodTest, ::testing::Range(0, 5), MethodTestName);
+
+TEST_F(TrainerTest, OneMicroBatchAThreadGivesTheSameGradientAsOneThread) {
+  LoraSpec spec = SmallLora();
+  spec.dropout = 0;
+  const int threads = at::get_num_threads();
+  at::set_num_threads(1);
+  Run one = Make(spec);
+  const StepResult a = Step(&one, 0);
+  at::set_num_threads(3);
+  Run three = Make(spec);
+  const StepResult b = Step(&three, 0);
+  at::set_num_threads(threads);
+  EXPECT_NEAR(a.loss, b.loss, 1e-5 * a.loss);
+  EXPECT_NEAR(a.gradient_norm, b.gradient_norm, 1e-4 * a.gradient_norm);
+}
+
+TEST_F(TrainerTest, DropoutMakesTheSameStepEachTime) {
+  LoraSpec spec = SmallLora();
+  spec.dropout = 0.5;
+  Run a = Make(spec), b = Make(spec);
+  for (int64_t step = 0; step < 3; ++step) EXPECT_EQ(Step(&a, step).loss, Step(&b, step).loss);
+  spec.dropout = 0;
+  Run without = Make(spec);
+  Step(&without, 0);  // B starts at zero: the first step is the base model's either way
+  EXPECT_NE(Step(&without, 1).loss, Step(&a, 1).loss);
+}
+
+TEST_F(TrainerTest, PartialTrainsNothingElse) {
+  PartialSpec spec;
+  spec.parameter_patterns = {".*layers.1.mlp.down_proj.weight"};
+  Run run = Make(spec);
+  ASSERT_EQ(run.method->parameters().size(), 1u);
+  EXPECT_EQ(run.method->parameters()[0].name, "model.layers.1.mlp.down_proj.weight");
+  const at::Tensor before = run.method->parameters()[0].leaf.detach().clone();
+  Step(&run, 0);
+  EXPECT_FALSE(at::equal(run.method->parameters()[0].leaf.detach(), before));
+}
+
+TEST_F(TrainerTest, ALossThatIsNoNumberFailsAndChangesNothing) {
+  Run run = Make(SmallLora());
+  Step(&run, 0);
+  {
+    at::NoGradGuard no_grad;
+    at::Tensor(run.method->parameters()[0].leaf).fill_(std::numeric_limits<float>::infinity());
+  }
+  const std::vector<at::Tensor> before = Values(run);
+  const auto result = run.trainer->Step(1);
+  EXPECT_EQ(result.status().code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(GetErrorDetails(result.status()).reason, "NAN_LOSS");
+  ExpectIdentical(Values(run), before);
+  for (const Parameter& parameter : run.method->parameters()) EXPECT_FALSE(parameter.leaf.grad().defined());
+}
+
+TEST_F(TrainerTest, EvaluatesLossAndAccuracyOfAllExamples) {
+  Run run = Make(SmallLora());
+  const auto whole = run.trainer->Evaluate(Batcher(&examples_, 12, 1000, 0, 1), {});
+  const auto pieces = run.trainer->Evaluate(Batcher(&examples_, 12, 10, 0, 1), {});
+  ASSERT_TRUE(whole.ok() && pieces.ok());
+  EXPECT_NEAR(whole->loss, pieces->loss, 1e-5 * whole->loss);
+  EXPECT_EQ(whole->token_accuracy, pieces->token_accuracy);
+  EXPECT_GT(whole->loss, 1);
+  EXPECT_TRUE(absl::IsCancelled(run.trainer->Evaluate(*run.batcher, [] { return true; }).status()));
+}
+
+TEST_F(TrainerTest, ACheckpointOfAnotherShapeTouchesNothing) {
+  Run saved = Make(SmallLora());
+  const std::string folder = temp_.File("checkpoint");
+  ASSERT_TRUE(SaveCheckpoint(folder, {}, *saved.method, &saved.trainer->optimizer()).ok());
+  LoraSpec other = SmallLora();
+  other.rank = 2;
+  Run run = Make(other);
+  const std::vector<at::Tensor> before = Values(run);
+  const auto loaded = LoadCheckpoint(folder, run.method.get(), &run.trainer->optimizer());
+  EXPECT_EQ(loaded.status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(GetErrorDetails(loaded.status()).reason, "BAD_CHECKPOINT");
+  ExpectIdentical(Values(run), before);
+}
+
+TEST_F(TrainerTest, ACutCheckpointIsRefused) {
+  Run run = Make(SmallLora());
+  const std::string folder = temp_.File("checkpoint");
+  ASSERT_TRUE(SaveCheckpoint(folder, {}, *run.method, &run.trainer->optimizer()).ok());
+  const std::string file = folder + "/tensors.safetensors";
+  std::filesystem::resize_file(file, std::filesystem::file_size(file) / 2);
+  EXPECT_FALSE(LoadCheckpoint(folder, run.method.get(), &run.trainer->optimizer()).ok());
+  EXPECT_FALSE(LoadCheckpoint(temp_.File("nowhere"), run.method.get(), &run.trainer->optimizer()).ok());
+}
+
+}  // namespace
+}  // namespace attune
