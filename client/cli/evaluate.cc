@@ -20,7 +20,7 @@ struct EvaluateArgs {
   int64_t max_examples = 0;
   std::vector<std::string> choices;
   bool exact_match = false;
-  int32_t max_tokens = 0;
+  int32_t max_tokens = 0, max_sequence_tokens = 0;
 };
 
 absl::StatusOr<v1::EvaluateRequest> MakeRequest(const EvaluateArgs& args) {
@@ -34,6 +34,7 @@ absl::StatusOr<v1::EvaluateRequest> MakeRequest(const EvaluateArgs& args) {
   v1::DataOptions& data = *request.mutable_data();
   ATTUNE_ASSIGN_OR_RETURN(*data.mutable_prompt_template(), ReadTemplate(args.prompt_template));
   ATTUNE_ASSIGN_OR_RETURN(*data.mutable_completion_template(), ReadTemplate(args.completion_template));
+  data.set_max_sequence_tokens(args.max_sequence_tokens);
   return request;
 }
 
@@ -78,6 +79,8 @@ void AddEvaluateCommand(CLI::App* app, Context* context) {
   command->add_option("--template", args->prompt_template,
                       "Prompt template (default: the model's, else the dataset's); \\n, \\t, @FILE");
   command->add_option("--completion-template", args->completion_template, "Answer template, likewise");
+  command->add_option("--max-sequence-tokens", args->max_sequence_tokens,
+                      "Longest example in tokens; prompts are cut (default: as the model was tuned)");
   command->callback([context, args] { context->action = [context, args] { return Evaluate(context, *args); }; });
 }
 

@@ -53,9 +53,12 @@ if(ATTUNE_WITH_TORCH)
   target_include_directories(attune_torch SYSTEM INTERFACE
     ${ATTUNE_TORCH_DIR}/include ${ATTUNE_TORCH_DIR}/include/torch/csrc/api/include)
   target_compile_definitions(attune_torch INTERFACE _GLIBCXX_USE_CXX11_ABI=1)
+  # at::parallel_for is a template over OpenMP: without this it silently runs on one
+  # thread. The runtime is torch's own, so that there is one pool of threads.
+  target_compile_options(attune_torch INTERFACE -fopenmp)
   # libtorch_cuda registers its kernels by being loaded, so it is linked though no symbol is used.
   target_link_libraries(attune_torch INTERFACE
     -Wl,--no-as-needed ${ATTUNE_TORCH_DIR}/lib/libtorch_cuda.so ${ATTUNE_TORCH_DIR}/lib/libtorch_cpu.so -Wl,--as-needed
-    ${ATTUNE_TORCH_DIR}/lib/libtorch.so ${ATTUNE_TORCH_DIR}/lib/libc10.so ${ATTUNE_TORCH_DIR}/lib/libc10_cuda.so
+    ${ATTUNE_TORCH_DIR}/lib/libgomp.so.1 ${ATTUNE_TORCH_DIR}/lib/libtorch.so ${ATTUNE_TORCH_DIR}/lib/libc10.so ${ATTUNE_TORCH_DIR}/lib/libc10_cuda.so
     -Wl,-rpath,${ATTUNE_TORCH_DIR}/lib)
 endif()

@@ -1,6 +1,7 @@
 #include "server/model/kernels/elementwise.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -182,6 +183,14 @@ at::Tensor SwiGlu(const Tensor& gate_up_T2I) {
 
 at::Tensor DropoutWithSeed(const Tensor& x, double p, uint64_t seed) {
   const float scale = static_cast<float>(1.0 / (1.0 - p));
+  if (x.is_cuda()) {
+    // The device's own generator, in one kernel; the hash below takes ten.
+    at::Generator generator = at::globalContext().getAcceleratorHooksInterface(at::kCUDA).getNewGenerator(
+        x.device().index());
+    generator.set_current_seed(seed);
+    const Tensor keep = at::empty(x.sizes(), x.options().dtype(at::kBool)).bernoulli_(1.0 - p, generator);
+    return at::where(keep, x * scale, at::zeros({}, x.options()));
+  }
   const uint32_t stream = static_cast<uint32_t>(seed ^ (seed >> 32));
   if (!UsesLoops(x)) {
     // The same hash in 64-bit integer tensors, reduced to 32 bits after each step.

@@ -116,7 +116,20 @@ Tensor AttendLoops(const Tensor& qkv, const AttentionShape& shape, const PagedBa
   return out;
 }
 
-// Through ATen, for GPUs and other types: one padded gather for all single-token
+// On GPUs in half precision: all segments in one call of FlashAttention (Dao 2023),
+// whose causal mask lets a segment's last query see its last key.
+Tensor AttendFlash(const Tensor& qkv, const AttentionShape& shape, const PagedBatch& batch, const KvCache& cache,
+                   int64_t layer) {
+  const Tensor q = qkv.narrow(1, 0, shape.q_size()).view({qkv.size(0), shape.heads, shape.head_dim});
+  const Tensor k = cache.keys[layer].index_select(0, batch.key_slots_K);
+  const Tensor v = cache.values[layer].index_select(0, batch.key_slots_K);
+  return std::get<0>(at::_flash_attention_forward(q, k, v, batch.query_starts, batch.key_starts, batch.most_queries,
+                                                  batch.most_keys, 0.0, /*is_causal=*/true,
+                                                  /*return_debug_mask=*/false))
+      .reshape({qkv.size(0), shape.q_size()});
+}
+
+// Through ATen, for other types and devices: one padded gather for all single-token
 // segments, one product each for the longer ones.
 Tensor AttendAten(const Tensor& qkv, const AttentionShape& shape, const PagedBatch& batch, const KvCache& cache,
                   int64_t layer) {
@@ -194,6 +207,26 @@ void CopyPages(KvCache* cache, const std::vector<std::pair<int32_t, int32_t>>& f
   }
 }
 
+namespace {
+
+void AddKeySlots(int64_t page_tokens, at::Device device, PagedBatch* batch) {
+  std::vector<int64_t> slots;
+  std::vector<int32_t> query_starts = {0}, key_starts = {0};
+  for (const PagedSegment& segment : batch->segments) {
+    const int64_t keys = segment.context + segment.tokens;
+    for (int64_t j = 0; j < keys; ++j) slots.push_back(SlotOf(segment, j, page_tokens));
+    query_starts.push_back(query_starts.back() + static_cast<int32_t>(segment.tokens));
+    key_starts.push_back(static_cast<int32_t>(slots.size()));
+    batch->most_queries = std::max(batch->most_queries, segment.tokens);
+    batch->most_keys = std::max(batch->most_keys, keys);
+  }
+  batch->key_slots_K = at::tensor(slots, at::kLong).to(device);
+  batch->query_starts = at::tensor(query_starts, at::kInt).to(device);
+  batch->key_starts = at::tensor(key_starts, at::kInt).to(device);
+}
+
+}  // namespace
+
 PagedBatch MakePagedBatch(std::vector<PagedSegment> segments, int64_t page_tokens, at::Device device) {
   std::vector<int64_t> positions, slots;
   for (const PagedSegment& segment : segments) {
@@ -202,7 +235,12 @@ PagedBatch MakePagedBatch(std::vector<PagedSegment> segments, int64_t page_token
       slots.push_back(SlotOf(segment, segment.context + i, page_tokens));
     }
   }
-  return {std::move(segments), at::tensor(positions, at::kLong).to(device), at::tensor(slots, at::kLong).to(device)};
+  PagedBatch batch;
+  batch.positions_T = at::tensor(positions, at::kLong).to(device);
+  batch.slots_T = at::tensor(slots, at::kLong).to(device);
+  batch.segments = std::move(segments);
+  if (device.is_cuda()) AddKeySlots(page_tokens, device, &batch);
+  return batch;
 }
 
 Tensor PagedAttention(Tensor qkv_TE, const AttentionShape& shape, const RopeTable& rope, const PagedBatch& batch,
@@ -213,6 +251,7 @@ Tensor PagedAttention(Tensor qkv_TE, const AttentionShape& shape, const RopeTabl
   cache->values[layer].index_copy_(
       0, batch.slots_T, qkv_TE.narrow(1, shape.q_size() + shape.kv_size(), shape.kv_size()).view(heads));
   if (qkv_TE.is_cpu() && qkv_TE.scalar_type() == at::kFloat) return AttendLoops(qkv_TE, shape, batch, *cache, layer);
+  if (qkv_TE.is_cuda() && qkv_TE.scalar_type() != at::kFloat) return AttendFlash(qkv_TE, shape, batch, *cache, layer);
   return AttendAten(qkv_TE, shape, batch, *cache, layer);
 }
 

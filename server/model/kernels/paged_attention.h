@@ -39,6 +39,11 @@ struct PagedBatch {
   std::vector<PagedSegment> segments;
   at::Tensor positions_T;  // int64, on the device
   at::Tensor slots_T;      // int64, on the device: where each new token's key goes
+  // For GPU kernels, else undefined: where the keys of every segment's sequence are,
+  // cached and new, one segment behind the other (int64); where each segment's queries
+  // and keys start, and their ends (int32).
+  at::Tensor key_slots_K, query_starts, key_starts;
+  int64_t most_queries = 0, most_keys = 0;  // of a segment
 };
 PagedBatch MakePagedBatch(std::vector<PagedSegment> segments, int64_t page_tokens, at::Device device);
 
