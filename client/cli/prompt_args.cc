@@ -50,10 +50,10 @@ void SamplingArgs::AddTo(CLI::App* command) {
   command->option_defaults()->group("Sampling (unset options take the model's defaults)");
   command->add_option("--max-tokens", max_tokens, "Most tokens to make (default: 256)");
   command->add_option("--temperature", temperature, "0 is greedy, up to 10 (default: the model's, else 0)");
-  command->add_option("--top-p", top_p, "Only the likeliest tokens that sum to this (default: 1)");
-  command->add_option("--top-k", top_k, "Only the K likeliest tokens; 0: all (default: 0)");
+  command->add_option("--top-p", top_p, "Only the likeliest tokens that sum to this (default: the model's, else 1)");
+  command->add_option("--top-k", top_k, "Only the K likeliest tokens; 0: all (default: the model's, else 0)");
   command->add_option("--min-p", min_p, "Only tokens at least so likely relative to the likeliest (default: 0)");
-  command->add_option("--repetition-penalty", repetition_penalty, "Above 1 makes tokens seen less likely (default: 1)");
+  command->add_option("--repetition-penalty", repetition_penalty, "Above 1 makes tokens seen less likely (default: the model's, else 1)");
   command->add_option("--frequency-penalty", frequency_penalty, "Subtracted per occurrence, -2 to 2 (default: 0)");
   command->add_option("--presence-penalty", presence_penalty, "Subtracted if it occurs, -2 to 2 (default: 0)");
   command->add_option("--seed", seed, "Same seed, same text (default: random)");
@@ -67,7 +67,7 @@ void SamplingArgs::Fill(v1::GenerateRequest* request) const {
   if (top_p) sampling.set_top_p(*top_p);
   if (repetition_penalty) sampling.set_repetition_penalty(*repetition_penalty);
   if (seed) sampling.set_seed(*seed);
-  sampling.set_top_k(top_k);
+  if (top_k) sampling.set_top_k(*top_k);
   sampling.set_min_p(min_p);
   sampling.set_frequency_penalty(frequency_penalty);
   sampling.set_presence_penalty(presence_penalty);

@@ -31,7 +31,8 @@ struct PromptArgs {
 struct SamplingArgs {
   std::optional<double> temperature, top_p, repetition_penalty;
   double min_p = 0, frequency_penalty = 0, presence_penalty = 0;
-  int32_t top_k = 0, max_tokens = 0;
+  std::optional<int32_t> top_k;
+  int32_t max_tokens = 0;
   std::optional<int64_t> seed;
   std::vector<std::string> stop;
   bool ignore_eos = false;

@@ -32,7 +32,8 @@ at::Tensor EmbedTokens(const at::Tensor& embedding_VD, const at::Tensor& soft_pr
   if (!soft_prompt_ND.defined()) return at::embedding(embedding_VD, ids_T).to(type);
   const at::Tensor is_virtual = ids_T.lt(0);
   at::Tensor x = at::embedding(embedding_VD, ids_T.clamp_min(0)).to(type);
-  at::Tensor prompt = soft_prompt_ND.to(type).index_select(0, (-1 - ids_T).clamp_min(0));
+  // As an embedding: its gradient adds up in a fixed order on GPUs, too.
+  at::Tensor prompt = at::embedding(soft_prompt_ND, (-1 - ids_T).clamp_min(0)).to(type);
   return at::where(is_virtual.unsqueeze(1), prompt, x);
 }
 

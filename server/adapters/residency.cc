@@ -34,6 +34,7 @@ std::shared_ptr<ServedModel> MakeServed(const ModelInfo& info, std::shared_ptr<c
   served->tokenizer_view = base->tokenizer.get();
   served->chat_view = base->chat_template.get();
   served->context = base->config.context - (adapter ? adapter->virtual_tokens() : 0);
+  if (info.kind == ModelKind::kBase) served->generation = base->generation;
   served->base = std::move(base);
   served->adapter = std::move(adapter);
   return served;

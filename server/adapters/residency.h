@@ -12,6 +12,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "server/adapters/registry.h"
+#include "server/model/generation_config.h"
 #include "server/tokenizer/chat_template.h"
 #include "server/tokenizer/tokenizer.h"
 
@@ -35,6 +36,8 @@ struct ServedModel {
   const Tokenizer* tokenizer_view = nullptr;
   const ChatTemplate* chat_view = nullptr;  // null if the model has none
   int64_t context = 0;
+  // Of imported models. Tuned ones answer greedily unless asked otherwise: they were trained to give one answer.
+  GenerationDefaults generation;
 
   const Tokenizer& tokenizer() const { return *tokenizer_view; }
   const ChatTemplate* chat_template() const { return chat_view; }

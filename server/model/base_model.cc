@@ -178,6 +178,7 @@ absl::Status LoadTokenizerAndTemplate(const TensorSource& source, const std::str
                                   model->config.vocab));
   }
   model->end_ids = EndIds(tokenizer);
+  ATTUNE_ASSIGN_OR_RETURN(model->generation, LoadGenerationDefaults(directory));
   if (tokenizer.chat_template().empty()) return absl::OkStatus();
   auto parsed = ChatTemplate::Parse(tokenizer.chat_template(), tokenizer.TokenBytes(tokenizer.bos_id()),
                                     tokenizer.TokenBytes(tokenizer.eos_id()));

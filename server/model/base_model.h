@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "server/model/compute_target.h"
 #include "server/model/config.h"
+#include "server/model/generation_config.h"
 #include "server/tokenizer/chat_template.h"
 #include "server/tokenizer/tokenizer.h"
 
@@ -62,6 +63,7 @@ struct BaseModel {
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<ChatTemplate> chat_template;  // null if the model has none that can be used
   std::vector<int32_t> end_ids;                 // tokens that end an answer
+  GenerationDefaults generation;
   at::Tensor rope_cos_PH, rope_sin_PH;          // fp32, P = context positions, H = head_dim / 2
   int64_t bytes = 0;                            // device memory of the weights
 };

@@ -6,6 +6,8 @@
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <unistd.h>
 
+#include <cstdlib>
+
 #include "absl/strings/str_cat.h"
 #include "common/error.h"
 
@@ -50,6 +52,15 @@ absl::StatusOr<ComputeTarget> ChooseComputeTarget(const std::string& device, con
     return InvalidField("precision", absl::StrCat("'", precision, "' is none of auto, float32, bfloat16"));
   }
   return target;
+}
+
+void PrepareDevice(const ComputeTarget& target) {
+  if (target.device != ComputeTarget::Device::kCuda) return;
+  // cuBLAS asks for this before its first call.
+  setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
+  // Warn rather than fail where there is only one kernel: none of those is in a training step.
+  at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/true);
+  at::globalContext().setDeterministicFillUninitializedMemory(false);  // a debugging aid that costs time
 }
 
 int64_t DeviceMemoryBytes(const ComputeTarget& target) {

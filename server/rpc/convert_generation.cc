@@ -22,19 +22,21 @@ uint64_t RandomSeed() {
   return absl::Uniform<uint64_t>(bits);
 }
 
-absl::StatusOr<SamplingParams> ToSamplingParams(const v1::SamplingOptions& in) {
+absl::StatusOr<SamplingParams> ToSamplingParams(const v1::SamplingOptions& in, const GenerationDefaults& defaults) {
   SamplingParams out;
   ATTUNE_RETURN_IF_ERROR(CheckRange(in.temperature(), 0.0, 10.0, "sampling.temperature"));
-  out.temperature = in.temperature();
+  out.temperature = in.has_temperature() ? in.temperature() : defaults.temperature;
+  out.top_p = defaults.top_p;
   if (in.has_top_p()) {
     if (!(in.top_p() > 0 && in.top_p() <= 1)) return InvalidField("sampling.top_p", "must be above 0 and at most 1");
     out.top_p = in.top_p();
   }
   ATTUNE_RETURN_IF_ERROR(
       CheckRange(int64_t{in.top_k()}, 0, std::numeric_limits<int32_t>::max(), "sampling.top_k"));
-  out.top_k = in.top_k();
+  out.top_k = in.has_top_k() ? in.top_k() : defaults.top_k;
   ATTUNE_RETURN_IF_ERROR(CheckRange(in.min_p(), 0.0, 1.0, "sampling.min_p"));
   out.min_p = in.min_p();
+  out.repetition_penalty = defaults.repetition_penalty;
   if (in.has_repetition_penalty()) {
     if (!(in.repetition_penalty() > 0) || std::isinf(in.repetition_penalty())) {
       return InvalidField("sampling.repetition_penalty", "must be above 0");
@@ -61,9 +63,10 @@ absl::Status CheckStops(const v1::GenerateRequest& request) {
 
 }  // namespace
 
-absl::StatusOr<GenerateParams> ToGenerateParams(const v1::GenerateRequest& request) {
+absl::StatusOr<GenerateParams> ToGenerateParams(const v1::GenerateRequest& request,
+                                                const GenerationDefaults& defaults) {
   GenerateParams out;
-  ATTUNE_ASSIGN_OR_RETURN(out.sampling, ToSamplingParams(request.sampling()));
+  ATTUNE_ASSIGN_OR_RETURN(out.sampling, ToSamplingParams(request.sampling(), defaults));
   if (request.max_tokens() < 0) return InvalidField("max_tokens", "must be at least 1, or unset");
   ATTUNE_RETURN_IF_ERROR(CheckStops(request));
   ATTUNE_RETURN_IF_ERROR(CheckRangeOrUnset(request.n(), 1, 16, "n"));

@@ -102,9 +102,10 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> GenerationService::Acquire(Ca
 
 absl::Status GenerationService::RunGeneration(Call& call, const v1::GenerateRequest& request,
                                               const PieceFunction& on_piece) {
-  ATTUNE_ASSIGN_OR_RETURN(GenerateParams params, ToGenerateParams(request));
-  ATTUNE_ASSIGN_OR_RETURN(params.model, Acquire(call, request.model()));
-  const ServedModel& model = *params.model;
+  ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> pinned, Acquire(call, request.model()));
+  const ServedModel& model = *pinned;
+  ATTUNE_ASSIGN_OR_RETURN(GenerateParams params, ToGenerateParams(request, model.generation));
+  params.model = pinned;
   ATTUNE_ASSIGN_OR_RETURN(params.prompt,
                           PromptTokens(request.prompt(), model, ReservedAnswerTokens(request, model)));
   const int64_t prompt_tokens = static_cast<int64_t>(params.prompt.size());
@@ -112,7 +113,6 @@ absl::Status GenerationService::RunGeneration(Call& call, const v1::GenerateRequ
   ATTUNE_ASSIGN_OR_RETURN(params.max_tokens, MaxTokens(request, prompt_tokens, model.context_tokens()));
   params.deadline = call.deadline();
 
-  const std::shared_ptr<const ServedModel> pinned = params.model;
   std::vector<AnswerBuilder> answers;
   for (int i = 0; i < params.n; ++i) {
     answers.emplace_back(pinned->tokenizer_view, std::vector<std::string>(request.stop().begin(), request.stop().end()),

@@ -5,7 +5,7 @@
 Needs what `tests/run` installs, and build/tests/cpu_bench (`ninja -C build cpu_bench`).
 The two take turns, so that what else the machine does meets both. Each round times
 
-  lora-r8     optimizer steps of LoRA on batches of 16 Reuters R8 articles as they come
+  lora-r8     optimizer steps of LoRA on batches of 8 Reuters R8 articles as they come
               (cut to 256 tokens; the peer pads to the longest, as its Trainer does)
   lora-equal  the same on batches of 8 examples of 96 tokens: nothing to pad
   decode-1    64 greedy tokens behind a prompt, one request
@@ -57,10 +57,10 @@ def batches(tokenizer, steps: int) -> dict:
             answer = tokenizer(" " + row[keys[1]])["input_ids"] + [end]
             prompt = prompt[:256 - len(answer)]
             examples.append((prompt + answer, len(prompt)))
-            if len(examples) == 16 * (steps + 1):
+            if len(examples) == 8 * (steps + 1):
                 break
     equal = [((tokens * 96)[:96], 92) for tokens, _ in examples[:8 * (steps + 1)]]
-    return {"lora-r8": [examples[i:i + 16] for i in range(0, len(examples), 16)],
+    return {"lora-r8": [examples[i:i + 8] for i in range(0, len(examples), 8)],
             "lora-equal": [equal[i:i + 8] for i in range(0, len(equal), 8)]}
 
 
@@ -80,6 +80,8 @@ class Peer:
     def __init__(self, threads: int):
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
+        logging.disable_progress_bar()
         self._torch = torch
         torch.set_num_threads(threads)
         self.tokenizer = AutoTokenizer.from_pretrained(MODEL.parent, gguf_file=MODEL.name)

@@ -12,6 +12,7 @@
 
 #include "common/error.h"
 #include "server/adapters/packed_ops.h"
+#include "tests/testing/gpu.h"
 #include "tests/testing/temp_folder.h"
 #include "tests/testing/tiny_model.h"
 
@@ -25,15 +26,18 @@ class EngineTest : public ::testing::Test {
   void SetUp() override {
     at::manual_seed(29);
     TinyModel::WriteGguf(temp_.File("model.gguf"));
-    auto base = LoadBaseModel(temp_.path(), temp_.path(), ComputeTarget{});
-    ASSERT_TRUE(base.ok()) << base.status();
-    base_ = *base;
+    Load(ComputeTarget{});
     Arbiter::Options options;
     options.memory_bytes = int64_t{1} << 30;
     arbiter_ = std::make_unique<Arbiter>(&Clock::Real(), options);
     options_.kv_tokens = 1024;
   }
-  void Start() { engine_ = MakeEngine(options_, ComputeTarget{}, arbiter_.get(), &Clock::Real(), nullptr); }
+  void Load(const ComputeTarget& target) {
+    auto base = LoadBaseModel(temp_.path(), temp_.path(), target);
+    ASSERT_TRUE(base.ok()) << base.status();
+    base_ = *base;
+  }
+  void Start() { engine_ = MakeEngine(options_, base_->target, arbiter_.get(), &Clock::Real(), nullptr); }
 
   std::shared_ptr<const ServedModel> Model(std::shared_ptr<const Adapter> adapter = nullptr) {
     auto model = std::make_shared<ServedModel>();
@@ -50,7 +54,8 @@ class EngineTest : public ::testing::Test {
       for (int p = 0; p < kProjections; ++p) {
         const ProjectionSlice slice = SliceOf(base_->config, static_cast<Projection>(p));
         const int64_t in = base_->weights.layers[0].linear[static_cast<int>(slice.linear)].size(1);
-        layer[p] = {at::randn({2, in}), at::randn({slice.rows, 2}) * 0.2, 0.5};
+        const at::TensorOptions options = base_->weights.embedding_VD.options();
+        layer[p] = {at::randn({2, in}).to(options), (at::randn({slice.rows, 2}) * 0.2).to(options), 0.5};
       }
     }
     return adapter;
@@ -58,7 +63,8 @@ class EngineTest : public ::testing::Test {
   std::shared_ptr<const Adapter> Prompt(int64_t tokens) {
     auto adapter = std::make_shared<Adapter>();
     adapter->soft_prompt = std::make_unique<SoftPrompt>();
-    adapter->soft_prompt->embeddings_ND = at::randn({tokens, TinyModel::kHidden}) * 0.3;
+    adapter->soft_prompt->embeddings_ND =
+        (at::randn({tokens, TinyModel::kHidden}) * 0.3).to(base_->weights.embedding_VD.options());
     return adapter;
   }
 
@@ -127,10 +133,16 @@ struct Squeeze {
   const char* name;
   int max_batch_tokens, max_sequences;
   int64_t kv_tokens;
+  bool gpu = false;
 };
 class MixedBatchTest : public EngineTest, public ::testing::WithParamInterface<Squeeze> {};
 
 TEST_P(MixedBatchTest, EveryRequestGetsWhatItWouldGetAlone) {
+  if (GetParam().gpu) {
+    const std::optional<ComputeTarget> gpu = FindGpu();
+    if (!gpu) GTEST_SKIP() << "no GPU";
+    Load(*gpu);
+  }
   options_.max_batch_tokens = GetParam().max_batch_tokens;
   options_.max_sequences = GetParam().max_sequences;
   options_.kv_tokens = GetParam().kv_tokens;
@@ -156,7 +168,9 @@ TEST_P(MixedBatchTest, EveryRequestGetsWhatItWouldGetAlone) {
 
 INSTANTIATE_TEST_SUITE_P(Limits, MixedBatchTest,
                          ::testing::Values(Squeeze{"Roomy", 2048, 64, 1024}, Squeeze{"Pieces", 7, 64, 1024},
-                                           Squeeze{"FewAtOnce", 2048, 3, 1024}, Squeeze{"SmallCache", 64, 64, 128}),
+                                           Squeeze{"FewAtOnce", 2048, 3, 1024}, Squeeze{"SmallCache", 64, 64, 128},
+                                           Squeeze{"GpuRoomy", 2048, 64, 1024, true}, Squeeze{"GpuPieces", 7, 64, 1024, true},
+                                           Squeeze{"GpuSmallCache", 64, 64, 128, true}),
                          [](const auto& info) { return info.param.name; });
 
 TEST_F(EngineTest, StopsAtAnEndToken) {

@@ -156,7 +156,7 @@ class Reference:
             norms.append(float(torch.nn.utils.clip_grad_norm_(parameters, 1.0)))
             optimizer.step()
             optimizer.zero_grad()
-            losses.append(float(loss))
+            losses.append(float(loss.detach()))
         return {"losses": losses, "gradient_norms": norms, "learning_rate": rate}
 
     def write_steps(self, model) -> None:

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "server/model/kernels/paged_attention.h"
+#include "tests/testing/gpu.h"
 #include "tests/testing/tensor_matchers.h"
 
 namespace attune {
@@ -80,13 +81,14 @@ TEST_P(PackedAttentionTest, InBfloat16AgreesRoughly) {
 }
 
 // Sequences read in pieces through a cache give what they give whole.
-TEST_P(PackedAttentionTest, PagedPiecesGiveTheSame) {
-  const auto& [shape, starts] = GetParam();
+void ExpectPagedPiecesGiveTheSame(const Case& given, const at::TensorOptions& options, double tolerance) {
+  const auto& [shape, starts] = given;
   const RopeTable rope = MakeRope(256, shape.head_dim);
+  const RopeTable moved = {rope.cos_PH.to(options.device()), rope.sin_PH.to(options.device())};
   const int64_t count = static_cast<int64_t>(starts.size()) - 1, pages_each = 32, page_tokens = 8;
   const Tensor qkv = at::randn({starts.back(), shape.q_size() + 2 * shape.kv_size()});
   const Tensor expected = Reference(qkv, shape, rope, starts);
-  KvCache cache = MakeKvCache(1, count * pages_each, page_tokens, shape, at::TensorOptions(at::kFloat));
+  KvCache cache = MakeKvCache(1, count * pages_each, page_tokens, shape, options);
   std::vector<int64_t> done(count, 0);
   for (int64_t piece : {1, 3, 300}) {  // of every sequence, until it ends
     std::vector<PagedSegment> segments;
@@ -104,16 +106,61 @@ TEST_P(PackedAttentionTest, PagedPiecesGiveTheSame) {
       done[i] += tokens;
     }
     if (segments.empty()) continue;
-    const PagedBatch batch = MakePagedBatch(segments, page_tokens, at::kCPU);
-    const Tensor y = PagedAttention(at::cat(rows, 0), shape, rope, batch, &cache, 0);
-    EXPECT_TRUE(Near(y, at::cat(wanted, 0), kTolerance)) << "pieces of " << piece;
+    const PagedBatch batch = MakePagedBatch(segments, page_tokens, options.device());
+    const Tensor y = PagedAttention(at::cat(rows, 0).to(options), shape, moved, batch, &cache, 0);
+    EXPECT_TRUE(Near(y, at::cat(wanted, 0), tolerance)) << "pieces of " << piece;
   }
+}
+
+TEST_P(PackedAttentionTest, PagedPiecesGiveTheSame) {
+  ExpectPagedPiecesGiveTheSame(GetParam(), at::TensorOptions(at::kFloat), kTolerance);
+}
+
+TEST_P(PackedAttentionTest, PagedPiecesInBfloat16GiveRoughlyTheSame) {
+  ExpectPagedPiecesGiveTheSame(GetParam(), at::TensorOptions(at::kBFloat16), 0.05);
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, PackedAttentionTest,
                          ::testing::Values(Case{{1, 1, 2}, {0, 1}}, Case{{4, 2, 8}, {0, 5, 6, 20}},
                                            Case{{9, 3, 64}, {0, 70, 200}}, Case{{4, 4, 16}, {0, 64, 65, 129}},
                                            Case{{8, 1, 32}, {0, 3, 131}}));
+
+class GpuAttentionTest : public PackedAttentionTest {
+ protected:
+  void SetUp() override {
+    if (!FindGpu()) GTEST_SKIP() << "no GPU";
+    PackedAttentionTest::SetUp();
+  }
+};
+
+TEST_P(GpuAttentionTest, PackedAgreesWithTheTextbook) {
+  const auto& [shape, starts] = GetParam();
+  const RopeTable rope = MakeRope(256, shape.head_dim);
+  const RopeTable moved = {rope.cos_PH.to(at::kCUDA), rope.sin_PH.to(at::kCUDA)};
+  const Tensor qkv = at::randn({starts.back(), shape.q_size() + 2 * shape.kv_size()});
+  const PackedSequences sequences = PackSequences(starts, at::kCUDA);
+  const Tensor gradient = at::randn({starts.back(), shape.q_size()});
+  const auto expected =
+      RunWithGradients([&](const Tensors& in) { return Reference(in[0], shape, rope, starts); }, {qkv}, gradient);
+  for (const auto& [type, tolerance] : {std::pair{at::kFloat, kTolerance}, std::pair{at::kBFloat16, 0.05}}) {
+    const auto actual =
+        RunWithGradients([&](const Tensors& in) { return PackedAttention(in[0], shape, moved, sequences); },
+                         {qkv.to(at::kCUDA, type)}, gradient.to(at::kCUDA, type));
+    EXPECT_TRUE(Near(actual.output, expected.output, tolerance)) << type;
+    EXPECT_TRUE(Near(actual.gradients[0], expected.gradients[0], tolerance)) << type;
+  }
+}
+
+TEST_P(GpuAttentionTest, PagedPiecesGiveTheSame) {
+  const at::TensorOptions gpu(at::kCUDA);
+  ExpectPagedPiecesGiveTheSame(GetParam(), gpu.dtype(at::kFloat), kTolerance);
+  ExpectPagedPiecesGiveTheSame(GetParam(), gpu.dtype(at::kBFloat16), 0.05);
+}
+
+// FlashAttention takes head sizes that are multiples of 8.
+INSTANTIATE_TEST_SUITE_P(Shapes, GpuAttentionTest,
+                         ::testing::Values(Case{{4, 2, 8}, {0, 5, 6, 20}}, Case{{9, 3, 64}, {0, 70, 200}},
+                                           Case{{4, 4, 16}, {0, 64, 65, 129}}, Case{{8, 1, 32}, {0, 3, 131}}));
 
 TEST(RopeTest, InverseTakesTheRotationBack) {
   at::manual_seed(7);

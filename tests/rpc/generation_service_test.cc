@@ -111,6 +111,28 @@ TEST_F(GenerationServiceTest, DefaultsAreGreedyAndFitTheContext) {
   EXPECT_NE(engine_.last_generate().sampling.seed, first_seed);
 }
 
+TEST_F(GenerationServiceTest, WhatIsUnsetIsTheModelsGenerationConfig) {
+  AddServed("sampler")->generation = {0.6, 0.9, 20, 1.1};
+  request_.set_model("models/sampler");
+  v1::GenerateResponse response;
+  ASSERT_TRUE(Generate(request_, &response).ok());
+  SamplingParams sampling = engine_.last_generate().sampling;
+  EXPECT_EQ(sampling.temperature, 0.6);
+  EXPECT_EQ(sampling.top_p, 0.9);
+  EXPECT_EQ(sampling.top_k, 20);
+  EXPECT_EQ(sampling.repetition_penalty, 1.1);
+  request_.mutable_sampling()->set_temperature(0);
+  request_.mutable_sampling()->set_top_p(0.5);
+  request_.mutable_sampling()->set_top_k(0);
+  request_.mutable_sampling()->set_repetition_penalty(1);
+  ASSERT_TRUE(Generate(request_, &response).ok());
+  sampling = engine_.last_generate().sampling;
+  EXPECT_EQ(sampling.temperature, 0);
+  EXPECT_EQ(sampling.top_p, 0.5);
+  EXPECT_EQ(sampling.top_k, 0);
+  EXPECT_EQ(sampling.repetition_penalty, 1);
+}
+
 TEST_F(GenerationServiceTest, SpecialTokensOfRawTextAreParsedAndTheBeginTokenComesOnce) {
   request_.mutable_prompt()->set_text("<s>x<|im_end|>");
   v1::GenerateResponse response;

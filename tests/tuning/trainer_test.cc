@@ -15,6 +15,7 @@
 #include "common/error.h"
 #include "server/tuning/checkpoint.h"
 #include "server/tuning/defaults.h"
+#include "tests/testing/gpu.h"
 #include "tests/testing/temp_folder.h"
 #include "tests/testing/tiny_model.h"
 
@@ -31,9 +32,7 @@ class TrainerTest : public ::testing::Test {
  protected:
   void SetUp() override {
     TinyModel::WriteGguf(temp_.File("model.gguf"));
-    auto base = LoadBaseModel(temp_.path(), temp_.path(), ComputeTarget{});
-    ASSERT_TRUE(base.ok()) << base.status();
-    base_ = *base;
+    Load(ComputeTarget{});
     std::mt19937 random(1);
     for (int i = 0; i < 12; ++i) {
       Example example;
@@ -44,6 +43,12 @@ class TrainerTest : public ::testing::Test {
       }
       examples_.push_back(example);
     }
+  }
+
+  void Load(const ComputeTarget& target) {
+    auto base = LoadBaseModel(temp_.path(), temp_.path(), target);
+    ASSERT_TRUE(base.ok()) << base.status();
+    base_ = *base;
   }
 
   // A run: everything that a job would hold.
@@ -58,7 +63,7 @@ class TrainerTest : public ::testing::Test {
     given.batch_size = batch_size;
     given.micro_batch_tokens = micro_batch_tokens;
     given.learning_rate = rate;
-    const Hyperparameters h = ResolveHyperparameters(spec, given, {base_->config.Parameters(), 12, 100, 0, {}});
+    const Hyperparameters h = ResolveHyperparameters(spec, given, {base_->config.Parameters(), 12, 100, 0, base_->target});
     Run run;
     auto method = MakeMethod(spec, base_, *h.seed);
     EXPECT_TRUE(method.ok()) << method.status();
@@ -89,8 +94,20 @@ class TrainerTest : public ::testing::Test {
   std::vector<Example> examples_;
 };
 
-class EveryMethodTest : public TrainerTest, public ::testing::WithParamInterface<int> {
+struct MethodCase {
+  const char* name;
+  int method;
+  bool gpu;
+};
+
+class EveryMethodTest : public TrainerTest, public ::testing::WithParamInterface<MethodCase> {
  protected:
+  void SetUp() override {
+    const std::optional<ComputeTarget> gpu = FindGpu();
+    if (GetParam().gpu && !gpu) GTEST_SKIP() << "no GPU";
+    TrainerTest::SetUp();
+    if (GetParam().gpu) Load(*gpu);
+  }
   MethodSpec Spec() const {
     PartialSpec last;
     last.last_layers = 1;
@@ -98,7 +115,7 @@ class EveryMethodTest : public TrainerTest, public ::testing::WithParamInterface
     norms.biases_and_norms = true;
     SoftPromptSpec prompt;
     prompt.num_virtual_tokens = 5;
-    return std::vector<MethodSpec>{FullSpec{}, last, norms, SmallLora(), prompt}[GetParam()];
+    return std::vector<MethodSpec>{FullSpec{}, last, norms, SmallLora(), prompt}[GetParam().method];
   }
 };
 
@@ -152,11 +169,13 @@ TEST_P(EveryMethodTest, ResumesToBitIdenticalParameters) {
   ExpectIdentical(Values(straight), Values(after));
 }
 
-std::string MethodTestName(const ::testing::TestParamInfo<int>& info) {
-  const char* const names[] = {"Full", "LastLayer", "Norms", "Lora", "SoftPrompt"};
-  return names[info.param];
-}
-INSTANTIATE_TEST_SUITE_P(Methods, EveryMethodTest, ::testing::Range(0, 5), MethodTestName);
+INSTANTIATE_TEST_SUITE_P(Methods, EveryMethodTest,
+                         ::testing::Values(MethodCase{"Full", 0, false}, MethodCase{"LastLayer", 1, false},
+                                           MethodCase{"Norms", 2, false}, MethodCase{"Lora", 3, false},
+                                           MethodCase{"SoftPrompt", 4, false}, MethodCase{"GpuFull", 0, true},
+                                           MethodCase{"GpuLastLayer", 1, true}, MethodCase{"GpuNorms", 2, true},
+                                           MethodCase{"GpuLora", 3, true}, MethodCase{"GpuSoftPrompt", 4, true}),
+                         [](const auto& info) { return std::string(info.param.name); });
 
 TEST_F(TrainerTest, OneMicroBatchAThreadGivesTheSameGradientAsOneThread) {
   LoraSpec spec = SmallLora();
