@@ -26,7 +26,6 @@ const std::map<std::string, std::set<std::string>>& Allowed() {
       {"server/jobs", {}},
       {"server/device", {}},
       {"server/metrics", {}},
-      {"server/engine/core", {}},
       {"server/model/weights", {}},
       {"server/model/kernels", {"server/model/weights"}},
       {"server/tokenizer", {"server/model/weights"}},
@@ -38,13 +37,12 @@ const std::map<std::string, std::set<std::string>>& Allowed() {
                                  "server/tokenizer", "server/data", "server/jobs"}},
       {"server/tuning", {"server/tuning/methods", "server/adapters", "server/model", "server/model/weights",
                          "server/model/kernels", "server/tokenizer", "server/data", "server/device", "server/jobs"}},
-      {"server/engine", {"server/engine/core", "server/adapters", "server/model", "server/model/weights",
+      {"server/engine", {"server/adapters", "server/model", "server/model/weights",
                          "server/model/kernels", "server/tokenizer", "server/device"}},
       {"server/evaluation", {"server/engine", "server/adapters", "server/data", "server/tokenizer"}},
       {"server/rpc", {"server/jobs", "server/engine", "server/adapters", "server/evaluation", "server/data",
                       "server/tokenizer", "server/metrics"}},
-      {"server", {"server/rpc", "server/jobs", "server/device", "server/metrics", "server/engine", "server/engine/core",
-                  "server/model", "server/model/weights", "server/model/kernels", "server/tokenizer", "server/data",
+      {"server", {"server/rpc", "server/jobs", "server/device", "server/metrics", "server/engine", "server/model", "server/model/weights", "server/model/kernels", "server/tokenizer", "server/data",
                   "server/adapters", "server/tuning", "server/tuning/methods", "server/evaluation"}},
   };
   return *allowed;
