@@ -156,7 +156,7 @@ class ServerImpl final : public Server {
     arbiter.training_share = options_.training_share;
     arbiter.memory_bytes = DeviceMemoryBytes(target_);
     arbiter_ = std::make_unique<Arbiter>(clock_, arbiter);
-    residency_ = std::make_unique<Residency>(models_.get(), target_, kAdapterBytes);
+    residency_ = std::make_unique<Residency>(models_.get(), target_, kAdapterBytes, &arbiter_->memory());
     engine_metrics_ = std::make_unique<EngineMetrics>(metrics_.get());
     EngineOptions engine;
     engine.max_sequences = options_.max_sequences;

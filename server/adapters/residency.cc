@@ -56,8 +56,12 @@ struct Residency::Entry {
   bool is_adapter() const { return model && model->adapter; }
 };
 
-Residency::Residency(const ModelRegistry* registry, const ComputeTarget& target, int64_t adapter_bytes)
-    : registry_(registry), target_(std::make_unique<ComputeTarget>(target)), adapter_bytes_(adapter_bytes) {}
+Residency::Residency(const ModelRegistry* registry, const ComputeTarget& target, int64_t adapter_bytes,
+                     MemoryBudget* budget)
+    : registry_(registry),
+      target_(std::make_unique<ComputeTarget>(target)),
+      adapter_bytes_(adapter_bytes),
+      budget_(budget) {}
 
 Residency::~Residency() = default;
 
@@ -99,9 +103,7 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> Residency::Load(const ModelIn
   const std::string directory = registry_->Directory(info.id);
   std::shared_ptr<ServedModel> served;
   if (HasOwnWeights(info.kind)) {
-    ATTUNE_ASSIGN_OR_RETURN(std::string tokenizer_directory, TokenizerDirectory(*registry_, info));
-    ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const BaseModel> base,
-                            LoadBaseModel(directory, tokenizer_directory, *target_));
+    ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const BaseModel> base, LoadWeights(info));
     served = MakeServed(info, std::move(base), nullptr);
   } else {
     ATTUNE_ASSIGN_OR_RETURN(ModelInfo base_info, registry_->Get(info.base_model));
@@ -120,6 +122,26 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> Residency::Load(const ModelIn
   LogInfo("model.loaded", {{"model", absl::StrCat(kModels, "/", info.id)},
                            {"seconds", absl::StrCat(absl::ToDoubleSeconds(absl::Now() - start))}});
   return std::shared_ptr<const ServedModel>(std::move(served));
+}
+
+absl::StatusOr<std::shared_ptr<const BaseModel>> Residency::LoadWeights(const ModelInfo& info) {
+  // Goes when the model's last holder lets go.
+  struct Counted {
+    MemoryBudget::Reservation memory;
+    std::shared_ptr<const BaseModel> base;
+  };
+  const std::string directory = registry_->Directory(info.id);
+  auto counted = std::make_shared<Counted>();
+  if (budget_) {
+    // Before loading: to find out by running out of memory would hurt those who have some.
+    ATTUNE_ASSIGN_OR_RETURN(ModelConfig config, LoadConfig(directory));
+    const int64_t element = target_->type == ComputeTarget::Type::kBfloat16 ? 2 : 4;
+    ATTUNE_ASSIGN_OR_RETURN(counted->memory, budget_->Reserve(config.Parameters() * element,
+                                                              absl::StrCat("the weights of ", kModels, "/", info.id)));
+  }
+  ATTUNE_ASSIGN_OR_RETURN(std::string tokenizer_directory, TokenizerDirectory(*registry_, info));
+  ATTUNE_ASSIGN_OR_RETURN(counted->base, LoadBaseModel(directory, tokenizer_directory, *target_));
+  return std::shared_ptr<const BaseModel>(counted, counted->base.get());
 }
 
 void Residency::Drop(absl::string_view id) {

@@ -12,6 +12,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "server/adapters/registry.h"
+#include "server/device/memory_budget.h"
 #include "server/model/generation_config.h"
 #include "server/tokenizer/chat_template.h"
 #include "server/tokenizer/tokenizer.h"
@@ -45,16 +46,19 @@ struct ServedModel {
 };
 
 // Keeps models in memory and loads them on first use. Models with own weights stay
-// until deleted; adapters leave, least recently used first, above `adapter_bytes`.
+// until deleted, and their weights are taken from the memory budget until the last
+// holder lets go; adapters leave, least recently used first, above `adapter_bytes`.
 // Adapters of one base share its weights. Thread-safe; a load blocks only callers
 // that want the same model.
 class Residency {
  public:
-  // `registry` must outlive this.
-  Residency(const ModelRegistry* registry, const ComputeTarget& target, int64_t adapter_bytes);
+  // `registry` must outlive this; `budget` this and every model. Without a budget
+  // weights are not counted.
+  Residency(const ModelRegistry* registry, const ComputeTarget& target, int64_t adapter_bytes,
+            MemoryBudget* budget = nullptr);
   ~Residency();
 
-  // NOT_FOUND (MODEL_NOT_FOUND); RESOURCE_EXHAUSTED (OUT_OF_MEMORY).
+  // NOT_FOUND (MODEL_NOT_FOUND); RESOURCE_EXHAUSTED (OUT_OF_MEMORY, OUT_OF_MEMORY_BUDGET).
   absl::StatusOr<std::shared_ptr<const ServedModel>> Acquire(absl::string_view id);
   // Drops a model that was deleted; holders keep it until they let go.
   void Drop(absl::string_view id);
@@ -65,11 +69,13 @@ class Residency {
  private:
   struct Entry;
   absl::StatusOr<std::shared_ptr<const ServedModel>> Load(const ModelInfo& info);
+  absl::StatusOr<std::shared_ptr<const BaseModel>> LoadWeights(const ModelInfo& info);
   void EvictAdapters() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const ModelRegistry* const registry_;
   const std::unique_ptr<ComputeTarget> target_;
   const int64_t adapter_bytes_;
+  MemoryBudget* const budget_;
   mutable absl::Mutex mutex_;
   std::map<std::string, std::shared_ptr<Entry>, std::less<>> entries_ ABSL_GUARDED_BY(mutex_);
   uint64_t next_uid_ ABSL_GUARDED_BY(mutex_) = 1;

@@ -125,7 +125,9 @@ std::vector<std::vector<ForwardItem>> Parts(const BaseModel& base, const std::ve
   for (const ForwardItem& item : items) rows += item.count;
   int64_t parts = 1;
   if (base.target.device == ComputeTarget::Device::kCpu) {
-    parts = std::clamp<int64_t>(rows / kMinPartRows, 1, at::get_num_threads());
+    const int64_t threads = at::get_num_threads();
+    parts = std::clamp<int64_t>(rows / kMinPartRows, 1, threads);
+    if (2 * parts <= threads) parts = 1;  // half of them would be idle
   }
   std::vector<std::vector<ForwardItem>> result;
   int64_t done = 0;

@@ -345,6 +345,8 @@ absl::StatusOr<QueueSnapshot> JobManager::Snapshot() {
 
 absl::StatusOr<bool> JobManager::StartJob(const std::string& id, int64_t memory_bytes) {
   absl::MutexLock command(&command_mutex_);
+  // What a shutdown has put back into the queue stays there.
+  if (stopping()) return false;
   std::shared_ptr<void> memory;
   if (options_.reserve_memory) {
     absl::StatusOr<std::shared_ptr<void>> reserved = options_.reserve_memory(memory_bytes);

@@ -46,10 +46,14 @@ std::vector<at::Tensor> LeavesOf(const std::vector<Parameter>& parameters) {
 }
 
 // Calls body(i) for each of `count` micro-batches: on a thread each, inside which
-// nothing else is parallel, or for a single one here, with all threads to itself.
+// nothing else is parallel; or, where that would leave half of the threads idle, one
+// after the other with all threads inside.
 template <typename Body>
 void SideBySide(int64_t count, const Body& body) {
-  if (count == 1) return body(0);
+  if (2 * count <= at::get_num_threads() || count == 1) {
+    for (int64_t i = 0; i < count; ++i) body(i);
+    return;
+  }
   at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) body(i);
   });

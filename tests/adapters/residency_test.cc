@@ -1,5 +1,8 @@
 #include "server/adapters/residency.h"
 
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
 #include <thread>
 #include <vector>
 
@@ -49,6 +52,23 @@ TEST_F(ResidencyTest, AdaptersShareTheirBase) {
   EXPECT_EQ(prompt->context_tokens(), TinyModel::kContext - 5);
   EXPECT_EQ(residency.resident_adapters(), 2);
   EXPECT_EQ(residency.resident_bytes(), base->base->bytes + lora->adapter->bytes + prompt->adapter->bytes);
+}
+
+TEST_F(ResidencyTest, WeightsAreTakenFromTheBudgetUntilTheLastHolderLetsGo) {
+  const int64_t bytes = config_.Parameters() * 4;
+  MemoryBudget budget(2 * bytes - 1);
+  Residency residency(registry_.get(), {}, kPlenty, &budget);
+  auto model = Acquire(&residency, "gguf");
+  ASSERT_NE(model, nullptr);
+  EXPECT_EQ(budget.used(), bytes);
+  const auto refused = residency.Acquire("hf");
+  EXPECT_EQ(GetErrorDetails(refused.status()).reason, "OUT_OF_MEMORY_BUDGET");
+  EXPECT_THAT(std::string(refused.status().message()), ::testing::HasSubstr("models/hf"));
+  residency.Drop("gguf");
+  EXPECT_EQ(budget.used(), bytes) << "a request still runs";
+  model.reset();
+  EXPECT_EQ(budget.used(), 0);
+  EXPECT_NE(Acquire(&residency, "hf"), nullptr) << "a refusal is not remembered";
 }
 
 TEST_F(ResidencyTest, FullWeightsTakeTheTokenizerOfTheImportedModel) {
