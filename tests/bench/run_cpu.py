@@ -155,7 +155,7 @@ def report(args, rates: dict) -> str:
     commit = subprocess.run(["git", "-C", SOURCE, "describe", "--always", "--dirty"], stdout=subprocess.PIPE,
                             text=True).stdout.strip()
     lines = [f"# CPU: LoRA steps and generation against transformers + PEFT, {datetime.date.today()}", "",
-             f"{cpu_name()}, {args.threads} threads, {platform.system()} {platform.release()}; Attune {commit}; "
+             f"{cpu_name()}, {args.threads} threads, {platform.system()}; Attune {commit}; "
              f"torch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}.",
              "SmolLM2-135M-Instruct (Q4_1 GGUF), computed in fp32 by both; LoRA rank 16 on all seven projections, "
              "dropout 0.05, AdamW.",
