@@ -25,8 +25,8 @@ int64_t EstimateTrainingBytes(const ModelConfig& config, const MemoryInputs& inp
 // Floating-point operations of training on one token.
 double TrainingOperationsPerToken(const ModelConfig& config, bool trains_weights);
 
-// Operations a second that dense products reach on the target, measured once by a
-// short product; thread-safe.
+// Operations a second that dense products reach on the target: the fastest of the short
+// products of this and earlier calls. Takes a tenth of a second; thread-safe.
 double MeasuredOperationsPerSecond(const ComputeTarget& target);
 
 }  // namespace attune
