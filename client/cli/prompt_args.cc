@@ -53,7 +53,8 @@ void SamplingArgs::AddTo(CLI::App* command) {
   command->add_option("--top-p", top_p, "Only the likeliest tokens that sum to this (default: the model's, else 1)");
   command->add_option("--top-k", top_k, "Only the K likeliest tokens; 0: all (default: the model's, else 0)");
   command->add_option("--min-p", min_p, "Only tokens at least so likely relative to the likeliest (default: 0)");
-  command->add_option("--repetition-penalty", repetition_penalty, "Above 1 makes tokens seen less likely (default: the model's, else 1)");
+  command->add_option("--repetition-penalty", repetition_penalty,
+                      "Above 1 makes tokens seen less likely (default: the model's, else 1)");
   command->add_option("--frequency-penalty", frequency_penalty, "Subtracted per occurrence, -2 to 2 (default: 0)");
   command->add_option("--presence-penalty", presence_penalty, "Subtracted if it occurs, -2 to 2 (default: 0)");
   command->add_option("--seed", seed, "Same seed, same text (default: random)");

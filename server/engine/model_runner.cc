@@ -117,18 +117,23 @@ at::Tensor ForwardPart(const BaseModel& base, const std::vector<ForwardItem>& it
 // Fewer rows than this a thread are not worth taking apart: the weights are read once a part.
 constexpr int64_t kMinPartRows = 64;
 
-// Cuts a batch between items into parts of about the same number of rows, one a
-// thread. Many small products that each wait for every thread cost more time than
-// whole passes side by side.
-std::vector<std::vector<ForwardItem>> Parts(const BaseModel& base, const std::vector<ForwardItem>& items) {
+int64_t CountRows(const std::vector<ForwardItem>& items) {
   int64_t rows = 0;
   for (const ForwardItem& item : items) rows += item.count;
-  int64_t parts = 1;
-  if (base.target.device == ComputeTarget::Device::kCpu) {
-    const int64_t threads = at::get_num_threads();
-    parts = std::clamp<int64_t>(rows / kMinPartRows, 1, threads);
-    if (2 * parts <= threads) parts = 1;  // half of them would be idle
-  }
+  return rows;
+}
+
+// How many passes side by side, one a thread, a batch is worth.
+int64_t CountParts(const BaseModel& base, const std::vector<ForwardItem>& items) {
+  if (base.target.device != ComputeTarget::Device::kCpu || items.size() == 1) return 1;
+  const int64_t threads = at::get_num_threads();
+  const int64_t parts = std::clamp<int64_t>(CountRows(items) / kMinPartRows, 1, threads);
+  return 2 * parts <= threads ? 1 : parts;  // else half of them would be idle
+}
+
+// Cuts a batch between items into at most so many parts of about the same number of rows.
+std::vector<std::vector<ForwardItem>> Cut(const std::vector<ForwardItem>& items, int64_t parts) {
+  const int64_t rows = CountRows(items);
   std::vector<std::vector<ForwardItem>> result;
   int64_t done = 0;
   for (const ForwardItem& item : items) {
@@ -143,8 +148,10 @@ std::vector<std::vector<ForwardItem>> Parts(const BaseModel& base, const std::ve
 }  // namespace
 
 at::Tensor ForwardBatch(const BaseModel& base, const std::vector<ForwardItem>& items, KvCache* cache) {
-  const std::vector<std::vector<ForwardItem>> parts = Parts(base, items);
-  if (parts.size() <= 1) return ForwardPart(base, items, cache);
+  const int64_t count = CountParts(base, items);
+  if (count == 1) return ForwardPart(base, items, cache);
+  // Many small products that each wait for every thread would cost more time.
+  const std::vector<std::vector<ForwardItem>> parts = Cut(items, count);
   std::vector<at::Tensor> logits(parts.size());
   at::parallel_for(0, parts.size(), 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) logits[i] = ForwardPart(base, parts[i], cache);

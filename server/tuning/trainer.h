@@ -29,8 +29,8 @@ struct ValidationResult {
 // Takes optimizer steps of one method over one stream of batches. The loss of a step
 // is the mean over all its answer tokens, however it is cut into micro-batches. Each
 // group of micro-batches takes one turn on the device. On the CPU a group has one
-// micro-batch for each thread, which needs no other: splitting every product among the
-// threads instead costs more in waiting (1.9 times the step time on 2 cores). Where
+// micro-batch for each thread, which waits for no other, unless that would leave half
+// of the threads idle: then they run one after the other, each on all threads. Where
 // gradients are too large to keep one copy a thread, groups have one micro-batch.
 // Gradients are summed in a fixed order. Not thread-safe.
 class Trainer {
