@@ -52,6 +52,14 @@ void JobManager::Run::AddTrainingSeconds(double seconds) {
 }
 
 absl::Status JobManager::Run::ReportCheckpoint(const Checkpoint& checkpoint) {
+  {
+    // Whatever the interval: the job must never be known to be behind its own checkpoint.
+    absl::MutexLock lock(&mutex_);
+    if (unstored_.progress) {
+      absl::Status status = Store(JobEvent::Type::kProgress, JobProgress(*unstored_.progress));
+      if (!status.ok()) return status;
+    }
+  }
   absl::Status status = manager_->store_->AddCheckpoint(job.spec.id, checkpoint);
   if (status.ok()) manager_->EventAppended(job.spec.id);
   return status;

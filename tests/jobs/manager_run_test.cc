@@ -168,6 +168,22 @@ TEST_F(ManagerRunTest, ProgressIsStoredOnceASecondAndAtTheEnd) {
   EXPECT_EQ(manager_->Get("j")->training_seconds, 15);
 }
 
+TEST_F(ManagerRunTest, ACheckpointIsNeverAheadOfTheStoredProgress) {
+  runner_.SetScript("j", [&](const Job& job, JobControl& control) {
+    absl::StatusOr<JobOutcome> outcome = FakeRunner::Succeed(job, control);
+    for (int step = 1; step <= 3; ++step) {
+      // The clock stands still: the interval alone would store the first only.
+      EXPECT_TRUE(control.ReportProgress({.step = step}).ok());
+      EXPECT_TRUE(control.ReportCheckpoint({.step = step}).ok());
+      EXPECT_EQ(manager_->Get("j")->progress.step, step);
+    }
+    return outcome;
+  });
+  Start();
+  Create("j");
+  Await("j", JobState::kSucceeded);
+}
+
 TEST_F(ManagerRunTest, ReportsBecomeEvents) {
   runner_.SetScript("j", [&](const Job& job, JobControl& control) {
     absl::StatusOr<JobOutcome> outcome = FakeRunner::Succeed(job, control);
