@@ -52,6 +52,9 @@ if(ATTUNE_WITH_TORCH)
   add_library(attune_torch INTERFACE)
   target_include_directories(attune_torch SYSTEM INTERFACE
     ${ATTUNE_TORCH_DIR}/include ${ATTUNE_TORCH_DIR}/include/torch/csrc/api/include)
+  # CUDA's own headers, which torch's stream and graph headers read; a package beside torch.
+  file(GLOB _cuda_packages "${ATTUNE_TORCH_DIR}/../nvidia/cu13")
+  target_include_directories(attune_torch SYSTEM INTERFACE ${_cuda_packages}/include)
   target_compile_definitions(attune_torch INTERFACE _GLIBCXX_USE_CXX11_ABI=1)
   # at::parallel_for is a template over OpenMP: without this it silently runs on one
   # thread. The runtime is torch's own, so that there is one pool of threads.
@@ -60,5 +63,21 @@ if(ATTUNE_WITH_TORCH)
   target_link_libraries(attune_torch INTERFACE
     -Wl,--no-as-needed ${ATTUNE_TORCH_DIR}/lib/libtorch_cuda.so ${ATTUNE_TORCH_DIR}/lib/libtorch_cpu.so -Wl,--as-needed
     ${ATTUNE_TORCH_DIR}/lib/libgomp.so.1 ${ATTUNE_TORCH_DIR}/lib/libtorch.so ${ATTUNE_TORCH_DIR}/lib/libc10.so ${ATTUNE_TORCH_DIR}/lib/libc10_cuda.so
-    -Wl,-rpath,${ATTUNE_TORCH_DIR}/lib)
+    ${_cuda_packages}/lib/libcublas.so.13 -Wl,-rpath,${_cuda_packages}/lib -Wl,-rpath,${ATTUNE_TORCH_DIR}/lib)
+endif()
+
+# nvcc, if there is one: without it GPUs run the plain kernels that come with torch.
+option(ATTUNE_WITH_CUDA "Build the CUDA kernels if there is a CUDA compiler" ON)
+set(ATTUNE_CUDA_ARCHITECTURES "80-real;90" CACHE STRING "GPUs to build the CUDA kernels for")
+if(ATTUNE_WITH_TORCH AND ATTUNE_WITH_CUDA)
+  find_program(ATTUNE_NVCC nvcc PATHS /usr/local/cuda/bin)
+  if(ATTUNE_NVCC)
+    set(CMAKE_CUDA_COMPILER ${ATTUNE_NVCC})
+    set(CMAKE_CUDA_ARCHITECTURES ${ATTUNE_CUDA_ARCHITECTURES})
+    enable_language(CUDA)
+    set(CMAKE_CUDA_STANDARD 20)
+    set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+  else()
+    set(ATTUNE_WITH_CUDA OFF)
+  endif()
 endif()

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "server/model/kernels/lora_linear.h"
+#include "server/model/kernels/mixed_bits.h"
 #include "server/model/torch_target.h"
 
 namespace attune {
@@ -19,7 +20,7 @@ at::Tensor PackedOps::Multiply(int64_t layer, Linear which, const at::Tensor& x)
     }
   }
   // Each product of each layer draws its own mask.
-  const uint64_t stream = dropout_seed_ * 1000003u + layer * kLinears + static_cast<uint64_t>(which);
+  const uint32_t stream = DropoutSeed(static_cast<int64_t>(dropout_seed_), layer * kLinears + static_cast<uint32_t>(which));
   return LoraLinear(x, w, terms, dropout_, stream);
 }
 

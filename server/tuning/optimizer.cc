@@ -5,6 +5,8 @@
 #include <cmath>
 #include <numbers>
 
+#include "server/model/kernels/cuda_dispatch.h"
+
 namespace attune {
 
 double LearningRate(const Hyperparameters& h, int64_t step, int64_t total) {
@@ -16,12 +18,26 @@ double LearningRate(const Hyperparameters& h, int64_t step, int64_t total) {
   return h.learning_rate * 0.5 * (1 + std::cos(std::numbers::pi * done));
 }
 
-AdamW::AdamW(const std::vector<Parameter>& parameters, const Hyperparameters& h) : h_(h) {
+AdamW::AdamW(const std::vector<Parameter>& parameters, const Hyperparameters& h, const FlatParameters* flat)
+    : h_(h), flat_(flat) {
+  if (flat_) {
+    flat_first_ = at::zeros_like(flat_->values());
+    flat_second_ = at::zeros_like(flat_->values());
+  }
   for (const Parameter& parameter : parameters) {
-    leaves_.push_back(parameter.leaf);
-    first_moments_.push_back(at::zeros_like(parameter.leaf.detach()));
-    second_moments_.push_back(at::zeros_like(parameter.leaf.detach()));
-    step_counts_.push_back(at::zeros({}, parameter.leaf.options().dtype(at::kFloat).requires_grad(false)));
+    const at::Tensor& leaf = parameter.leaf;
+    leaves_.push_back(leaf);
+    if (flat_) {
+      auto part = [&](const at::Tensor& all) {
+        return all.narrow(0, flat_->Offset(leaf), leaf.numel()).view(leaf.sizes());
+      };
+      first_moments_.push_back(part(flat_first_));
+      second_moments_.push_back(part(flat_second_));
+      continue;
+    }
+    first_moments_.push_back(at::zeros_like(leaf.detach()));
+    second_moments_.push_back(at::zeros_like(leaf.detach()));
+    step_counts_.push_back(at::zeros({}, leaf.options().dtype(at::kFloat).requires_grad(false)));
   }
 }
 
@@ -30,8 +46,34 @@ void AdamW::set_steps(int64_t steps) {
   for (at::Tensor& count : step_counts_) count.fill_(static_cast<double>(steps));
 }
 
+double AdamW::FlatStep(double learning_rate) {
+  const double t = static_cast<double>(steps_ + 1);
+  const cuda::AdamWSettings settings = {
+      static_cast<float>(learning_rate),
+      static_cast<float>(*h_.adam_beta1),
+      static_cast<float>(*h_.adam_beta2),
+      static_cast<float>(*h_.adam_epsilon),
+      static_cast<float>(*h_.weight_decay),
+      static_cast<float>(*h_.max_gradient_norm),
+      static_cast<float>(1 - std::pow(*h_.adam_beta1, t)),
+      static_cast<float>(1 - std::pow(*h_.adam_beta2, t)),
+  };
+  const at::TensorOptions options = flat_->values().options();
+  at::Tensor partials = at::empty({cuda::kNormPartials}, options.dtype(at::kDouble)), norm = at::empty({}, options);
+  at::Tensor values = flat_->values(), gradients = flat_->gradients();
+  cuda::GradientNorm(gradients.const_data_ptr<float>(), flat_->count(), partials.mutable_data_ptr<double>(),
+                     norm.mutable_data_ptr<float>(), CurrentCudaStream());
+  cuda::AdamW(settings, norm.const_data_ptr<float>(), values.mutable_data_ptr<float>(),
+              gradients.mutable_data_ptr<float>(), flat_first_.mutable_data_ptr<float>(),
+              flat_second_.mutable_data_ptr<float>(), flat_->count(), CurrentCudaStream());
+  const double result = norm.item<float>();
+  if (std::isfinite(result)) ++steps_;
+  return result;
+}
+
 double AdamW::Step(double learning_rate) {
   at::NoGradGuard no_grad;
+  if (flat_) return FlatStep(learning_rate);
   std::vector<at::Tensor> leaves, gradients, first, second, counts;
   for (size_t i = 0; i < leaves_.size(); ++i) {
     if (!leaves_[i].grad().defined()) continue;  // e.g. a layer that no loss reaches

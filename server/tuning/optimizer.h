@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "server/jobs/job.h"
+#include "server/tuning/flat_parameters.h"
 #include "server/tuning/methods/method.h"
 
 namespace attune {
@@ -20,8 +21,9 @@ double LearningRate(const Hyperparameters& h, int64_t step, int64_t total);
 // update as torch.optim.AdamW. Not thread-safe.
 class AdamW {
  public:
-  // REQUIRES: `h` is resolved. `parameters` must outlive this.
-  AdamW(const std::vector<Parameter>& parameters, const Hyperparameters& h);
+  // REQUIRES: `h` is resolved. With `flat`, which must outlive this, gradients are taken
+  // from there and the step is one kernel; else from the leaves.
+  AdamW(const std::vector<Parameter>& parameters, const Hyperparameters& h, const FlatParameters* flat = nullptr);
 
   // Clips the gradients' global L2 norm (transformers' rule), updates, clears the
   // gradients. Returns the norm before clipping; if that is no finite number, nothing
@@ -35,7 +37,11 @@ class AdamW {
   void set_steps(int64_t steps);
 
  private:
+  double FlatStep(double learning_rate);
+
   const Hyperparameters h_;
+  const FlatParameters* const flat_;
+  at::Tensor flat_first_, flat_second_;  // which the moments are views of
   std::vector<at::Tensor> leaves_, first_moments_, second_moments_, step_counts_;
   int64_t steps_ = 0;
 };

@@ -10,7 +10,10 @@
 #include "common/error.h"
 #include "server/adapters/packed_ops.h"
 #include "server/model/kernels/cross_entropy.h"
+#include "server/model/kernels/cuda/launch.h"
 #include "server/model/torch_target.h"
+#include "server/tuning/direct_pass.h"
+#include "server/tuning/pass_graphs.h"
 
 namespace attune {
 namespace {
@@ -39,6 +42,15 @@ int64_t StepWays(const ComputeTarget& target, const std::vector<Parameter>& para
   return bytes <= kMaxGradientBytes ? ForwardWays(target) : 1;
 }
 
+bool RunsDirectly(const ComputeTarget& target, const Method& method) {
+  return target.device == ComputeTarget::Device::kCuda && cuda::Available() && DirectPass::Supports(method);
+}
+
+// Of what is free when training begins; the rest is for what comes and goes within a layer.
+constexpr double kActivationShare = 0.75;
+
+at::ScalarType PassType(const Hyperparameters& h) { return h.precision == "bfloat16" ? at::kBFloat16 : at::kFloat; }
+
 std::vector<at::Tensor> LeavesOf(const std::vector<Parameter>& parameters) {
   std::vector<at::Tensor> leaves;
   for (const Parameter& parameter : parameters) leaves.push_back(parameter.leaf);
@@ -62,7 +74,7 @@ void SideBySide(int64_t count, const Body& body) {
 }  // namespace
 
 Trainer::Trainer(const BaseModel* base, Method* method, const Batcher* batches, const Hyperparameters& h,
-                 Arbiter* arbiter)
+                 Arbiter* arbiter, int64_t activation_bytes)
     : base_(base),
       method_(method),
       batches_(batches),
@@ -70,12 +82,25 @@ Trainer::Trainer(const BaseModel* base, Method* method, const Batcher* batches, 
       arbiter_(arbiter),
       leaves_(LeavesOf(method->parameters())),
       ways_(StepWays(base->target, method->parameters())),
-      optimizer_(method->parameters(), h) {}
+      flat_(RunsDirectly(base->target, *method)
+                ? std::make_unique<FlatParameters>(method->parameters(), PassType(h))
+                : nullptr),
+      optimizer_(method->parameters(), h, flat_.get()) {
+  if (!flat_) return;
+  const double dropout = method->lora() ? method->lora()->dropout : 0;
+  direct_ = std::make_unique<DirectPass>(base, method, flat_.get(), PassType(h), dropout);
+  if (activation_bytes == 0) {
+    activation_bytes = static_cast<int64_t>(kActivationShare * DeviceMemoryBytes(base->target));
+  }
+  graphs_ = std::make_unique<PassGraphs>(direct_.get(), base, activation_bytes);
+}
+
+Trainer::~Trainer() = default;
 
 Arbiter::Turn Trainer::TakeTurn() { return arbiter_ ? arbiter_->Acquire(WorkClass::kTraining) : Arbiter::Turn(); }
 
 Trainer::Pass Trainer::Forward(const MicroBatch& batch, double dropout, uint64_t dropout_seed) {
-  const at::ScalarType type = h_.precision == "bfloat16" ? at::kBFloat16 : at::kFloat;
+  const at::ScalarType type = PassType(h_);
   const DecoderWeights weights = method_->Weights();
   const RopeTable rope{base_->rope_cos_PH, base_->rope_sin_PH};
   const PackedSequences sequences = PackSequences(batch.starts, DeviceOf(base_->target));
@@ -115,6 +140,58 @@ void Trainer::AddGradients(const std::vector<Part>& parts) {
   }
 }
 
+// Micro-batches of a step draw their dropout from this and the following seeds.
+uint64_t Trainer::FirstSeed(int64_t step) const {
+  return (static_cast<uint64_t>(*h_.seed) * 1000003u + step) * 1009u + 1;
+}
+
+absl::StatusOr<double> Trainer::AccumulateRecorded(const std::vector<Batcher::Group>& groups, int64_t step,
+                                                   int64_t loss_tokens) {
+  const double dropout = method_->lora() ? method_->lora()->dropout : 0;
+  uint64_t seed = FirstSeed(step);
+  double loss = 0;
+  for (const Batcher::Group& group : groups) {
+    Arbiter::Turn turn = TakeTurn();
+    std::vector<Part> parts(group.size());
+    SideBySide(group.size(),
+               [&](int64_t i) { parts[i] = ForwardBackward(group[i], dropout, seed + i, loss_tokens); });
+    seed += group.size();
+    for (const Part& part : parts) {
+      if (!std::isfinite(part.loss)) return NotFinite(step, "loss");
+      loss += part.loss;
+    }
+    AddGradients(parts);
+    Synchronize(base_->target);
+  }
+  return loss;
+}
+
+absl::StatusOr<double> Trainer::AccumulateDirect(const std::vector<Batcher::Group>& groups, int64_t step,
+                                                 int64_t loss_tokens) {
+  flat_->Refresh();
+  uint64_t seed = FirstSeed(step);
+  double loss = 0;
+  for (const Batcher::Group& group : groups) {
+    Arbiter::Turn turn = TakeTurn();
+    for (const MicroBatch& batch : group) {
+      const uint64_t batch_seed = seed++;
+      if (batch.targets.empty()) continue;
+      const DirectPass::Result result = graphs_->Run(batch, static_cast<int64_t>(batch_seed), loss_tokens);
+      loss += result.loss_sum.item<double>();  // waits for the pass
+      if (!std::isfinite(loss)) return NotFinite(step, "loss");
+    }
+  }
+  return loss;
+}
+
+void Trainer::ClearGradients() {
+  if (flat_) {
+    at::Tensor(flat_->gradients()).zero_();
+  } else {
+    for (at::Tensor& leaf : leaves_) leaf.mutable_grad().reset();
+  }
+}
+
 absl::StatusOr<StepResult> Trainer::Step(int64_t step) {
   StepResult result;
   const std::vector<Batcher::Group> groups = batches_->Step(step, ways_);
@@ -125,29 +202,16 @@ absl::StatusOr<StepResult> Trainer::Step(int64_t step) {
     }
   }
   result.learning_rate = LearningRate(h_, step, h_.max_steps);
-  const double dropout = method_->lora() ? method_->lora()->dropout : 0;
   absl::Status status = CatchTorch([&]() -> absl::Status {
-    uint64_t stream = (static_cast<uint64_t>(*h_.seed) * 1000003u + step) * 1009u;
-    for (const Batcher::Group& group : groups) {
-      Arbiter::Turn turn = TakeTurn();
-      std::vector<Part> parts(group.size());
-      SideBySide(group.size(), [&](int64_t i) {
-        parts[i] = ForwardBackward(group[i], dropout, stream + 1 + i, result.loss_tokens);
-      });
-      stream += group.size();
-      for (const Part& part : parts) {
-        if (!std::isfinite(part.loss)) return NotFinite(step, "loss");
-        result.loss += part.loss / result.loss_tokens;
-      }
-      AddGradients(parts);
-      Synchronize(base_->target);
-    }
+    ATTUNE_ASSIGN_OR_RETURN(const double loss, direct_ ? AccumulateDirect(groups, step, result.loss_tokens)
+                                                       : AccumulateRecorded(groups, step, result.loss_tokens));
+    result.loss = result.loss_tokens ? loss / result.loss_tokens : 0;
     Arbiter::Turn turn = TakeTurn();
     result.gradient_norm = optimizer_.Step(result.learning_rate);
     return std::isfinite(result.gradient_norm) ? absl::OkStatus() : NotFinite(step, "gradient");
   });
   if (!status.ok()) {
-    for (at::Tensor& leaf : leaves_) leaf.mutable_grad().reset();
+    CatchTorch([&] { return ClearGradients(), absl::OkStatus(); }).IgnoreError();
     return status;
   }
   return result;

@@ -14,6 +14,9 @@
 
 namespace attune {
 
+class DirectPass;
+class PassGraphs;
+
 struct StepResult {
   double loss = 0;  // mean over the step's answer tokens, nats
   int64_t tokens = 0, loss_tokens = 0;
@@ -32,11 +35,16 @@ struct ValidationResult {
 // micro-batch for each thread, which waits for no other, unless that would leave half
 // of the threads idle: then they run one after the other, each on all threads. Where
 // gradients are too large to keep one copy a thread, groups have one micro-batch.
-// Gradients are summed in a fixed order. Not thread-safe.
+// Gradients are summed in a fixed order. On a GPU, methods that train no weight of the
+// base model run as a DirectPass, the others under autograd. Not thread-safe.
 class Trainer {
  public:
-  // All arguments must outlive this; `arbiter` may be null. REQUIRES: `h` is resolved.
-  Trainer(const BaseModel* base, Method* method, const Batcher* batches, const Hyperparameters& h, Arbiter* arbiter);
+  // All arguments must outlive this; `arbiter` may be null. REQUIRES: `h` is resolved. A
+  // DirectPass computes activations again that do not fit into `activation_bytes`; 0: a
+  // share of the memory that is free now.
+  Trainer(const BaseModel* base, Method* method, const Batcher* batches, const Hyperparameters& h, Arbiter* arbiter,
+          int64_t activation_bytes = 0);
+  ~Trainer();
 
   // Takes step number `step` (from 0). INTERNAL (NAN_LOSS) if loss or gradient is no
   // finite number: the parameters are then as before the step. RESOURCE_EXHAUSTED
@@ -64,6 +72,13 @@ class Trainer {
   // Adds to the leaves' gradients, part by part.
   void AddGradients(const std::vector<Part>& parts);
   Arbiter::Turn TakeTurn();
+  // The sum of the step's losses, with gradients left for the optimizer: recorded by
+  // autograd, or by hand on a GPU. INTERNAL (NAN_LOSS).
+  absl::StatusOr<double> AccumulateRecorded(const std::vector<Batcher::Group>& groups, int64_t step,
+                                            int64_t loss_tokens);
+  absl::StatusOr<double> AccumulateDirect(const std::vector<Batcher::Group>& groups, int64_t step, int64_t loss_tokens);
+  uint64_t FirstSeed(int64_t step) const;
+  void ClearGradients();
 
   const BaseModel* const base_;
   Method* const method_;
@@ -72,6 +87,10 @@ class Trainer {
   Arbiter* const arbiter_;
   std::vector<at::Tensor> leaves_;
   const int64_t ways_;  // micro-batches side by side
+  // On a GPU, for methods that train no weight of the base model; null else.
+  std::unique_ptr<FlatParameters> flat_;
+  std::unique_ptr<DirectPass> direct_;
+  std::unique_ptr<PassGraphs> graphs_;
   AdamW optimizer_;
 };
 

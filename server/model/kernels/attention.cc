@@ -2,11 +2,13 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
 #include <cmath>
 
+#include "server/model/kernels/cuda_dispatch.h"
 #include "server/model/kernels/fast_math.h"
 #include "server/model/kernels/gemm.h"
 
@@ -159,33 +161,50 @@ void BackwardLoops(const float* qkv, const float* out, const float* lse, const f
   });
 }
 
-class PackedAttentionFunction : public torch::autograd::Function<PackedAttentionFunction> {
- public:
-  static Tensor forward(AutogradContext* context, const Tensor& qkv, const AttentionShape& shape,
-                        const RopeTable& rope, const PackedSequences& sequences) {
-    Tensor out = at::empty({qkv.size(0), shape.q_size()}, qkv.options());
-    Tensor lse = at::empty({qkv.size(0), shape.heads}, qkv.options());
-    ForwardLoops(qkv.const_data_ptr<float>(), shape, rope, sequences, out.mutable_data_ptr<float>(),
-                 lse.mutable_data_ptr<float>());
-    context->save_for_backward({qkv, out, lse, rope.cos_PH, rope.sin_PH});
-    context->saved_data["shape"] = std::vector<int64_t>{shape.heads, shape.kv_heads, shape.head_dim};
-    context->saved_data["starts"] = sequences.starts;
-    return out;
-  }
+bool UsesLoops(const Tensor& x) { return x.is_cpu() && x.scalar_type() == at::kFloat; }
+bool UsesFlash(const Tensor& x) { return UsesCudaKernels(x) && x.scalar_type() == at::kBFloat16; }
 
-  static variable_list backward(AutogradContext* context, variable_list grads) {
-    variable_list saved = context->get_saved_variables();
-    std::vector<int64_t> numbers = context->saved_data["shape"].toIntVector();
-    AttentionShape shape{numbers[0], numbers[1], numbers[2]};
-    PackedSequences sequences;
-    sequences.starts = context->saved_data["starts"].toIntVector();
-    Tensor dqkv = at::empty_like(saved[0]), dout = grads[0].contiguous();
-    BackwardLoops(saved[0].const_data_ptr<float>(), saved[1].const_data_ptr<float>(), saved[2].const_data_ptr<float>(),
-                  dout.const_data_ptr<float>(), shape, RopeTable{saved[3], saved[4]}, sequences,
-                  dqkv.mutable_data_ptr<float>());
-    return {dqkv, Tensor(), Tensor(), Tensor()};
-  }
+// Queries, keys and values as views, T x heads x head_dim each.
+struct Heads {
+  Tensor q, k, v;
 };
+Heads SplitHeads(const Tensor& qkv, const AttentionShape& shape) {
+  const int64_t tokens = qkv.size(0), d = shape.head_dim;
+  return {qkv.narrow(1, 0, shape.q_size()).view({tokens, shape.heads, d}),
+          qkv.narrow(1, shape.q_size(), shape.kv_size()).view({tokens, shape.kv_heads, d}),
+          qkv.narrow(1, shape.q_size() + shape.kv_size(), shape.kv_size()).view({tokens, shape.kv_heads, d})};
+}
+
+// FlashAttention on the rotated columns in place.
+Tensor FlashForward(const Tensor& qkv, const AttentionShape& shape, const RopeTable& rope,
+                    const PackedSequences& sequences, AttentionState* state) {
+  RopeInPlace(qkv, shape, rope, sequences.positions_T, /*inverse=*/false);
+  const Heads heads = SplitHeads(qkv, shape);
+  std::tie(state->out_TQ, state->log_sums, state->random_state, state->unused, std::ignore) =
+      at::_flash_attention_forward(heads.q, heads.k, heads.v, sequences.starts_int32, sequences.starts_int32,
+                                   sequences.longest, sequences.longest, 0.0, /*is_causal=*/true,
+                                   /*return_debug_mask=*/false);
+  state->qkv_TE = qkv;
+  state->out_TQ = state->out_TQ.view({qkv.size(0), shape.q_size()});
+  return state->out_TQ;
+}
+
+Tensor FlashBackward(const Tensor& dout, const AttentionState& state, const AttentionShape& shape,
+                     const RopeTable& rope, const PackedSequences& sequences) {
+  const Heads heads = SplitHeads(state.qkv_TE, shape);
+  const std::vector<int64_t> sizes = heads.q.sizes().vec();
+  auto [dq, dk, dv] = at::_flash_attention_backward(
+      dout.view(sizes), heads.q, heads.k, heads.v, state.out_TQ.view(sizes), state.log_sums, sequences.starts_int32,
+      sequences.starts_int32, sequences.longest, sequences.longest, 0.0, /*is_causal=*/true, state.random_state,
+      state.unused);
+  Tensor dqkv = at::empty_like(state.qkv_TE);
+  dq = dq.contiguous(), dk = dk.contiguous(), dv = dv.contiguous();
+  cuda::RopeBackwardPack(CudaTypeOf(dqkv), dq.const_data_ptr(), dk.const_data_ptr(), dv.const_data_ptr(),
+                         rope.cos_PH.const_data_ptr<float>(), rope.sin_PH.const_data_ptr<float>(),
+                         sequences.positions_T.const_data_ptr<int64_t>(), dqkv.size(0),
+                         {shape.heads, shape.kv_heads, shape.head_dim}, dqkv.mutable_data_ptr(), CurrentCudaStream());
+  return dqkv;
+}
 
 // x of shape T x heads x head_dim, cos and sin of shape T x 1 x head_dim / 2.
 Tensor Rotate(const Tensor& x, const Tensor& cos, const Tensor& sin) {
@@ -210,12 +229,11 @@ Tensor PerSequenceAttention(const Tensor& q, const Tensor& k, const Tensor& v, c
 // The same through ATen: for GPUs, and for other types on the CPU.
 Tensor AtenAttention(const Tensor& qkv, const AttentionShape& shape, const RopeTable& rope,
                      const PackedSequences& sequences) {
-  const int64_t tokens = qkv.size(0), d = shape.head_dim;
+  const int64_t tokens = qkv.size(0);
   Tensor cos = rope.cos_PH.index_select(0, sequences.positions_T).unsqueeze(1);
   Tensor sin = rope.sin_PH.index_select(0, sequences.positions_T).unsqueeze(1);
-  Tensor q = Rotate(qkv.narrow(1, 0, shape.q_size()).view({tokens, shape.heads, d}), cos, sin);
-  Tensor k = Rotate(qkv.narrow(1, shape.q_size(), shape.kv_size()).view({tokens, shape.kv_heads, d}), cos, sin);
-  Tensor v = qkv.narrow(1, shape.q_size() + shape.kv_size(), shape.kv_size()).view({tokens, shape.kv_heads, d});
+  const Heads heads = SplitHeads(qkv, shape);
+  Tensor q = Rotate(heads.q, cos, sin), k = Rotate(heads.k, cos, sin), v = heads.v;
   Tensor y;
   if (qkv.is_cuda() && qkv.scalar_type() != at::kFloat) {
     y = std::get<0>(at::_flash_attention_forward(q, k, v.contiguous(), sequences.starts_int32, sequences.starts_int32,
@@ -226,6 +244,35 @@ Tensor AtenAttention(const Tensor& qkv, const AttentionShape& shape, const RopeT
   }
   return y.reshape({tokens, shape.q_size()});
 }
+
+class PackedAttentionFunction : public torch::autograd::Function<PackedAttentionFunction> {
+ public:
+  static Tensor forward(AutogradContext* context, const Tensor& qkv, const AttentionShape& shape,
+                        const RopeTable& rope, const PackedSequences& sequences) {
+    AttentionState state;
+    // FlashForward rotates in place, and qkv is the caller's.
+    Tensor out = PackedAttentionForward(UsesFlash(qkv) ? qkv.clone() : qkv, shape, rope, sequences, &state);
+    context->save_for_backward({state.qkv_TE, state.out_TQ, state.log_sums, state.random_state, state.unused,
+                                rope.cos_PH, rope.sin_PH, sequences.positions_T, sequences.starts_int32});
+    context->saved_data["shape"] = std::vector<int64_t>{shape.heads, shape.kv_heads, shape.head_dim};
+    context->saved_data["starts"] = sequences.starts;
+    context->saved_data["longest"] = sequences.longest;
+    return out;
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list grads) {
+    variable_list saved = context->get_saved_variables();
+    std::vector<int64_t> numbers = context->saved_data["shape"].toIntVector();
+    PackedSequences sequences;
+    sequences.starts = context->saved_data["starts"].toIntVector();
+    sequences.positions_T = saved[7];
+    sequences.starts_int32 = saved[8];
+    sequences.longest = context->saved_data["longest"].toInt();
+    return {PackedAttentionBackward(grads[0].contiguous(), {saved[0], saved[1], saved[2], saved[3], saved[4]},
+                                    {numbers[0], numbers[1], numbers[2]}, RopeTable{saved[5], saved[6]}, sequences),
+            Tensor(), Tensor(), Tensor()};
+  }
+};
 
 }  // namespace
 
@@ -246,6 +293,13 @@ PackedSequences PackSequences(std::vector<int64_t> starts, at::Device device) {
 void RopeInPlace(Tensor qkv_TE, const AttentionShape& shape, const RopeTable& rope, const Tensor& positions_T,
                  bool inverse) {
   const int64_t tokens = qkv_TE.size(0), d = shape.head_dim, half = d / 2, rotated = shape.heads + shape.kv_heads;
+  if (UsesCudaKernels(qkv_TE)) {
+    cuda::RopeInPlace(CudaTypeOf(qkv_TE), qkv_TE.mutable_data_ptr(), qkv_TE.stride(0),
+                      rope.cos_PH.const_data_ptr<float>(), rope.sin_PH.const_data_ptr<float>(),
+                      positions_T.const_data_ptr<int64_t>(), tokens, {shape.heads, shape.kv_heads, d}, inverse,
+                      CurrentCudaStream());
+    return;
+  }
   if (!(qkv_TE.is_cpu() && qkv_TE.scalar_type() == at::kFloat)) {
     Tensor cos = rope.cos_PH.index_select(0, positions_T).unsqueeze(1);
     Tensor sin = rope.sin_PH.index_select(0, positions_T).unsqueeze(1);
@@ -273,9 +327,37 @@ void RopeInPlace(Tensor qkv_TE, const AttentionShape& shape, const RopeTable& ro
   });
 }
 
+Tensor PackedAttentionForward(const Tensor& qkv_TE, const AttentionShape& shape, const RopeTable& rope,
+                              const PackedSequences& sequences, AttentionState* state) {
+  if (UsesFlash(qkv_TE)) return FlashForward(qkv_TE, shape, rope, sequences, state);
+  state->qkv_TE = qkv_TE;
+  if (!UsesLoops(qkv_TE)) return state->out_TQ = AtenAttention(qkv_TE, shape, rope, sequences);
+  state->out_TQ = at::empty({qkv_TE.size(0), shape.q_size()}, qkv_TE.options());
+  state->log_sums = at::empty({qkv_TE.size(0), shape.heads}, qkv_TE.options());
+  ForwardLoops(qkv_TE.const_data_ptr<float>(), shape, rope, sequences, state->out_TQ.mutable_data_ptr<float>(),
+               state->log_sums.mutable_data_ptr<float>());
+  return state->out_TQ;
+}
+
+Tensor PackedAttentionBackward(const Tensor& dout_TQ, const AttentionState& state, const AttentionShape& shape,
+                               const RopeTable& rope, const PackedSequences& sequences) {
+  if (UsesFlash(state.qkv_TE)) return FlashBackward(dout_TQ, state, shape, rope, sequences);
+  if (!UsesLoops(state.qkv_TE)) {
+    // No kernel of its own: once more, recorded.
+    at::AutoGradMode record(true);
+    const Tensor qkv = state.qkv_TE.detach().requires_grad_();
+    return torch::autograd::grad({AtenAttention(qkv, shape, rope, sequences)}, {qkv}, {dout_TQ})[0];
+  }
+  Tensor dqkv = at::empty_like(state.qkv_TE);
+  BackwardLoops(state.qkv_TE.const_data_ptr<float>(), state.out_TQ.const_data_ptr<float>(),
+                state.log_sums.const_data_ptr<float>(), dout_TQ.const_data_ptr<float>(), shape, rope, sequences,
+                dqkv.mutable_data_ptr<float>());
+  return dqkv;
+}
+
 Tensor PackedAttention(const Tensor& qkv_TE, const AttentionShape& shape, const RopeTable& rope,
                        const PackedSequences& sequences) {
-  if (!(qkv_TE.is_cpu() && qkv_TE.scalar_type() == at::kFloat)) return AtenAttention(qkv_TE, shape, rope, sequences);
+  if (!UsesLoops(qkv_TE) && !UsesFlash(qkv_TE)) return AtenAttention(qkv_TE, shape, rope, sequences);
   return PackedAttentionFunction::apply(qkv_TE.contiguous(), shape, rope, sequences);
 }
 

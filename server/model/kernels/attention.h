@@ -38,6 +38,21 @@ PackedSequences PackSequences(std::vector<int64_t> starts, at::Device device);
 void RopeInPlace(at::Tensor qkv_TE, const AttentionShape& shape, const RopeTable& rope, const at::Tensor& positions_T,
                  bool inverse);
 
+// What the backward half of attention needs of the forward half.
+struct AttentionState {
+  at::Tensor qkv_TE;  // rotated or not, as the device's kernels like it
+  at::Tensor out_TQ, log_sums;
+  at::Tensor random_state, unused;  // FlashAttention's own
+};
+
+// The halves of PackedAttention, for passes that are differentiated by hand. The
+// forward half keeps qkv_TE in `state` and may overwrite it; it returns T x q_size.
+at::Tensor PackedAttentionForward(const at::Tensor& qkv_TE, const AttentionShape& shape, const RopeTable& rope,
+                                  const PackedSequences& sequences, AttentionState* state);
+// The gradient of qkv_TE as it was before the rotation.
+at::Tensor PackedAttentionBackward(const at::Tensor& dout_TQ, const AttentionState& state, const AttentionShape& shape,
+                                   const RopeTable& rope, const PackedSequences& sequences);
+
 // Rotary embedding and causal attention within each packed sequence, scaled by
 // 1 / sqrt(head_dim); query heads share key/value heads in groups. qkv_TE is not
 // changed. Takes part in autograd. Returns T x q_size. Memory beyond the output is

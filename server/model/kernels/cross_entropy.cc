@@ -7,7 +7,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "server/model/kernels/cuda_dispatch.h"
 #include "server/model/kernels/fast_math.h"
+#include "server/model/kernels/matmul.h"
 
 namespace attune {
 namespace {
@@ -16,7 +18,12 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-constexpr int64_t kChunkRows = 256;
+// Rows of logits that exist at a time: on the CPU those that stay in its cache, on a
+// GPU enough to keep the product efficient, in a quarter of a gigabyte.
+int64_t ChunkRows(const Tensor& h, int64_t vocabulary) {
+  constexpr int64_t kCpuRows = 256, kGpuElements = int64_t{1} << 27;
+  return h.is_cuda() ? std::clamp<int64_t>(kGpuElements / vocabulary, kCpuRows, 8192) : kCpuRows;
+}
 
 // Per row of fp32 logits: loss and whether the target is the likeliest; the logits
 // become softmax - onehot(target).
@@ -27,6 +34,12 @@ void SoftmaxLossRows(Tensor logits, const Tensor& targets, float* losses, uint8_
   at::parallel_for(0, rows, 1, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       float* row = data + r * vocab;
+      if (target[r] < 0) {
+        std::fill(row, row + vocab, 0.0f);
+        losses[r] = 0;
+        correct[r] = 0;
+        continue;
+      }
       const float at_target = row[target[r]];
       float top = row[0];
 #pragma omp simd reduction(max : top)
@@ -48,21 +61,32 @@ struct ChunkResult {
   Tensor correct;
 };
 
-// Leaves d(loss)/d(logits) in `logits`, in its own type.
-ChunkResult SoftmaxLossChunk(Tensor& logits, const Tensor& targets) {
-  if (logits.is_cpu() && logits.scalar_type() == at::kFloat) {
+// Leaves d(scale * loss)/d(logits) in `logits`, in its own type; `scale` may be undefined.
+ChunkResult SoftmaxLossChunk(Tensor& logits, const Tensor& targets, const Tensor& scale) {
+  const bool loops = logits.is_cpu() && logits.scalar_type() == at::kFloat;
+  if (loops || UsesCudaKernels(logits)) {
     const int64_t rows = logits.size(0);
-    Tensor losses = at::empty({rows}, logits.options()), correct = at::empty({rows}, logits.options().dtype(at::kByte));
-    SoftmaxLossRows(logits, targets, losses.mutable_data_ptr<float>(), correct.mutable_data_ptr<uint8_t>());
+    Tensor losses = at::empty({rows}, logits.options().dtype(at::kFloat));
+    Tensor correct = at::empty({rows}, logits.options().dtype(at::kByte));
+    if (loops) {
+      SoftmaxLossRows(logits, targets, losses.mutable_data_ptr<float>(), correct.mutable_data_ptr<uint8_t>());
+      if (scale.defined()) logits.mul_(scale);
+    } else {
+      cuda::SoftmaxLoss(CudaTypeOf(logits), logits.mutable_data_ptr(), targets.const_data_ptr<int64_t>(),
+                        scale.defined() ? scale.const_data_ptr<float>() : nullptr, losses.mutable_data_ptr<float>(),
+                        correct.mutable_data_ptr<uint8_t>(), rows, logits.size(1), CurrentCudaStream());
+    }
     return {losses.sum(at::kDouble), correct.sum()};
   }
   Tensor log_probabilities = at::log_softmax(logits, -1, at::kFloat);
-  Tensor index = targets.unsqueeze(1);
+  Tensor counts = targets.ge(0), index = targets.clamp_min(0).unsqueeze(1);
   Tensor at_target = log_probabilities.gather(1, index).squeeze(1);
-  Tensor correct = at_target.ge(log_probabilities.amax(1)).sum();
-  Tensor loss = -at_target.sum(at::kDouble);
+  Tensor correct = at_target.ge(log_probabilities.amax(1)).logical_and(counts).sum();
+  Tensor loss = -at_target.masked_fill(counts.logical_not(), 0).sum(at::kDouble);
   Tensor gradient = log_probabilities.exp_();
   gradient.scatter_add_(1, index, at::full_like(index, -1, gradient.options()));
+  gradient.mul_(counts.unsqueeze(1));
+  if (scale.defined()) gradient.mul_(scale);
   logits = gradient.to(logits.scalar_type());
   return {loss, correct};
 }
@@ -77,11 +101,12 @@ class LinearCrossEntropyFunction : public torch::autograd::Function<LinearCrossE
     Tensor correct = at::zeros({}, h.options().dtype(at::kLong));
     Tensor dh = needs_h ? at::empty_like(h) : Tensor();
     Tensor dw = needs_w ? at::zeros(w.sizes(), w.options().dtype(at::kFloat)) : Tensor();
-    for (int64_t begin = 0; begin < rows; begin += kChunkRows) {
-      const int64_t n = std::min(kChunkRows, rows - begin);
+    const int64_t chunk = ChunkRows(h, w.size(0));
+    for (int64_t begin = 0; begin < rows; begin += chunk) {
+      const int64_t n = std::min(chunk, rows - begin);
       Tensor part = h.narrow(0, begin, n);
       Tensor logits = at::mm(part, weight.t());
-      ChunkResult result = SoftmaxLossChunk(logits, targets.narrow(0, begin, n));
+      ChunkResult result = SoftmaxLossChunk(logits, targets.narrow(0, begin, n), Tensor());
       loss += result.loss_sum;
       correct += result.correct;
       if (needs_h) dh.narrow(0, begin, n).copy_(at::mm(logits, weight));
@@ -105,6 +130,24 @@ class LinearCrossEntropyFunction : public torch::autograd::Function<LinearCrossE
 CrossEntropy LinearCrossEntropy(const Tensor& h_ND, const Tensor& w_VD, const Tensor& targets_N) {
   variable_list result = LinearCrossEntropyFunction::apply(h_ND, w_VD, targets_N);
   return {result[0], result[1].item<int64_t>()};
+}
+
+CrossEntropySums LinearCrossEntropySums(const Tensor& h_ND, const Tensor& w_VD, const Tensor& targets_N,
+                                        const Tensor& scale, bool needs_gradient) {
+  const int64_t rows = h_ND.size(0), chunk = ChunkRows(h_ND, w_VD.size(0));
+  CrossEntropySums sums;
+  sums.loss_sum = at::zeros({}, h_ND.options().dtype(at::kDouble));
+  sums.correct = at::zeros({}, h_ND.options().dtype(at::kLong));
+  if (needs_gradient) sums.dh_ND = at::empty_like(h_ND);
+  for (int64_t begin = 0; begin < rows; begin += chunk) {
+    const int64_t n = std::min(chunk, rows - begin);
+    Tensor logits = MatMul(h_ND.narrow(0, begin, n), As::kIs, w_VD, As::kTransposed);
+    ChunkResult result = SoftmaxLossChunk(logits, targets_N.narrow(0, begin, n), scale);
+    sums.loss_sum += result.loss_sum;
+    sums.correct += result.correct;
+    if (needs_gradient) MatMul(logits, As::kIs, w_VD, As::kIs, 1, 0, sums.dh_ND.narrow(0, begin, n));
+  }
+  return sums;
 }
 
 }  // namespace attune

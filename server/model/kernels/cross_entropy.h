@@ -16,6 +16,16 @@ struct CrossEntropy {
 // head, targets_N int64. w gets a gradient only if it requires one.
 CrossEntropy LinearCrossEntropy(const at::Tensor& h_ND, const at::Tensor& w_VD, const at::Tensor& targets_N);
 
+// The same for passes that are differentiated by hand: sums and gradient in one pass.
+struct CrossEntropySums {
+  at::Tensor loss_sum;  // double scalar
+  at::Tensor correct;   // int64 scalar
+  at::Tensor dh_ND;     // the gradient of scale * loss_sum, if asked for
+};
+// A negative target's row counts for nothing. `scale` an fp32 scalar on the device.
+CrossEntropySums LinearCrossEntropySums(const at::Tensor& h_ND, const at::Tensor& w_VD, const at::Tensor& targets_N,
+                                        const at::Tensor& scale, bool needs_gradient);
+
 }  // namespace attune
 
 #endif  // ATTUNE_SERVER_MODEL_KERNELS_CROSS_ENTROPY_H_

@@ -1,13 +1,14 @@
 #include "server/model/kernels/elementwise.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <cmath>
 
+#include "server/model/kernels/cuda_dispatch.h"
 #include "server/model/kernels/fast_math.h"
+#include "server/model/kernels/mixed_bits.h"
 
 namespace attune {
 namespace {
@@ -21,7 +22,20 @@ bool UsesLoops(const Tensor& x) { return x.is_cpu() && x.scalar_type() == at::kF
 // Rows a thread takes at least, so that small inputs stay on one thread.
 int64_t Grain(int64_t columns) { return std::max<int64_t>(1, 16384 / std::max<int64_t>(1, columns)); }
 
-Tensor RmsNormForward(const Tensor& x, const Tensor& w, double epsilon, Tensor* inverse_rms) {
+Tensor LaunchRmsNorm(const Tensor& x, const Tensor& delta, const Tensor& w, double epsilon, Tensor* sum,
+                     Tensor* inverse_rms) {
+  Tensor y = at::empty_like(x);
+  *inverse_rms = at::empty({x.size(0)}, x.options().dtype(at::kFloat));
+  if (delta.defined()) *sum = at::empty_like(x);
+  cuda::RmsNormForward(CudaTypeOf(x), x.const_data_ptr(), delta.defined() ? delta.const_data_ptr() : nullptr,
+                       w.const_data_ptr(), epsilon, delta.defined() ? sum->mutable_data_ptr() : nullptr,
+                       y.mutable_data_ptr(), inverse_rms->mutable_data_ptr<float>(), x.size(0), x.size(1),
+                       CurrentCudaStream());
+  return y;
+}
+
+Tensor RmsNormRows(const Tensor& x, const Tensor& w, double epsilon, Tensor* inverse_rms) {
+  if (UsesCudaKernels(x)) return LaunchRmsNorm(x, Tensor(), w, epsilon, nullptr, inverse_rms);
   if (!UsesLoops(x)) {
     Tensor x32 = x.to(at::kFloat);
     *inverse_rms = (x32.square().mean(-1) + epsilon).rsqrt();
@@ -50,13 +64,14 @@ Tensor RmsNormForward(const Tensor& x, const Tensor& w, double epsilon, Tensor* 
 }
 
 // dx = r * (g - xhat * mean(g * xhat)) with g = dy * w and xhat = x * r.
-void RmsNormBackwardRows(const Tensor& x, const Tensor& w, const Tensor& inverse_rms, const Tensor& dy, Tensor* dx) {
+Tensor RmsNormBackwardRows(const Tensor& dy, const Tensor& x, const Tensor& w, const Tensor& inverse_rms) {
+  Tensor dx = at::empty_like(x);
   const int64_t rows = x.size(0), columns = x.size(1);
   const float* xp = x.const_data_ptr<float>();
   const float* wp = w.const_data_ptr<float>();
   const float* rp = inverse_rms.const_data_ptr<float>();
   const float* gp = dy.const_data_ptr<float>();
-  float* dp = dx->mutable_data_ptr<float>();
+  float* dp = dx.mutable_data_ptr<float>();
   at::parallel_for(0, rows, Grain(columns), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       const float *xr = xp + t * columns, *gr = gp + t * columns;
@@ -69,13 +84,21 @@ void RmsNormBackwardRows(const Tensor& x, const Tensor& w, const Tensor& inverse
       for (int64_t i = 0; i < columns; ++i) dr[i] = r * (gr[i] * wp[i] - xr[i] * k);
     }
   });
+  return dx;
+}
+
+Tensor RmsNormBackwardAten(const Tensor& dy, const Tensor& x, const Tensor& w, const Tensor& inverse_rms) {
+  Tensor r = inverse_rms.unsqueeze(-1);
+  Tensor xhat = x.to(at::kFloat) * r;
+  Tensor g = dy.to(at::kFloat) * w.to(at::kFloat);
+  return (r * (g - xhat * (g * xhat).mean(-1, true))).to(x.scalar_type());
 }
 
 class RmsNormFunction : public torch::autograd::Function<RmsNormFunction> {
  public:
   static Tensor forward(AutogradContext* context, const Tensor& x, const Tensor& w, double epsilon) {
     Tensor inverse_rms;
-    Tensor y = RmsNormForward(x, w, epsilon, &inverse_rms);
+    Tensor y = RmsNormRows(x, w, epsilon, &inverse_rms);
     context->save_for_backward({x, w, inverse_rms});
     return y;
   }
@@ -84,24 +107,22 @@ class RmsNormFunction : public torch::autograd::Function<RmsNormFunction> {
     variable_list saved = context->get_saved_variables();
     const Tensor &x = saved[0], &w = saved[1], &inverse_rms = saved[2];
     Tensor dy = grads[0].contiguous();
-    Tensor dx, dw;
-    if (UsesLoops(x)) {
-      dx = at::empty_like(x);
-      RmsNormBackwardRows(x, w, inverse_rms, dy, &dx);
-      if (context->needs_input_grad(1)) dw = (dy * x * inverse_rms.unsqueeze(-1)).sum(0);
-    } else {
-      Tensor r = inverse_rms.unsqueeze(-1);
-      Tensor xhat = x.to(at::kFloat) * r;
-      Tensor g = dy.to(at::kFloat) * w.to(at::kFloat);
-      dx = (r * (g - xhat * (g * xhat).mean(-1, true))).to(x.scalar_type());
-      if (context->needs_input_grad(1)) dw = (dy.to(at::kFloat) * xhat).sum(0).to(w.scalar_type());
+    Tensor dx = RmsNormBackward(dy, x, w, inverse_rms, Tensor()), dw;
+    if (context->needs_input_grad(1)) {
+      dw = (dy.to(at::kFloat) * x.to(at::kFloat) * inverse_rms.unsqueeze(-1)).sum(0).to(w.scalar_type());
     }
     return {dx, dw, Tensor()};
   }
 };
 
-Tensor SwiGluForward(const Tensor& gate_up) {
+Tensor SwiGluRows(const Tensor& gate_up) {
   const int64_t rows = gate_up.size(0), inner = gate_up.size(1) / 2;
+  if (UsesCudaKernels(gate_up)) {
+    Tensor out = at::empty({rows, inner}, gate_up.options());
+    cuda::SwiGluForward(CudaTypeOf(gate_up), gate_up.const_data_ptr(), out.mutable_data_ptr(), rows, inner,
+                        CurrentCudaStream());
+    return out;
+  }
   if (!UsesLoops(gate_up)) {
     return at::silu(gate_up.narrow(1, 0, inner)) * gate_up.narrow(1, inner, inner);
   }
@@ -118,9 +139,14 @@ Tensor SwiGluForward(const Tensor& gate_up) {
   return out;
 }
 
-Tensor SwiGluBackward(const Tensor& gate_up, const Tensor& dy) {
+Tensor SwiGluBackwardRows(const Tensor& gate_up, const Tensor& dy) {
   const int64_t rows = gate_up.size(0), inner = gate_up.size(1) / 2;
   Tensor grad = at::empty_like(gate_up);
+  if (UsesCudaKernels(gate_up)) {
+    cuda::SwiGluBackward(CudaTypeOf(gate_up), gate_up.const_data_ptr(), dy.const_data_ptr(), grad.mutable_data_ptr(),
+                         rows, inner, CurrentCudaStream());
+    return grad;
+  }
   if (!UsesLoops(gate_up)) {
     Tensor g = gate_up.narrow(1, 0, inner).to(at::kFloat), u = gate_up.narrow(1, inner, inner).to(at::kFloat);
     Tensor d = dy.to(at::kFloat), s = at::sigmoid(g);
@@ -149,21 +175,18 @@ class SwiGluFunction : public torch::autograd::Function<SwiGluFunction> {
  public:
   static Tensor forward(AutogradContext* context, const Tensor& gate_up) {
     context->save_for_backward({gate_up});
-    return SwiGluForward(gate_up);
+    return SwiGluRows(gate_up);
   }
   static variable_list backward(AutogradContext* context, variable_list grads) {
-    return {SwiGluBackward(context->get_saved_variables()[0], grads[0].contiguous())};
+    return {SwiGluBackwardRows(context->get_saved_variables()[0], grads[0].contiguous())};
   }
 };
 
-// A counter-based generator: 32 mixed bits for element `index` of stream `seed`.
-inline uint32_t MixedBits(uint32_t index, uint32_t seed) {
-  uint32_t h = index * 0x9E3779B9u + seed;
-  h ^= h >> 16;
-  h *= 0x85EBCA6Bu;
-  h ^= h >> 13;
-  h *= 0xC2B2AE35u;
-  return h ^ (h >> 16);
+Tensor LaunchDropout(const Tensor& x, double p, const int64_t* step_seed, uint32_t seed, const Tensor& addend) {
+  Tensor y = at::empty_like(x);
+  cuda::Dropout(CudaTypeOf(x), x.const_data_ptr(), addend.defined() ? addend.const_data_ptr() : nullptr, p, step_seed,
+                seed, y.mutable_data_ptr(), x.numel(), CurrentCudaStream());
+  return y;
 }
 
 }  // namespace
@@ -173,25 +196,49 @@ at::Tensor RmsNorm(const Tensor& x_TD, const Tensor& w_D, double epsilon) {
     return RmsNormFunction::apply(x_TD, w_D, epsilon);
   }
   Tensor inverse_rms;
-  return RmsNormForward(x_TD, w_D, epsilon, &inverse_rms);
+  return RmsNormRows(x_TD, w_D, epsilon, &inverse_rms);
+}
+
+at::Tensor RmsNormForward(const Tensor& x_TD, const Tensor& w_D, double epsilon, Tensor* inverse_rms_T) {
+  return RmsNormRows(x_TD, w_D, epsilon, inverse_rms_T);
+}
+
+at::Tensor AddRmsNormForward(const Tensor& x_TD, const Tensor& delta_TD, const Tensor& w_D, double epsilon,
+                             Tensor* sum_TD, Tensor* inverse_rms_T) {
+  if (UsesCudaKernels(x_TD)) return LaunchRmsNorm(x_TD, delta_TD, w_D, epsilon, sum_TD, inverse_rms_T);
+  *sum_TD = x_TD + delta_TD;
+  return RmsNormRows(*sum_TD, w_D, epsilon, inverse_rms_T);
+}
+
+at::Tensor RmsNormBackward(const Tensor& dy_TD, const Tensor& x_TD, const Tensor& w_D, const Tensor& inverse_rms_T,
+                           const Tensor& residual_TD) {
+  if (UsesCudaKernels(x_TD)) {
+    Tensor dx = at::empty_like(x_TD);
+    cuda::RmsNormBackward(CudaTypeOf(x_TD), dy_TD.const_data_ptr(), x_TD.const_data_ptr(), w_D.const_data_ptr(),
+                          inverse_rms_T.const_data_ptr<float>(),
+                          residual_TD.defined() ? residual_TD.const_data_ptr() : nullptr, dx.mutable_data_ptr(),
+                          x_TD.size(0), x_TD.size(1), CurrentCudaStream());
+    return dx;
+  }
+  Tensor dx = UsesLoops(x_TD) ? RmsNormBackwardRows(dy_TD, x_TD, w_D, inverse_rms_T)
+                              : RmsNormBackwardAten(dy_TD, x_TD, w_D, inverse_rms_T);
+  return residual_TD.defined() ? dx.add_(residual_TD) : dx;
 }
 
 at::Tensor SwiGlu(const Tensor& gate_up_T2I) {
   if (at::GradMode::is_enabled() && gate_up_T2I.requires_grad()) return SwiGluFunction::apply(gate_up_T2I);
-  return SwiGluForward(gate_up_T2I);
+  return SwiGluRows(gate_up_T2I);
+}
+
+at::Tensor SwiGluForward(const Tensor& gate_up_T2I) { return SwiGluRows(gate_up_T2I); }
+at::Tensor SwiGluBackward(const Tensor& gate_up_T2I, const Tensor& dy_TI) {
+  return SwiGluBackwardRows(gate_up_T2I, dy_TI);
 }
 
 at::Tensor DropoutWithSeed(const Tensor& x, double p, uint64_t seed) {
   const float scale = static_cast<float>(1.0 / (1.0 - p));
-  if (x.is_cuda()) {
-    // The device's own generator, in one kernel; the hash below takes ten.
-    at::Generator generator = at::globalContext().getAcceleratorHooksInterface(at::kCUDA).getNewGenerator(
-        x.device().index());
-    generator.set_current_seed(seed);
-    const Tensor keep = at::empty(x.sizes(), x.options().dtype(at::kBool)).bernoulli_(1.0 - p, generator);
-    return at::where(keep, x * scale, at::zeros({}, x.options()));
-  }
   const uint32_t stream = static_cast<uint32_t>(seed ^ (seed >> 32));
+  if (UsesCudaKernels(x)) return LaunchDropout(x, p, nullptr, stream, Tensor());
   if (!UsesLoops(x)) {
     // The same hash in 64-bit integer tensors, reduced to 32 bits after each step.
     Tensor h = at::arange(x.numel(), x.options().dtype(at::kLong)) * 0x9E3779B9LL;
@@ -215,6 +262,14 @@ at::Tensor DropoutWithSeed(const Tensor& x, double p, uint64_t seed) {
     }
   });
   return out;
+}
+
+at::Tensor DropoutOfStep(const Tensor& x, double p, const StepSeed& seed, uint32_t which, const Tensor& addend) {
+  if (seed.on_device.defined()) {
+    return LaunchDropout(x, p, seed.on_device.const_data_ptr<int64_t>(), which, addend);
+  }
+  Tensor y = DropoutWithSeed(x, p, DropoutSeed(seed.value, which));
+  return addend.defined() ? y.add_(addend) : y;
 }
 
 }  // namespace attune

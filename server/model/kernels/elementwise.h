@@ -3,9 +3,13 @@
 
 #include <ATen/core/Tensor.h>
 
-// Row-wise and element-wise steps of a decoder layer. Each takes part in autograd
-// if an input requires it. fp32 on the CPU runs fused loops over rows; other types
-// and devices run the same formulas through ATen. Thread-safe.
+#include <cstdint>
+
+// Row-wise and element-wise steps of a decoder layer. fp32 on the CPU runs fused loops
+// over rows, fp32 and bf16 on a GPU the CUDA kernels where they were built; other types
+// and devices run the same formulas through ATen. Thread-safe. The first three take part
+// in autograd if an input requires it; the rest are their halves, for passes that are
+// differentiated by hand.
 namespace attune {
 
 // y = x / sqrt(mean(x^2) + epsilon) * w, statistics in fp32 (Zhang and Sennrich 2019).
@@ -18,8 +22,30 @@ at::Tensor SwiGlu(const at::Tensor& gate_up_T2I);
 
 // x with each element zeroed with probability p and the others scaled by 1 / (1 - p).
 // The mask depends on `seed` and the element's index alone, so that a second call
-// (for the gradient) and a resumed job draw the same one on one device type.
+// (for the gradient) and a resumed job draw the same one, on every device.
 at::Tensor DropoutWithSeed(const at::Tensor& x, double p, uint64_t seed);
+
+// RmsNorm that also gives 1 / sqrt(mean(x^2) + epsilon), fp32, one a row.
+at::Tensor RmsNormForward(const at::Tensor& x_TD, const at::Tensor& w_D, double epsilon, at::Tensor* inverse_rms_T);
+// The same of x + delta, which becomes `*sum_TD`.
+at::Tensor AddRmsNormForward(const at::Tensor& x_TD, const at::Tensor& delta_TD, const at::Tensor& w_D, double epsilon,
+                             at::Tensor* sum_TD, at::Tensor* inverse_rms_T);
+// The gradient of x, plus `residual_TD` if that is defined.
+at::Tensor RmsNormBackward(const at::Tensor& dy_TD, const at::Tensor& x_TD, const at::Tensor& w_D,
+                           const at::Tensor& inverse_rms_T, const at::Tensor& residual_TD);
+
+at::Tensor SwiGluForward(const at::Tensor& gate_up_T2I);
+at::Tensor SwiGluBackward(const at::Tensor& gate_up_T2I, const at::Tensor& dy_TI);
+
+// What the dropout masks of one optimizer step are drawn from: a value, or an int64
+// scalar on the GPU, so that a captured pass draws anew at each replay.
+struct StepSeed {
+  int64_t value = 0;
+  at::Tensor on_device;
+};
+// DropoutWithSeed under mask number `which` of a step, plus `addend` if that is defined.
+at::Tensor DropoutOfStep(const at::Tensor& x, double p, const StepSeed& seed, uint32_t which,
+                         const at::Tensor& addend = {});
 
 }  // namespace attune
 

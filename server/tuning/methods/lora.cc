@@ -25,8 +25,12 @@ class LoraMethod final : public Method {
     lora.layers.resize(base_->config.layers);
     at::Generator generator = at::detail::createCPUGenerator(seed);
     for (int64_t i = 0; i < base_->config.layers; ++i) {
+      std::vector<Parameter> pending;  // the B's of the product at hand
       for (int p = 0; p < kProjections; ++p) {
-        if (IsTargeted(spec, p)) AddModule(i, static_cast<Projection>(p), &generator);
+        if (IsTargeted(spec, p)) pending.push_back(AddModule(i, static_cast<Projection>(p), &generator));
+        const bool last = p + 1 == kProjections || LinearOf(p + 1) != LinearOf(p);
+        if (last) parameters_.insert(parameters_.end(), pending.begin(), pending.end());
+        if (last) pending.clear();
       }
     }
   }
@@ -48,7 +52,13 @@ class LoraMethod final : public Method {
     return false;
   }
 
-  void AddModule(int64_t layer, Projection projection, at::Generator* generator) {
+  Linear LinearOf(int projection) const {
+    return SliceOf(base_->config, static_cast<Projection>(projection)).linear;
+  }
+
+  // Lists the module's A and returns its B: the A's of one product stand together in the
+  // list, and so in FlatParameters, as one matrix.
+  Parameter AddModule(int64_t layer, Projection projection, at::Generator* generator) {
     LoraAdapter& lora = *adapter_.lora;
     const ProjectionSlice slice = SliceOf(base_->config, projection);
     const int64_t in = base_->weights.layers[layer].linear[static_cast<int>(slice.linear)].size(1);
@@ -64,7 +74,7 @@ class LoraMethod final : public Method {
     module.b_OR.set_requires_grad(true);
     const std::string name = absl::StrCat("layers.", layer, ".", ProjectionPath(projection));
     parameters_.push_back({name + ".lora_A", module.a_RI});
-    parameters_.push_back({name + ".lora_B", module.b_OR});
+    return {name + ".lora_B", module.b_OR};
   }
 
   const std::shared_ptr<const BaseModel> base_;

@@ -1,0 +1,37 @@
+// In place of the kernels where there is no CUDA compiler: Available() is false, and
+// nothing else is called.
+#include <cstdlib>
+
+#include "server/model/kernels/cuda/launch.h"
+
+namespace attune::cuda {
+
+bool Available() { return false; }
+
+void RmsNormForward(Type, const void*, const void*, const void*, double, void*, void*, float*, int64_t, int64_t,
+                    Stream) {
+  std::abort();
+}
+void RmsNormBackward(Type, const void*, const void*, const void*, const float*, const void*, void*, int64_t, int64_t,
+                     Stream) {
+  std::abort();
+}
+void SwiGluForward(Type, const void*, void*, int64_t, int64_t, Stream) { std::abort(); }
+void SwiGluBackward(Type, const void*, const void*, void*, int64_t, int64_t, Stream) { std::abort(); }
+void RopeInPlace(Type, void*, int64_t, const float*, const float*, const int64_t*, int64_t, RopeShape, bool, Stream) {
+  std::abort();
+}
+void RopeBackwardPack(Type, const void*, const void*, const void*, const float*, const float*, const int64_t*, int64_t,
+                      RopeShape, void*, Stream) {
+  std::abort();
+}
+void Dropout(Type, const void*, const void*, double, const int64_t*, uint32_t, void*, int64_t, Stream) { std::abort(); }
+void SoftmaxLoss(Type, void*, const int64_t*, const float*, float*, uint8_t*, int64_t, int64_t, Stream) {
+  std::abort();
+}
+void TakeRows(Type, const void*, const int64_t*, void*, int64_t, int64_t, Stream) { std::abort(); }
+void AddPrefixRows(Type, const void*, const int32_t*, int64_t, int64_t, float*, int64_t, Stream) { std::abort(); }
+void GradientNorm(const float*, int64_t, double*, float*, Stream) { std::abort(); }
+void AdamW(const AdamWSettings&, const float*, float*, float*, float*, float*, int64_t, Stream) { std::abort(); }
+
+}  // namespace attune::cuda

@@ -1,0 +1,97 @@
+#ifndef ATTUNE_SERVER_MODEL_KERNELS_CUDA_COMMON_CUH_
+#define ATTUNE_SERVER_MODEL_KERNELS_CUDA_COMMON_CUH_
+
+#include <cuda_bf16.h>
+
+#include <cstdint>
+
+#include "server/model/kernels/cuda/launch.h"
+
+namespace attune::cuda {
+
+// 16 bytes at a time where the row length allows it.
+template <typename T>
+inline constexpr int kWide = 16 / sizeof(T);
+
+template <typename T, int N>
+struct alignas(sizeof(T) * N) Pack {
+  T v[N];
+};
+
+__device__ inline float ToFloat(float x) { return x; }
+__device__ inline float ToFloat(__nv_bfloat16 x) { return __bfloat162float(x); }
+template <typename T>
+__device__ inline T FromFloat(float x) {
+  return static_cast<T>(x);
+}
+
+template <int N, typename T>
+__device__ inline void Load(const T* from, float (&to)[N]) {
+  const Pack<T, N> pack = *reinterpret_cast<const Pack<T, N>*>(from);
+#pragma unroll
+  for (int i = 0; i < N; ++i) to[i] = ToFloat(pack.v[i]);
+}
+
+template <int N, typename T>
+__device__ inline void Store(T* to, const float (&from)[N]) {
+  Pack<T, N> pack;
+#pragma unroll
+  for (int i = 0; i < N; ++i) pack.v[i] = FromFloat<T>(from[i]);
+  *reinterpret_cast<Pack<T, N>*>(to) = pack;
+}
+
+struct Sum {
+  template <typename V>
+  __device__ V operator()(V a, V b) const {
+    return a + b;
+  }
+};
+
+// The same combination of all threads' values on every thread, in a fixed order.
+// `shared` holds 33 values and may be used again at once.
+template <typename V, typename Combine>
+__device__ inline V BlockReduce(V value, V identity, V* shared, Combine combine) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = (blockDim.x + 31) / 32;
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) value = combine(value, __shfl_xor_sync(~0u, value, offset));
+  if (lane == 0) shared[warp] = value;
+  __syncthreads();
+  if (warp == 0) {
+    value = lane < warps ? shared[lane] : identity;
+#pragma unroll
+    for (int offset = 16; offset > 0; offset /= 2) value = combine(value, __shfl_xor_sync(~0u, value, offset));
+    if (lane == 0) shared[32] = value;
+  }
+  __syncthreads();
+  value = shared[32];
+  __syncthreads();
+  return value;
+}
+
+// Threads of a block that works on one row in steps of `width`: whole warps.
+inline int RowThreads(int64_t columns, int width) {
+  const int64_t threads = (columns / width + 31) / 32 * 32;
+  return static_cast<int>(threads < 32 ? 32 : threads > 1024 ? 1024 : threads);
+}
+
+// Calls body with a value of the element type and the number of elements that rows of
+// `columns` may be read at a time.
+template <typename Body>
+void Dispatch(Type type, int64_t columns, const Body& body) {
+  auto with = [&]<typename T>(T element) {
+    if (columns % kWide<T> == 0) {
+      body.template operator()<T, kWide<T>>();
+    } else {
+      body.template operator()<T, 1>();
+    }
+  };
+  if (type == Type::kFloat32) {
+    with(0.0f);
+  } else {
+    with(__nv_bfloat16());
+  }
+}
+
+}  // namespace attune::cuda
+
+#endif  // ATTUNE_SERVER_MODEL_KERNELS_CUDA_COMMON_CUH_

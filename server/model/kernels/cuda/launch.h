@@ -1,0 +1,84 @@
+#ifndef ATTUNE_SERVER_MODEL_KERNELS_CUDA_LAUNCH_H_
+#define ATTUNE_SERVER_MODEL_KERNELS_CUDA_LAUNCH_H_
+
+#include <cstdint>
+
+struct CUstream_st;
+
+// The hand-written CUDA kernels, on raw device pointers so that nvcc sees no torch
+// header. Matrices are row-major and contiguous unless a stride is given; statistics
+// are fp32. Each call launches on `stream` and returns; none synchronises, allocates
+// or adds in an order that varies, so all may be captured into a CUDA graph and give
+// the same bits each time. Errors are CUDA's sticky ones and surface at the next
+// synchronisation.
+namespace attune::cuda {
+
+// False in a build without nvcc: then nothing else here may be called.
+bool Available();
+
+using Stream = CUstream_st*;
+enum class Type { kFloat32, kBfloat16 };  // of `void*` matrices
+
+// y = x * r * w with r = 1 / sqrt(mean(x^2) + epsilon), one a row, written to inverse_rms_T.
+// With delta_TD not null, of x + delta, which is written to sum_TD.
+void RmsNormForward(Type type, const void* x_TD, const void* delta_TD, const void* w_D, double epsilon, void* sum_TD,
+                    void* y_TD, float* inverse_rms_T, int64_t rows, int64_t columns, Stream stream);
+// dx of the above, plus `residual_TD` if not null (may be dx_TD itself).
+void RmsNormBackward(Type type, const void* dy_TD, const void* x_TD, const void* w_D, const float* inverse_rms_T,
+                     const void* residual_TD, void* dx_TD, int64_t rows, int64_t columns, Stream stream);
+
+// out = silu(gate) * up of gate_up_T2I, gate's columns first.
+void SwiGluForward(Type type, const void* gate_up_T2I, void* out_TI, int64_t rows, int64_t inner, Stream stream);
+void SwiGluBackward(Type type, const void* gate_up_T2I, const void* dout_TI, void* dgate_up_T2I, int64_t rows,
+                    int64_t inner, Stream stream);
+
+struct RopeShape {
+  int64_t heads, kv_heads, head_dim;
+};
+// Rotates the query and key columns of qkv_TE in place; `inverse` rotates back.
+// cos_PH and sin_PH have H = head_dim / 2 columns.
+void RopeInPlace(Type type, void* qkv_TE, int64_t row_stride, const float* cos_PH, const float* sin_PH,
+                 const int64_t* positions_T, int64_t tokens, RopeShape shape, bool inverse, Stream stream);
+// Gradients of rotated queries and keys and of values, T x heads x head_dim each,
+// rotated back and packed into dqkv_TE.
+void RopeBackwardPack(Type type, const void* dq, const void* dk, const void* dv, const float* cos_PH,
+                      const float* sin_PH, const int64_t* positions_T, int64_t tokens, RopeShape shape, void* dqkv_TE,
+                      Stream stream);
+
+// y = x where the mask of (seed, index) keeps it, scaled by 1 / (1 - p), plus
+// `addend` if not null (may be y itself); else 0 plus addend. The mask is the CPU's.
+// `step_seed`, if not null, is a value on the device that the seed is mixed from
+// (DropoutSeed of mixed_bits.h): a captured launch then draws anew at each replay.
+void Dropout(Type type, const void* x, const void* addend, double p, const int64_t* step_seed, uint32_t seed, void* y,
+             int64_t count, Stream stream);
+
+// Per row: losses_N[r] = -log softmax(logits)[target], correct_N[r] whether the target
+// is the likeliest, and the logits become (softmax - onehot) * *scale (1 if null).
+// A negative target leaves zeros.
+void SoftmaxLoss(Type type, void* logits_NV, const int64_t* targets_N, const float* scale, float* losses_N,
+                 uint8_t* correct_N, int64_t rows, int64_t vocabulary, Stream stream);
+
+// out row t = x row index_T[t], or zeros where that is negative.
+void TakeRows(Type type, const void* x, const int64_t* index_T, void* out_TD, int64_t rows, int64_t columns,
+              Stream stream);
+// out_ND[n] += the sum over sequences s, in order, of x row starts[s] + n, where that
+// still lies in the sequence. out_ND is fp32.
+void AddPrefixRows(Type type, const void* x_TD, const int32_t* starts, int64_t sequences, int64_t prefix,
+                   float* out_ND, int64_t columns, Stream stream);
+
+// Settings of an AdamW step (Loshchilov and Hutter 2019).
+struct AdamWSettings {
+  float learning_rate, beta1, beta2, epsilon, weight_decay, max_norm;
+  float correction1, correction2;  // 1 - beta^t
+};
+// *norm = the Euclidean norm of `count` values. partials: kNormPartials doubles of scratch.
+inline constexpr int kNormPartials = 1024;
+void GradientNorm(const float* gradients, int64_t count, double* partials, float* norm, Stream stream);
+// Clips to max_norm (if > 0), updates parameters and moments and zeroes the gradients.
+// Changes nothing but the gradients if *norm is no finite number.
+void AdamW(const AdamWSettings& settings, const float* norm, float* parameters, float* gradients, float* first,
+           float* second, int64_t count, Stream stream);
+
+}  // namespace attune::cuda
+
+#endif  // ATTUNE_SERVER_MODEL_KERNELS_CUDA_LAUNCH_H_

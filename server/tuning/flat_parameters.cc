@@ -1,0 +1,36 @@
+#include "server/tuning/flat_parameters.h"
+
+#include <ATen/ATen.h>
+
+namespace attune {
+
+FlatParameters::FlatParameters(const std::vector<Parameter>& parameters, at::ScalarType compute_type) {
+  at::NoGradGuard no_grad;
+  int64_t count = 0;
+  for (const Parameter& parameter : parameters) {
+    offsets_[parameter.leaf.unsafeGetTensorImpl()] = count;
+    count += parameter.leaf.numel();
+  }
+  const at::TensorOptions options = parameters.at(0).leaf.options().requires_grad(false);
+  values_ = at::empty({count}, options);
+  gradients_ = at::zeros({count}, options);
+  for (const Parameter& parameter : parameters) {
+    at::Tensor leaf = parameter.leaf;
+    at::Tensor home = View(values_, leaf);
+    home.copy_(leaf);
+    leaf.set_data(home);
+  }
+  if (compute_type != at::kFloat) copy_ = values_.to(compute_type);
+}
+
+int64_t FlatParameters::Offset(const at::Tensor& leaf) const { return offsets_.at(leaf.unsafeGetTensorImpl()); }
+
+at::Tensor FlatParameters::View(const at::Tensor& buffer, const at::Tensor& leaf) const {
+  return buffer.narrow(0, Offset(leaf), leaf.numel()).view(leaf.sizes());
+}
+
+void FlatParameters::Refresh() {
+  if (copy_.defined()) copy_.copy_(values_);
+}
+
+}  // namespace attune

@@ -1,0 +1,97 @@
+#include "server/tuning/pass_batch.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <bit>
+
+namespace attune {
+namespace {
+
+// Up to the next multiple of an eighth of the power of two below, at least `least`.
+int64_t RoundUp(int64_t n, int64_t least) {
+  const int64_t step = std::max<int64_t>(least, std::bit_floor(static_cast<uint64_t>(std::max<int64_t>(n, 1))) / 8);
+  return (n + step - 1) / step * step;
+}
+
+// Where the parts of a packed vector begin.
+struct Layout {
+  explicit Layout(const PassShape& shape)
+      : tokens(2),
+        positions(tokens + shape.tokens),
+        row_of(positions + shape.tokens),
+        starts(row_of + shape.tokens),
+        loss_rows(starts + shape.sequences + 1),
+        targets(loss_rows + shape.loss_rows),
+        end(targets + shape.loss_rows) {}
+  int64_t tokens, positions, row_of, starts, loss_rows, targets, end;
+};
+
+}  // namespace
+
+PassShape ExactShape(const MicroBatch& batch) {
+  PassShape shape{static_cast<int64_t>(batch.tokens.size()), static_cast<int64_t>(batch.starts.size()) - 1,
+                  static_cast<int64_t>(batch.targets.size()), 0};
+  for (size_t i = 0; i + 1 < batch.starts.size(); ++i) {
+    shape.longest = std::max(shape.longest, batch.starts[i + 1] - batch.starts[i]);
+  }
+  return shape;
+}
+
+PassShape BucketShape(const MicroBatch& batch) {
+  const PassShape exact = ExactShape(batch);
+  PassShape shape{RoundUp(exact.tokens, 64), RoundUp(exact.sequences + 1, 8), RoundUp(exact.loss_rows, 32), 0};
+  // The padding is a sequence, too.
+  shape.longest = RoundUp(std::max(exact.longest, shape.tokens - exact.tokens), 64);
+  return shape;
+}
+
+at::Tensor PackBatch(const MicroBatch& batch, const PassShape& shape, int64_t step_seed, int64_t loss_tokens,
+                     bool pinned) {
+  const Layout layout(shape);
+  at::Tensor packed = at::empty({layout.end}, at::TensorOptions(at::kLong).pinned_memory(pinned));
+  int64_t* data = packed.mutable_data_ptr<int64_t>();
+  data[0] = step_seed;
+  data[1] = loss_tokens;
+  const int64_t tokens = batch.tokens.size(), rows = batch.targets.size();
+  std::fill(data + layout.tokens, data + layout.row_of, 0);
+  std::fill(data + layout.row_of, data + layout.starts, -1);
+  std::fill(data + layout.starts, data + layout.loss_rows, shape.tokens);
+  std::fill(data + layout.loss_rows, data + layout.targets, 0);
+  std::fill(data + layout.targets, data + layout.end, -1);
+  std::copy(batch.tokens.begin(), batch.tokens.end(), data + layout.tokens);
+  for (size_t i = 0; i + 1 < batch.starts.size(); ++i) {
+    for (int64_t t = batch.starts[i]; t < batch.starts[i + 1]; ++t) data[layout.positions + t] = t - batch.starts[i];
+  }
+  // The last start is also where the padding begins.
+  std::copy(batch.starts.begin(), batch.starts.end(), data + layout.starts);
+  if (tokens == shape.tokens) data[layout.starts + batch.starts.size() - 1] = shape.tokens;
+  for (int64_t i = 0; i < rows; ++i) {
+    data[layout.loss_rows + i] = batch.loss_rows[i];
+    data[layout.targets + i] = batch.targets[i];
+    data[layout.row_of + batch.loss_rows[i]] = i;
+  }
+  return packed;
+}
+
+PassBatch ViewBatch(const at::Tensor& packed, const PassShape& shape) {
+  const Layout layout(shape);
+  PassBatch batch;
+  batch.step_seed = packed.select(0, 0);
+  batch.loss_tokens = packed.select(0, 1);
+  batch.tokens_T = packed.narrow(0, layout.tokens, shape.tokens);
+  batch.row_of_T = packed.narrow(0, layout.row_of, shape.tokens);
+  batch.loss_rows_N = packed.narrow(0, layout.loss_rows, shape.loss_rows);
+  batch.targets_N = packed.narrow(0, layout.targets, shape.loss_rows);
+  const at::Tensor starts = packed.narrow(0, layout.starts, shape.sequences + 1);
+  batch.sequences.positions_T = packed.narrow(0, layout.positions, shape.tokens);
+  batch.sequences.starts_int32 = starts.to(at::kInt);
+  batch.sequences.longest = shape.longest;
+  if (packed.is_cpu()) {
+    const int64_t* data = starts.const_data_ptr<int64_t>();
+    batch.sequences.starts.assign(data, data + starts.size(0));
+  }
+  return batch;
+}
+
+}  // namespace attune

@@ -1,0 +1,88 @@
+#include "server/tuning/pass_graphs.h"
+
+#include <ATen/ATen.h>
+#include <ATen/cuda/CUDAGraph.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "server/model/torch_target.h"
+
+namespace attune {
+
+using at::Tensor;
+
+struct PassGraphs::Graph {
+  int64_t seen = 0;
+  Tensor input;              // the packed batch, where the captured kernels read it
+  DirectPass::Result result;  // where they leave what they found
+  std::unique_ptr<at::cuda::CUDAGraph> graph;
+};
+
+PassGraphs::PassGraphs(DirectPass* pass, const BaseModel* base, int64_t activation_bytes)
+    : pass_(pass), base_(base), activation_bytes_(activation_bytes) {}
+
+PassGraphs::~PassGraphs() = default;
+
+int64_t PassGraphs::captured() const {
+  return std::count_if(graphs_.begin(), graphs_.end(), [](const auto& entry) { return entry.second->graph != nullptr; });
+}
+
+std::vector<Keep> PassGraphs::KeepFor(const PassShape& shape) const {
+  const int64_t element = base_->target.type == ComputeTarget::Type::kBfloat16 ? 2 : 4;
+  return ChooseKeep(base_->config, shape.tokens, element, activation_bytes_);
+}
+
+DirectPass::Result PassGraphs::Run(const MicroBatch& batch, int64_t step_seed, int64_t loss_tokens) {
+  const bool small = static_cast<int64_t>(batch.tokens.size()) <= kMaxGraphTokens;
+  const PassShape shape = small ? BucketShape(batch) : ExactShape(batch);
+  const Tensor packed = PackBatch(batch, shape, step_seed, loss_tokens, /*pinned=*/true);
+  std::unique_ptr<Graph>& graph = graphs_[shape];
+  if (!graph) graph = std::make_unique<Graph>();
+  // Once without: what allocates or compiles on first use does so outside the capture.
+  if (!small || graph->seen++ == 0) {
+    const Tensor moved = packed.to(DeviceOf(base_->target), /*non_blocking=*/true);
+    return pass_->Run(ViewBatch(moved, shape), KeepFor(shape));
+  }
+  if (!graph->graph) {
+    graph->input = at::empty_like(packed, at::TensorOptions().device(DeviceOf(base_->target)).pinned_memory(false));
+    Capture(shape, graph.get());
+  }
+  graph->input.copy_(packed, /*non_blocking=*/true);
+  graph->graph->replay();
+  return graph->result;
+}
+
+void PassGraphs::Capture(const PassShape& shape, Graph* graph) {
+  const at::TensorOptions options = graph->input.options();
+  graph->result = {at::zeros({}, options.dtype(at::kDouble)), at::zeros({}, options)};
+  at::cuda::MempoolId_t pool{0, 0};
+  for (const auto& [other_shape, other] : graphs_) {
+    if (other->graph) pool = other->graph->pool();
+  }
+  c10::cuda::device_synchronize();
+  auto captured = std::make_unique<at::cuda::CUDAGraph>();
+  {
+    c10::cuda::CUDAStreamGuard side(c10::cuda::getStreamFromPool());
+    // Other threads go on using the device meanwhile.
+    captured->capture_begin(pool, cudaStreamCaptureModeThreadLocal);
+    try {
+      const DirectPass::Result result = pass_->Run(ViewBatch(graph->input, shape), KeepFor(shape));
+      graph->result.loss_sum.copy_(result.loss_sum);
+      graph->result.correct.copy_(result.correct);
+    } catch (...) {
+      // The stream must leave its capture, whatever the capture is worth.
+      try {
+        captured->capture_end();
+      } catch (...) {
+      }
+      throw;
+    }
+    captured->capture_end();
+  }
+  graph->graph = std::move(captured);
+}
+
+}  // namespace attune

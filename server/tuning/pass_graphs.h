@@ -1,0 +1,47 @@
+#ifndef ATTUNE_SERVER_TUNING_PASS_GRAPHS_H_
+#define ATTUNE_SERVER_TUNING_PASS_GRAPHS_H_
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "server/data/batcher.h"
+#include "server/tuning/direct_pass.h"
+
+namespace attune {
+
+// Runs a DirectPass on a GPU. Batches of up to kMaxGraphTokens are padded to one of few
+// shapes; from a shape's second batch on, its pass is one CUDA graph, so that a small
+// model's thousands of small kernels cost one launch. Larger batches keep the device
+// busy without. All graphs share one memory pool: none keeps anything there from one
+// replay to the next. Not thread-safe.
+class PassGraphs {
+ public:
+  static constexpr int64_t kMaxGraphTokens = 8192;
+
+  // All arguments must outlive this. Layers keep what fits into `activation_bytes`.
+  PassGraphs(DirectPass* pass, const BaseModel* base, int64_t activation_bytes);
+  ~PassGraphs();
+
+  // DirectPass::Run on the calling thread's device and stream. The result holds until the
+  // next call.
+  DirectPass::Result Run(const MicroBatch& batch, int64_t step_seed, int64_t loss_tokens);
+
+  int64_t captured() const;  // graphs there are
+
+ private:
+  struct Graph;
+
+  std::vector<Keep> KeepFor(const PassShape& shape) const;
+  void Capture(const PassShape& shape, Graph* graph);
+
+  DirectPass* const pass_;
+  const BaseModel* const base_;
+  const int64_t activation_bytes_;
+  std::map<PassShape, std::unique_ptr<Graph>> graphs_;
+};
+
+}  // namespace attune
+
+#endif  // ATTUNE_SERVER_TUNING_PASS_GRAPHS_H_

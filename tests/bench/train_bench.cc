@@ -1,0 +1,167 @@
+// Times whole optimizer steps of a model with random weights: what tests/bench/run_train
+// compares with transformers and PEFT.
+//
+//   train_bench WORK.json
+//
+// WORK.json: {"device": "cuda", "precision": "bfloat16", "layers", "hidden", "intermediate",
+// "heads", "kv_heads", "vocab", "method": "lora"|"soft_prompt"|"full", "rank", "dropout",
+// "virtual_tokens", "batch", "length", "loss_tokens" (of each example; 0: all), "vary" (lengths
+// differ by up to this share), "activation_bytes" (0: what is free), "warmup", "steps"}.
+// Prints one line of JSON: {"seconds": [per step], "tokens": [per step], "losses": [...],
+// "peak_bytes": highest that the tensors took}.
+#include <ATen/ATen.h>
+#include <c10/cuda/CUDACachingAllocator.h>
+
+#include <chrono>
+#include <iostream>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "common/error.h"
+#include "common/file.h"
+#include "nlohmann/json.hpp"
+#include "server/model/torch_target.h"
+#include "server/tuning/defaults.h"
+#include "server/tuning/trainer.h"
+
+namespace attune {
+namespace {
+
+using Json = nlohmann::json;
+using SteadyClock = std::chrono::steady_clock;
+
+std::shared_ptr<BaseModel> RandomModel(const Json& work, const ComputeTarget& target) {
+  auto base = std::make_shared<BaseModel>();
+  ModelConfig& c = base->config;
+  c.family = "llama";
+  c.layers = work.at("layers");
+  c.hidden = work.at("hidden");
+  c.intermediate = work.at("intermediate");
+  c.heads = work.at("heads");
+  c.kv_heads = work.at("kv_heads");
+  c.head_dim = c.hidden / c.heads;
+  c.vocab = work.at("vocab");
+  c.context = 1 << 16;
+  c.tied_head = work.value("tied_head", true);
+  base->target = target;
+  const at::TensorOptions options = at::TensorOptions(TypeOf(target)).device(DeviceOf(target));
+  auto random = [&](at::IntArrayRef sizes) { return at::empty(sizes, options).normal_(0, 0.02); };
+  DecoderWeights& w = base->weights;
+  w.embedding_VD = random({c.vocab, c.hidden});
+  w.final_norm_D = at::ones({c.hidden}, options);
+  w.head_VD = c.tied_head ? w.embedding_VD : random({c.vocab, c.hidden});
+  for (int64_t i = 0; i < c.layers; ++i) {
+    LayerWeights layer;
+    layer.attention_norm_D = at::ones({c.hidden}, options);
+    layer.ffn_norm_D = at::ones({c.hidden}, options);
+    layer.linear = {random({c.qkv_size(), c.hidden}), random({c.hidden, c.q_size()}),
+                    random({2 * c.intermediate, c.hidden}), random({c.hidden, c.intermediate})};
+    w.layers.push_back(std::move(layer));
+  }
+  const at::Tensor angles = at::outer(at::arange(c.context, at::kFloat),
+                                      at::pow(10000.0, -at::arange(c.head_dim / 2, at::kFloat) * 2 / c.head_dim));
+  base->rope_cos_PH = angles.cos().to(options.device());
+  base->rope_sin_PH = angles.sin().to(options.device());
+  return base;
+}
+
+MethodSpec SpecOf(const Json& work) {
+  const std::string method = work.at("method");
+  if (method == "full") return FullSpec{};
+  if (method == "soft_prompt") {
+    SoftPromptSpec spec;
+    spec.num_virtual_tokens = work.at("virtual_tokens");
+    spec.init = SoftPromptSpec::Init::kRandom;
+    return spec;
+  }
+  LoraSpec spec;
+  spec.rank = work.at("rank");
+  spec.dropout = work.value("dropout", 0.0);
+  return spec;
+}
+
+// As many examples as all steps take, each once.
+std::vector<Example> RandomExamples(const Json& work, int64_t count) {
+  std::mt19937 random(1);
+  const int64_t length = work.at("length"), loss_tokens = work.value("loss_tokens", 0), vocab = work.at("vocab");
+  const double vary = work.value("vary", 0.0);
+  std::vector<Example> examples(count);
+  for (Example& example : examples) {
+    const double share = 1 - vary + 2 * vary * (random() % 1000) / 999.0;
+    const int64_t n = std::max<int64_t>(2, std::llround(length * share));
+    for (int64_t t = 0; t < n; ++t) {
+      example.tokens.push_back(static_cast<int32_t>(random() % vocab));
+      example.has_loss.push_back(loss_tokens == 0 || t >= n - loss_tokens);
+    }
+  }
+  return examples;
+}
+
+absl::StatusOr<Json> Run(const Json& work) {
+  ATTUNE_ASSIGN_OR_RETURN(const ComputeTarget target,
+                          ChooseComputeTarget(work.value("device", "cuda"), work.value("precision", "bfloat16")));
+  PrepareDevice(target);
+  if (work.value("any_order", false)) at::globalContext().setDeterministicAlgorithms(false, false);
+  at::manual_seed(1);
+  auto base = RandomModel(work, target);
+  ATTUNE_ASSIGN_OR_RETURN(std::unique_ptr<Method> method, MakeMethod(SpecOf(work), base, 1));
+  const int64_t warmup = work.at("warmup"), steps = work.at("steps"), batch = work.at("batch");
+  const std::vector<Example> examples = RandomExamples(work, (warmup + steps) * batch);
+  Hyperparameters given;
+  given.max_steps = warmup + steps;
+  given.batch_size = static_cast<int32_t>(batch);
+  given.micro_batch_tokens = work.value("micro_batch_tokens", int64_t{1} << 20);
+  given.learning_rate = 1e-4;
+  const Hyperparameters h = ResolveHyperparameters(
+      SpecOf(work), given, {base->config.Parameters(), static_cast<int64_t>(examples.size()), 100, 0, target});
+  Batcher batcher(&examples, batch, h.micro_batch_tokens, method->virtual_tokens(), 1);
+  Trainer trainer(base.get(), method.get(), &batcher, h, nullptr, work.value("activation_bytes", int64_t{0}));
+  Json seconds = Json::array(), tokens = Json::array(), losses = Json::array();
+  for (int64_t step = 0; step < warmup + steps; ++step) {
+    Synchronize(target);
+    const auto start = SteadyClock::now();
+    ATTUNE_ASSIGN_OR_RETURN(const StepResult result, trainer.Step(step));
+    Synchronize(target);
+    const std::chrono::duration<double> taken = SteadyClock::now() - start;
+    if (step < warmup) continue;
+    seconds.push_back(taken.count());
+    tokens.push_back(result.tokens);
+    losses.push_back(result.loss);
+  }
+  Json out{{"seconds", seconds}, {"tokens", tokens}, {"losses", losses}};
+  if (target.device == ComputeTarget::Device::kCuda) {
+    const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(0);
+    out["peak_bytes"] = stats.allocated_bytes[0].peak;
+    out["peak_reserved_bytes"] = stats.reserved_bytes[0].peak;
+  }
+  return out;
+}
+
+}  // namespace
+}  // namespace attune
+
+int main(int argc, char** argv) {
+  if (argc != 2) {
+    std::cerr << "usage: train_bench WORK.json\n";
+    return 2;
+  }
+  const absl::StatusOr<std::string> text = attune::ReadFile(argv[1]);
+  if (!text.ok()) {
+    std::cerr << text.status() << "\n";
+    return 1;
+  }
+  absl::StatusOr<nlohmann::json> result = absl::UnknownError("not run");
+  const absl::Status status = attune::CatchTorch([&] {
+    result = attune::Run(nlohmann::json::parse(*text));
+    return result.status();
+  });
+  if (!status.ok()) {
+    std::cerr << status << "\n";
+    return 1;
+  }
+  std::cout << result->dump() << std::endl;
+  return 0;
+}

@@ -1,0 +1,231 @@
+// The pass that is differentiated by hand gives what autograd gives.
+#include "server/tuning/direct_pass.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "server/adapters/packed_ops.h"
+#include "server/model/kernels/cross_entropy.h"
+#include "server/model/kernels/cuda/launch.h"
+#include "server/model/torch_target.h"
+#include "server/tuning/pass_graphs.h"
+#include "tests/testing/gpu.h"
+#include "tests/testing/temp_folder.h"
+#include "tests/testing/tensor_matchers.h"
+#include "tests/testing/tiny_model.h"
+
+namespace attune {
+namespace {
+
+constexpr int64_t kSeed = 77, kLossTokens = 9;
+
+struct PassCase {
+  const char* name;
+  MethodSpec spec;
+  bool gpu;
+};
+
+LoraSpec Lora(double dropout, std::vector<TargetModule> targets = {}) {
+  LoraSpec spec;
+  spec.rank = 8;
+  spec.dropout = dropout;
+  spec.target_modules = std::move(targets);
+  return spec;
+}
+
+SoftPromptSpec Prompt() {
+  SoftPromptSpec spec;
+  spec.num_virtual_tokens = 3;
+  return spec;
+}
+
+class DirectPassTest : public ::testing::TestWithParam<PassCase> {
+ protected:
+  void SetUp() override {
+    ComputeTarget target;
+    if (GetParam().gpu) {
+      if (!FindGpu() || !cuda::Available()) GTEST_SKIP() << "no GPU";
+      target.device = ComputeTarget::Device::kCuda;
+    }
+    TinyModel::WriteGguf(temp_.File("model.gguf"));
+    auto base = LoadBaseModel(temp_.path(), temp_.path(), target);
+    ASSERT_TRUE(base.ok()) << base.status();
+    base_ = *base;
+    auto method = MakeMethod(GetParam().spec, base_, 5);
+    ASSERT_TRUE(method.ok()) << method.status();
+    method_ = std::move(*method);
+    // LoRA's B starts at zero, which would hide A's gradient.
+    at::NoGradGuard no_grad;
+    at::manual_seed(3);
+    for (const Parameter& p : method_->parameters()) at::Tensor(p.leaf).add_(at::randn_like(p.leaf) * 0.1);
+    flat_ = std::make_unique<FlatParameters>(method_->parameters(), at::kFloat);
+    direct_ = std::make_unique<DirectPass>(base_.get(), method_.get(), flat_.get(), at::kFloat, Dropout());
+    batch_ = Batch({5, 1, 9, 3}, {2, 1, 4, 2});
+  }
+
+  double Dropout() const { return method_->lora() ? method_->lora()->dropout : 0; }
+
+  // Sequences of these lengths, each with loss on its last tokens.
+  MicroBatch Batch(const std::vector<int64_t>& lengths, const std::vector<int64_t>& losses) const {
+    std::mt19937 random(2);
+    std::vector<Example> examples;
+    for (size_t i = 0; i < lengths.size(); ++i) {
+      Example example;
+      for (int64_t t = 0; t < lengths[i]; ++t) {
+        example.tokens.push_back(3 + static_cast<int32_t>(random() % 250));
+        example.has_loss.push_back(t >= lengths[i] - losses[i]);
+      }
+      examples.push_back(example);
+    }
+    return Batcher(&examples, examples.size(), 1000, method_->virtual_tokens(), 1).Step(0)[0][0];
+  }
+
+  struct Outcome {
+    double loss = 0;
+    int64_t correct = 0;
+    std::vector<at::Tensor> gradients;
+  };
+  Outcome Recorded() const {
+    const DecoderWeights weights = method_->Weights();
+    const at::Device device = DeviceOf(base_->target);
+    auto moved = [&](const std::vector<int64_t>& values) { return at::tensor(values, at::kLong).to(device); };
+    const PackedSequences sequences = PackSequences(batch_.starts, device);
+    const RopeTable rope{base_->rope_cos_PH, base_->rope_sin_PH};
+    PackedOps ops(base_->config, weights, rope, sequences, method_->lora(), Dropout(), kSeed);
+    at::Tensor x = EmbedTokens(weights.embedding_VD, method_->soft_prompt_ND(), moved(batch_.tokens), at::kFloat);
+    at::Tensor hidden = RunDecoder(base_->config, weights, x, &ops).index_select(0, moved(batch_.loss_rows));
+    CrossEntropy result = LinearCrossEntropy(hidden, weights.head_VD, moved(batch_.targets));
+    std::vector<at::Tensor> leaves;
+    for (const Parameter& p : method_->parameters()) leaves.push_back(p.leaf);
+    return {result.loss_sum.item<double>(), result.correct,
+            torch::autograd::grad({result.loss_sum / static_cast<double>(kLossTokens)}, leaves)};
+  }
+  Outcome Collect(const DirectPass::Result& result) const {
+    Outcome outcome{result.loss_sum.item<double>(), result.correct.item<int64_t>(), {}};
+    for (const Parameter& p : method_->parameters()) outcome.gradients.push_back(flat_->Gradient(p.leaf).clone());
+    at::Tensor(flat_->gradients()).zero_();
+    return outcome;
+  }
+  Outcome Direct(const PassShape& shape, Keep keep) const {
+    const at::Tensor packed = PackBatch(batch_, shape, kSeed, kLossTokens, false).to(DeviceOf(base_->target));
+    return Collect(direct_->Run(ViewBatch(packed, shape), std::vector<Keep>(base_->config.layers, keep)));
+  }
+
+  void ExpectSame(const Outcome& actual, const Outcome& expected) const {
+    EXPECT_NEAR(actual.loss, expected.loss, 1e-5 * expected.loss);
+    EXPECT_EQ(actual.correct, expected.correct);
+    for (size_t i = 0; i < expected.gradients.size(); ++i) {
+      const at::Tensor &a = actual.gradients[i], &e = expected.gradients[i];
+      EXPECT_GT(e.norm().item<double>(), 0) << method_->parameters()[i].name;
+      EXPECT_LT((a - e).norm().item<double>(), 1e-4 * e.norm().item<double>()) << method_->parameters()[i].name;
+    }
+  }
+
+  TempFolder temp_;
+  std::shared_ptr<const BaseModel> base_;
+  std::unique_ptr<Method> method_;
+  std::unique_ptr<FlatParameters> flat_;
+  std::unique_ptr<DirectPass> direct_;
+  MicroBatch batch_;
+};
+
+TEST_P(DirectPassTest, GivesAutogradsLossAndGradients) {
+  const Outcome expected = Recorded();
+  ExpectSame(Direct(ExactShape(batch_), Keep::kAll), expected);
+}
+
+TEST_P(DirectPassTest, PaddingChangesNothing) {
+  const PassShape shape = BucketShape(batch_);
+  ASSERT_GT(shape.tokens, static_cast<int64_t>(batch_.tokens.size()));
+  ASSERT_GT(shape.loss_rows, static_cast<int64_t>(batch_.targets.size()));
+  Outcome expected = Recorded();
+  if (Dropout() > 0) expected = Direct(ExactShape(batch_), Keep::kAll);
+  ExpectSame(Direct(shape, Keep::kAll), expected);
+}
+
+TEST_P(DirectPassTest, WhatIsComputedAgainIsTheSame) {
+  const Outcome kept = Direct(ExactShape(batch_), Keep::kAll);
+  for (Keep keep : {Keep::kNoCheap, Keep::kNoGateUp, Keep::kInput}) {
+    const Outcome again = Direct(ExactShape(batch_), keep);
+    EXPECT_EQ(again.loss, kept.loss);
+    for (size_t i = 0; i < kept.gradients.size(); ++i) EXPECT_TRUE(at::equal(again.gradients[i], kept.gradients[i]));
+  }
+}
+
+TEST_P(DirectPassTest, GradientsOfSeveralPassesAddUp) {
+  const Outcome once = Direct(ExactShape(batch_), Keep::kAll);
+  const PassShape shape = ExactShape(batch_);
+  const at::Tensor packed = PackBatch(batch_, shape, kSeed, kLossTokens, false).to(DeviceOf(base_->target));
+  const std::vector<Keep> keep(base_->config.layers, Keep::kAll);
+  direct_->Run(ViewBatch(packed, shape), keep);
+  const Outcome twice = Collect(direct_->Run(ViewBatch(packed, shape), keep));
+  for (size_t i = 0; i < once.gradients.size(); ++i) {
+    EXPECT_TRUE(Near(twice.gradients[i], 2 * once.gradients[i], 1e-5)) << method_->parameters()[i].name;
+  }
+}
+
+TEST_P(DirectPassTest, ReplayedGraphsFollowTheirInput) {
+  if (!GetParam().gpu) GTEST_SKIP() << "graphs are the GPU's";
+  PassGraphs graphs(direct_.get(), base_.get(), int64_t{1} << 30);
+  const Outcome first = Collect(graphs.Run(batch_, kSeed, kLossTokens));
+  EXPECT_EQ(graphs.captured(), 0);
+  for (int i = 0; i < 3; ++i) ExpectSame(Collect(graphs.Run(batch_, kSeed, kLossTokens)), first);
+  EXPECT_EQ(graphs.captured(), 1);
+  // Another batch of the same bucket, another mask, and a graph of another bucket between.
+  const MicroBatch small = batch_;
+  batch_ = Batch({120, 90}, {50, 2});
+  for (int i = 0; i < 2; ++i) {
+    ExpectSame(Collect(graphs.Run(batch_, kSeed, kLossTokens)), Direct(BucketShape(batch_), Keep::kAll));
+  }
+  EXPECT_EQ(graphs.captured(), 2);
+  batch_ = Batch({2, 7, 4}, {1, 3, 2});
+  ASSERT_EQ(BucketShape(batch_), BucketShape(small));
+  ExpectSame(Collect(graphs.Run(batch_, kSeed, kLossTokens)), Direct(BucketShape(batch_), Keep::kAll));
+  const Outcome before = Collect(graphs.Run(batch_, kSeed, kLossTokens));
+  const Outcome other_mask = Collect(graphs.Run(batch_, kSeed + 1, kLossTokens));
+  EXPECT_EQ(before.loss == other_mask.loss, Dropout() == 0);
+  EXPECT_EQ(graphs.captured(), 2);
+}
+
+const std::vector<TargetModule> kSome = {static_cast<TargetModule>(1), static_cast<TargetModule>(3),
+                                         static_cast<TargetModule>(6)};
+
+INSTANTIATE_TEST_SUITE_P(
+    Methods, DirectPassTest,
+    ::testing::Values(PassCase{"Lora", Lora(0), false}, PassCase{"LoraDropout", Lora(0.3), false},
+                      PassCase{"LoraOnSome", Lora(0, kSome), false}, PassCase{"SoftPrompt", Prompt(), false},
+                      PassCase{"GpuLora", Lora(0), true}, PassCase{"GpuLoraDropout", Lora(0.3), true},
+                      PassCase{"GpuLoraOnSome", Lora(0, kSome), true}, PassCase{"GpuSoftPrompt", Prompt(), true}),
+    [](const auto& info) { return std::string(info.param.name); });
+
+TEST(ChooseKeepTest, KeepsAsMuchAsFits) {
+  ModelConfig config;
+  config.layers = 4;
+  config.hidden = 64;
+  config.intermediate = 256;
+  config.heads = 4;
+  config.kv_heads = 2;
+  config.head_dim = 16;
+  auto bytes = [&](const std::vector<Keep>& keep) {
+    int64_t sum = 0;
+    for (Keep layer : keep) sum += 10 * KeptBytesPerToken(config, layer, 2);
+    return sum;
+  };
+  const int64_t all = bytes(std::vector<Keep>(4, Keep::kAll)), least = bytes(std::vector<Keep>(4, Keep::kInput));
+  EXPECT_LT(least, all / 10);
+  for (int64_t budget = least; budget <= all; budget += 512) EXPECT_LE(bytes(ChooseKeep(config, 10, 2, budget)), budget);
+  EXPECT_EQ(ChooseKeep(config, 10, 2, all), std::vector<Keep>(4, Keep::kAll));
+  EXPECT_EQ(ChooseKeep(config, 10, 2, 0), std::vector<Keep>(4, Keep::kInput));
+  const std::vector<Keep> nearly = ChooseKeep(config, 10, 2, all - 1);
+  EXPECT_EQ(nearly[0], Keep::kNoCheap);
+  EXPECT_EQ(nearly[1], Keep::kAll);
+}
+
+}  // namespace
+}  // namespace attune
