@@ -8,9 +8,9 @@
 namespace attune {
 namespace {
 
-// Up to the next multiple of an eighth of the power of two below, at least `least`.
+// Up to the next multiple of a sixteenth of the power of two below, at least `least`.
 int64_t RoundUp(int64_t n, int64_t least) {
-  const int64_t step = std::max<int64_t>(least, std::bit_floor(static_cast<uint64_t>(std::max<int64_t>(n, 1))) / 8);
+  const int64_t step = std::max<int64_t>(least, std::bit_floor(static_cast<uint64_t>(std::max<int64_t>(n, 1))) / 16);
   return (n + step - 1) / step * step;
 }
 
@@ -74,7 +74,7 @@ at::Tensor PackBatch(const MicroBatch& batch, const PassShape& shape, int64_t st
   return packed;
 }
 
-PassBatch ViewBatch(const at::Tensor& packed, const PassShape& shape) {
+PassBatch ViewBatch(const at::Tensor& packed, const PassShape& shape, const at::Tensor& host) {
   const Layout layout(shape);
   PassBatch batch;
   batch.step_seed = packed.select(0, 0);
@@ -83,13 +83,12 @@ PassBatch ViewBatch(const at::Tensor& packed, const PassShape& shape) {
   batch.row_of_T = packed.narrow(0, layout.row_of, shape.tokens);
   batch.loss_rows_N = packed.narrow(0, layout.loss_rows, shape.loss_rows);
   batch.targets_N = packed.narrow(0, layout.targets, shape.loss_rows);
-  const at::Tensor starts = packed.narrow(0, layout.starts, shape.sequences + 1);
   batch.sequences.positions_T = packed.narrow(0, layout.positions, shape.tokens);
-  batch.sequences.starts_int32 = starts.to(at::kInt);
+  batch.sequences.starts_int32 = packed.narrow(0, layout.starts, shape.sequences + 1).to(at::kInt);
   batch.sequences.longest = shape.longest;
-  if (packed.is_cpu()) {
-    const int64_t* data = starts.const_data_ptr<int64_t>();
-    batch.sequences.starts.assign(data, data + starts.size(0));
+  if (host.defined()) {
+    const int64_t* data = host.const_data_ptr<int64_t>();
+    batch.sequences.starts.assign(data + layout.starts, data + layout.loss_rows);
   }
   return batch;
 }

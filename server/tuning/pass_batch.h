@@ -19,7 +19,7 @@ struct PassShape {
 
 // The batch's own sizes.
 PassShape ExactShape(const MicroBatch& batch);
-// At most about an eighth larger in each, one of few.
+// Where it is long, at most a sixteenth larger in each, one of few.
 PassShape BucketShape(const MicroBatch& batch);
 
 // A packed micro-batch as the pass reads it. All int64, on the device. Padding tokens
@@ -35,8 +35,9 @@ struct PassBatch {
 // The batch as one int64 vector on the host, pinned for a GPU. REQUIRES: `shape` has room.
 at::Tensor PackBatch(const MicroBatch& batch, const PassShape& shape, int64_t step_seed, int64_t loss_tokens,
                      bool pinned);
-// Views of such a vector on any device.
-PassBatch ViewBatch(const at::Tensor& packed, const PassShape& shape);
+// Views of such a vector on any device. Where sequences start is known to the host, too,
+// if `host` is the vector there: attention without a kernel of its own asks for it.
+PassBatch ViewBatch(const at::Tensor& packed, const PassShape& shape, const at::Tensor& host = {});
 
 }  // namespace attune
 

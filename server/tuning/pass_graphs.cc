@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/cuda/CUDAGraph.h>
+#include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
@@ -36,7 +37,8 @@ std::vector<Keep> PassGraphs::KeepFor(const PassShape& shape) const {
 }
 
 DirectPass::Result PassGraphs::Run(const MicroBatch& batch, int64_t step_seed, int64_t loss_tokens) {
-  const bool small = static_cast<int64_t>(batch.tokens.size()) <= kMaxGraphTokens;
+  const bool small = base_->target.type == ComputeTarget::Type::kBfloat16 &&
+                     static_cast<int64_t>(batch.tokens.size()) <= kMaxGraphTokens;
   const PassShape shape = small ? BucketShape(batch) : ExactShape(batch);
   const Tensor packed = PackBatch(batch, shape, step_seed, loss_tokens, /*pinned=*/true);
   std::unique_ptr<Graph>& graph = graphs_[shape];
@@ -44,7 +46,7 @@ DirectPass::Result PassGraphs::Run(const MicroBatch& batch, int64_t step_seed, i
   // Once without: what allocates or compiles on first use does so outside the capture.
   if (!small || graph->seen++ == 0) {
     const Tensor moved = packed.to(DeviceOf(base_->target), /*non_blocking=*/true);
-    return pass_->Run(ViewBatch(moved, shape), KeepFor(shape));
+    return pass_->Run(ViewBatch(moved, shape, packed), KeepFor(shape));
   }
   if (!graph->graph) {
     graph->input = at::empty_like(packed, at::TensorOptions().device(DeviceOf(base_->target)).pinned_memory(false));
@@ -63,6 +65,8 @@ void PassGraphs::Capture(const PassShape& shape, Graph* graph) {
     if (other->graph) pool = other->graph->pool();
   }
   c10::cuda::device_synchronize();
+  // What the pass before took and gave back would lie idle: the graphs have a pool of their own.
+  c10::cuda::CUDACachingAllocator::emptyCache();
   auto captured = std::make_unique<at::cuda::CUDAGraph>();
   {
     c10::cuda::CUDAStreamGuard side(c10::cuda::getStreamFromPool());

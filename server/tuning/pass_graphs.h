@@ -14,11 +14,11 @@ namespace attune {
 // Runs a DirectPass on a GPU. Batches of up to kMaxGraphTokens are padded to one of few
 // shapes; from a shape's second batch on, its pass is one CUDA graph, so that a small
 // model's thousands of small kernels cost one launch. Larger batches keep the device
-// busy without. All graphs share one memory pool: none keeps anything there from one
-// replay to the next. Not thread-safe.
+// busy without, and fp32 passes need the host. All graphs share one memory pool: none
+// keeps anything there from one replay to the next. Not thread-safe.
 class PassGraphs {
  public:
-  static constexpr int64_t kMaxGraphTokens = 8192;
+  static constexpr int64_t kMaxGraphTokens = 65536;
 
   // All arguments must outlive this. Layers keep what fits into `activation_bytes`.
   PassGraphs(DirectPass* pass, const BaseModel* base, int64_t activation_bytes);

@@ -6,16 +6,19 @@
 // WORK.json: {"device": "cuda", "precision": "bfloat16", "layers", "hidden", "intermediate",
 // "heads", "kv_heads", "vocab", "method": "lora"|"soft_prompt"|"full", "rank", "dropout",
 // "virtual_tokens", "batch", "length", "loss_tokens" (of each example; 0: all), "vary" (lengths
-// differ by up to this share), "activation_bytes" (0: what is free), "warmup", "steps"}.
+// differ by up to this share), "activation_bytes" (0: what is free), "warmup", "steps",
+// "trace" (a file: a Chrome trace of the last step's kernels)}.
 // Prints one line of JSON: {"seconds": [per step], "tokens": [per step], "losses": [...],
 // "peak_bytes": highest that the tensors took}.
 #include <ATen/ATen.h>
 #include <c10/cuda/CUDACachingAllocator.h>
+#include <torch/csrc/autograd/profiler_kineto.h>
 
 #include <chrono>
 #include <iostream>
 #include <memory>
 #include <random>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -100,11 +103,18 @@ std::vector<Example> RandomExamples(const Json& work, int64_t count) {
   return examples;
 }
 
+void StartTrace() {
+  using namespace torch::autograd::profiler;  // NOLINT: a name of five parts
+  const ProfilerConfig config(ProfilerState::KINETO);
+  const std::set<ActivityType> activities = {ActivityType::CUDA};
+  prepareProfiler(config, activities);
+  enableProfiler(config, activities);
+}
+
 absl::StatusOr<Json> Run(const Json& work) {
   ATTUNE_ASSIGN_OR_RETURN(const ComputeTarget target,
                           ChooseComputeTarget(work.value("device", "cuda"), work.value("precision", "bfloat16")));
   PrepareDevice(target);
-  if (work.value("any_order", false)) at::globalContext().setDeterministicAlgorithms(false, false);
   at::manual_seed(1);
   auto base = RandomModel(work, target);
   ATTUNE_ASSIGN_OR_RETURN(std::unique_ptr<Method> method, MakeMethod(SpecOf(work), base, 1));
@@ -122,11 +132,14 @@ absl::StatusOr<Json> Run(const Json& work) {
   Json seconds = Json::array(), tokens = Json::array(), losses = Json::array();
   for (int64_t step = 0; step < warmup + steps; ++step) {
     Synchronize(target);
+    const bool traced = work.contains("trace") && step + 1 == warmup + steps;
+    if (traced) StartTrace();
     const auto start = SteadyClock::now();
     ATTUNE_ASSIGN_OR_RETURN(const StepResult result, trainer.Step(step));
     Synchronize(target);
     const std::chrono::duration<double> taken = SteadyClock::now() - start;
-    if (step < warmup) continue;
+    if (traced) torch::autograd::profiler::disableProfiler()->save(work.at("trace"));
+    if (step < warmup || traced) continue;
     seconds.push_back(taken.count());
     tokens.push_back(result.tokens);
     losses.push_back(result.loss);

@@ -162,6 +162,28 @@ INSTANTIATE_TEST_SUITE_P(Shapes, GpuAttentionTest,
                          ::testing::Values(Case{{4, 2, 8}, {0, 5, 6, 20}}, Case{{9, 3, 64}, {0, 70, 200}},
                                            Case{{4, 4, 16}, {0, 64, 65, 129}}, Case{{8, 1, 32}, {0, 3, 131}}));
 
+// Long enough for cuDNN's kernels; with empty sequences at the end, as padding leaves them.
+TEST(GpuLongAttentionTest, AgreesWithTheTextbook) {
+  if (!FindGpu()) GTEST_SKIP() << "no GPU";
+  at::manual_seed(5);
+  for (const AttentionShape& shape : {AttentionShape{9, 3, 64}, AttentionShape{4, 4, 128}}) {
+    const std::vector<int64_t> starts = {0, 700, 701, 1300};
+    const RopeTable rope = MakeRope(1024, shape.head_dim);
+    const RopeTable moved = {rope.cos_PH.to(at::kCUDA), rope.sin_PH.to(at::kCUDA)};
+    PackedSequences sequences = PackSequences(starts, at::kCUDA);
+    sequences.starts_int32 = at::constant_pad_nd(sequences.starts_int32, {0, 3}, starts.back());
+    const Tensor qkv = at::randn({starts.back(), shape.q_size() + 2 * shape.kv_size()});
+    const Tensor gradient = at::randn({starts.back(), shape.q_size()});
+    const auto expected =
+        RunWithGradients([&](const Tensors& in) { return Reference(in[0], shape, rope, starts); }, {qkv}, gradient);
+    const auto actual =
+        RunWithGradients([&](const Tensors& in) { return PackedAttention(in[0], shape, moved, sequences); },
+                         {qkv.to(at::kCUDA, at::kBFloat16)}, gradient.to(at::kCUDA, at::kBFloat16));
+    EXPECT_TRUE(Near(actual.output, expected.output, 0.05));
+    EXPECT_TRUE(Near(actual.gradients[0], expected.gradients[0], 0.05));
+  }
+}
+
 TEST(RopeTest, InverseTakesTheRotationBack) {
   at::manual_seed(7);
   const AttentionShape shape{4, 2, 8};

@@ -48,12 +48,15 @@ SoftPromptSpec Prompt() {
 class DirectPassTest : public ::testing::TestWithParam<PassCase> {
  protected:
   void SetUp() override {
-    ComputeTarget target;
-    if (GetParam().gpu) {
-      if (!FindGpu() || !cuda::Available()) GTEST_SKIP() << "no GPU";
-      target.device = ComputeTarget::Device::kCuda;
-    }
+    if (GetParam().gpu && (!FindGpu() || !cuda::Available())) GTEST_SKIP() << "no GPU";
     TinyModel::WriteGguf(temp_.File("model.gguf"));
+    Make(ComputeTarget::Type::kFloat32);
+  }
+
+  void Make(ComputeTarget::Type type) {
+    ComputeTarget target;
+    if (GetParam().gpu) target.device = ComputeTarget::Device::kCuda;
+    target.type = type;
     auto base = LoadBaseModel(temp_.path(), temp_.path(), target);
     ASSERT_TRUE(base.ok()) << base.status();
     base_ = *base;
@@ -64,8 +67,8 @@ class DirectPassTest : public ::testing::TestWithParam<PassCase> {
     at::NoGradGuard no_grad;
     at::manual_seed(3);
     for (const Parameter& p : method_->parameters()) at::Tensor(p.leaf).add_(at::randn_like(p.leaf) * 0.1);
-    flat_ = std::make_unique<FlatParameters>(method_->parameters(), at::kFloat);
-    direct_ = std::make_unique<DirectPass>(base_.get(), method_.get(), flat_.get(), at::kFloat, Dropout());
+    flat_ = std::make_unique<FlatParameters>(method_->parameters(), TypeOf(target));
+    direct_ = std::make_unique<DirectPass>(base_.get(), method_.get(), flat_.get(), TypeOf(target), Dropout());
     batch_ = Batch({5, 1, 9, 3}, {2, 1, 4, 2});
   }
 
@@ -113,8 +116,12 @@ class DirectPassTest : public ::testing::TestWithParam<PassCase> {
     return outcome;
   }
   Outcome Direct(const PassShape& shape, Keep keep) const {
-    const at::Tensor packed = PackBatch(batch_, shape, kSeed, kLossTokens, false).to(DeviceOf(base_->target));
-    return Collect(direct_->Run(ViewBatch(packed, shape), std::vector<Keep>(base_->config.layers, keep)));
+    return Collect(Run(shape, keep));
+  }
+  DirectPass::Result Run(const PassShape& shape, Keep keep) const {
+    const at::Tensor packed = PackBatch(batch_, shape, kSeed, kLossTokens, false);
+    return direct_->Run(ViewBatch(packed.to(DeviceOf(base_->target)), shape, packed),
+                        std::vector<Keep>(base_->config.layers, keep));
   }
 
   void ExpectSame(const Outcome& actual, const Outcome& expected) const {
@@ -160,18 +167,29 @@ TEST_P(DirectPassTest, WhatIsComputedAgainIsTheSame) {
 
 TEST_P(DirectPassTest, GradientsOfSeveralPassesAddUp) {
   const Outcome once = Direct(ExactShape(batch_), Keep::kAll);
-  const PassShape shape = ExactShape(batch_);
-  const at::Tensor packed = PackBatch(batch_, shape, kSeed, kLossTokens, false).to(DeviceOf(base_->target));
-  const std::vector<Keep> keep(base_->config.layers, Keep::kAll);
-  direct_->Run(ViewBatch(packed, shape), keep);
-  const Outcome twice = Collect(direct_->Run(ViewBatch(packed, shape), keep));
+  Run(ExactShape(batch_), Keep::kAll);
+  const Outcome twice = Collect(Run(ExactShape(batch_), Keep::kAll));
   for (size_t i = 0; i < once.gradients.size(); ++i) {
     EXPECT_TRUE(Near(twice.gradients[i], 2 * once.gradients[i], 1e-5)) << method_->parameters()[i].name;
   }
 }
 
+// Agrees with fp32 as far as bf16 can.
+TEST_P(DirectPassTest, InBfloat16GivesRoughlyTheSame) {
+  const Outcome expected = Direct(ExactShape(batch_), Keep::kAll);
+  Make(ComputeTarget::Type::kBfloat16);
+  const Outcome actual = Direct(BucketShape(batch_), Keep::kAll);
+  EXPECT_NEAR(actual.loss, expected.loss, 0.02 * expected.loss);
+  if (Dropout() > 0) return;  // the masks follow the packed shape
+  for (size_t i = 0; i < expected.gradients.size(); ++i) {
+    const at::Tensor difference = actual.gradients[i] - expected.gradients[i];
+    EXPECT_LT(difference.norm().item<double>(), 0.1 * expected.gradients[i].norm().item<double>());
+  }
+}
+
 TEST_P(DirectPassTest, ReplayedGraphsFollowTheirInput) {
   if (!GetParam().gpu) GTEST_SKIP() << "graphs are the GPU's";
+  Make(ComputeTarget::Type::kBfloat16);
   PassGraphs graphs(direct_.get(), base_.get(), int64_t{1} << 30);
   const Outcome first = Collect(graphs.Run(batch_, kSeed, kLossTokens));
   EXPECT_EQ(graphs.captured(), 0);

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/cuda/CUDAContext.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -164,6 +165,16 @@ void BackwardLoops(const float* qkv, const float* out, const float* lse, const f
 bool UsesLoops(const Tensor& x) { return x.is_cpu() && x.scalar_type() == at::kFloat; }
 bool UsesFlash(const Tensor& x) { return UsesCudaKernels(x) && x.scalar_type() == at::kBFloat16; }
 
+// cuDNN's forward kernel is the faster one on Hopper, but each new shape of a batch is
+// planned for a good part of a second: for long sequences only, where shapes are few and
+// it pays. Its backward kernel gave wrong gradients for packed sequences (cuDNN 9.19 under
+// torch 2.11), so that FlashAttention's takes over from there.
+bool UsesCudnn(const Tensor& x, const AttentionShape& shape, const PackedSequences& sequences) {
+  constexpr int64_t kLong = 512;
+  return UsesFlash(x) && sequences.longest >= kLong && (shape.head_dim == 64 || shape.head_dim == 128) &&
+         at::cuda::getCurrentDeviceProperties()->major >= 9;
+}
+
 // Queries, keys and values as views, T x heads x head_dim each.
 struct Heads {
   Tensor q, k, v;
@@ -180,7 +191,7 @@ Tensor FlashForward(const Tensor& qkv, const AttentionShape& shape, const RopeTa
                     const PackedSequences& sequences, AttentionState* state) {
   RopeInPlace(qkv, shape, rope, sequences.positions_T, /*inverse=*/false);
   const Heads heads = SplitHeads(qkv, shape);
-  std::tie(state->out_TQ, state->log_sums, state->random_state, state->unused, std::ignore) =
+  std::tie(state->out_TQ, state->log_sums, std::ignore, std::ignore, std::ignore) =
       at::_flash_attention_forward(heads.q, heads.k, heads.v, sequences.starts_int32, sequences.starts_int32,
                                    sequences.longest, sequences.longest, 0.0, /*is_causal=*/true,
                                    /*return_debug_mask=*/false);
@@ -189,21 +200,73 @@ Tensor FlashForward(const Tensor& qkv, const AttentionShape& shape, const RopeTa
   return state->out_TQ;
 }
 
-Tensor FlashBackward(const Tensor& dout, const AttentionState& state, const AttentionShape& shape,
+// Queries, keys and values in blocks of one buffer, T x heads x head_dim each.
+Heads BlocksOf(const Tensor& buffer, const AttentionShape& shape) {
+  const int64_t tokens = buffer.size(0), d = shape.head_dim;
+  const Tensor flat = buffer.view(-1);
+  const int64_t q = tokens * shape.q_size(), kv = tokens * shape.kv_size();
+  return {flat.narrow(0, 0, q).view({tokens, shape.heads, d}), flat.narrow(0, q, kv).view({tokens, shape.kv_heads, d}),
+          flat.narrow(0, q + kv, kv).view({tokens, shape.kv_heads, d})};
+}
+
+Tensor CudnnForward(const Tensor& qkv, const AttentionShape& shape, const RopeTable& rope,
+                    const PackedSequences& sequences, AttentionState* state) {
+  state->qkv_TE = at::empty_like(qkv);
+  const Heads heads = BlocksOf(state->qkv_TE, shape);
+  cuda::RopeSplit(CudaTypeOf(qkv), qkv.const_data_ptr(), rope.cos_PH.const_data_ptr<float>(),
+                  rope.sin_PH.const_data_ptr<float>(), sequences.positions_T.const_data_ptr<int64_t>(), qkv.size(0),
+                  {shape.heads, shape.kv_heads, shape.head_dim}, heads.q.mutable_data_ptr(), heads.k.mutable_data_ptr(),
+                  heads.v.mutable_data_ptr(), CurrentCudaStream());
+  auto result = at::_cudnn_attention_forward(heads.q, heads.k, heads.v, std::nullopt, sequences.starts_int32,
+                                             sequences.starts_int32, sequences.longest, sequences.longest,
+                                             /*compute_log_sumexp=*/true, 0.0, /*is_causal=*/true,
+                                             /*return_debug_mask=*/false);
+  state->out_TQ = std::get<0>(result).view({qkv.size(0), shape.q_size()});
+  state->log_sums = std::get<1>(result).view({qkv.size(0), shape.heads}).t().contiguous();  // as FlashAttention's
+  return state->out_TQ;
+}
+
+// `dq`, `dk` and `dv` rotated back, as the gradient of the packed product.
+Tensor PackGradients(Tensor dq, Tensor dk, Tensor dv, const Tensor& like, const AttentionShape& shape,
                      const RopeTable& rope, const PackedSequences& sequences) {
-  const Heads heads = SplitHeads(state.qkv_TE, shape);
-  const std::vector<int64_t> sizes = heads.q.sizes().vec();
-  auto [dq, dk, dv] = at::_flash_attention_backward(
-      dout.view(sizes), heads.q, heads.k, heads.v, state.out_TQ.view(sizes), state.log_sums, sequences.starts_int32,
-      sequences.starts_int32, sequences.longest, sequences.longest, 0.0, /*is_causal=*/true, state.random_state,
-      state.unused);
-  Tensor dqkv = at::empty_like(state.qkv_TE);
+  Tensor dqkv = at::empty_like(like);
   dq = dq.contiguous(), dk = dk.contiguous(), dv = dv.contiguous();
   cuda::RopeBackwardPack(CudaTypeOf(dqkv), dq.const_data_ptr(), dk.const_data_ptr(), dv.const_data_ptr(),
                          rope.cos_PH.const_data_ptr<float>(), rope.sin_PH.const_data_ptr<float>(),
                          sequences.positions_T.const_data_ptr<int64_t>(), dqkv.size(0),
                          {shape.heads, shape.kv_heads, shape.head_dim}, dqkv.mutable_data_ptr(), CurrentCudaStream());
   return dqkv;
+}
+
+// FlashAttention adds up its gradient in any order if deterministic algorithms are only
+// wished for (see PrepareDevice): while this lives they are demanded.
+class FixedOrder {
+ public:
+  FixedOrder() : wished_(context_.deterministicAlgorithms() && context_.deterministicAlgorithmsWarnOnly()) {
+    if (wished_) context_.setDeterministicAlgorithms(true, /*warn_only=*/false);
+  }
+  ~FixedOrder() {
+    if (wished_) context_.setDeterministicAlgorithms(true, /*warn_only=*/true);
+  }
+
+ private:
+  at::Context& context_ = at::globalContext();
+  const bool wished_;
+};
+
+Tensor GpuBackward(const Tensor& dout, const AttentionState& state, const AttentionShape& shape, const RopeTable& rope,
+                   const PackedSequences& sequences) {
+  const bool blocks = UsesCudnn(state.qkv_TE, shape, sequences);
+  const Heads heads = blocks ? BlocksOf(state.qkv_TE, shape) : SplitHeads(state.qkv_TE, shape);
+  const std::vector<int64_t> sizes = heads.q.sizes().vec();
+  const Tensor& starts = sequences.starts_int32;
+  // Without dropout nothing is drawn, and nobody reads these.
+  const Tensor none = at::empty({2}, starts.options().dtype(at::kLong));
+  const FixedOrder fixed;
+  auto [dq, dk, dv] = at::_flash_attention_backward(
+      dout.view(sizes), heads.q, heads.k, heads.v, state.out_TQ.view(sizes), state.log_sums, starts, starts,
+      sequences.longest, sequences.longest, 0.0, /*is_causal=*/true, none, none);
+  return PackGradients(dq, dk, dv, state.qkv_TE, shape, rope, sequences);
 }
 
 // x of shape T x heads x head_dim, cos and sin of shape T x 1 x head_dim / 2.
@@ -218,6 +281,7 @@ Tensor PerSequenceAttention(const Tensor& q, const Tensor& k, const Tensor& v, c
   std::vector<Tensor> outputs;
   for (size_t i = 0; i + 1 < sequences.starts.size(); ++i) {
     const int64_t begin = sequences.starts[i], length = sequences.starts[i + 1] - begin;
+    if (length == 0) continue;
     auto take = [&](const Tensor& x) { return x.narrow(0, begin, length).transpose(0, 1).unsqueeze(0); };
     Tensor y = at::scaled_dot_product_attention(take(q), take(k), take(v), {}, 0.0, /*is_causal=*/true, std::nullopt,
                                                 /*enable_gqa=*/true);
@@ -252,8 +316,8 @@ class PackedAttentionFunction : public torch::autograd::Function<PackedAttention
     AttentionState state;
     // FlashForward rotates in place, and qkv is the caller's.
     Tensor out = PackedAttentionForward(UsesFlash(qkv) ? qkv.clone() : qkv, shape, rope, sequences, &state);
-    context->save_for_backward({state.qkv_TE, state.out_TQ, state.log_sums, state.random_state, state.unused,
-                                rope.cos_PH, rope.sin_PH, sequences.positions_T, sequences.starts_int32});
+    context->save_for_backward({state.qkv_TE, state.out_TQ, state.log_sums, rope.cos_PH, rope.sin_PH,
+                                sequences.positions_T, sequences.starts_int32});
     context->saved_data["shape"] = std::vector<int64_t>{shape.heads, shape.kv_heads, shape.head_dim};
     context->saved_data["starts"] = sequences.starts;
     context->saved_data["longest"] = sequences.longest;
@@ -265,11 +329,11 @@ class PackedAttentionFunction : public torch::autograd::Function<PackedAttention
     std::vector<int64_t> numbers = context->saved_data["shape"].toIntVector();
     PackedSequences sequences;
     sequences.starts = context->saved_data["starts"].toIntVector();
-    sequences.positions_T = saved[7];
-    sequences.starts_int32 = saved[8];
+    sequences.positions_T = saved[5];
+    sequences.starts_int32 = saved[6];
     sequences.longest = context->saved_data["longest"].toInt();
-    return {PackedAttentionBackward(grads[0].contiguous(), {saved[0], saved[1], saved[2], saved[3], saved[4]},
-                                    {numbers[0], numbers[1], numbers[2]}, RopeTable{saved[5], saved[6]}, sequences),
+    return {PackedAttentionBackward(grads[0].contiguous(), {saved[0], saved[1], saved[2]},
+                                    {numbers[0], numbers[1], numbers[2]}, RopeTable{saved[3], saved[4]}, sequences),
             Tensor(), Tensor(), Tensor()};
   }
 };
@@ -329,6 +393,7 @@ void RopeInPlace(Tensor qkv_TE, const AttentionShape& shape, const RopeTable& ro
 
 Tensor PackedAttentionForward(const Tensor& qkv_TE, const AttentionShape& shape, const RopeTable& rope,
                               const PackedSequences& sequences, AttentionState* state) {
+  if (UsesCudnn(qkv_TE, shape, sequences)) return CudnnForward(qkv_TE, shape, rope, sequences, state);
   if (UsesFlash(qkv_TE)) return FlashForward(qkv_TE, shape, rope, sequences, state);
   state->qkv_TE = qkv_TE;
   if (!UsesLoops(qkv_TE)) return state->out_TQ = AtenAttention(qkv_TE, shape, rope, sequences);
@@ -341,7 +406,7 @@ Tensor PackedAttentionForward(const Tensor& qkv_TE, const AttentionShape& shape,
 
 Tensor PackedAttentionBackward(const Tensor& dout_TQ, const AttentionState& state, const AttentionShape& shape,
                                const RopeTable& rope, const PackedSequences& sequences) {
-  if (UsesFlash(state.qkv_TE)) return FlashBackward(dout_TQ, state, shape, rope, sequences);
+  if (UsesFlash(state.qkv_TE)) return GpuBackward(dout_TQ, state, shape, rope, sequences);
   if (!UsesLoops(state.qkv_TE)) {
     // No kernel of its own: once more, recorded.
     at::AutoGradMode record(true);
