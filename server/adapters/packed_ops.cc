@@ -2,8 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include "server/model/kernels/cuda/mixed_bits.h"
 #include "server/model/kernels/lora_linear.h"
-#include "server/model/kernels/mixed_bits.h"
 #include "server/model/torch_target.h"
 
 namespace attune {

@@ -8,9 +8,12 @@
 namespace attune {
 namespace {
 
-// Up to the next multiple of a sixteenth of the power of two below, at least `least`.
+// Up to the next multiple of a sixteenth of the power of two below, at least `least`; of
+// a sixty-fourth where that is much, for the padding is computed like the rest.
 int64_t RoundUp(int64_t n, int64_t least) {
-  const int64_t step = std::max<int64_t>(least, std::bit_floor(static_cast<uint64_t>(std::max<int64_t>(n, 1))) / 16);
+  constexpr int64_t kMuch = 8192;
+  const int64_t power = std::bit_floor(static_cast<uint64_t>(std::max<int64_t>(n, 1)));
+  const int64_t step = std::max<int64_t>(least, power / (n > kMuch ? 64 : 16));
   return (n + step - 1) / step * step;
 }
 

@@ -70,8 +70,8 @@ void PassGraphs::Capture(const PassShape& shape, Graph* graph) {
   auto captured = std::make_unique<at::cuda::CUDAGraph>();
   {
     c10::cuda::CUDAStreamGuard side(c10::cuda::getStreamFromPool());
-    // Other threads go on using the device meanwhile.
-    captured->capture_begin(pool, cudaStreamCaptureModeThreadLocal);
+    // Other threads go on using the device meanwhile, and libraries may set themselves up.
+    captured->capture_begin(pool, cudaStreamCaptureModeRelaxed);
     try {
       const DirectPass::Result result = pass_->Run(ViewBatch(graph->input, shape), KeepFor(shape));
       graph->result.loss_sum.copy_(result.loss_sum);

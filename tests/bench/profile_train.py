@@ -10,8 +10,9 @@ import sys
 # The first whose word a kernel's name holds.
 KINDS = [("attention backward", ("flash_bwd", "fmha_bwd", "bprop", "sdpa_sm90_flash_bprop")),
          ("attention forward", ("flash_fwd", "fmha_fwd", "fprop", "flash")),
-         ("RMS norm", ("Norm", "rms", "attune::cuda::(anonymous namespace)::Forward<", "attune::cuda::(anonymous namespace)::Backward<")),
-         ("rotary embedding", ("InPlace", "BackwardPack")), ("softmax and loss", ("attune::cuda::(anonymous namespace)::Kernel",)),
+         ("RMS norm", ("NormForward", "NormBackward")), ("SwiGLU", ("GateForward", "GateBackward")),
+         ("rotary embedding", ("InPlace", "BackwardPack")), ("softmax and loss", ("SoftmaxRows",)),
+         ("dropout", ("::Mask<",)),
          ("optimizer", ("Squares", "Root", "Update")), ("rows", ("Take", "AddPrefix")),
          ("products", ("gemm", "nvjet", "cutlass", "xmma", "splitK", "cublas")),
          ("copies and fills", ("Memcpy", "Memset", "copy", "Fill"))]

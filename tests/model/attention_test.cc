@@ -162,7 +162,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, GpuAttentionTest,
                          ::testing::Values(Case{{4, 2, 8}, {0, 5, 6, 20}}, Case{{9, 3, 64}, {0, 70, 200}},
                                            Case{{4, 4, 16}, {0, 64, 65, 129}}, Case{{8, 1, 32}, {0, 3, 131}}));
 
-// Long enough for cuDNN's kernels; with empty sequences at the end, as padding leaves them.
+// With empty sequences at the end, as padding leaves them.
 TEST(GpuLongAttentionTest, AgreesWithTheTextbook) {
   if (!FindGpu()) GTEST_SKIP() << "no GPU";
   at::manual_seed(5);

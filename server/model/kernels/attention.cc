@@ -2,7 +2,6 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
-#include <ATen/cuda/CUDAContext.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -165,16 +164,6 @@ void BackwardLoops(const float* qkv, const float* out, const float* lse, const f
 bool UsesLoops(const Tensor& x) { return x.is_cpu() && x.scalar_type() == at::kFloat; }
 bool UsesFlash(const Tensor& x) { return UsesCudaKernels(x) && x.scalar_type() == at::kBFloat16; }
 
-// cuDNN's forward kernel is the faster one on Hopper, but each new shape of a batch is
-// planned for a good part of a second: for long sequences only, where shapes are few and
-// it pays. Its backward kernel gave wrong gradients for packed sequences (cuDNN 9.19 under
-// torch 2.11), so that FlashAttention's takes over from there.
-bool UsesCudnn(const Tensor& x, const AttentionShape& shape, const PackedSequences& sequences) {
-  constexpr int64_t kLong = 512;
-  return UsesFlash(x) && sequences.longest >= kLong && (shape.head_dim == 64 || shape.head_dim == 128) &&
-         at::cuda::getCurrentDeviceProperties()->major >= 9;
-}
-
 // Queries, keys and values as views, T x heads x head_dim each.
 struct Heads {
   Tensor q, k, v;
@@ -186,7 +175,8 @@ Heads SplitHeads(const Tensor& qkv, const AttentionShape& shape) {
           qkv.narrow(1, shape.q_size() + shape.kv_size(), shape.kv_size()).view({tokens, shape.kv_heads, d})};
 }
 
-// FlashAttention on the rotated columns in place.
+// FlashAttention on the rotated columns in place. cuDNN's kernels are faster alone, but
+// under torch 2.11 (cuDNN 9.19) their gradients of packed sequences came out wrong.
 Tensor FlashForward(const Tensor& qkv, const AttentionShape& shape, const RopeTable& rope,
                     const PackedSequences& sequences, AttentionState* state) {
   RopeInPlace(qkv, shape, rope, sequences.positions_T, /*inverse=*/false);
@@ -197,32 +187,6 @@ Tensor FlashForward(const Tensor& qkv, const AttentionShape& shape, const RopeTa
                                    /*return_debug_mask=*/false);
   state->qkv_TE = qkv;
   state->out_TQ = state->out_TQ.view({qkv.size(0), shape.q_size()});
-  return state->out_TQ;
-}
-
-// Queries, keys and values in blocks of one buffer, T x heads x head_dim each.
-Heads BlocksOf(const Tensor& buffer, const AttentionShape& shape) {
-  const int64_t tokens = buffer.size(0), d = shape.head_dim;
-  const Tensor flat = buffer.view(-1);
-  const int64_t q = tokens * shape.q_size(), kv = tokens * shape.kv_size();
-  return {flat.narrow(0, 0, q).view({tokens, shape.heads, d}), flat.narrow(0, q, kv).view({tokens, shape.kv_heads, d}),
-          flat.narrow(0, q + kv, kv).view({tokens, shape.kv_heads, d})};
-}
-
-Tensor CudnnForward(const Tensor& qkv, const AttentionShape& shape, const RopeTable& rope,
-                    const PackedSequences& sequences, AttentionState* state) {
-  state->qkv_TE = at::empty_like(qkv);
-  const Heads heads = BlocksOf(state->qkv_TE, shape);
-  cuda::RopeSplit(CudaTypeOf(qkv), qkv.const_data_ptr(), rope.cos_PH.const_data_ptr<float>(),
-                  rope.sin_PH.const_data_ptr<float>(), sequences.positions_T.const_data_ptr<int64_t>(), qkv.size(0),
-                  {shape.heads, shape.kv_heads, shape.head_dim}, heads.q.mutable_data_ptr(), heads.k.mutable_data_ptr(),
-                  heads.v.mutable_data_ptr(), CurrentCudaStream());
-  auto result = at::_cudnn_attention_forward(heads.q, heads.k, heads.v, std::nullopt, sequences.starts_int32,
-                                             sequences.starts_int32, sequences.longest, sequences.longest,
-                                             /*compute_log_sumexp=*/true, 0.0, /*is_causal=*/true,
-                                             /*return_debug_mask=*/false);
-  state->out_TQ = std::get<0>(result).view({qkv.size(0), shape.q_size()});
-  state->log_sums = std::get<1>(result).view({qkv.size(0), shape.heads}).t().contiguous();  // as FlashAttention's
   return state->out_TQ;
 }
 
@@ -254,10 +218,9 @@ class FixedOrder {
   const bool wished_;
 };
 
-Tensor GpuBackward(const Tensor& dout, const AttentionState& state, const AttentionShape& shape, const RopeTable& rope,
+Tensor FlashBackward(const Tensor& dout, const AttentionState& state, const AttentionShape& shape, const RopeTable& rope,
                    const PackedSequences& sequences) {
-  const bool blocks = UsesCudnn(state.qkv_TE, shape, sequences);
-  const Heads heads = blocks ? BlocksOf(state.qkv_TE, shape) : SplitHeads(state.qkv_TE, shape);
+  const Heads heads = SplitHeads(state.qkv_TE, shape);
   const std::vector<int64_t> sizes = heads.q.sizes().vec();
   const Tensor& starts = sequences.starts_int32;
   // Without dropout nothing is drawn, and nobody reads these.
@@ -393,7 +356,6 @@ void RopeInPlace(Tensor qkv_TE, const AttentionShape& shape, const RopeTable& ro
 
 Tensor PackedAttentionForward(const Tensor& qkv_TE, const AttentionShape& shape, const RopeTable& rope,
                               const PackedSequences& sequences, AttentionState* state) {
-  if (UsesCudnn(qkv_TE, shape, sequences)) return CudnnForward(qkv_TE, shape, rope, sequences, state);
   if (UsesFlash(qkv_TE)) return FlashForward(qkv_TE, shape, rope, sequences, state);
   state->qkv_TE = qkv_TE;
   if (!UsesLoops(qkv_TE)) return state->out_TQ = AtenAttention(qkv_TE, shape, rope, sequences);
@@ -406,7 +368,7 @@ Tensor PackedAttentionForward(const Tensor& qkv_TE, const AttentionShape& shape,
 
 Tensor PackedAttentionBackward(const Tensor& dout_TQ, const AttentionState& state, const AttentionShape& shape,
                                const RopeTable& rope, const PackedSequences& sequences) {
-  if (UsesFlash(state.qkv_TE)) return GpuBackward(dout_TQ, state, shape, rope, sequences);
+  if (UsesFlash(state.qkv_TE)) return FlashBackward(dout_TQ, state, shape, rope, sequences);
   if (!UsesLoops(state.qkv_TE)) {
     // No kernel of its own: once more, recorded.
     at::AutoGradMode record(true);

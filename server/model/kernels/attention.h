@@ -40,7 +40,7 @@ void RopeInPlace(at::Tensor qkv_TE, const AttentionShape& shape, const RopeTable
 
 // What the backward half of attention needs of the forward half.
 struct AttentionState {
-  at::Tensor qkv_TE;  // as the device's kernels like it: rotated or not, or a block each of q, k and v
+  at::Tensor qkv_TE;  // rotated or not, as the device's kernels like it
   at::Tensor out_TQ, log_sums;
 };
 

@@ -6,9 +6,9 @@
 
 #include <cmath>
 
+#include "server/model/kernels/cuda/mixed_bits.h"
 #include "server/model/kernels/cuda_dispatch.h"
 #include "server/model/kernels/fast_math.h"
-#include "server/model/kernels/mixed_bits.h"
 
 namespace attune {
 namespace {

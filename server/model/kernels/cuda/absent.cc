@@ -21,10 +21,6 @@ void SwiGluBackward(Type, const void*, const void*, void*, int64_t, int64_t, Str
 void RopeInPlace(Type, void*, int64_t, const float*, const float*, const int64_t*, int64_t, RopeShape, bool, Stream) {
   std::abort();
 }
-void RopeSplit(Type, const void*, const float*, const float*, const int64_t*, int64_t, RopeShape, void*, void*, void*,
-               Stream) {
-  std::abort();
-}
 void RopeBackwardPack(Type, const void*, const void*, const void*, const float*, const float*, const int64_t*, int64_t,
                       RopeShape, void*, Stream) {
   std::abort();

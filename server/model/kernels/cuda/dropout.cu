@@ -1,5 +1,5 @@
 #include "server/model/kernels/cuda/common.cuh"
-#include "server/model/kernels/mixed_bits.h"
+#include "server/model/kernels/cuda/mixed_bits.h"
 
 namespace attune::cuda {
 namespace {
@@ -7,7 +7,7 @@ namespace {
 constexpr int kThreads = 256;
 
 template <typename T, int N>
-__global__ void Kernel(const T* x, const T* addend, uint32_t threshold, float scale, const int64_t* step_seed,
+__global__ void Mask(const T* x, const T* addend, uint32_t threshold, float scale, const int64_t* step_seed,
                        uint32_t seed, T* y, int64_t count) {
   const int64_t i = (blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x) * N;
   if (i >= count) return;
@@ -28,7 +28,7 @@ void Dropout(Type type, const void* x, const void* addend, double p, const int64
              int64_t count, Stream stream) {
   Dispatch(type, count, [&]<typename T, int N>() {
     const unsigned blocks = (count / N + kThreads - 1) / kThreads;
-    Kernel<T, N><<<blocks, kThreads, 0, stream>>>(
+    Mask<T, N><<<blocks, kThreads, 0, stream>>>(
         static_cast<const T*>(x), static_cast<const T*>(addend), static_cast<uint32_t>(p * 4294967296.0),
         static_cast<float>(1.0 / (1.0 - p)), step_seed, seed, static_cast<T*>(y), count);
   });

@@ -39,10 +39,6 @@ struct RopeShape {
 // cos_PH and sin_PH have H = head_dim / 2 columns.
 void RopeInPlace(Type type, void* qkv_TE, int64_t row_stride, const float* cos_PH, const float* sin_PH,
                  const int64_t* positions_T, int64_t tokens, RopeShape shape, bool inverse, Stream stream);
-// Rotated queries and keys and the values of qkv_TE, T x heads x head_dim each, into
-// blocks of their own.
-void RopeSplit(Type type, const void* qkv_TE, const float* cos_PH, const float* sin_PH, const int64_t* positions_T,
-               int64_t tokens, RopeShape shape, void* q, void* k, void* v, Stream stream);
 // Gradients of rotated queries and keys and of values, T x heads x head_dim each,
 // rotated back and packed into dqkv_TE.
 void RopeBackwardPack(Type type, const void* dq, const void* dk, const void* dv, const float* cos_PH,

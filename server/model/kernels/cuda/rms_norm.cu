@@ -4,7 +4,7 @@ namespace attune::cuda {
 namespace {
 
 template <typename T, int N>
-__global__ void Forward(const T* x, const T* delta, const T* w, float epsilon, T* sum_out, T* y, float* inverse_rms,
+__global__ void NormForward(const T* x, const T* delta, const T* w, float epsilon, T* sum_out, T* y, float* inverse_rms,
                         int columns) {
   __shared__ float shared[33];
   const int64_t row = blockIdx.x * static_cast<int64_t>(columns);
@@ -39,7 +39,7 @@ __global__ void Forward(const T* x, const T* delta, const T* w, float epsilon, T
 
 // dx = r * (g - x * r^2 * mean(g * x)) with g = dy * w.
 template <typename T, int N>
-__global__ void Backward(const T* dy, const T* x, const T* w, const float* inverse_rms, const T* residual, T* dx,
+__global__ void NormBackward(const T* dy, const T* x, const T* w, const float* inverse_rms, const T* residual, T* dx,
                          int columns) {
   __shared__ float shared[33];
   const int64_t row = blockIdx.x * static_cast<int64_t>(columns);
@@ -71,7 +71,7 @@ __global__ void Backward(const T* dy, const T* x, const T* w, const float* inver
 void RmsNormForward(Type type, const void* x_TD, const void* delta_TD, const void* w_D, double epsilon, void* sum_TD,
                     void* y_TD, float* inverse_rms_T, int64_t rows, int64_t columns, Stream stream) {
   Dispatch(type, columns, [&]<typename T, int N>() {
-    Forward<T, N><<<rows, RowThreads(columns, N), 0, stream>>>(
+    NormForward<T, N><<<rows, RowThreads(columns, N), 0, stream>>>(
         static_cast<const T*>(x_TD), static_cast<const T*>(delta_TD), static_cast<const T*>(w_D),
         static_cast<float>(epsilon), static_cast<T*>(sum_TD), static_cast<T*>(y_TD), inverse_rms_T,
         static_cast<int>(columns));
@@ -81,7 +81,7 @@ void RmsNormForward(Type type, const void* x_TD, const void* delta_TD, const voi
 void RmsNormBackward(Type type, const void* dy_TD, const void* x_TD, const void* w_D, const float* inverse_rms_T,
                      const void* residual_TD, void* dx_TD, int64_t rows, int64_t columns, Stream stream) {
   Dispatch(type, columns, [&]<typename T, int N>() {
-    Backward<T, N><<<rows, RowThreads(columns, N), 0, stream>>>(
+    NormBackward<T, N><<<rows, RowThreads(columns, N), 0, stream>>>(
         static_cast<const T*>(dy_TD), static_cast<const T*>(x_TD), static_cast<const T*>(w_D), inverse_rms_T,
         static_cast<const T*>(residual_TD), static_cast<T*>(dx_TD), static_cast<int>(columns));
   });

@@ -33,27 +33,10 @@ __global__ void InPlace(T* qkv, int64_t row_stride, const float* cos, const floa
 
 // One head of one token in a block of its own: heads of q first, then k's, then v's.
 template <typename T>
-__device__ inline T* HeadOf(T* q, T* k, T* v, int64_t t, int head, int heads, int kv_heads, int half) {
+__device__ inline const T* HeadOf(const T* q, const T* k, const T* v, int64_t t, int head, int heads, int kv_heads, int half) {
   return head < heads              ? q + (t * heads + head) * 2 * half
          : head < heads + kv_heads ? k + (t * kv_heads + head - heads) * 2 * half
                                    : v + (t * kv_heads + head - heads - kv_heads) * 2 * half;
-}
-
-template <typename T, int N>
-__global__ void Split(const T* qkv, const float* cos, const float* sin, const int64_t* positions, int heads,
-                      int kv_heads, int half, T* q, T* k, T* v) {
-  const int64_t t = blockIdx.x, position = positions[t] * half;
-  qkv += t * (heads + 2 * kv_heads) * 2 * half;
-  for (int item = threadIdx.x; item < (heads + 2 * kv_heads) * half / N; item += blockDim.x) {
-    const int head = item / (half / N), i = item % (half / N) * N;
-    float a[N], b[N];
-    Load(qkv + head * 2 * half + i, a);
-    Load(qkv + head * 2 * half + half + i, b);
-    if (head < heads + kv_heads) Turn(a, b, cos + position + i, sin + position + i, 1.0f);
-    T* to = HeadOf(q, k, v, t, head, heads, kv_heads, half) + i;
-    Store(to, a);
-    Store(to + half, b);
-  }
 }
 
 template <typename T, int N>
@@ -84,17 +67,6 @@ void RopeInPlace(Type type, void* qkv_TE, int64_t row_stride, const float* cos_P
   Dispatch(type, row_stride % kWide<__nv_bfloat16> == 0 ? half : 1, [&]<typename T, int N>() {
     InPlace<T, N><<<tokens, Threads(heads * half / N), 0, stream>>>(static_cast<T*>(qkv_TE), row_stride, cos_PH, sin_PH,
                                                                     positions_T, heads, half, inverse ? -1.0f : 1.0f);
-  });
-}
-
-void RopeSplit(Type type, const void* qkv_TE, const float* cos_PH, const float* sin_PH, const int64_t* positions_T,
-               int64_t tokens, RopeShape shape, void* q, void* k, void* v, Stream stream) {
-  const int half = static_cast<int>(shape.head_dim / 2);
-  const int heads = static_cast<int>(shape.heads), kv_heads = static_cast<int>(shape.kv_heads);
-  Dispatch(type, half, [&]<typename T, int N>() {
-    Split<T, N><<<tokens, Threads((heads + 2 * kv_heads) * half / N), 0, stream>>>(
-        static_cast<const T*>(qkv_TE), cos_PH, sin_PH, positions_T, heads, kv_heads, half, static_cast<T*>(q),
-        static_cast<T*>(k), static_cast<T*>(v));
   });
 }
 

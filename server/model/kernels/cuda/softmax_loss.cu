@@ -32,7 +32,7 @@ __device__ inline Running ReduceRunning(Running value, Running* shared) {
 }
 
 template <typename T, int N>
-__global__ void Kernel(T* logits, const int64_t* targets, const float* scale_pointer, float* losses, uint8_t* correct,
+__global__ void SoftmaxRows(T* logits, const int64_t* targets, const float* scale_pointer, float* losses, uint8_t* correct,
                        int vocabulary) {
   __shared__ Running shared[32];
   T* row = logits + blockIdx.x * static_cast<int64_t>(vocabulary);
@@ -76,7 +76,7 @@ __global__ void Kernel(T* logits, const int64_t* targets, const float* scale_poi
 void SoftmaxLoss(Type type, void* logits_NV, const int64_t* targets_N, const float* scale, float* losses_N,
                  uint8_t* correct_N, int64_t rows, int64_t vocabulary, Stream stream) {
   Dispatch(type, vocabulary, [&]<typename T, int N>() {
-    Kernel<T, N><<<rows, RowThreads(vocabulary, N), 0, stream>>>(static_cast<T*>(logits_NV), targets_N, scale, losses_N,
+    SoftmaxRows<T, N><<<rows, RowThreads(vocabulary, N), 0, stream>>>(static_cast<T*>(logits_NV), targets_N, scale, losses_N,
                                                                 correct_N, static_cast<int>(vocabulary));
   });
 }

@@ -6,7 +6,7 @@ namespace {
 constexpr int kThreads = 256;
 
 template <typename T, int N>
-__global__ void Forward(const T* gate_up, T* out, int inner) {
+__global__ void GateForward(const T* gate_up, T* out, int inner) {
   const int i = (blockIdx.x * kThreads + threadIdx.x) * N;
   if (i >= inner) return;
   const T* in = gate_up + blockIdx.y * static_cast<int64_t>(2 * inner) + i;
@@ -19,7 +19,7 @@ __global__ void Forward(const T* gate_up, T* out, int inner) {
 }
 
 template <typename T, int N>
-__global__ void Backward(const T* gate_up, const T* dout, T* dgate_up, int inner) {
+__global__ void GateBackward(const T* gate_up, const T* dout, T* dgate_up, int inner) {
   const int i = (blockIdx.x * kThreads + threadIdx.x) * N;
   if (i >= inner) return;
   const int64_t row = blockIdx.y * static_cast<int64_t>(2 * inner) + i;
@@ -48,7 +48,7 @@ void SwiGluForward(Type type, const void* gate_up_T2I, void* out_TI, int64_t row
     const unsigned blocks = (inner / N + kThreads - 1) / kThreads;
     for (int64_t begin = 0; begin < rows; begin += kMaxRows) {
       const unsigned n = rows - begin < kMaxRows ? rows - begin : kMaxRows;
-      Forward<T, N><<<dim3(blocks, n), kThreads, 0, stream>>>(static_cast<const T*>(gate_up_T2I) + begin * 2 * inner,
+      GateForward<T, N><<<dim3(blocks, n), kThreads, 0, stream>>>(static_cast<const T*>(gate_up_T2I) + begin * 2 * inner,
                                                              static_cast<T*>(out_TI) + begin * inner, inner);
     }
   });
@@ -60,7 +60,7 @@ void SwiGluBackward(Type type, const void* gate_up_T2I, const void* dout_TI, voi
     const unsigned blocks = (inner / N + kThreads - 1) / kThreads;
     for (int64_t begin = 0; begin < rows; begin += kMaxRows) {
       const unsigned n = rows - begin < kMaxRows ? rows - begin : kMaxRows;
-      Backward<T, N><<<dim3(blocks, n), kThreads, 0, stream>>>(
+      GateBackward<T, N><<<dim3(blocks, n), kThreads, 0, stream>>>(
           static_cast<const T*>(gate_up_T2I) + begin * 2 * inner, static_cast<const T*>(dout_TI) + begin * inner,
           static_cast<T*>(dgate_up_T2I) + begin * 2 * inner, inner);
     }
