@@ -65,7 +65,8 @@ void PrepareDevice(const ComputeTarget& target) {
 
 int64_t DeviceMemoryBytes(const ComputeTarget& target) {
   if (target.device == ComputeTarget::Device::kCuda) {
-    return static_cast<int64_t>(at::accelerator::getMemoryInfo(0).second);
+    at::accelerator::emptyCache();  // what torch keeps for later is free, too
+    return static_cast<int64_t>(at::accelerator::getMemoryInfo(0).first);
   }
   return static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
 }

@@ -20,7 +20,7 @@ absl::Status OutOfMemory() {
 }  // namespace
 
 void Synchronize(const ComputeTarget& target) {
-  if (target.device == ComputeTarget::Device::kCuda) at::accelerator::synchronizeDevice(0);
+  if (target.device == ComputeTarget::Device::kCuda) at::accelerator::getCurrentStream(0).synchronize();
 }
 
 absl::Status CatchTorch(const std::function<absl::Status()>& body) {

@@ -20,7 +20,8 @@ inline at::ScalarType TypeOf(const ComputeTarget& target) {
   return target.type == ComputeTarget::Type::kBfloat16 ? at::kBFloat16 : at::kFloat;
 }
 
-// Waits until the device has done what was asked of it; nothing to wait for on the CPU.
+// Waits until the device has done what this thread's stream was asked for; nothing to
+// wait for on the CPU. Not for the whole device: that would break a capture elsewhere.
 void Synchronize(const ComputeTarget& target);
 
 // The one boundary where libtorch's exceptions become statuses: out of memory is

@@ -1,6 +1,7 @@
 #include "server/tuning/pass_graphs.h"
 
 #include <ATen/ATen.h>
+#include <ATen/cuda/CUDAContext.h>
 #include <ATen/cuda/CUDAGraph.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAGuard.h>
@@ -22,8 +23,21 @@ struct PassGraphs::Graph {
   std::unique_ptr<at::cuda::CUDAGraph> graph;
 };
 
-PassGraphs::PassGraphs(DirectPass* pass, const BaseModel* base, int64_t activation_bytes)
-    : pass_(pass), base_(base), activation_bytes_(activation_bytes) {}
+namespace {
+
+// More graphs than shapes that come again.
+constexpr int64_t kMaxGraphs = 64;
+
+// One for all captures: cuBLAS keeps a workspace for each stream that it has seen.
+const c10::cuda::CUDAStream& SideStream() {
+  static const c10::cuda::CUDAStream stream = c10::cuda::getStreamFromPool();
+  return stream;
+}
+
+}  // namespace
+
+PassGraphs::PassGraphs(DirectPass* pass, const BaseModel* base, at::ScalarType type, int64_t activation_bytes)
+    : pass_(pass), base_(base), type_(type), activation_bytes_(activation_bytes) {}
 
 PassGraphs::~PassGraphs() = default;
 
@@ -32,29 +46,41 @@ int64_t PassGraphs::captured() const {
 }
 
 std::vector<Keep> PassGraphs::KeepFor(const PassShape& shape) const {
-  const int64_t element = base_->target.type == ComputeTarget::Type::kBfloat16 ? 2 : 4;
-  return ChooseKeep(base_->config, shape.tokens, element, activation_bytes_);
+  return ChooseKeep(base_->config, shape.tokens, static_cast<int64_t>(at::elementSize(type_)), activation_bytes_);
 }
 
 DirectPass::Result PassGraphs::Run(const MicroBatch& batch, int64_t step_seed, int64_t loss_tokens) {
-  const bool small = base_->target.type == ComputeTarget::Type::kBfloat16 &&
-                     static_cast<int64_t>(batch.tokens.size()) <= kMaxGraphTokens;
+  const bool small = type_ == at::kBFloat16 && static_cast<int64_t>(batch.tokens.size()) <= kMaxGraphTokens;
   const PassShape shape = small ? BucketShape(batch) : ExactShape(batch);
   const Tensor packed = PackBatch(batch, shape, step_seed, loss_tokens, /*pinned=*/true);
   std::unique_ptr<Graph>& graph = graphs_[shape];
   if (!graph) graph = std::make_unique<Graph>();
   // Once without: what allocates or compiles on first use does so outside the capture.
   if (!small || graph->seen++ == 0) {
+    if (!small) DropGraphsFor(shape);
     const Tensor moved = packed.to(DeviceOf(base_->target), /*non_blocking=*/true);
-    return pass_->Run(ViewBatch(moved, shape, packed), KeepFor(shape));
+    // The graphs' pool is not there for it: a pass that will be captured makes do with the least.
+    return pass_->Run(ViewBatch(moved, shape, packed),
+                      small ? std::vector<Keep>(base_->config.layers, Keep::kInput) : KeepFor(shape));
   }
   if (!graph->graph) {
+    DropGraphsFor(shape);
     graph->input = at::empty_like(packed, at::TensorOptions().device(DeviceOf(base_->target)).pinned_memory(false));
     Capture(shape, graph.get());
   }
   graph->input.copy_(packed, /*non_blocking=*/true);
   graph->graph->replay();
   return graph->result;
+}
+
+void PassGraphs::DropGraphsFor(const PassShape& shape) {
+  int64_t largest = 0;
+  for (const auto& [other, graph] : graphs_) {
+    if (graph->graph) largest = std::max(largest, other.tokens);
+  }
+  if (largest == 0 || (shape.tokens <= largest && captured() < kMaxGraphs)) return;
+  c10::cuda::getCurrentCUDAStream().synchronize();
+  for (const auto& [other, graph] : graphs_) graph->graph = nullptr;
 }
 
 void PassGraphs::Capture(const PassShape& shape, Graph* graph) {
@@ -64,13 +90,14 @@ void PassGraphs::Capture(const PassShape& shape, Graph* graph) {
   for (const auto& [other_shape, other] : graphs_) {
     if (other->graph) pool = other->graph->pool();
   }
-  c10::cuda::device_synchronize();
+  c10::cuda::getCurrentCUDAStream().synchronize();
   // What the pass before took and gave back would lie idle: the graphs have a pool of their own.
   c10::cuda::CUDACachingAllocator::emptyCache();
   auto captured = std::make_unique<at::cuda::CUDAGraph>();
   {
-    c10::cuda::CUDAStreamGuard side(c10::cuda::getStreamFromPool());
-    // Other threads go on using the device meanwhile, and libraries may set themselves up.
+    c10::cuda::CUDAStreamGuard side(SideStream());
+    at::cuda::getCurrentCUDABlasHandle();  // its workspace is not to come from the graphs' pool
+    // Other threads go on using the device meanwhile, though none may wait for all of it.
     captured->capture_begin(pool, cudaStreamCaptureModeRelaxed);
     try {
       const DirectPass::Result result = pass_->Run(ViewBatch(graph->input, shape), KeepFor(shape));

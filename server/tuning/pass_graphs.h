@@ -20,8 +20,9 @@ class PassGraphs {
  public:
   static constexpr int64_t kMaxGraphTokens = 65536;
 
-  // All arguments must outlive this. Layers keep what fits into `activation_bytes`.
-  PassGraphs(DirectPass* pass, const BaseModel* base, int64_t activation_bytes);
+  // All arguments must outlive this. `type` is the pass's; layers keep what fits into
+  // `activation_bytes`.
+  PassGraphs(DirectPass* pass, const BaseModel* base, at::ScalarType type, int64_t activation_bytes);
   ~PassGraphs();
 
   // DirectPass::Run on the calling thread's device and stream. The result holds until the
@@ -34,10 +35,14 @@ class PassGraphs {
   struct Graph;
 
   std::vector<Keep> KeepFor(const PassShape& shape) const;
+  // Makes way for a pass of this shape. A pool that grew with ever larger passes would
+  // hold them all: the larger pass comes first, and the others are captured again.
+  void DropGraphsFor(const PassShape& shape);
   void Capture(const PassShape& shape, Graph* graph);
 
   DirectPass* const pass_;
   const BaseModel* const base_;
+  const at::ScalarType type_;
   const int64_t activation_bytes_;
   std::map<PassShape, std::unique_ptr<Graph>> graphs_;
 };

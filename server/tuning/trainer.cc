@@ -90,9 +90,10 @@ Trainer::Trainer(const BaseModel* base, Method* method, const Batcher* batches, 
   const double dropout = method->lora() ? method->lora()->dropout : 0;
   direct_ = std::make_unique<DirectPass>(base, method, flat_.get(), PassType(h), dropout);
   if (activation_bytes == 0) {
+    const Arbiter::Turn turn = TakeTurn();  // asking gives memory back, which no capture elsewhere would survive
     activation_bytes = static_cast<int64_t>(kActivationShare * DeviceMemoryBytes(base->target));
   }
-  graphs_ = std::make_unique<PassGraphs>(direct_.get(), base, activation_bytes);
+  graphs_ = std::make_unique<PassGraphs>(direct_.get(), base, PassType(h), activation_bytes);
 }
 
 Trainer::~Trainer() = default;
@@ -206,6 +207,7 @@ absl::StatusOr<StepResult> Trainer::Step(int64_t step) {
     ATTUNE_ASSIGN_OR_RETURN(const double loss, direct_ ? AccumulateDirect(groups, step, result.loss_tokens)
                                                        : AccumulateRecorded(groups, step, result.loss_tokens));
     result.loss = result.loss_tokens ? loss / result.loss_tokens : 0;
+    if (result.loss_tokens == 0) return absl::OkStatus();  // nothing to learn from: nothing changes
     Arbiter::Turn turn = TakeTurn();
     result.gradient_norm = optimizer_.Step(result.learning_rate);
     return std::isfinite(result.gradient_norm) ? absl::OkStatus() : NotFinite(step, "gradient");

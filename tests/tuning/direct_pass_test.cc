@@ -190,7 +190,7 @@ TEST_P(DirectPassTest, InBfloat16GivesRoughlyTheSame) {
 TEST_P(DirectPassTest, ReplayedGraphsFollowTheirInput) {
   if (!GetParam().gpu) GTEST_SKIP() << "graphs are the GPU's";
   Make(ComputeTarget::Type::kBfloat16);
-  PassGraphs graphs(direct_.get(), base_.get(), int64_t{1} << 30);
+  PassGraphs graphs(direct_.get(), base_.get(), at::kBFloat16, int64_t{1} << 30);
   const Outcome first = Collect(graphs.Run(batch_, kSeed, kLossTokens));
   EXPECT_EQ(graphs.captured(), 0);
   for (int i = 0; i < 3; ++i) ExpectSame(Collect(graphs.Run(batch_, kSeed, kLossTokens)), first);
@@ -201,7 +201,7 @@ TEST_P(DirectPassTest, ReplayedGraphsFollowTheirInput) {
   for (int i = 0; i < 2; ++i) {
     ExpectSame(Collect(graphs.Run(batch_, kSeed, kLossTokens)), Direct(BucketShape(batch_), Keep::kAll));
   }
-  EXPECT_EQ(graphs.captured(), 2);
+  EXPECT_EQ(graphs.captured(), 1) << "the larger pass takes the place of the smaller";
   batch_ = Batch({2, 7, 4}, {1, 3, 2});
   ASSERT_EQ(BucketShape(batch_), BucketShape(small));
   ExpectSame(Collect(graphs.Run(batch_, kSeed, kLossTokens)), Direct(BucketShape(batch_), Keep::kAll));

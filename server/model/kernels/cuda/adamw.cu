@@ -48,6 +48,7 @@ void GradientNorm(const float* gradients, int64_t count, double* partials, float
   static_assert(kNormPartials == 1024, "Root is one block");
   Squares<<<kNormPartials, kThreads, 0, stream>>>(gradients, count, partials);
   Root<<<1, kNormPartials, 0, stream>>>(partials, norm);
+  CheckLaunch();
 }
 
 void AdamW(const AdamWSettings& settings, const float* norm, float* parameters, float* gradients, float* first,
@@ -55,6 +56,7 @@ void AdamW(const AdamWSettings& settings, const float* norm, float* parameters, 
   const int64_t blocks = (count + kThreads - 1) / kThreads;
   Update<<<blocks < 4096 ? blocks : 4096, kThreads, 0, stream>>>(settings, norm, parameters, gradients, first, second,
                                                                 count);
+  CheckLaunch();
 }
 
 }  // namespace attune::cuda

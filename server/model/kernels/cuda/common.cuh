@@ -4,6 +4,8 @@
 #include <cuda_bf16.h>
 
 #include <cstdint>
+#include <stdexcept>
+#include <string>
 
 #include "server/model/kernels/cuda/launch.h"
 
@@ -74,8 +76,14 @@ inline int RowThreads(int64_t columns, int width) {
   return static_cast<int>(threads < 32 ? 32 : threads > 1024 ? 1024 : threads);
 }
 
-// Calls body with a value of the element type and the number of elements that rows of
-// `columns` may be read at a time.
+// A launch that failed says so only here; what fails later surfaces at the next wait.
+inline void CheckLaunch() {
+  const cudaError_t error = cudaGetLastError();
+  if (error != cudaSuccess) throw std::runtime_error(std::string("CUDA kernel: ") + cudaGetErrorString(error));
+}
+
+// Calls body, which launches, with the element type and the number of elements that rows
+// of `columns` may be read at a time.
 template <typename Body>
 void Dispatch(Type type, int64_t columns, const Body& body) {
   auto with = [&]<typename T>(T element) {
@@ -90,6 +98,7 @@ void Dispatch(Type type, int64_t columns, const Body& body) {
   } else {
     with(__nv_bfloat16());
   }
+  CheckLaunch();
 }
 
 }  // namespace attune::cuda

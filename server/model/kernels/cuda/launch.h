@@ -9,11 +9,12 @@ struct CUstream_st;
 // header. Matrices are row-major and contiguous unless a stride is given; statistics
 // are fp32. Each call launches on `stream` and returns; none synchronises, allocates
 // or adds in an order that varies, so all may be captured into a CUDA graph and give
-// the same bits each time. Errors are CUDA's sticky ones and surface at the next
-// synchronisation.
+// the same bits each time. A launch that fails throws std::runtime_error; what fails
+// while it runs surfaces at the next synchronisation.
 namespace attune::cuda {
 
-// False in a build without nvcc: then nothing else here may be called.
+// False in a build without nvcc, and on a GPU that the kernels were not built for: then
+// nothing else here may be called.
 bool Available();
 
 using Stream = CUstream_st*;
