@@ -205,7 +205,9 @@ class ServicesTest(unittest.TestCase):
         self.assertEqual([event.sequence for event in self.events], list(range(1, len(self.events) + 1)))
         states = [event.state for event in self.events if event.type == tuning_job.JobEvent.STATE_CHANGED]
         self.assertEqual(states, [State.QUEUED, State.PREPARING, State.RUNNING, State.SUCCEEDED])
-        steps = [event.progress.step for event in self.events if event.type == tuning_job.JobEvent.PROGRESS]
+        # An evaluation tells the progress, too; right before it none is told apart.
+        steps = [event.progress.step for event in self.events
+                 if event.type in (tuning_job.JobEvent.PROGRESS, tuning_job.JobEvent.EVALUATION)]
         self.assertEqual(steps, sorted(steps))
         self.assertEqual(steps[-1], 3)
         self.assertIn(tuning_job.JobEvent.CHECKPOINT, [event.type for event in self.events])
