@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Where the time of one training step goes: sums a Chrome trace's kernels by kind.
 
     tests/bench/profile_train.py TRACE.json

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Times Attune against transformers + PEFT on this machine's CPU, on the same real batches.
 
     tests/bench/run_cpu.py [--rounds 3] [--steps 4] [--threads N] [--write]

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Times Attune's training steps against transformers + PEFT on one GPU, in turn, same shapes.
 
     tests/bench/run_train.py [--work NAME...] [--variants ours,eager,compiled] [--write FILE]
