@@ -25,7 +25,8 @@ enum class Keep {
 };
 
 // The cheapest choice for each layer whose bytes fit into `budget`; all kInput if none
-// does. `tokens` of one pass, `element` bytes a value. Kept least where it costs least time.
+// does. `tokens` of one pass, `element` bytes a value. The first layers give up first,
+// and every layer the kind that is cheapest to compute again before any gives up the next.
 std::vector<Keep> ChooseKeep(const ModelConfig& config, int64_t tokens, int64_t element, int64_t budget);
 // Bytes that a layer keeps for each token.
 int64_t KeptBytesPerToken(const ModelConfig& config, Keep keep, int64_t element);
@@ -34,7 +35,8 @@ int64_t KeptBytesPerToken(const ModelConfig& config, Keep keep, int64_t element)
 // is built, frozen weights get no gradient, and LoRA's gradients add up in the flat
 // fp32 buffer as the products make them. For methods that train no weight of the base
 // model (LoRA, soft prompts). The same numbers as PackedOps under autograd, to rounding.
-// Launches only, on a GPU: it may be captured. Not thread-safe.
+// Launches only, on a GPU: it may be captured. Throws what libtorch throws: to be run
+// inside CatchTorch. Not thread-safe.
 class DirectPass {
  public:
   static bool Supports(const Method& method) { return method.kind() != ModelKind::kFullWeights; }

@@ -15,7 +15,9 @@ namespace attune {
 // shapes; from a shape's second batch on, its pass is one CUDA graph, so that a small
 // model's thousands of small kernels cost one launch. Larger batches keep the device
 // busy without, and fp32 passes need the host. All graphs share one memory pool: none
-// keeps anything there from one replay to the next. Not thread-safe.
+// keeps anything there from one replay to the next. A shape's first pass keeps only its
+// layers' inputs, for that pool is not there for it. Throws what libtorch throws: to be
+// run inside CatchTorch, in a turn on the device. Not thread-safe.
 class PassGraphs {
  public:
   static constexpr int64_t kMaxGraphTokens = 65536;
