@@ -66,6 +66,18 @@ if(ATTUNE_WITH_TORCH)
     ${_cuda_packages}/lib/libcublas.so.13 -Wl,-rpath,${_cuda_packages}/lib -Wl,-rpath,${ATTUNE_TORCH_DIR}/lib)
 endif()
 
+# cuDNN's attention: its library comes with torch, its C++ interface is a package of headers.
+option(ATTUNE_WITH_CUDNN "Build cuDNN's attention if its headers are there" ON)
+if(ATTUNE_WITH_TORCH AND ATTUNE_WITH_CUDNN)
+  cmake_path(GET ATTUNE_TORCH_DIR PARENT_PATH _site)
+  if(EXISTS "${_site}/include/cudnn_frontend.h" AND EXISTS "${_site}/nvidia/cudnn/lib/libcudnn.so.9")
+    add_library(attune_cudnn INTERFACE)
+    target_include_directories(attune_cudnn SYSTEM INTERFACE ${_site}/include ${_site}/nvidia/cudnn/include)
+    target_link_libraries(attune_cudnn INTERFACE ${_site}/nvidia/cudnn/lib/libcudnn.so.9
+      ${_site}/nvidia/cu13/lib/libcudart.so.13 -Wl,-rpath,${_site}/nvidia/cudnn/lib)
+  endif()
+endif()
+
 # nvcc, if there is one: without it GPUs run the plain kernels that come with torch.
 option(ATTUNE_WITH_CUDA "Build the CUDA kernels if there is a CUDA compiler" ON)
 set(ATTUNE_CUDA_ARCHITECTURES "80-real;90" CACHE STRING "GPUs to build the CUDA kernels for")

@@ -208,7 +208,7 @@ Tensor DirectPass::BackwardHead(const PassBatch& batch, const Tensor& x, Result*
   return TakeRows(RmsNormBackward(sums.dh_ND, predicting, norm, inverse_rms, Tensor()), batch.row_of_T);
 }
 
-DirectPass::Result DirectPass::Run(const PassBatch& batch, const std::vector<Keep>& keep) {
+DirectPass::Result DirectPass::Run(PassBatch batch, const std::vector<Keep>& keep) {
   at::NoGradGuard no_grad;
   if (batch.step_seed.is_cuda()) {
     seed_ = {0, batch.step_seed};
@@ -218,6 +218,7 @@ DirectPass::Result DirectPass::Run(const PassBatch& batch, const std::vector<Kee
   const Tensor prompt = method_->soft_prompt_ND();
   Tensor x = EmbedTokens(weights_.embedding_VD, prompt.defined() ? parameters_->Computed(prompt) : Tensor(),
                          batch.tokens_T, type_);
+  PrepareAttention(x, AttentionShapeOf(base_->config), &batch.sequences);
   std::vector<LayerState> layers(base_->config.layers);
   Tensor delta;
   for (int64_t i = 0; i < base_->config.layers; ++i) {

@@ -51,7 +51,7 @@ class DirectPass {
     at::Tensor correct;   // int64 scalar
   };
   // Adds the gradients of loss_sum / loss_tokens to the flat buffer. `keep` has an entry a layer.
-  Result Run(const PassBatch& batch, const std::vector<Keep>& keep);
+  Result Run(PassBatch batch, const std::vector<Keep>& keep);
 
  private:
   struct LoraProduct;

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/cuda/CUDAContext.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -9,6 +10,7 @@
 #include <cmath>
 
 #include "server/model/kernels/cuda_dispatch.h"
+#include "server/model/kernels/cudnn_attention.h"
 #include "server/model/kernels/fast_math.h"
 #include "server/model/kernels/gemm.h"
 
@@ -164,6 +166,15 @@ void BackwardLoops(const float* qkv, const float* out, const float* lse, const f
 bool UsesLoops(const Tensor& x) { return x.is_cpu() && x.scalar_type() == at::kFloat; }
 bool UsesFlash(const Tensor& x) { return UsesCudaKernels(x) && x.scalar_type() == at::kBFloat16; }
 
+// cuDNN's kernels are the faster ones on Hopper and later. For long sequences only: there
+// it pays, and a job's shapes are few enough to plan each. Not where the order of sums is to be fixed.
+bool UsesCudnn(const Tensor& x, const AttentionShape& shape, const PackedSequences& sequences) {
+  constexpr int64_t kLong = 512, kMaxPadding = 4;  // of its workspace, in which all sequences are equally long
+  const int64_t rows = (sequences.starts_int32.size(0) - 1) * sequences.longest;
+  return UsesFlash(x) && cudnn::Available() && sequences.longest >= kLong && rows <= kMaxPadding * x.size(0) &&
+         (shape.head_dim == 64 || shape.head_dim == 128) && !at::globalContext().deterministicCuDNN() && at::cuda::getCurrentDeviceProperties()->major >= 9;
+}
+
 // Queries, keys and values as views, T x heads x head_dim each.
 struct Heads {
   Tensor q, k, v;
@@ -175,17 +186,19 @@ Heads SplitHeads(const Tensor& qkv, const AttentionShape& shape) {
           qkv.narrow(1, shape.q_size() + shape.kv_size(), shape.kv_size()).view({tokens, shape.kv_heads, d})};
 }
 
-// FlashAttention on the rotated columns in place. cuDNN's kernels are faster alone, but
-// under torch 2.11 (cuDNN 9.19) their gradients of packed sequences came out wrong.
+// On the rotated columns in place.
 Tensor FlashForward(const Tensor& qkv, const AttentionShape& shape, const RopeTable& rope,
                     const PackedSequences& sequences, AttentionState* state) {
   RopeInPlace(qkv, shape, rope, sequences.positions_T, /*inverse=*/false);
+  state->qkv_TE = qkv;
+  if (sequences.ragged) {
+    return state->out_TQ = cudnn::AttentionForward(qkv, shape, sequences, *sequences.ragged, &state->log_sums);
+  }
   const Heads heads = SplitHeads(qkv, shape);
   std::tie(state->out_TQ, state->log_sums, std::ignore, std::ignore, std::ignore) =
       at::_flash_attention_forward(heads.q, heads.k, heads.v, sequences.starts_int32, sequences.starts_int32,
                                    sequences.longest, sequences.longest, 0.0, /*is_causal=*/true,
                                    /*return_debug_mask=*/false);
-  state->qkv_TE = qkv;
   state->out_TQ = state->out_TQ.view({qkv.size(0), shape.q_size()});
   return state->out_TQ;
 }
@@ -219,7 +232,12 @@ class FixedOrder {
 };
 
 Tensor FlashBackward(const Tensor& dout, const AttentionState& state, const AttentionShape& shape, const RopeTable& rope,
-                   const PackedSequences& sequences) {
+                     const PackedSequences& sequences) {
+  if (sequences.ragged) {
+    const cudnn::AttentionGradients d = cudnn::AttentionBackward(dout, state.qkv_TE, state.out_TQ, state.log_sums, shape,
+                                                                 sequences, *sequences.ragged);
+    return PackGradients(d.dq_TQ, d.dk_TK, d.dv_TK, state.qkv_TE, shape, rope, sequences);
+  }
   const Heads heads = SplitHeads(state.qkv_TE, shape);
   const std::vector<int64_t> sizes = heads.q.sizes().vec();
   const Tensor& starts = sequences.starts_int32;
@@ -275,7 +293,8 @@ Tensor AtenAttention(const Tensor& qkv, const AttentionShape& shape, const RopeT
 class PackedAttentionFunction : public torch::autograd::Function<PackedAttentionFunction> {
  public:
   static Tensor forward(AutogradContext* context, const Tensor& qkv, const AttentionShape& shape,
-                        const RopeTable& rope, const PackedSequences& sequences) {
+                        const RopeTable& rope, PackedSequences sequences) {
+    PrepareAttention(qkv, shape, &sequences);
     AttentionState state;
     // FlashForward rotates in place, and qkv is the caller's.
     Tensor out = PackedAttentionForward(UsesFlash(qkv) ? qkv.clone() : qkv, shape, rope, sequences, &state);
@@ -284,6 +303,7 @@ class PackedAttentionFunction : public torch::autograd::Function<PackedAttention
     context->saved_data["shape"] = std::vector<int64_t>{shape.heads, shape.kv_heads, shape.head_dim};
     context->saved_data["starts"] = sequences.starts;
     context->saved_data["longest"] = sequences.longest;
+    context->saved_data["ragged"] = sequences.ragged != nullptr;
     return out;
   }
 
@@ -295,6 +315,9 @@ class PackedAttentionFunction : public torch::autograd::Function<PackedAttention
     sequences.positions_T = saved[5];
     sequences.starts_int32 = saved[6];
     sequences.longest = context->saved_data["longest"].toInt();
+    if (context->saved_data["ragged"].toBool()) {
+      PrepareAttention(saved[0], {numbers[0], numbers[1], numbers[2]}, &sequences);
+    }
     return {PackedAttentionBackward(grads[0].contiguous(), {saved[0], saved[1], saved[2]},
                                     {numbers[0], numbers[1], numbers[2]}, RopeTable{saved[3], saved[4]}, sequences),
             Tensor(), Tensor(), Tensor()};
@@ -352,6 +375,11 @@ void RopeInPlace(Tensor qkv_TE, const AttentionShape& shape, const RopeTable& ro
       }
     }
   });
+}
+
+void PrepareAttention(const Tensor& like, const AttentionShape& shape, PackedSequences* sequences) {
+  if (sequences->ragged || !UsesCudnn(like, shape, *sequences)) return;
+  sequences->ragged = std::make_shared<cudnn::RaggedOffsets>(cudnn::OffsetsOf(*sequences, shape));
 }
 
 Tensor PackedAttentionForward(const Tensor& qkv_TE, const AttentionShape& shape, const RopeTable& rope,

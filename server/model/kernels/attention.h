@@ -4,9 +4,14 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 namespace attune {
+
+namespace cudnn {
+struct RaggedOffsets;
+}
 
 // Shape of an attention layer.
 struct AttentionShape {
@@ -27,6 +32,9 @@ struct PackedSequences {
   at::Tensor positions_T;       // int64, on the device
   at::Tensor starts_int32;      // `starts` on the device, for GPU kernels
   int64_t longest = 0;
+  // cuDNN's view of the starts, where its kernels serve; see cudnn_attention.h. Made by PrepareAttention,
+  // once for all layers of a pass; without, FlashAttention serves.
+  std::shared_ptr<const cudnn::RaggedOffsets> ragged;
   int64_t tokens() const { return starts.back(); }
 };
 
@@ -43,6 +51,9 @@ struct AttentionState {
   at::Tensor qkv_TE;  // rotated or not, as the device's kernels like it
   at::Tensor out_TQ, log_sums;
 };
+
+// Makes what `sequences` lacks for attention over matrices of the type, device and rows of `like`.
+void PrepareAttention(const at::Tensor& like, const AttentionShape& shape, PackedSequences* sequences);
 
 // The halves of PackedAttention, for passes that are differentiated by hand. The
 // forward half keeps qkv_TE in `state` and may overwrite it; it returns T x q_size.
