@@ -54,6 +54,9 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->envname("ATTUNE_PRECISION")
       ->check(CLI::IsMember({"auto", "float32", "bfloat16"}))
       ->capture_default_str();
+  app->add_flag("--deterministic", server.deterministic,
+                "On a GPU, the same training bit for bit each time, also on long sequences, which it slows down")
+      ->envname("ATTUNE_DETERMINISTIC");
   app->add_option("--threads", flags->threads, "CPU threads; 0 is one per core")
       ->envname("ATTUNE_THREADS")
       ->check(CLI::Range(0, 1024))

@@ -66,7 +66,7 @@ class ServerImpl final : public Server {
     ATTUNE_RETURN_IF_ERROR(MakeDirectories(options_.data_dir));
     ATTUNE_ASSIGN_OR_RETURN(lock_, DataDirLock::Take(options_.data_dir));
     ATTUNE_ASSIGN_OR_RETURN(target_, ChooseComputeTarget(options_.device, options_.precision));
-    PrepareDevice(target_);
+    PrepareDevice(target_, options_.deterministic);
     metrics_ = std::make_unique<Metrics>(Metrics::Options{200, kServerVersion, DescribeComputeTarget(target_)});
     // First, so that /healthz answers and /readyz says 503 while the rest opens.
     ATTUNE_RETURN_IF_ERROR(StartHttp());

@@ -17,6 +17,7 @@ struct ServerOptions {
   std::string http_listen = "127.0.0.1:7780";    // metrics and health; likewise
   std::string device = "auto";                   // "auto", "cpu", "cuda"
   std::string precision = "auto";                // "auto", "float32", "bfloat16"
+  bool deterministic = false;                    // on a GPU: no kernel that adds in any order
   std::vector<std::string> import_roots;         // besides DATA_DIR/import
   std::string export_root;                       // empty: DATA_DIR/exports
   int max_concurrent_jobs = 1;

@@ -54,12 +54,13 @@ absl::StatusOr<ComputeTarget> ChooseComputeTarget(const std::string& device, con
   return target;
 }
 
-void PrepareDevice(const ComputeTarget& target) {
+void PrepareDevice(const ComputeTarget& target, bool deterministic) {
   if (target.device != ComputeTarget::Device::kCuda) return;
   // cuBLAS asks for this before its first call.
   setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
   // Warn rather than fail where there is only one kernel: none of those is in a training step.
   at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/true);
+  at::globalContext().setDeterministicCuDNN(deterministic);
   at::globalContext().setDeterministicFillUninitializedMemory(false);  // a debugging aid that costs time
 }
 

@@ -21,9 +21,10 @@ struct ComputeTarget {
 // was asked for and there is none.
 absl::StatusOr<ComputeTarget> ChooseComputeTarget(const std::string& device, const std::string& precision);
 
-// Once, before anything is computed: makes the same job give the same bits each time
-// on one device type. GPUs have kernels that add in any order; they are ruled out.
-void PrepareDevice(const ComputeTarget& target);
+// Once, before anything is computed. GPUs have kernels that add in any order: they are
+// ruled out, but for attention's gradient of long sequences, where that costs much. With
+// `deterministic` there, too: the same job gives the same bits each time on one device type.
+void PrepareDevice(const ComputeTarget& target, bool deterministic);
 
 // Bytes on the device that programs may use: free GPU memory, or the machine's memory.
 int64_t DeviceMemoryBytes(const ComputeTarget& target);

@@ -114,7 +114,7 @@ void StartTrace() {
 absl::StatusOr<Json> Run(const Json& work) {
   ATTUNE_ASSIGN_OR_RETURN(const ComputeTarget target,
                           ChooseComputeTarget(work.value("device", "cuda"), work.value("precision", "bfloat16")));
-  PrepareDevice(target);
+  PrepareDevice(target, /*deterministic=*/false);
   at::manual_seed(1);
   auto base = RandomModel(work, target);
   ATTUNE_ASSIGN_OR_RETURN(std::unique_ptr<Method> method, MakeMethod(SpecOf(work), base, 1));

@@ -13,7 +13,7 @@ inline std::optional<ComputeTarget> FindGpu(ComputeTarget::Type type = ComputeTa
   const char* precision = type == ComputeTarget::Type::kFloat32 ? "float32" : "bfloat16";
   const absl::StatusOr<ComputeTarget> target = ChooseComputeTarget("cuda", precision);
   if (!target.ok()) return std::nullopt;
-  PrepareDevice(*target);
+  PrepareDevice(*target, /*deterministic=*/false);
   return *target;
 }
 

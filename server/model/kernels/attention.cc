@@ -172,7 +172,8 @@ bool UsesCudnn(const Tensor& x, const AttentionShape& shape, const PackedSequenc
   constexpr int64_t kLong = 512, kMaxPadding = 4;  // of its workspace, in which all sequences are equally long
   const int64_t rows = (sequences.starts_int32.size(0) - 1) * sequences.longest;
   return UsesFlash(x) && cudnn::Available() && sequences.longest >= kLong && rows <= kMaxPadding * x.size(0) &&
-         (shape.head_dim == 64 || shape.head_dim == 128) && !at::globalContext().deterministicCuDNN() && at::cuda::getCurrentDeviceProperties()->major >= 9;
+         (shape.head_dim == 64 || shape.head_dim == 128) && !at::globalContext().deterministicCuDNN() &&
+         at::cuda::getCurrentDeviceProperties()->major >= 9;
 }
 
 // Queries, keys and values as views, T x heads x head_dim each.
