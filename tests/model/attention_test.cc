@@ -184,6 +184,28 @@ TEST(GpuLongAttentionTest, AgreesWithTheTextbook) {
   }
 }
 
+// What attuned --deterministic asks for.
+TEST(GpuLongAttentionTest, GivesTheSameBitsIfAsked) {
+  const std::optional<ComputeTarget> target = FindGpu();
+  if (!target) GTEST_SKIP() << "no GPU";
+  PrepareDevice(*target, /*deterministic=*/true);
+  at::manual_seed(6);
+  const AttentionShape shape{9, 3, 64};
+  const RopeTable rope = MakeRope(1024, 64);
+  const RopeTable moved = {rope.cos_PH.to(at::kCUDA), rope.sin_PH.to(at::kCUDA)};
+  const PackedSequences sequences = PackSequences({0, 1000, 2000}, at::kCUDA);
+  const at::TensorOptions options = at::TensorOptions(at::kCUDA).dtype(at::kBFloat16);
+  const Tensor qkv = at::randn({2000, 15 * 64}, options), gradient = at::randn({2000, 9 * 64}, options);
+  auto run = [&] {
+    return RunWithGradients([&](const Tensors& in) { return PackedAttention(in[0], shape, moved, sequences); }, {qkv},
+                            gradient)
+        .gradients[0];
+  };
+  const Tensor first = run();
+  for (int i = 0; i < 5; ++i) EXPECT_TRUE(at::equal(run(), first));
+  PrepareDevice(*target, /*deterministic=*/false);
+}
+
 TEST(RopeTest, InverseTakesTheRotationBack) {
   at::manual_seed(7);
   const AttentionShape shape{4, 2, 8};

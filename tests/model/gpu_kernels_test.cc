@@ -1,10 +1,11 @@
-// Every kernel on the GPU gives what it gives on the CPU, gradients included.
+// Every kernel on the GPU gives what its formula gives in fp64, gradients included.
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
 #include "server/model/kernels/cross_entropy.h"
 #include "server/model/kernels/elementwise.h"
 #include "server/model/kernels/lora_linear.h"
+#include "server/model/kernels/rows.h"
 #include "tests/testing/gpu.h"
 #include "tests/testing/tensor_matchers.h"
 
@@ -21,40 +22,59 @@ class GpuKernelsTest : public ::testing::Test {
     if (!FindGpu()) GTEST_SKIP() << "no GPU";
     at::manual_seed(31);
   }
-  // In fp32, and in bf16 to its accuracy.
-  static void ExpectSameOnGpu(const Function& function, const Tensors& inputs) {
+  // `formula` in fp64 on the CPU against `kernel` on the GPU: in fp32, and in bf16 to its accuracy.
+  static void ExpectOnGpu(const Function& kernel, const Function& formula, const Tensors& inputs) {
+    Tensors exact;
+    for (const Tensor& input : inputs) exact.push_back(input.to(at::kDouble));
     Tensor shape;
     {
       at::NoGradGuard no_grad;
-      shape = function(inputs);
+      shape = formula(exact);
     }
     const Tensor gradient = at::randn(shape.sizes());
-    const OutputAndGradients cpu = RunWithGradients(function, inputs, gradient);
-    for (const auto& [type, tolerance] : {std::pair{at::kFloat, 1e-4}, std::pair{at::kBFloat16, 0.03}}) {
+    const OutputAndGradients expected = RunWithGradients(formula, exact, gradient.to(at::kDouble));
+    for (const auto& [type, tolerance] : {std::pair{at::kFloat, 1e-5}, std::pair{at::kBFloat16, 0.03}}) {
       Tensors moved;
       for (const Tensor& input : inputs) moved.push_back(input.to(at::kCUDA, type));
-      const OutputAndGradients gpu = RunWithGradients(function, moved, gradient.to(at::kCUDA, type));
-      EXPECT_TRUE(Near(gpu.output, cpu.output, tolerance)) << type;
+      const OutputAndGradients gpu = RunWithGradients(kernel, moved, gradient.to(at::kCUDA, type));
+      EXPECT_TRUE(Near(gpu.output, expected.output, tolerance)) << type;
       for (size_t i = 0; i < inputs.size(); ++i) {
-        EXPECT_TRUE(Near(gpu.gradients[i], cpu.gradients[i], tolerance)) << type << ", gradient of input " << i;
+        EXPECT_TRUE(Near(gpu.gradients[i], expected.gradients[i], tolerance)) << type << ", gradient of input " << i;
       }
     }
   }
 };
 
 TEST_F(GpuKernelsTest, RmsNorm) {
-  ExpectSameOnGpu([](const Tensors& in) { return RmsNorm(in[0], in[1], 1e-5); }, {at::randn({40, 96}), at::randn({96})});
+  // Widths that vector loads divide, and one that they do not.
+  for (int64_t width : {96, 2048, 50}) {
+    ExpectOnGpu([](const Tensors& in) { return RmsNorm(in[0], in[1], 1e-5); },
+                [](const Tensors& in) { return in[0] * (in[0].square().mean(-1, true) + 1e-5).rsqrt() * in[1]; },
+                {at::randn({40, width}), at::randn({width})});
+  }
 }
 
 TEST_F(GpuKernelsTest, SwiGlu) {
-  ExpectSameOnGpu([](const Tensors& in) { return SwiGlu(in[0]); }, {at::randn({40, 96})});
+  for (int64_t width : {96, 1536, 50}) {
+    ExpectOnGpu([](const Tensors& in) { return SwiGlu(in[0]); },
+                [&](const Tensors& in) {
+                  return at::silu(in[0].narrow(1, 0, width)) * in[0].narrow(1, width, width);
+                },
+                {at::randn({40, 2 * width})});
+  }
 }
 
 TEST_F(GpuKernelsTest, LoraLinear) {
   const Tensor w = at::randn({64, 32}) * 0.2;
-  ExpectSameOnGpu(
+  ExpectOnGpu(
       [&](const Tensors& in) {
         return LoraLinear(in[0], w.to(in[0].options()), {{in[1], in[2], 0.5, 0}, {in[3], in[4], 2.0, 40}}, 0, 0);
+      },
+      [&](const Tensors& in) {
+        const Tensor first = at::mm(at::mm(in[0], in[1].t()), in[2].t()) * 0.5;
+        const Tensor second = at::mm(at::mm(in[0], in[3].t()), in[4].t()) * 2.0;
+        return at::mm(in[0], w.to(at::kDouble).t()) + at::constant_pad_nd(first, {0, 24}) +
+               at::constant_pad_nd(second, {40, 0});
       },
       {at::randn({30, 32}), at::randn({4, 32}) * 0.2, at::randn({40, 4}), at::randn({2, 32}) * 0.2, at::randn({24, 2})});
 }
@@ -80,11 +100,31 @@ TEST_F(GpuKernelsTest, DropoutFollowsItsSeedAndDropsItsShare) {
 
 TEST_F(GpuKernelsTest, CrossEntropy) {
   const Tensor targets = at::randint(0, 37, {300}, at::kLong);
-  ExpectSameOnGpu(
+  ExpectOnGpu(
       [&](const Tensors& in) {
         return LinearCrossEntropy(in[0], in[1], targets.to(in[0].device())).loss_sum.to(in[0].scalar_type()) / 300;
       },
+      [&](const Tensors& in) {
+        return -at::log_softmax(at::mm(in[0], in[1].t()), 1).gather(1, targets.unsqueeze(1)).sum() / 300;
+      },
       {at::randn({300, 16}), at::randn({37, 16})});
+}
+
+TEST_F(GpuKernelsTest, RowsAreTakenAndPrefixesAddUp) {
+  const PackedSequences sequences = PackSequences({0, 5, 7, 40}, at::kCUDA);
+  for (const auto& [type, tolerance] : {std::pair{at::kFloat, 1e-6}, std::pair{at::kBFloat16, 1e-6}}) {
+    const Tensor x = at::randn({40, 96}, at::kCUDA).to(type), exact = x.to(at::kCPU, at::kDouble);
+    const Tensor index = at::tensor({39, -1, 0, 7}, at::kLong);
+    Tensor taken = exact.index_select(0, index.clamp_min(0));
+    taken[1].zero_();
+    EXPECT_TRUE(Near(TakeRows(x, index.to(at::kCUDA)), taken, 0)) << type;
+    // The second sequence is shorter than the prefix.
+    const Tensor start = at::randn({3, 96}), sum = start.to(at::kCUDA);
+    AddPrefixRows(x, sequences, sum);
+    Tensor expected = start.to(at::kDouble) + exact.narrow(0, 0, 3) + exact.narrow(0, 7, 3);
+    expected.narrow(0, 0, 2).add_(exact.narrow(0, 5, 2));
+    EXPECT_TRUE(Near(sum, expected, tolerance)) << type;
+  }
 }
 
 }  // namespace

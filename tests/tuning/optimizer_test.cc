@@ -7,6 +7,8 @@
 #include <limits>
 
 #include "server/tuning/defaults.h"
+#include "tests/testing/gpu.h"
+#include "tests/testing/tensor_matchers.h"
 
 namespace attune {
 namespace {
@@ -70,6 +72,34 @@ TEST_F(AdamWTest, FollowsThePaper) {
     }
   }
   EXPECT_EQ(optimizer_->steps(), 3);
+}
+
+// The one-kernel step over flat parameters: clipping, decay and both moments, in doubles beside it.
+TEST(GpuAdamWTest, FollowsThePaper) {
+  if (!FindGpu()) GTEST_SKIP() << "no GPU";
+  at::manual_seed(9);
+  Hyperparameters h;
+  h.weight_decay = 0.1;
+  h.max_gradient_norm = 1;
+  const at::TensorOptions gpu(at::kCUDA);
+  const std::vector<Parameter> parameters = {{"a", at::randn({300, 7}, gpu).set_requires_grad(true)},
+                                             {"b", at::randn({13}, gpu).set_requires_grad(true)}};
+  const FlatParameters flat(parameters, at::kBFloat16);
+  AdamW optimizer(parameters, Resolved(h), &flat);
+  at::Tensor w = flat.values().to(at::kCPU, at::kDouble), m = at::zeros_like(w), v = at::zeros_like(w);
+  for (int t = 1; t <= 3; ++t) {
+    const at::Tensor gradients = at::randn({flat.count()}, gpu);
+    at::Tensor(flat.gradients()).copy_(gradients);
+    at::Tensor g = gradients.to(at::kCPU, at::kDouble);
+    const double norm = g.norm().item<double>();
+    EXPECT_NEAR(optimizer.Step(0.01), norm, 1e-5 * norm);
+    g = g / norm;
+    m = 0.9 * m + 0.1 * g;
+    v = 0.999 * v + 0.001 * g * g;
+    w = w * (1 - 0.01 * 0.1) - 0.01 * (m / (1 - std::pow(0.9, t))) / ((v / (1 - std::pow(0.999, t))).sqrt() + 1e-8);
+    EXPECT_TRUE(Near(flat.values(), w, 1e-5)) << "step " << t;
+    EXPECT_EQ(flat.gradients().count_nonzero().item<int64_t>(), 0);
+  }
 }
 
 TEST_F(AdamWTest, ClipsTheGlobalNorm) {
