@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Times Attune's training steps against transformers + PEFT on one GPU, in turn, same shapes.
 
-    tests/bench/run_train.py [--work NAME...] [--variants ours,eager,compiled] [--write FILE]
+    tests/bench/run_train.py [--work NAME...] [--variants floor,ours,eager,compiled] [--write FILE]
 
 Needs torch, transformers and peft, and build/tests/train_bench (`ninja -C build train_bench`), or
 a bundle: `deploy/bundle train_bench`, then `--ours .bundle/run train_bench`. Random weights in
-bf16; whole optimizer steps with clipping; the first steps are warm-up. Prints a table.
+bf16; whole optimizer steps with clipping; the first steps are warm-up. Prints a table. `floor`
+is the step's matrix products and attention alone (train_floor.py): name it first, and the lines
+after it say what share of its speed they reach.
 """
 
 import argparse
@@ -76,11 +78,12 @@ def summary(result, work, peak):
             "first_loss": result["losses"][0]}
 
 
-def row(name, who, found):
+def row(name, who, found, floor):
     if isinstance(found, str):
-        return f"| {name} | {who} | failed: {found} | | | |"
+        return f"| {name} | {who} | failed: {found} | | | | |"
+    of_floor = f"{100 * found['tokens_per_second'] / floor:.0f}%" if floor else ""
     share = f"{100 * found['utilisation']:.0f}%" if found["utilisation"] else ""
-    return (f"| {name} | {who} | {found['tokens_per_second']:,.0f} | {found['median_ms']:.1f} | {share} | "
+    return (f"| {name} | {who} | {found['tokens_per_second']:,.0f} | {found['median_ms']:.1f} | {share} | {of_floor} | "
             f"{found['peak_gib']:.1f} |")
 
 
@@ -88,7 +91,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ours", nargs="+", default=["build/tests/train_bench"], help="the command of train_bench")
     parser.add_argument("--work", nargs="+", choices=sorted(WORK), default=list(WORK))
-    parser.add_argument("--variants", default="ours,eager", help="of ours, eager, compiled")
+    parser.add_argument("--variants", default="ours,eager", help="of floor, ours, eager, compiled")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--warmup", type=int, default=4)
     parser.add_argument("--peak", type=float, default=989e12, help="the card's dense bf16 operations a second")
@@ -98,16 +101,24 @@ def main():
     given = parser.parse_args()
     here = os.path.dirname(os.path.abspath(__file__))
     peer = [sys.executable, os.path.join(here, "train_peer.py")]
-    lines = ["| work | by | tokens/s | ms a step | model FLOP utilisation | peak GiB |", "|---|---|---|---|---|---|"]
+    floor_of_step = [sys.executable, os.path.join(here, "train_floor.py")]
+    lines = ["| work | by | tokens/s | ms a step | model FLOP utilisation | share of the floor | peak GiB |",
+             "|---|---|---|---|---|---|---|"]
     for name in given.work:
         work = {"warmup": given.warmup, "steps": given.steps, "device": given.device} | WORK[name]
+        floor = None
         for who in given.variants.split(","):
             if who.startswith("ours"):
                 trace = {"trace": os.path.join(given.trace, f"{name}-{who}.json")} if given.trace else {}
                 result = run(given.ours, work | trace)
+            elif who == "floor":
+                result = run(floor_of_step, work)
             else:
                 result = run(peer, work | {"compile": who == "compiled"})
-            lines.append(row(name, who, summary(result, work, given.peak)))
+            found = summary(result, work, given.peak)
+            if who == "floor" and not isinstance(found, str):
+                floor = found["tokens_per_second"]
+            lines.append(row(name, who, found, floor))
             print(lines[-1], flush=True)
     if given.write:
         with open(given.write, "w", encoding="utf-8") as file:
