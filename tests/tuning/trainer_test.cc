@@ -4,8 +4,11 @@
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <iostream>
 #include <limits>
 #include <memory>
 #include <random>
@@ -262,6 +265,76 @@ TEST_F(TrainerTest, ACutCheckpointIsRefused) {
   std::filesystem::resize_file(file, std::filesystem::file_size(file) / 2);
   EXPECT_FALSE(LoadCheckpoint(folder, run.method.get(), &run.trainer->optimizer()).ok());
   EXPECT_FALSE(LoadCheckpoint(temp_.File("nowhere"), run.method.get(), &run.trainer->optimizer()).ok());
+}
+
+// Losses of 200 steps of LoRA on sequences that follow a rule, in means of 20.
+class LossCurveTest : public TrainerTest {
+ protected:
+  static constexpr int kSteps = 200, kWindow = 20, kSeeds = 3;
+  using Curve = std::vector<double>;
+
+  void SetUp() override {
+    TrainerTest::SetUp();
+    std::mt19937 random(2);
+    examples_.clear();
+    for (int i = 0; i < 64; ++i) {
+      Example example;
+      int token = static_cast<int>(random() % 250);
+      for (int t = 0; t < 24; ++t, token = (token * 7 + 3) % 250) {
+        example.tokens.push_back(3 + token);
+        example.has_loss.push_back(t > 0);
+      }
+      examples_.push_back(example);
+    }
+  }
+
+  Curve Train(int64_t seed, const char* precision) {
+    Hyperparameters given;
+    given.max_steps = kSteps;
+    given.batch_size = 8;
+    given.learning_rate = 0.01;
+    given.seed = seed;
+    given.precision = precision;
+    const MethodSpec spec = SmallLora();
+    const Hyperparameters h = ResolveHyperparameters(spec, given, {base_->config.Parameters(), 64, 1000, 0, base_->target});
+    const std::unique_ptr<Method> method = *MakeMethod(spec, base_, *h.seed);
+    const Batcher batches(&examples_, h.batch_size, h.micro_batch_tokens, 0, *h.seed);
+    Trainer trainer(base_.get(), method.get(), &batches, h, nullptr);
+    Curve curve(kSteps / kWindow);
+    for (int step = 0; step < kSteps; ++step) {
+      const auto result = trainer.Step(step);
+      EXPECT_TRUE(result.ok()) << result.status();
+      if (result.ok()) curve[step / kWindow] += result->loss / kWindow;
+    }
+    return curve;
+  }
+  std::vector<Curve> TrainSeeds(const char* precision) {
+    std::vector<Curve> curves;
+    for (int seed = 1; seed <= kSeeds; ++seed) curves.push_back(Train(seed, precision));
+    return curves;
+  }
+};
+
+TEST_F(LossCurveTest, GpuInBfloat16StaysWithinTheSpreadOfSeeds) {
+  const std::optional<ComputeTarget> gpu = FindGpu(ComputeTarget::Type::kBfloat16);
+  if (!gpu) GTEST_SKIP() << "no GPU";
+  const std::vector<Curve> exact = TrainSeeds("float32");  // on the CPU, under autograd
+  Load(*gpu);
+  const std::vector<Curve> fused = TrainSeeds("bfloat16");
+  double spread = 0, difference = 0;
+  for (size_t window = 0; window < exact[0].size(); ++window) {
+    double low = exact[0][window], high = low;
+    for (int i = 0; i < kSeeds; ++i) {
+      low = std::min(low, exact[i][window]);
+      high = std::max(high, exact[i][window]);
+      difference = std::max(difference, std::abs(fused[i][window] - exact[i][window]));
+    }
+    spread = std::max(spread, high - low);
+  }
+  EXPECT_LT(difference, spread);
+  EXPECT_LT(exact[0].back(), 0.8 * exact[0].front()) << "nothing was learned: the curves say little";
+  std::cout << "spread of seeds " << spread << ", largest difference " << difference << ", loss from "
+            << exact[0].front() << " to " << exact[0].back() << "\n";
 }
 
 }  // namespace
