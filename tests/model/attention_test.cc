@@ -1,10 +1,12 @@
 #include "server/model/kernels/attention.h"
 
 #include <ATen/ATen.h>
+#include <ATen/cuda/CUDAContext.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
 
+#include "server/model/kernels/cudnn_attention.h"
 #include "server/model/kernels/paged_attention.h"
 #include "tests/testing/gpu.h"
 #include "tests/testing/tensor_matchers.h"
@@ -167,13 +169,18 @@ TEST(GpuLongAttentionTest, AgreesWithTheTextbook) {
   if (!FindGpu()) GTEST_SKIP() << "no GPU";
   at::manual_seed(5);
   for (const AttentionShape& shape : {AttentionShape{9, 3, 64}, AttentionShape{4, 4, 128}}) {
-    const std::vector<int64_t> starts = {0, 700, 701, 1300};
+    const std::vector<int64_t> starts = {0, 700, 701, 1300, 2050, 2800};
     const RopeTable rope = MakeRope(1024, shape.head_dim);
     const RopeTable moved = {rope.cos_PH.to(at::kCUDA), rope.sin_PH.to(at::kCUDA)};
     PackedSequences sequences = PackSequences(starts, at::kCUDA);
-    sequences.starts_int32 = at::constant_pad_nd(sequences.starts_int32, {0, 3}, starts.back());
+    sequences.starts_int32 = at::constant_pad_nd(sequences.starts_int32, {0, 2}, starts.back());
     const Tensor qkv = at::randn({starts.back(), shape.q_size() + 2 * shape.kv_size()});
     const Tensor gradient = at::randn({starts.back(), shape.q_size()});
+    if (cudnn::Available() && at::cuda::getCurrentDeviceProperties()->major == 9) {
+      PackedSequences prepared = sequences;
+      PrepareAttention(qkv.to(at::kCUDA, at::kBFloat16), shape, &prepared);
+      EXPECT_NE(prepared.ragged, nullptr) << "cuDNN's kernels are what is to be tested";
+    }
     const auto expected =
         RunWithGradients([&](const Tensors& in) { return Reference(in[0], shape, rope, starts); }, {qkv}, gradient);
     const auto actual =

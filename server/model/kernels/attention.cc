@@ -166,14 +166,14 @@ void BackwardLoops(const float* qkv, const float* out, const float* lse, const f
 bool UsesLoops(const Tensor& x) { return x.is_cpu() && x.scalar_type() == at::kFloat; }
 bool UsesFlash(const Tensor& x) { return UsesCudaKernels(x) && x.scalar_type() == at::kBFloat16; }
 
-// cuDNN's kernels are the faster ones on Hopper and later. For long sequences only: there
-// it pays, and a job's shapes are few enough to plan each. Not where the order of sums is to be fixed.
+// cuDNN's kernels are the faster ones on Hopper. For long sequences only: there it pays to
+// plan for each shape. Not where the order of sums is to be fixed, nor where sequences are so
+// unequal that its workspace, in which all are as long as the longest, would be much memory.
 bool UsesCudnn(const Tensor& x, const AttentionShape& shape, const PackedSequences& sequences) {
-  constexpr int64_t kLong = 512, kMaxPadding = 4;  // of its workspace, in which all sequences are equally long
-  const int64_t rows = (sequences.starts_int32.size(0) - 1) * sequences.longest;
-  return UsesFlash(x) && cudnn::Available() && sequences.longest >= kLong && rows <= kMaxPadding * x.size(0) &&
-         (shape.head_dim == 64 || shape.head_dim == 128) && !at::globalContext().deterministicCuDNN() &&
-         at::cuda::getCurrentDeviceProperties()->major >= 9;
+  constexpr int64_t kLong = 512, kMaxPadding = 3;
+  return UsesFlash(x) && cudnn::Available() && sequences.longest >= kLong &&
+         cudnn::WorkspaceRows(sequences) <= kMaxPadding * x.size(0) && (shape.head_dim == 64 || shape.head_dim == 128) && !at::globalContext().deterministicCuDNN() &&
+         at::cuda::getCurrentDeviceProperties()->major == 9;
 }
 
 // Queries, keys and values as views, T x heads x head_dim each.

@@ -7,6 +7,8 @@ namespace attune::cudnn {
 
 bool Available() { return false; }
 
+int64_t WorkspaceRows(const PackedSequences&) { TORCH_CHECK(false, "built without cuDNN"); }
+
 RaggedOffsets OffsetsOf(const PackedSequences&, const AttentionShape&) { TORCH_CHECK(false, "built without cuDNN"); }
 
 at::Tensor AttentionForward(const at::Tensor&, const AttentionShape&, const PackedSequences&, const RaggedOffsets&,

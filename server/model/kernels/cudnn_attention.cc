@@ -21,17 +21,18 @@ using TensorNode = std::shared_ptr<fe::graph::Tensor_attributes>;
 
 enum Id : int64_t { kQ = 1, kK, kV, kO, kStats, kDo, kDq, kDk, kDv, kLengths, kQkvAt, kQAt, kKvAt, kHeadsAt };
 
-// What a plan depends on.
+// What a plan depends on. Of the batch, upper bounds: how long each sequence is, it reads.
 struct Key {
   int device;
   bool backward;
-  int64_t heads, kv_heads, head_dim, sequences, longest, tokens;
+  int64_t heads, kv_heads, head_dim, sequences, longest;
   auto operator<=>(const Key&) const = default;
 };
 
 void Check(fe::error_t status) { TORCH_CHECK(status.is_good(), "cuDNN: ", status.get_message()); }
 
 struct Plan {
+  absl::Mutex mutex;  // cuDNN's plans are not safe to launch from two threads at once
   fe::graph::Graph graph;
   int64_t workspace_bytes = 0;
 };
@@ -143,21 +144,24 @@ std::shared_ptr<Plan> MakePlan(const Key& key, cudnnHandle_t handle) {
   return plan;
 }
 
-// Plans are made once and kept: a job's batches have few shapes.
+// Plans are made once and kept for good: keys are few, and captured graphs replay their kernels.
 std::shared_ptr<Plan> PlanFor(const Key& key, cudnnHandle_t handle) {
-  constexpr size_t kMaxPlans = 256;
   static absl::Mutex mutex(absl::kConstInit);
   static auto* plans = new std::map<Key, std::shared_ptr<Plan>>();
   absl::MutexLock lock(&mutex);
   const auto found = plans->find(key);
   if (found != plans->end()) return found->second;
-  if (plans->size() >= kMaxPlans) plans->clear();
   return (*plans)[key] = MakePlan(key, handle);
 }
 
+int64_t RoundUp(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+// So that batches of any shapes share few plans.
+int64_t PaddedSequences(const PackedSequences& sequences) { return RoundUp(sequences.starts_int32.size(0) - 1, 8); }
+int64_t PaddedLongest(const PackedSequences& sequences) { return RoundUp(sequences.longest, 128); }
+
 Key KeyOf(const Tensor& qkv, const AttentionShape& shape, const PackedSequences& sequences, bool backward) {
-  return {qkv.get_device(),  backward,  shape.heads,       shape.kv_heads,
-          shape.head_dim,    sequences.starts_int32.size(0) - 1, sequences.longest, qkv.size(0)};
+  return {qkv.get_device(), backward, shape.heads, shape.kv_heads, shape.head_dim, PaddedSequences(sequences),
+          PaddedLongest(sequences)};
 }
 
 using Pointers = std::unordered_map<int64_t, void*>;
@@ -178,6 +182,7 @@ void Execute(const Key& key, Pointers pointers, const at::TensorOptions& options
   const cudnnHandle_t handle = at::native::getCudnnHandle();  // with the calling thread's stream
   const std::shared_ptr<Plan> plan = PlanFor(key, handle);
   const Tensor workspace = at::empty({plan->workspace_bytes}, options.dtype(at::kByte));
+  absl::MutexLock lock(&plan->mutex);  // it only launches
   Check(plan->graph.execute(handle, pointers, workspace.mutable_data_ptr()));
 }
 
@@ -185,10 +190,17 @@ void Execute(const Key& key, Pointers pointers, const at::TensorOptions& options
 
 bool Available() { return true; }
 
+int64_t WorkspaceRows(const PackedSequences& sequences) {
+  return PaddedSequences(sequences) * PaddedLongest(sequences);
+}
+
 RaggedOffsets OffsetsOf(const PackedSequences& sequences, const AttentionShape& shape) {
-  const Tensor starts = sequences.starts_int32.to(at::kLong);
-  const int64_t count = starts.size(0) - 1;
-  return {sequences.starts_int32.narrow(0, 1, count) - sequences.starts_int32.narrow(0, 0, count),
+  // Empty sequences at the end make up the number.
+  const int64_t given = sequences.starts_int32.size(0), count = PaddedSequences(sequences);
+  const Tensor end = sequences.starts_int32.narrow(0, given - 1, 1);
+  const Tensor starts32 = at::cat({sequences.starts_int32, end.expand({count + 1 - given})});
+  const Tensor starts = starts32.to(at::kLong);
+  return {starts32.narrow(0, 1, count) - starts32.narrow(0, 0, count),
           starts * (shape.q_size() + 2 * shape.kv_size()), starts * shape.q_size(), starts * shape.kv_size(),
           starts * shape.heads};
 }

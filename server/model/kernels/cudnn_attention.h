@@ -9,12 +9,16 @@
 
 // Causal attention of packed sequences by cuDNN's fused kernels, in bf16: on Hopper 1.6
 // times as fast as FlashAttention-2. Its gradient of the queries adds up in an order that
-// varies. Each new shape (heads, sequences, longest, tokens) is planned for some tenths of
-// a second at its first call; later calls only launch and may be captured. Thread-safe.
+// varies. Each new shape (heads, sequences to eight, longest to 128) is planned for some
+// tenths of a second at its first call and kept; later calls only launch and may be
+// captured. Thread-safe.
 namespace attune::cudnn {
 
 // False in a build without cuDNN's frontend; then nothing else here may be called.
 bool Available();
+
+// Rows that the gradient's workspace has for such a batch: fp32, heads x head_dim each.
+int64_t WorkspaceRows(const PackedSequences& sequences);
 
 // Where sequences begin and how long they are, in the units of each operand.
 struct RaggedOffsets {
