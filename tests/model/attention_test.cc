@@ -164,6 +164,13 @@ INSTANTIATE_TEST_SUITE_P(Shapes, GpuAttentionTest,
                          ::testing::Values(Case{{4, 2, 8}, {0, 5, 6, 20}}, Case{{9, 3, 64}, {0, 70, 200}},
                                            Case{{4, 4, 16}, {0, 64, 65, 129}}, Case{{8, 1, 32}, {0, 3, 131}}));
 
+// Whether cuDNN's kernels are what runs, where they can.
+void ExpectCudnn(const Tensor& like, const AttentionShape& shape, PackedSequences sequences, bool expected) {
+  if (!cudnn::Available() || at::cuda::getCurrentDeviceProperties()->major != 9) return;
+  PrepareAttention(like, shape, &sequences);
+  EXPECT_EQ(sequences.ragged != nullptr, expected);
+}
+
 // With empty sequences at the end, as padding leaves them.
 TEST(GpuLongAttentionTest, AgreesWithTheTextbook) {
   if (!FindGpu()) GTEST_SKIP() << "no GPU";
@@ -176,11 +183,7 @@ TEST(GpuLongAttentionTest, AgreesWithTheTextbook) {
     sequences.starts_int32 = at::constant_pad_nd(sequences.starts_int32, {0, 2}, starts.back());
     const Tensor qkv = at::randn({starts.back(), shape.q_size() + 2 * shape.kv_size()});
     const Tensor gradient = at::randn({starts.back(), shape.q_size()});
-    if (cudnn::Available() && at::cuda::getCurrentDeviceProperties()->major == 9) {
-      PackedSequences prepared = sequences;
-      PrepareAttention(qkv.to(at::kCUDA, at::kBFloat16), shape, &prepared);
-      EXPECT_NE(prepared.ragged, nullptr) << "cuDNN's kernels are what is to be tested";
-    }
+    ExpectCudnn(qkv.to(at::kCUDA, at::kBFloat16), shape, sequences, true);
     const auto expected =
         RunWithGradients([&](const Tensors& in) { return Reference(in[0], shape, rope, starts); }, {qkv}, gradient);
     const auto actual =
@@ -195,14 +198,16 @@ TEST(GpuLongAttentionTest, AgreesWithTheTextbook) {
 TEST(GpuLongAttentionTest, GivesTheSameBitsIfAsked) {
   const std::optional<ComputeTarget> target = FindGpu();
   if (!target) GTEST_SKIP() << "no GPU";
-  PrepareDevice(*target, /*deterministic=*/true);
   at::manual_seed(6);
   const AttentionShape shape{9, 3, 64};
   const RopeTable rope = MakeRope(1024, 64);
   const RopeTable moved = {rope.cos_PH.to(at::kCUDA), rope.sin_PH.to(at::kCUDA)};
-  const PackedSequences sequences = PackSequences({0, 1000, 2000}, at::kCUDA);
+  const PackedSequences sequences = PackSequences({0, 600, 1200, 1800, 2400, 3000, 3600}, at::kCUDA);
   const at::TensorOptions options = at::TensorOptions(at::kCUDA).dtype(at::kBFloat16);
-  const Tensor qkv = at::randn({2000, 15 * 64}, options), gradient = at::randn({2000, 9 * 64}, options);
+  const Tensor qkv = at::randn({3600, 15 * 64}, options), gradient = at::randn({3600, 9 * 64}, options);
+  ExpectCudnn(qkv, shape, sequences, true);
+  PrepareDevice(*target, /*deterministic=*/true);
+  ExpectCudnn(qkv, shape, sequences, false);
   auto run = [&] {
     return RunWithGradients([&](const Tensors& in) { return PackedAttention(in[0], shape, moved, sequences); }, {qkv},
                             gradient)

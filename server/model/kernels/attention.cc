@@ -172,7 +172,8 @@ bool UsesFlash(const Tensor& x) { return UsesCudaKernels(x) && x.scalar_type() =
 bool UsesCudnn(const Tensor& x, const AttentionShape& shape, const PackedSequences& sequences) {
   constexpr int64_t kLong = 512, kMaxPadding = 3;
   return UsesFlash(x) && cudnn::Available() && sequences.longest >= kLong &&
-         cudnn::WorkspaceRows(sequences) <= kMaxPadding * x.size(0) && (shape.head_dim == 64 || shape.head_dim == 128) && !at::globalContext().deterministicCuDNN() &&
+         cudnn::WorkspaceRows(sequences) <= kMaxPadding * x.size(0) &&
+         (shape.head_dim == 64 || shape.head_dim == 128) && !at::globalContext().deterministicCuDNN() &&
          at::cuda::getCurrentDeviceProperties()->major == 9;
 }
 
