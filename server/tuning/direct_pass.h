@@ -8,10 +8,10 @@
 #include <memory>
 #include <vector>
 
-#include "server/model/kernels/elementwise.h"
 #include "server/tuning/flat_parameters.h"
 #include "server/tuning/methods/method.h"
 #include "server/tuning/pass_batch.h"
+#include "server/tuning/pass_products.h"
 
 namespace attune {
 
@@ -32,16 +32,13 @@ std::vector<Keep> ChooseKeep(const ModelConfig& config, int64_t tokens, int64_t 
 int64_t KeptBytesPerToken(const ModelConfig& config, Keep keep, int64_t element);
 
 // Forward and backward pass of a packed micro-batch, differentiated by hand: no graph
-// is built, frozen weights get no gradient, and LoRA's gradients add up in the flat
-// fp32 buffer as the products make them. For methods that train no weight of the base
-// model (LoRA, soft prompts). The same numbers as PackedOps under autograd, to rounding.
-// Launches only, on a GPU: it may be captured. Throws what libtorch throws: to be run
-// inside CatchTorch. Not thread-safe.
+// is built, frozen weights get no gradient, layers below all that trains keep nothing, and
+// gradients add up in the flat fp32 buffer as the products make them. The same numbers as
+// PackedOps under autograd, to rounding. Launches only, on a GPU: it may be captured.
+// Throws what libtorch throws: to be run inside CatchTorch. Not thread-safe.
 class DirectPass {
  public:
-  static bool Supports(const Method& method) { return method.kind() != ModelKind::kFullWeights; }
-
-  // All arguments must outlive this. REQUIRES: Supports(*method).
+  // All arguments must outlive this. `type` is what the pass computes in.
   DirectPass(const BaseModel* base, const Method* method, const FlatParameters* parameters, at::ScalarType type,
              double dropout);
   ~DirectPass();
@@ -54,29 +51,42 @@ class DirectPass {
   Result Run(PassBatch batch, const std::vector<Keep>& keep);
 
  private:
-  struct LoraProduct;
   struct LayerState;
+  // A norm's weight in the pass's type, and where its gradient adds up, if it trains.
+  struct Norm {
+    at::Tensor weight_D, gradient_D;
+  };
 
+  Norm MakeNorm(const at::Tensor& weight_D, const at::Tensor& leaf) const;
+  at::Tensor NormBackward(const Norm& norm, const at::Tensor& dy, const at::Tensor& x, const at::Tensor& inverse_rms,
+                          const at::Tensor& residual) const;
+  int64_t LowestLayer() const;
   at::Tensor Multiply(int64_t layer, Linear which, const at::Tensor& x, LayerState* state);
   at::Tensor MultiplyBackward(int64_t layer, Linear which, const at::Tensor& dy, const at::Tensor& x,
-                              const LayerState& state, bool needs_dx);
-  // The layer's output is x2 + what this returns: the caller adds, with the next norm.
-  at::Tensor Forward(int64_t layer, const PassBatch& batch, LayerState* state);
+                              LayerState* state, bool needs_dx);
+  // Up to the input of the last product. The layer's output is x2 + that product: the
+  // caller adds, with the next norm.
+  void Forward(int64_t layer, const PassBatch& batch, LayerState* state);
   void Drop(Keep keep, LayerState* state);
   void Restore(int64_t layer, const PassBatch& batch, LayerState* state);
   // The gradient of the layer's input from that of its output.
   at::Tensor Backward(int64_t layer, const PassBatch& batch, const at::Tensor& dy, LayerState* state);
   at::Tensor BackwardHead(const PassBatch& batch, const at::Tensor& x, Result* result);
+  at::Tensor Head() const;
+  at::Tensor Embed(const PassBatch& batch) const;
+  void BackwardEmbedding(const PassBatch& batch, const at::Tensor& dx) const;
 
   const BaseModel* const base_;
   const Method* const method_;
   const FlatParameters* const parameters_;
   const at::ScalarType type_;
-  const double dropout_;
-  const DecoderWeights weights_;
   const RopeTable rope_;
-  std::vector<std::array<LoraProduct, kLinears>> lora_;  // empty without LoRA
-  StepSeed seed_;                                        // of the running pass
+  PassProducts products_;
+  std::vector<Norm> attention_norms_, ffn_norms_;
+  Norm final_norm_;
+  at::Tensor embedding_gradient_VD_, head_gradient_VD_;  // undefined where frozen
+  const bool needs_embedding_;                           // anything below the layers trains
+  const int64_t lowest_;                                 // the lowest layer that a gradient must reach
 };
 
 }  // namespace attune

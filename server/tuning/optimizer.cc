@@ -19,34 +19,17 @@ double LearningRate(const Hyperparameters& h, int64_t step, int64_t total) {
 }
 
 AdamW::AdamW(const std::vector<Parameter>& parameters, const Hyperparameters& h, const FlatParameters* flat)
-    : h_(h), flat_(flat) {
-  if (flat_) {
-    flat_first_ = at::zeros_like(flat_->values());
-    flat_second_ = at::zeros_like(flat_->values());
-  }
+    : h_(h), flat_(flat), first_(at::zeros_like(flat->values())), second_(at::zeros_like(flat->values())) {
   for (const Parameter& parameter : parameters) {
-    const at::Tensor& leaf = parameter.leaf;
-    leaves_.push_back(leaf);
-    if (flat_) {
-      auto part = [&](const at::Tensor& all) {
-        return all.narrow(0, flat_->Offset(leaf), leaf.numel()).view(leaf.sizes());
-      };
-      first_moments_.push_back(part(flat_first_));
-      second_moments_.push_back(part(flat_second_));
-      continue;
-    }
-    first_moments_.push_back(at::zeros_like(leaf.detach()));
-    second_moments_.push_back(at::zeros_like(leaf.detach()));
-    step_counts_.push_back(at::zeros({}, leaf.options().dtype(at::kFloat).requires_grad(false)));
+    auto part = [&](const at::Tensor& all) {
+      return all.narrow(0, flat_->Offset(parameter.leaf), parameter.leaf.numel()).view(parameter.leaf.sizes());
+    };
+    first_moments_.push_back(part(first_));
+    second_moments_.push_back(part(second_));
   }
 }
 
-void AdamW::set_steps(int64_t steps) {
-  steps_ = steps;
-  for (at::Tensor& count : step_counts_) count.fill_(static_cast<double>(steps));
-}
-
-double AdamW::FlatStep(double learning_rate) {
+void AdamW::LaunchStep(double learning_rate, const at::Tensor& norm) {
   const double t = static_cast<double>(steps_ + 1);
   const cuda::AdamWSettings settings = {
       static_cast<float>(learning_rate),
@@ -59,43 +42,41 @@ double AdamW::FlatStep(double learning_rate) {
       static_cast<float>(1 - std::pow(*h_.adam_beta2, t)),
   };
   const at::TensorOptions options = flat_->values().options();
-  at::Tensor partials = at::empty({cuda::kNormPartials}, options.dtype(at::kDouble)), norm = at::empty({}, options);
+  at::Tensor partials = at::empty({cuda::kNormPartials}, options.dtype(at::kDouble)), result = norm;
   at::Tensor values = flat_->values(), gradients = flat_->gradients();
   cuda::GradientNorm(gradients.const_data_ptr<float>(), flat_->count(), partials.mutable_data_ptr<double>(),
-                     norm.mutable_data_ptr<float>(), CurrentCudaStream());
+                     result.mutable_data_ptr<float>(), CurrentCudaStream());
   cuda::AdamW(settings, norm.const_data_ptr<float>(), values.mutable_data_ptr<float>(),
-              gradients.mutable_data_ptr<float>(), flat_first_.mutable_data_ptr<float>(),
-              flat_second_.mutable_data_ptr<float>(), flat_->count(), CurrentCudaStream());
-  const double result = norm.item<float>();
-  if (std::isfinite(result)) ++steps_;
-  return result;
+              gradients.mutable_data_ptr<float>(), first_.mutable_data_ptr<float>(),
+              second_.mutable_data_ptr<float>(), flat_->count(), CurrentCudaStream());
+}
+
+void AdamW::AtenStep(double learning_rate, double norm) {
+  at::Tensor values = flat_->values(), gradients = flat_->gradients();
+  if (std::isfinite(norm)) {
+    if (*h_.max_gradient_norm > 0 && norm > *h_.max_gradient_norm) {
+      gradients.mul_(*h_.max_gradient_norm / (norm + 1e-6));
+    }
+    at::Tensor count = at::full({}, static_cast<double>(steps_ + 1), values.options());
+    at::_fused_adamw_({values}, {gradients}, {first_}, {second_}, {}, {count}, learning_rate, *h_.adam_beta1,
+                      *h_.adam_beta2, *h_.weight_decay, *h_.adam_epsilon, /*amsgrad=*/false, /*maximize=*/false);
+  }
+  gradients.zero_();
 }
 
 double AdamW::Step(double learning_rate) {
   at::NoGradGuard no_grad;
-  if (flat_) return FlatStep(learning_rate);
-  std::vector<at::Tensor> leaves, gradients, first, second, counts;
-  for (size_t i = 0; i < leaves_.size(); ++i) {
-    if (!leaves_[i].grad().defined()) continue;  // e.g. a layer that no loss reaches
-    leaves.push_back(leaves_[i].detach());
-    gradients.push_back(leaves_[i].grad());
-    first.push_back(first_moments_[i]);
-    second.push_back(second_moments_[i]);
-    counts.push_back(step_counts_[i]);
+  double result = 0;
+  if (UsesCudaKernels(flat_->values())) {
+    const at::Tensor norm = at::empty({}, flat_->values().options());
+    LaunchStep(learning_rate, norm);
+    result = norm.item<float>();
+  } else {
+    result = at::linalg_vector_norm(flat_->gradients(), 2, {}, false, at::kDouble).item<double>();
+    AtenStep(learning_rate, result);
   }
-  if (leaves.empty()) return 0;
-  const double norm = at::linalg_vector_norm(at::stack(at::_foreach_norm(gradients))).item<double>();
-  if (std::isfinite(norm)) {
-    if (*h_.max_gradient_norm > 0 && norm > *h_.max_gradient_norm) {
-      at::_foreach_mul_(gradients, *h_.max_gradient_norm / (norm + 1e-6));
-    }
-    at::_foreach_add_(counts, 1);
-    at::_fused_adamw_(leaves, gradients, first, second, {}, counts, learning_rate, *h_.adam_beta1, *h_.adam_beta2,
-                      *h_.weight_decay, *h_.adam_epsilon, /*amsgrad=*/false, /*maximize=*/false);
-    ++steps_;
-  }
-  for (at::Tensor& leaf : leaves_) leaf.mutable_grad().reset();
-  return norm;
+  if (std::isfinite(result)) ++steps_;
+  return result;
 }
 
 }  // namespace attune

@@ -17,13 +17,12 @@ namespace attune {
 // with warm-up, but no step is wasted at rate zero. REQUIRES: `h` is resolved.
 double LearningRate(const Hyperparameters& h, int64_t step, int64_t total);
 
-// AdamW (Loshchilov and Hutter 2019) over a method's parameters, state in fp32. Same
-// update as torch.optim.AdamW. Not thread-safe.
+// AdamW (Loshchilov and Hutter 2019) over a method's flat parameters in one kernel, state
+// in fp32. Same update as torch.optim.AdamW. Not thread-safe.
 class AdamW {
  public:
-  // REQUIRES: `h` is resolved. With `flat`, which must outlive this, gradients are taken
-  // from there and the step is one kernel; else from the leaves.
-  AdamW(const std::vector<Parameter>& parameters, const Hyperparameters& h, const FlatParameters* flat = nullptr);
+  // REQUIRES: `h` is resolved. `flat`, made of these parameters, must outlive this.
+  AdamW(const std::vector<Parameter>& parameters, const Hyperparameters& h, const FlatParameters* flat);
 
   // Clips the gradients' global L2 norm (transformers' rule), updates, clears the
   // gradients. Returns the norm before clipping; if that is no finite number, nothing
@@ -34,15 +33,16 @@ class AdamW {
   std::vector<at::Tensor>& first_moments() { return first_moments_; }
   std::vector<at::Tensor>& second_moments() { return second_moments_; }
   int64_t steps() const { return steps_; }
-  void set_steps(int64_t steps);
+  void set_steps(int64_t steps) { steps_ = steps; }
 
  private:
-  double FlatStep(double learning_rate);
+  void LaunchStep(double learning_rate, const at::Tensor& norm);
+  void AtenStep(double learning_rate, double norm);
 
   const Hyperparameters h_;
   const FlatParameters* const flat_;
-  at::Tensor flat_first_, flat_second_;  // which the moments are views of
-  std::vector<at::Tensor> leaves_, first_moments_, second_moments_, step_counts_;
+  at::Tensor first_, second_;  // which the moments are views of
+  std::vector<at::Tensor> first_moments_, second_moments_;
   int64_t steps_ = 0;
 };
 

@@ -2,7 +2,6 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
-#include <torch/csrc/autograd/autograd.h>
 
 #include <cmath>
 
@@ -12,7 +11,6 @@
 #include "server/model/kernels/cross_entropy.h"
 #include "server/model/kernels/cuda/launch.h"
 #include "server/model/torch_target.h"
-#include "server/tuning/direct_pass.h"
 #include "server/tuning/pass_graphs.h"
 
 namespace attune {
@@ -28,34 +26,15 @@ at::Tensor ToDevice(const std::vector<int64_t>& values, const ComputeTarget& tar
   return at::tensor(values, at::kLong).to(DeviceOf(target));
 }
 
-// More than this of gradients is not kept once a thread.
-constexpr int64_t kMaxGradientBytes = int64_t{64} << 20;
-
-// How many micro-batches run side by side, when only the forward pass counts and when
-// gradients do.
+// How many micro-batches run side by side when only the forward pass counts.
 int64_t ForwardWays(const ComputeTarget& target) {
   return target.device == ComputeTarget::Device::kCpu ? at::get_num_threads() : 1;
-}
-int64_t StepWays(const ComputeTarget& target, const std::vector<Parameter>& parameters) {
-  int64_t bytes = 0;
-  for (const Parameter& parameter : parameters) bytes += parameter.leaf.nbytes();
-  return bytes <= kMaxGradientBytes ? ForwardWays(target) : 1;
-}
-
-bool RunsDirectly(const ComputeTarget& target, const Method& method) {
-  return target.device == ComputeTarget::Device::kCuda && cuda::Available() && DirectPass::Supports(method);
 }
 
 // Of what is free when training begins; the rest is for what comes and goes within a layer.
 constexpr double kActivationShare = 0.75;
 
 at::ScalarType PassType(const Hyperparameters& h) { return h.precision == "bfloat16" ? at::kBFloat16 : at::kFloat; }
-
-std::vector<at::Tensor> LeavesOf(const std::vector<Parameter>& parameters) {
-  std::vector<at::Tensor> leaves;
-  for (const Parameter& parameter : parameters) leaves.push_back(parameter.leaf);
-  return leaves;
-}
 
 // Calls body(i) for each of `count` micro-batches: on a thread each, inside which
 // nothing else is parallel; or, where that would leave half of the threads idle, one
@@ -80,32 +59,29 @@ Trainer::Trainer(const BaseModel* base, Method* method, const Batcher* batches, 
       batches_(batches),
       h_(h),
       arbiter_(arbiter),
-      leaves_(LeavesOf(method->parameters())),
-      ways_(StepWays(base->target, method->parameters())),
-      flat_(RunsDirectly(base->target, *method)
-                ? std::make_unique<FlatParameters>(method->parameters(), PassType(h))
-                : nullptr),
-      optimizer_(method->parameters(), h, flat_.get()) {
-  if (!flat_) return;
-  const double dropout = method->lora() ? method->lora()->dropout : 0;
-  direct_ = std::make_unique<DirectPass>(base, method, flat_.get(), PassType(h), dropout);
+      flat_(method->parameters(), PassType(h)),
+      direct_(base, method, &flat_, PassType(h), method->lora() ? method->lora()->dropout : 0),
+      optimizer_(method->parameters(), h, &flat_) {
   if (activation_bytes == 0) {
     const Arbiter::Turn turn = TakeTurn();  // asking gives memory back, which no capture elsewhere would survive
     activation_bytes = static_cast<int64_t>(kActivationShare * DeviceMemoryBytes(base->target));
   }
-  graphs_ = std::make_unique<PassGraphs>(direct_.get(), base, PassType(h), activation_bytes);
+  activation_bytes_ = activation_bytes;
+  if (base->target.device == ComputeTarget::Device::kCuda && cuda::Available()) {
+    graphs_ = std::make_unique<PassGraphs>(&direct_, base, PassType(h), activation_bytes);
+  }
 }
 
 Trainer::~Trainer() = default;
 
 Arbiter::Turn Trainer::TakeTurn() { return arbiter_ ? arbiter_->Acquire(WorkClass::kTraining) : Arbiter::Turn(); }
 
-Trainer::Pass Trainer::Forward(const MicroBatch& batch, double dropout, uint64_t dropout_seed) {
+Trainer::Pass Trainer::Forward(const MicroBatch& batch) {
   const at::ScalarType type = PassType(h_);
   const DecoderWeights weights = method_->Weights();
   const RopeTable rope{base_->rope_cos_PH, base_->rope_sin_PH};
   const PackedSequences sequences = PackSequences(batch.starts, DeviceOf(base_->target));
-  PackedOps ops(base_->config, weights, rope, sequences, method_->lora(), dropout, dropout_seed);
+  PackedOps ops(base_->config, weights, rope, sequences, method_->lora(), /*dropout=*/0, /*dropout_seed=*/0);
   at::Tensor x = EmbedTokens(weights.embedding_VD, method_->soft_prompt_ND(), ToDevice(batch.tokens, base_->target), type);
   at::Tensor hidden = RunDecoder(base_->config, weights, x, &ops);
   at::Tensor predicting = hidden.index_select(0, ToDevice(batch.loss_rows, base_->target));
@@ -113,63 +89,24 @@ Trainer::Pass Trainer::Forward(const MicroBatch& batch, double dropout, uint64_t
   return {result.loss_sum, result.correct};
 }
 
-Trainer::Part Trainer::ForwardBackward(const MicroBatch& batch, double dropout, uint64_t dropout_seed,
-                                       int64_t loss_tokens) {
-  Part part;
-  if (batch.targets.empty()) return part;
-  Pass pass = Forward(batch, dropout, dropout_seed);
-  part.loss = pass.loss_sum.item<double>();
-  if (!std::isfinite(part.loss)) return part;
-  part.gradients = torch::autograd::grad({pass.loss_sum / static_cast<double>(loss_tokens)}, leaves_,
-                                         /*grad_outputs=*/{}, /*retain_graph=*/std::nullopt,
-                                         /*create_graph=*/false, /*allow_unused=*/true);
-  return part;
-}
-
-void Trainer::AddGradients(const std::vector<Part>& parts) {
-  at::NoGradGuard no_grad;
-  for (const Part& part : parts) {
-    for (size_t i = 0; i < part.gradients.size(); ++i) {
-      if (!part.gradients[i].defined()) continue;  // e.g. a layer that no loss reaches
-      at::Tensor& sum = leaves_[i].mutable_grad();
-      if (sum.defined()) {
-        sum.add_(part.gradients[i]);
-      } else {
-        sum = part.gradients[i];
-      }
-    }
-  }
-}
-
 // Micro-batches of a step draw their dropout from this and the following seeds.
 uint64_t Trainer::FirstSeed(int64_t step) const {
   return (static_cast<uint64_t>(*h_.seed) * 1000003u + step) * 1009u + 1;
 }
 
-absl::StatusOr<double> Trainer::AccumulateRecorded(const std::vector<Batcher::Group>& groups, int64_t step,
-                                                   int64_t loss_tokens) {
-  const double dropout = method_->lora() ? method_->lora()->dropout : 0;
-  uint64_t seed = FirstSeed(step);
-  double loss = 0;
-  for (const Batcher::Group& group : groups) {
-    Arbiter::Turn turn = TakeTurn();
-    std::vector<Part> parts(group.size());
-    SideBySide(group.size(),
-               [&](int64_t i) { parts[i] = ForwardBackward(group[i], dropout, seed + i, loss_tokens); });
-    seed += group.size();
-    for (const Part& part : parts) {
-      if (!std::isfinite(part.loss)) return NotFinite(step, "loss");
-      loss += part.loss;
-    }
-    AddGradients(parts);
-    Synchronize(base_->target);
-  }
-  return loss;
+DirectPass::Result Trainer::RunPass(const MicroBatch& batch, uint64_t seed, int64_t loss_tokens) {
+  const int64_t signed_seed = static_cast<int64_t>(seed);
+  if (graphs_) return graphs_->Run(batch, signed_seed, loss_tokens);
+  const PassShape shape = ExactShape(batch);
+  const at::Tensor packed = PackBatch(batch, shape, signed_seed, loss_tokens, /*pinned=*/false);
+  const int64_t element = static_cast<int64_t>(at::elementSize(PassType(h_)));
+  return direct_.Run(ViewBatch(packed.to(DeviceOf(base_->target)), shape, packed),
+                     ChooseKeep(base_->config, shape.tokens, element, activation_bytes_));
 }
 
-absl::StatusOr<double> Trainer::AccumulateDirect(const std::vector<Batcher::Group>& groups, int64_t step,
-                                                 int64_t loss_tokens) {
-  flat_->Refresh();
+absl::StatusOr<double> Trainer::Accumulate(const std::vector<Batcher::Group>& groups, int64_t step,
+                                           int64_t loss_tokens) {
+  flat_.Refresh();
   uint64_t seed = FirstSeed(step);
   double loss = 0;
   for (const Batcher::Group& group : groups) {
@@ -177,25 +114,16 @@ absl::StatusOr<double> Trainer::AccumulateDirect(const std::vector<Batcher::Grou
     for (const MicroBatch& batch : group) {
       const uint64_t batch_seed = seed++;
       if (batch.targets.empty()) continue;
-      const DirectPass::Result result = graphs_->Run(batch, static_cast<int64_t>(batch_seed), loss_tokens);
-      loss += result.loss_sum.item<double>();  // waits for the pass
+      loss += RunPass(batch, batch_seed, loss_tokens).loss_sum.item<double>();  // waits for the pass
       if (!std::isfinite(loss)) return NotFinite(step, "loss");
     }
   }
   return loss;
 }
 
-void Trainer::ClearGradients() {
-  if (flat_) {
-    at::Tensor(flat_->gradients()).zero_();
-  } else {
-    for (at::Tensor& leaf : leaves_) leaf.mutable_grad().reset();
-  }
-}
-
 absl::StatusOr<StepResult> Trainer::Step(int64_t step) {
   StepResult result;
-  const std::vector<Batcher::Group> groups = batches_->Step(step, ways_);
+  const std::vector<Batcher::Group> groups = batches_->Step(step);
   for (const Batcher::Group& group : groups) {
     for (const MicroBatch& batch : group) {
       result.tokens += batch.tokens.size();
@@ -204,8 +132,7 @@ absl::StatusOr<StepResult> Trainer::Step(int64_t step) {
   }
   result.learning_rate = LearningRate(h_, step, h_.max_steps);
   absl::Status status = CatchTorch([&]() -> absl::Status {
-    ATTUNE_ASSIGN_OR_RETURN(const double loss, direct_ ? AccumulateDirect(groups, step, result.loss_tokens)
-                                                       : AccumulateRecorded(groups, step, result.loss_tokens));
+    ATTUNE_ASSIGN_OR_RETURN(const double loss, Accumulate(groups, step, result.loss_tokens));
     result.loss = result.loss_tokens ? loss / result.loss_tokens : 0;
     if (result.loss_tokens == 0) return absl::OkStatus();  // nothing to learn from: nothing changes
     Arbiter::Turn turn = TakeTurn();
@@ -213,7 +140,10 @@ absl::StatusOr<StepResult> Trainer::Step(int64_t step) {
     return std::isfinite(result.gradient_norm) ? absl::OkStatus() : NotFinite(step, "gradient");
   });
   if (!status.ok()) {
-    CatchTorch([&] { return ClearGradients(), absl::OkStatus(); }).IgnoreError();
+    CatchTorch([&] {
+      at::Tensor(flat_.gradients()).zero_();
+      return absl::OkStatus();
+    }).IgnoreError();
     return status;
   }
   return result;
@@ -229,7 +159,7 @@ absl::StatusOr<ValidationResult> Trainer::Evaluate(const Batcher& batches, const
       std::vector<Pass> passes(group.size());
       SideBySide(group.size(), [&](int64_t i) {
         at::NoGradGuard no_grad;  // each thread has its own
-        if (!group[i].targets.empty()) passes[i] = Forward(group[i], 0, 0);
+        if (!group[i].targets.empty()) passes[i] = Forward(group[i]);
       });
       for (size_t i = 0; i < group.size(); ++i) {
         if (group[i].targets.empty()) continue;

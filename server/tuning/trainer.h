@@ -9,12 +9,13 @@
 #include "server/data/batcher.h"
 #include "server/device/arbiter.h"
 #include "server/jobs/job.h"
+#include "server/tuning/direct_pass.h"
+#include "server/tuning/flat_parameters.h"
 #include "server/tuning/methods/method.h"
 #include "server/tuning/optimizer.h"
 
 namespace attune {
 
-class DirectPass;
 class PassGraphs;
 
 struct StepResult {
@@ -29,19 +30,15 @@ struct ValidationResult {
   double token_accuracy = 0;  // 0 to 1
 };
 
-// Takes optimizer steps of one method over one stream of batches. The loss of a step
-// is the mean over all its answer tokens, however it is cut into micro-batches. Each
-// group of micro-batches takes one turn on the device. On the CPU a group has one
-// micro-batch for each thread, which waits for no other, unless that would leave half
-// of the threads idle: then they run one after the other, each on all threads. Where
-// gradients are too large to keep one copy a thread, groups have one micro-batch.
-// Gradients are summed in a fixed order. On a GPU, methods that train no weight of the
-// base model run as a DirectPass, the others under autograd. Not thread-safe.
+// Takes optimizer steps of one method over one stream of batches, each micro-batch by a
+// DirectPass. The loss of a step is the mean over all its answer tokens, however it is cut
+// into micro-batches. Each micro-batch takes one turn on the device. Gradients are summed
+// in a fixed order. Not thread-safe.
 class Trainer {
  public:
-  // All arguments must outlive this; `arbiter` may be null. REQUIRES: `h` is resolved. A
-  // DirectPass computes activations again that do not fit into `activation_bytes`; 0: a
-  // share of the memory that is free now.
+  // All arguments must outlive this; `arbiter` may be null. REQUIRES: `h` is resolved.
+  // Activations that do not fit into `activation_bytes` are computed again; 0: a share of
+  // the memory that is free now.
   Trainer(const BaseModel* base, Method* method, const Batcher* batches, const Hyperparameters& h, Arbiter* arbiter,
           int64_t activation_bytes = 0);
   ~Trainer();
@@ -62,35 +59,22 @@ class Trainer {
     at::Tensor loss_sum;
     int64_t correct = 0;
   };
-  // What a micro-batch of a step leaves: nothing in `gradients` if it has no loss.
-  struct Part {
-    double loss = 0;
-    std::vector<at::Tensor> gradients;
-  };
-  Pass Forward(const MicroBatch& batch, double dropout, uint64_t dropout_seed);
-  Part ForwardBackward(const MicroBatch& batch, double dropout, uint64_t dropout_seed, int64_t loss_tokens);
-  // Adds to the leaves' gradients, part by part.
-  void AddGradients(const std::vector<Part>& parts);
+  Pass Forward(const MicroBatch& batch);
   Arbiter::Turn TakeTurn();
-  // The sum of the step's losses, with gradients left for the optimizer: recorded by
-  // autograd, or by hand on a GPU. INTERNAL (NAN_LOSS).
-  absl::StatusOr<double> AccumulateRecorded(const std::vector<Batcher::Group>& groups, int64_t step,
-                                            int64_t loss_tokens);
-  absl::StatusOr<double> AccumulateDirect(const std::vector<Batcher::Group>& groups, int64_t step, int64_t loss_tokens);
+  DirectPass::Result RunPass(const MicroBatch& batch, uint64_t seed, int64_t loss_tokens);
+  // The sum of the step's losses, with gradients left for the optimizer. INTERNAL (NAN_LOSS).
+  absl::StatusOr<double> Accumulate(const std::vector<Batcher::Group>& groups, int64_t step, int64_t loss_tokens);
   uint64_t FirstSeed(int64_t step) const;
-  void ClearGradients();
 
   const BaseModel* const base_;
   Method* const method_;
   const Batcher* const batches_;
   const Hyperparameters h_;
   Arbiter* const arbiter_;
-  std::vector<at::Tensor> leaves_;
-  const int64_t ways_;  // micro-batches side by side
-  // On a GPU, for methods that train no weight of the base model; null else.
-  std::unique_ptr<FlatParameters> flat_;
-  std::unique_ptr<DirectPass> direct_;
-  std::unique_ptr<PassGraphs> graphs_;
+  int64_t activation_bytes_ = 0;
+  FlatParameters flat_;
+  DirectPass direct_;
+  std::unique_ptr<PassGraphs> graphs_;  // where there are CUDA kernels
   AdamW optimizer_;
 };
 

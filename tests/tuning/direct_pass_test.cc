@@ -45,6 +45,26 @@ SoftPromptSpec Prompt() {
   return spec;
 }
 
+PartialSpec LastLayer() {
+  PartialSpec spec;
+  spec.last_layers = 1;
+  return spec;
+}
+
+// Some rows of fused products, a norm in between, nothing of the first layer's.
+PartialSpec Scattered() {
+  PartialSpec spec;
+  spec.parameter_patterns = {".*layers.1.self_attn.(q|v)_proj.weight", ".*layers.1.mlp.up_proj.weight",
+                             ".*layers.1.post_attention_layernorm.weight"};
+  return spec;
+}
+
+PartialSpec Norms() {
+  PartialSpec spec;
+  spec.biases_and_norms = true;
+  return spec;
+}
+
 class DirectPassTest : public ::testing::TestWithParam<PassCase> {
  protected:
   void SetUp() override {
@@ -218,8 +238,12 @@ INSTANTIATE_TEST_SUITE_P(
     Methods, DirectPassTest,
     ::testing::Values(PassCase{"Lora", Lora(0), false}, PassCase{"LoraDropout", Lora(0.3), false},
                       PassCase{"LoraOnSome", Lora(0, kSome), false}, PassCase{"SoftPrompt", Prompt(), false},
+                      PassCase{"Full", FullSpec{}, false}, PassCase{"LastLayer", LastLayer(), false},
+                      PassCase{"Scattered", Scattered(), false}, PassCase{"Norms", Norms(), false},
                       PassCase{"GpuLora", Lora(0), true}, PassCase{"GpuLoraDropout", Lora(0.3), true},
-                      PassCase{"GpuLoraOnSome", Lora(0, kSome), true}, PassCase{"GpuSoftPrompt", Prompt(), true}),
+                      PassCase{"GpuLoraOnSome", Lora(0, kSome), true}, PassCase{"GpuSoftPrompt", Prompt(), true},
+                      PassCase{"GpuFull", FullSpec{}, true}, PassCase{"GpuLastLayer", LastLayer(), true},
+                      PassCase{"GpuScattered", Scattered(), true}, PassCase{"GpuNorms", Norms(), true}),
     [](const auto& info) { return std::string(info.param.name); });
 
 TEST(ChooseKeepTest, KeepsAsMuchAsFits) {

@@ -9,10 +9,10 @@
 #include <algorithm>
 #include <cmath>
 
+#include "server/model/kernels/attention_loops.h"
 #include "server/model/kernels/cuda_dispatch.h"
 #include "server/model/kernels/cudnn_attention.h"
-#include "server/model/kernels/fast_math.h"
-#include "server/model/kernels/gemm.h"
+#include "server/model/kernels/element.h"
 
 namespace attune {
 namespace {
@@ -21,149 +21,6 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Query rows that are worked on together: the scores block stays in the cache and
-// keys above the diagonal's block are never touched.
-constexpr int64_t kRowBlock = 64;
-
-// Softmax of rows i0.. of a causal score block in place; columns past the diagonal
-// become zero. With `lse` given, uses those log-sums; else computes and writes them to `lse_out`.
-void CausalSoftmaxRows(float* s, int64_t rows, int64_t columns, int64_t i0, const float* lse, float* lse_out,
-                       int64_t lse_stride) {
-  for (int64_t r = 0; r < rows; ++r) {
-    float* row = s + r * columns;
-    const int64_t n = std::min(i0 + r + 1, columns);
-    if (lse) {
-      const float l = lse[r * lse_stride];
-      for (int64_t j = 0; j < n; ++j) row[j] = FastExp(row[j] - l);
-    } else {
-      float top = row[0];
-      for (int64_t j = 1; j < n; ++j) top = std::max(top, row[j]);
-      float sum = 0;
-      for (int64_t j = 0; j < n; ++j) row[j] = FastExp(row[j] - top);
-#pragma omp simd reduction(+ : sum)
-      for (int64_t j = 0; j < n; ++j) sum += row[j];
-      const float inverse = 1.0f / sum;
-      for (int64_t j = 0; j < n; ++j) row[j] *= inverse;
-      lse_out[r * lse_stride] = top + std::log(sum);
-    }
-    std::fill(row + n, row + columns, 0.0f);
-  }
-}
-
-// Copies `heads` consecutive heads' columns from tokens [begin, end) of a row-major
-// matrix, rotated if `rope` is set, into a contiguous block of the same row order.
-void GatherRotated(const float* source, int64_t stride, int64_t begin, int64_t end, int64_t head_dim,
-                   const RopeTable* rope, float* out) {
-  const int64_t half = head_dim / 2;
-  const float* cos = rope ? rope->cos_PH.const_data_ptr<float>() : nullptr;
-  const float* sin = rope ? rope->sin_PH.const_data_ptr<float>() : nullptr;
-  for (int64_t t = begin; t < end; ++t, out += head_dim) {
-    const float* x = source + t * stride;
-    if (!rope) {
-      std::copy(x, x + head_dim, out);
-      continue;
-    }
-    const float *c = cos + (t - begin) * half, *s = sin + (t - begin) * half;
-    for (int64_t i = 0; i < half; ++i) {
-      out[i] = x[i] * c[i] - x[i + half] * s[i];
-      out[i + half] = x[i + half] * c[i] + x[i] * s[i];
-    }
-  }
-}
-
-// Writes a gradient block back to a row-major matrix, rotated back if `rope` is set.
-void ScatterRotatedBack(const float* block, int64_t begin, int64_t end, int64_t head_dim, const RopeTable* rope,
-                        float* target, int64_t stride) {
-  const int64_t half = head_dim / 2;
-  const float* cos = rope ? rope->cos_PH.const_data_ptr<float>() : nullptr;
-  const float* sin = rope ? rope->sin_PH.const_data_ptr<float>() : nullptr;
-  for (int64_t t = begin; t < end; ++t, block += head_dim) {
-    float* y = target + t * stride;
-    if (!rope) {
-      std::copy(block, block + head_dim, y);
-      continue;
-    }
-    const float *c = cos + (t - begin) * half, *s = sin + (t - begin) * half;
-    for (int64_t i = 0; i < half; ++i) {
-      y[i] = block[i] * c[i] + block[i + half] * s[i];
-      y[i + half] = block[i + half] * c[i] - block[i] * s[i];
-    }
-  }
-}
-
-// One (sequence, key/value head) at a time on each thread.
-template <typename Body>
-void ForEachGroup(const PackedSequences& sequences, const AttentionShape& shape, const Body& body) {
-  const int64_t count = static_cast<int64_t>(sequences.starts.size()) - 1;
-  at::parallel_for(0, count * shape.kv_heads, 1, [&](int64_t first, int64_t last) {
-    for (int64_t task = first; task < last; ++task) {
-      const int64_t i = task / shape.kv_heads;
-      body(sequences.starts[i], sequences.starts[i + 1], task % shape.kv_heads);
-    }
-  });
-}
-
-void ForwardLoops(const float* qkv, const AttentionShape& shape, const RopeTable& rope,
-                  const PackedSequences& sequences, float* out, float* lse) {
-  const int64_t d = shape.head_dim, group = shape.heads / shape.kv_heads;
-  const int64_t stride = shape.q_size() + 2 * shape.kv_size();
-  const float scale = 1.0f / std::sqrt(static_cast<float>(d));
-  ForEachGroup(sequences, shape, [&](int64_t begin, int64_t end, int64_t kv_head) {
-    const int64_t length = end - begin;
-    std::vector<float> q(length * d), k(length * d), v(length * d), s(std::min(kRowBlock, length) * length);
-    GatherRotated(qkv + shape.q_size() + kv_head * d, stride, begin, end, d, &rope, k.data());
-    GatherRotated(qkv + shape.q_size() + shape.kv_size() + kv_head * d, stride, begin, end, d, nullptr, v.data());
-    for (int64_t h = kv_head * group; h < (kv_head + 1) * group; ++h) {
-      GatherRotated(qkv + h * d, stride, begin, end, d, &rope, q.data());
-      for (int64_t i = 0; i < length; i += kRowBlock) {
-        const int64_t rows = std::min(kRowBlock, length - i), keys = i + rows;
-        Gemm{rows, keys, d, scale}.NT(q.data() + i * d, d, k.data(), d, s.data(), keys);
-        CausalSoftmaxRows(s.data(), rows, keys, i, nullptr, lse + (begin + i) * shape.heads + h, shape.heads);
-        Gemm{rows, d, keys}.NN(s.data(), keys, v.data(), d, out + (begin + i) * shape.q_size() + h * d, shape.q_size());
-      }
-    }
-  });
-}
-
-void BackwardLoops(const float* qkv, const float* out, const float* lse, const float* dout, const AttentionShape& shape,
-                   const RopeTable& rope, const PackedSequences& sequences, float* dqkv) {
-  const int64_t d = shape.head_dim, group = shape.heads / shape.kv_heads;
-  const int64_t stride = shape.q_size() + 2 * shape.kv_size();
-  const float scale = 1.0f / std::sqrt(static_cast<float>(d));
-  ForEachGroup(sequences, shape, [&](int64_t begin, int64_t end, int64_t kv_head) {
-    const int64_t length = end - begin, block = std::min(kRowBlock, length) * length;
-    std::vector<float> q(length * d), k(length * d), v(length * d), dq(length * d);
-    std::vector<float> dk(length * d, 0.0f), dv(length * d, 0.0f), p(block), dp(block);
-    const int64_t k_column = shape.q_size() + kv_head * d, v_column = k_column + shape.kv_size();
-    GatherRotated(qkv + k_column, stride, begin, end, d, &rope, k.data());
-    GatherRotated(qkv + v_column, stride, begin, end, d, nullptr, v.data());
-    for (int64_t h = kv_head * group; h < (kv_head + 1) * group; ++h) {
-      GatherRotated(qkv + h * d, stride, begin, end, d, &rope, q.data());
-      for (int64_t i = 0; i < length; i += kRowBlock) {
-        const int64_t rows = std::min(kRowBlock, length - i), keys = i + rows;
-        const float* dy = dout + (begin + i) * shape.q_size() + h * d;
-        const float* y = out + (begin + i) * shape.q_size() + h * d;
-        Gemm{rows, keys, d, scale}.NT(q.data() + i * d, d, k.data(), d, p.data(), keys);
-        CausalSoftmaxRows(p.data(), rows, keys, i, lse + (begin + i) * shape.heads + h, nullptr, shape.heads);
-        Gemm{rows, keys, d}.NT(dy, shape.q_size(), v.data(), d, dp.data(), keys);
-        Gemm{keys, d, rows, 1, 1}.TN(p.data(), keys, dy, shape.q_size(), dv.data(), d);
-        for (int64_t r = 0; r < rows; ++r) {
-          float delta = 0;
-          for (int64_t c = 0; c < d; ++c) delta += dy[r * shape.q_size() + c] * y[r * shape.q_size() + c];
-          float *pr = p.data() + r * keys, *dr = dp.data() + r * keys;
-          for (int64_t j = 0; j < keys; ++j) dr[j] = pr[j] * (dr[j] - delta) * scale;
-        }
-        Gemm{rows, d, keys}.NN(dp.data(), keys, k.data(), d, dq.data() + i * d, d);
-        Gemm{keys, d, rows, 1, 1}.TN(dp.data(), keys, q.data() + i * d, d, dk.data(), d);
-      }
-      ScatterRotatedBack(dq.data(), begin, end, d, &rope, dqkv + h * d, stride);
-    }
-    ScatterRotatedBack(dk.data(), begin, end, d, &rope, dqkv + k_column, stride);
-    ScatterRotatedBack(dv.data(), begin, end, d, nullptr, dqkv + v_column, stride);
-  });
-}
-
-bool UsesLoops(const Tensor& x) { return x.is_cpu() && x.scalar_type() == at::kFloat; }
 bool UsesFlash(const Tensor& x) { return UsesCudaKernels(x) && x.scalar_type() == at::kBFloat16; }
 
 // cuDNN's kernels are the faster ones on Hopper. For long sequences only: there it pays to
@@ -388,33 +245,30 @@ Tensor PackedAttentionForward(const Tensor& qkv_TE, const AttentionShape& shape,
                               const PackedSequences& sequences, AttentionState* state) {
   if (UsesFlash(qkv_TE)) return FlashForward(qkv_TE, shape, rope, sequences, state);
   state->qkv_TE = qkv_TE;
-  if (!UsesLoops(qkv_TE)) return state->out_TQ = AtenAttention(qkv_TE, shape, rope, sequences);
+  if (!UsesCpuLoops(qkv_TE)) return state->out_TQ = AtenAttention(qkv_TE, shape, rope, sequences);
   state->out_TQ = at::empty({qkv_TE.size(0), shape.q_size()}, qkv_TE.options());
-  state->log_sums = at::empty({qkv_TE.size(0), shape.heads}, qkv_TE.options());
-  ForwardLoops(qkv_TE.const_data_ptr<float>(), shape, rope, sequences, state->out_TQ.mutable_data_ptr<float>(),
-               state->log_sums.mutable_data_ptr<float>());
+  state->log_sums = at::empty({qkv_TE.size(0), shape.heads}, qkv_TE.options().dtype(at::kFloat));
+  AttentionForwardLoops(qkv_TE, shape, rope, sequences, state->out_TQ, state->log_sums);
   return state->out_TQ;
 }
 
 Tensor PackedAttentionBackward(const Tensor& dout_TQ, const AttentionState& state, const AttentionShape& shape,
                                const RopeTable& rope, const PackedSequences& sequences) {
   if (UsesFlash(state.qkv_TE)) return FlashBackward(dout_TQ, state, shape, rope, sequences);
-  if (!UsesLoops(state.qkv_TE)) {
+  if (!UsesCpuLoops(state.qkv_TE)) {
     // No kernel of its own: once more, recorded.
     at::AutoGradMode record(true);
     const Tensor qkv = state.qkv_TE.detach().requires_grad_();
     return torch::autograd::grad({AtenAttention(qkv, shape, rope, sequences)}, {qkv}, {dout_TQ})[0];
   }
   Tensor dqkv = at::empty_like(state.qkv_TE);
-  BackwardLoops(state.qkv_TE.const_data_ptr<float>(), state.out_TQ.const_data_ptr<float>(),
-                state.log_sums.const_data_ptr<float>(), dout_TQ.const_data_ptr<float>(), shape, rope, sequences,
-                dqkv.mutable_data_ptr<float>());
+  AttentionBackwardLoops(state, dout_TQ, shape, rope, sequences, dqkv);
   return dqkv;
 }
 
 Tensor PackedAttention(const Tensor& qkv_TE, const AttentionShape& shape, const RopeTable& rope,
                        const PackedSequences& sequences) {
-  if (!UsesLoops(qkv_TE) && !UsesFlash(qkv_TE)) return AtenAttention(qkv_TE, shape, rope, sequences);
+  if (!UsesCpuLoops(qkv_TE) && !UsesFlash(qkv_TE)) return AtenAttention(qkv_TE, shape, rope, sequences);
   return PackedAttentionFunction::apply(qkv_TE.contiguous(), shape, rope, sequences);
 }
 

@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "server/model/kernels/cuda_dispatch.h"
+#include "server/model/kernels/element.h"
 #include "server/model/kernels/fast_math.h"
 #include "server/model/kernels/matmul.h"
 
@@ -25,33 +26,40 @@ int64_t ChunkRows(const Tensor& h, int64_t vocabulary) {
   return h.is_cuda() ? std::clamp<int64_t>(kGpuElements / vocabulary, kCpuRows, 8192) : kCpuRows;
 }
 
-// Per row of fp32 logits: loss and whether the target is the likeliest; the logits
-// become softmax - onehot(target).
-void SoftmaxLossRows(Tensor logits, const Tensor& targets, float* losses, uint8_t* correct) {
-  const int64_t rows = logits.size(0), vocab = logits.size(1);
-  float* data = logits.mutable_data_ptr<float>();
-  const int64_t* target = targets.const_data_ptr<int64_t>();
+// One row of logits, which become (softmax - onehot(target)) * scale; `scratch` has a row's size.
+template <typename T>
+void SoftmaxLossRow(T* row, int64_t vocab, int64_t target, float scale, float* scratch, float* loss,
+                    uint8_t* correct) {
+  for (int64_t j = 0; j < vocab; ++j) scratch[j] = ToFloat(row[j]);
+  const float at_target = scratch[target];
+  float top = scratch[0], sum = 0;
+#pragma omp simd reduction(max : top)
+  for (int64_t j = 0; j < vocab; ++j) top = std::max(top, scratch[j]);
+#pragma omp simd reduction(+ : sum)
+  for (int64_t j = 0; j < vocab; ++j) sum += (scratch[j] = FastExp(scratch[j] - top));
+  const float factor = scale / sum;
+  const float probability = scratch[target] / sum;
+  for (int64_t j = 0; j < vocab; ++j) Store(scratch[j] * factor, row + j);
+  Store((probability - 1.0f) * scale, row + target);
+  *loss = std::log(sum) + top - at_target;
+  *correct = at_target >= top;
+}
+
+// The same for all rows; a negative target leaves zeros.
+template <typename T>
+void SoftmaxLossRows(T* logits, const int64_t* targets, int64_t rows, int64_t vocab, float scale, float* losses,
+                     uint8_t* correct) {
   at::parallel_for(0, rows, 1, [&](int64_t begin, int64_t end) {
+    std::vector<float> scratch(vocab);
     for (int64_t r = begin; r < end; ++r) {
-      float* row = data + r * vocab;
-      if (target[r] < 0) {
-        std::fill(row, row + vocab, 0.0f);
-        losses[r] = 0;
-        correct[r] = 0;
+      T* row = logits + r * vocab;
+      if (targets[r] >= 0) {
+        SoftmaxLossRow(row, vocab, targets[r], scale, scratch.data(), losses + r, correct + r);
         continue;
       }
-      const float at_target = row[target[r]];
-      float top = row[0];
-#pragma omp simd reduction(max : top)
-      for (int64_t j = 0; j < vocab; ++j) top = std::max(top, row[j]);
-      float sum = 0;
-#pragma omp simd reduction(+ : sum)
-      for (int64_t j = 0; j < vocab; ++j) sum += (row[j] = FastExp(row[j] - top));
-      const float inverse = 1.0f / sum;
-      for (int64_t j = 0; j < vocab; ++j) row[j] *= inverse;
-      row[target[r]] -= 1.0f;
-      losses[r] = std::log(sum) + top - at_target;
-      correct[r] = at_target >= top;
+      std::fill(row, row + vocab, T{});
+      losses[r] = 0;
+      correct[r] = 0;
     }
   });
 }
@@ -63,14 +71,17 @@ struct ChunkResult {
 
 // Leaves d(scale * loss)/d(logits) in `logits`, in its own type; `scale` may be undefined.
 ChunkResult SoftmaxLossChunk(Tensor& logits, const Tensor& targets, const Tensor& scale) {
-  const bool loops = logits.is_cpu() && logits.scalar_type() == at::kFloat;
+  const bool loops = UsesCpuLoops(logits);
   if (loops || UsesCudaKernels(logits)) {
     const int64_t rows = logits.size(0);
     Tensor losses = at::empty({rows}, logits.options().dtype(at::kFloat));
     Tensor correct = at::empty({rows}, logits.options().dtype(at::kByte));
     if (loops) {
-      SoftmaxLossRows(logits, targets, losses.mutable_data_ptr<float>(), correct.mutable_data_ptr<uint8_t>());
-      if (scale.defined()) logits.mul_(scale);
+      const float factor = scale.defined() ? scale.item<float>() : 1.0f;
+      WithElementOf(logits, [&]<typename T>() {
+        SoftmaxLossRows(MutableElements<T>(logits), targets.const_data_ptr<int64_t>(), rows, logits.size(1), factor,
+                        losses.mutable_data_ptr<float>(), correct.mutable_data_ptr<uint8_t>());
+      });
     } else {
       cuda::SoftmaxLoss(CudaTypeOf(logits), logits.mutable_data_ptr(), targets.const_data_ptr<int64_t>(),
                         scale.defined() ? scale.const_data_ptr<float>() : nullptr, losses.mutable_data_ptr<float>(),
@@ -133,7 +144,7 @@ CrossEntropy LinearCrossEntropy(const Tensor& h_ND, const Tensor& w_VD, const Te
 }
 
 CrossEntropySums LinearCrossEntropySums(const Tensor& h_ND, const Tensor& w_VD, const Tensor& targets_N,
-                                        const Tensor& scale, bool needs_gradient) {
+                                        const Tensor& scale, bool needs_gradient, const Tensor& dw_VD) {
   const int64_t rows = h_ND.size(0), chunk = ChunkRows(h_ND, w_VD.size(0));
   CrossEntropySums sums;
   sums.loss_sum = at::zeros({}, h_ND.options().dtype(at::kDouble));
@@ -146,6 +157,7 @@ CrossEntropySums LinearCrossEntropySums(const Tensor& h_ND, const Tensor& w_VD, 
     sums.loss_sum += result.loss_sum;
     sums.correct += result.correct;
     if (needs_gradient) MatMul(logits, As::kIs, w_VD, As::kIs, 1, 0, sums.dh_ND.narrow(0, begin, n));
+    if (dw_VD.defined()) MatMul(logits, As::kTransposed, h_ND.narrow(0, begin, n), As::kIs, 1, 1, dw_VD);
   }
   return sums;
 }

@@ -22,9 +22,11 @@ struct CrossEntropySums {
   at::Tensor correct;   // int64 scalar
   at::Tensor dh_ND;     // the gradient of scale * loss_sum, if asked for
 };
-// A negative target's row counts for nothing. `scale` an fp32 scalar on the device.
+// A negative target's row counts for nothing. `scale` an fp32 scalar on the device. The
+// gradient of w is added to dw_VD, fp32, if that is defined.
 CrossEntropySums LinearCrossEntropySums(const at::Tensor& h_ND, const at::Tensor& w_VD, const at::Tensor& targets_N,
-                                        const at::Tensor& scale, bool needs_gradient);
+                                        const at::Tensor& scale, bool needs_gradient,
+                                        const at::Tensor& dw_VD = {});
 
 }  // namespace attune
 

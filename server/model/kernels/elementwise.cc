@@ -8,6 +8,7 @@
 
 #include "server/model/kernels/cuda/mixed_bits.h"
 #include "server/model/kernels/cuda_dispatch.h"
+#include "server/model/kernels/element.h"
 #include "server/model/kernels/fast_math.h"
 
 namespace attune {
@@ -16,8 +17,6 @@ namespace {
 using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-
-bool UsesLoops(const Tensor& x) { return x.is_cpu() && x.scalar_type() == at::kFloat; }
 
 // Rows a thread takes at least, so that small inputs stay on one thread.
 int64_t Grain(int64_t columns) { return std::max<int64_t>(1, 16384 / std::max<int64_t>(1, columns)); }
@@ -34,55 +33,83 @@ Tensor LaunchRmsNorm(const Tensor& x, const Tensor& delta, const Tensor& w, doub
   return y;
 }
 
-Tensor RmsNormRows(const Tensor& x, const Tensor& w, double epsilon, Tensor* inverse_rms) {
-  if (UsesCudaKernels(x)) return LaunchRmsNorm(x, Tensor(), w, epsilon, nullptr, inverse_rms);
-  if (!UsesLoops(x)) {
-    Tensor x32 = x.to(at::kFloat);
+// y, r and, with `delta`, sum = x + delta, of rows [begin, end).
+template <typename T>
+void NormLoops(const T* x, const T* delta, const T* w, float epsilon, T* sum, T* y, float* r, int64_t columns,
+               int64_t begin, int64_t end) {
+  for (int64_t t = begin; t < end; ++t) {
+    const T* xr = x + t * columns;
+    T* yr = y + t * columns;
+    if (delta) {
+      const T* dr = delta + t * columns;
+      T* sr = sum + t * columns;
+      for (int64_t i = 0; i < columns; ++i) Store(ToFloat(xr[i]) + ToFloat(dr[i]), sr + i);
+      xr = sr;
+    }
+    float squares = 0;
+#pragma omp simd reduction(+ : squares)
+    for (int64_t i = 0; i < columns; ++i) squares += ToFloat(xr[i]) * ToFloat(xr[i]);
+    r[t] = 1.0f / std::sqrt(squares / columns + epsilon);
+    for (int64_t i = 0; i < columns; ++i) Store(ToFloat(xr[i]) * r[t] * ToFloat(w[i]), yr + i);
+  }
+}
+
+Tensor RmsNormRows(const Tensor& x, const Tensor& delta, const Tensor& w, double epsilon, Tensor* sum,
+                   Tensor* inverse_rms) {
+  if (UsesCudaKernels(x)) return LaunchRmsNorm(x, delta, w, epsilon, sum, inverse_rms);
+  if (!UsesCpuLoops(x)) {
+    if (delta.defined()) *sum = x + delta;
+    Tensor x32 = (delta.defined() ? *sum : x).to(at::kFloat);
     *inverse_rms = (x32.square().mean(-1) + epsilon).rsqrt();
     return (x32 * inverse_rms->unsqueeze(-1)).to(x.scalar_type()) * w;
   }
   const int64_t rows = x.size(0), columns = x.size(1);
   Tensor y = at::empty_like(x);
-  *inverse_rms = at::empty({rows}, x.options());
-  const float* xp = x.const_data_ptr<float>();
-  const float* wp = w.const_data_ptr<float>();
-  float* yp = y.mutable_data_ptr<float>();
-  float* rp = inverse_rms->mutable_data_ptr<float>();
-  at::parallel_for(0, rows, Grain(columns), [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) {
-      const float* xr = xp + t * columns;
-      float* yr = yp + t * columns;
-      float sum = 0;
-#pragma omp simd reduction(+ : sum)
-      for (int64_t i = 0; i < columns; ++i) sum += xr[i] * xr[i];
-      const float r = 1.0f / std::sqrt(sum / columns + static_cast<float>(epsilon));
-      rp[t] = r;
-      for (int64_t i = 0; i < columns; ++i) yr[i] = xr[i] * r * wp[i];
-    }
+  *inverse_rms = at::empty({rows}, x.options().dtype(at::kFloat));
+  if (delta.defined()) *sum = at::empty_like(x);
+  WithElementOf(x, [&]<typename T>() {
+    at::parallel_for(0, rows, Grain(columns), [&](int64_t begin, int64_t end) {
+      NormLoops(Elements<T>(x), delta.defined() ? Elements<T>(delta) : nullptr, Elements<T>(w),
+                static_cast<float>(epsilon), delta.defined() ? MutableElements<T>(*sum) : nullptr,
+                MutableElements<T>(y), inverse_rms->mutable_data_ptr<float>(), columns, begin, end);
+    });
   });
   return y;
 }
 
-// dx = r * (g - xhat * mean(g * xhat)) with g = dy * w and xhat = x * r.
-Tensor RmsNormBackwardRows(const Tensor& dy, const Tensor& x, const Tensor& w, const Tensor& inverse_rms) {
+// dx = r * (g - xhat * mean(g * xhat)) with g = dy * w and xhat = x * r, plus `residual`.
+template <typename T>
+void NormBackwardLoops(const T* dy, const T* x, const T* w, const float* inverse_rms, const T* residual, T* dx,
+                       int64_t columns, int64_t begin, int64_t end) {
+  for (int64_t t = begin; t < end; ++t) {
+    const T *xr = x + t * columns, *gr = dy + t * columns;
+    T* out = dx + t * columns;
+    const float r = inverse_rms[t];
+    float dot = 0;
+#pragma omp simd reduction(+ : dot)
+    for (int64_t i = 0; i < columns; ++i) dot += ToFloat(gr[i]) * ToFloat(w[i]) * ToFloat(xr[i]);
+    const float k = dot * r * r / columns;
+    if (residual) {
+      const T* er = residual + t * columns;
+      for (int64_t i = 0; i < columns; ++i) {
+        Store(ToFloat(er[i]) + r * (ToFloat(gr[i]) * ToFloat(w[i]) - ToFloat(xr[i]) * k), out + i);
+      }
+    } else {
+      for (int64_t i = 0; i < columns; ++i) Store(r * (ToFloat(gr[i]) * ToFloat(w[i]) - ToFloat(xr[i]) * k), out + i);
+    }
+  }
+}
+
+Tensor RmsNormBackwardRows(const Tensor& dy, const Tensor& x, const Tensor& w, const Tensor& inverse_rms,
+                           const Tensor& residual) {
   Tensor dx = at::empty_like(x);
   const int64_t rows = x.size(0), columns = x.size(1);
-  const float* xp = x.const_data_ptr<float>();
-  const float* wp = w.const_data_ptr<float>();
-  const float* rp = inverse_rms.const_data_ptr<float>();
-  const float* gp = dy.const_data_ptr<float>();
-  float* dp = dx.mutable_data_ptr<float>();
-  at::parallel_for(0, rows, Grain(columns), [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) {
-      const float *xr = xp + t * columns, *gr = gp + t * columns;
-      float* dr = dp + t * columns;
-      const float r = rp[t];
-      float dot = 0;
-#pragma omp simd reduction(+ : dot)
-      for (int64_t i = 0; i < columns; ++i) dot += gr[i] * wp[i] * xr[i];
-      const float k = dot * r * r / columns;
-      for (int64_t i = 0; i < columns; ++i) dr[i] = r * (gr[i] * wp[i] - xr[i] * k);
-    }
+  WithElementOf(x, [&]<typename T>() {
+    at::parallel_for(0, rows, Grain(columns), [&](int64_t begin, int64_t end) {
+      NormBackwardLoops(Elements<T>(dy), Elements<T>(x), Elements<T>(w), inverse_rms.const_data_ptr<float>(),
+                        residual.defined() ? Elements<T>(residual) : nullptr, MutableElements<T>(dx), columns, begin,
+                        end);
+    });
   });
   return dx;
 }
@@ -98,7 +125,7 @@ class RmsNormFunction : public torch::autograd::Function<RmsNormFunction> {
  public:
   static Tensor forward(AutogradContext* context, const Tensor& x, const Tensor& w, double epsilon) {
     Tensor inverse_rms;
-    Tensor y = RmsNormRows(x, w, epsilon, &inverse_rms);
+    Tensor y = RmsNormRows(x, Tensor(), w, epsilon, nullptr, &inverse_rms);
     context->save_for_backward({x, w, inverse_rms});
     return y;
   }
@@ -109,7 +136,9 @@ class RmsNormFunction : public torch::autograd::Function<RmsNormFunction> {
     Tensor dy = grads[0].contiguous();
     Tensor dx = RmsNormBackward(dy, x, w, inverse_rms, Tensor()), dw;
     if (context->needs_input_grad(1)) {
-      dw = (dy.to(at::kFloat) * x.to(at::kFloat) * inverse_rms.unsqueeze(-1)).sum(0).to(w.scalar_type());
+      dw = at::zeros({x.size(1)}, x.options().dtype(at::kFloat));
+      AddRmsNormWeightGradient(dy, x, inverse_rms, dw);
+      dw = dw.to(w.scalar_type());
     }
     return {dx, dw, Tensor()};
   }
@@ -123,18 +152,21 @@ Tensor SwiGluRows(const Tensor& gate_up) {
                         CurrentCudaStream());
     return out;
   }
-  if (!UsesLoops(gate_up)) {
+  if (!UsesCpuLoops(gate_up)) {
     return at::silu(gate_up.narrow(1, 0, inner)) * gate_up.narrow(1, inner, inner);
   }
   Tensor out = at::empty({rows, inner}, gate_up.options());
-  const float* in = gate_up.const_data_ptr<float>();
-  float* op = out.mutable_data_ptr<float>();
-  at::parallel_for(0, rows, Grain(inner), [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) {
-      const float *g = in + t * 2 * inner, *u = g + inner;
-      float* o = op + t * inner;
-      for (int64_t i = 0; i < inner; ++i) o[i] = g[i] / (1.0f + FastExp(-g[i])) * u[i];
-    }
+  WithElementOf(gate_up, [&]<typename T>() {
+    at::parallel_for(0, rows, Grain(inner), [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; ++t) {
+        const T *g = Elements<T>(gate_up) + t * 2 * inner, *u = g + inner;
+        T* o = MutableElements<T>(out) + t * inner;
+        for (int64_t i = 0; i < inner; ++i) {
+          const float gate = ToFloat(g[i]);
+          Store(gate / (1.0f + FastExp(-gate)) * ToFloat(u[i]), o + i);
+        }
+      }
+    });
   });
   return out;
 }
@@ -147,26 +179,26 @@ Tensor SwiGluBackwardRows(const Tensor& gate_up, const Tensor& dy) {
                          rows, inner, CurrentCudaStream());
     return grad;
   }
-  if (!UsesLoops(gate_up)) {
+  if (!UsesCpuLoops(gate_up)) {
     Tensor g = gate_up.narrow(1, 0, inner).to(at::kFloat), u = gate_up.narrow(1, inner, inner).to(at::kFloat);
     Tensor d = dy.to(at::kFloat), s = at::sigmoid(g);
     grad.narrow(1, 0, inner).copy_(d * u * s * (1 + g * (1 - s)));
     grad.narrow(1, inner, inner).copy_(d * g * s);
     return grad;
   }
-  const float* in = gate_up.const_data_ptr<float>();
-  const float* dp = dy.const_data_ptr<float>();
-  float* op = grad.mutable_data_ptr<float>();
-  at::parallel_for(0, rows, Grain(inner), [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) {
-      const float *g = in + t * 2 * inner, *u = g + inner, *d = dp + t * inner;
-      float *dg = op + t * 2 * inner, *du = dg + inner;
-      for (int64_t i = 0; i < inner; ++i) {
-        const float s = 1.0f / (1.0f + FastExp(-g[i]));
-        dg[i] = d[i] * u[i] * s * (1.0f + g[i] * (1.0f - s));
-        du[i] = d[i] * g[i] * s;
+  WithElementOf(gate_up, [&]<typename T>() {
+    at::parallel_for(0, rows, Grain(inner), [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; ++t) {
+        const T *g = Elements<T>(gate_up) + t * 2 * inner, *u = g + inner, *d = Elements<T>(dy) + t * inner;
+        T *dg = MutableElements<T>(grad) + t * 2 * inner, *du = dg + inner;
+        for (int64_t i = 0; i < inner; ++i) {
+          const float gate = ToFloat(g[i]), up = ToFloat(u[i]), out = ToFloat(d[i]);
+          const float s = 1.0f / (1.0f + FastExp(-gate));
+          Store(out * up * s * (1.0f + gate * (1.0f - s)), dg + i);
+          Store(out * gate * s, du + i);
+        }
       }
-    }
+    });
   });
   return grad;
 }
@@ -196,18 +228,16 @@ at::Tensor RmsNorm(const Tensor& x_TD, const Tensor& w_D, double epsilon) {
     return RmsNormFunction::apply(x_TD, w_D, epsilon);
   }
   Tensor inverse_rms;
-  return RmsNormRows(x_TD, w_D, epsilon, &inverse_rms);
+  return RmsNormRows(x_TD, Tensor(), w_D, epsilon, nullptr, &inverse_rms);
 }
 
 at::Tensor RmsNormForward(const Tensor& x_TD, const Tensor& w_D, double epsilon, Tensor* inverse_rms_T) {
-  return RmsNormRows(x_TD, w_D, epsilon, inverse_rms_T);
+  return RmsNormRows(x_TD, Tensor(), w_D, epsilon, nullptr, inverse_rms_T);
 }
 
 at::Tensor AddRmsNormForward(const Tensor& x_TD, const Tensor& delta_TD, const Tensor& w_D, double epsilon,
                              Tensor* sum_TD, Tensor* inverse_rms_T) {
-  if (UsesCudaKernels(x_TD)) return LaunchRmsNorm(x_TD, delta_TD, w_D, epsilon, sum_TD, inverse_rms_T);
-  *sum_TD = x_TD + delta_TD;
-  return RmsNormRows(*sum_TD, w_D, epsilon, inverse_rms_T);
+  return RmsNormRows(x_TD, delta_TD, w_D, epsilon, sum_TD, inverse_rms_T);
 }
 
 at::Tensor RmsNormBackward(const Tensor& dy_TD, const Tensor& x_TD, const Tensor& w_D, const Tensor& inverse_rms_T,
@@ -220,9 +250,37 @@ at::Tensor RmsNormBackward(const Tensor& dy_TD, const Tensor& x_TD, const Tensor
                           x_TD.size(0), x_TD.size(1), CurrentCudaStream());
     return dx;
   }
-  Tensor dx = UsesLoops(x_TD) ? RmsNormBackwardRows(dy_TD, x_TD, w_D, inverse_rms_T)
-                              : RmsNormBackwardAten(dy_TD, x_TD, w_D, inverse_rms_T);
+  if (UsesCpuLoops(x_TD)) return RmsNormBackwardRows(dy_TD, x_TD, w_D, inverse_rms_T, residual_TD);
+  Tensor dx = RmsNormBackwardAten(dy_TD, x_TD, w_D, inverse_rms_T);
   return residual_TD.defined() ? dx.add_(residual_TD) : dx;
+}
+
+void AddRmsNormWeightGradient(const Tensor& dy_TD, const Tensor& x_TD, const Tensor& inverse_rms_T,
+                              const Tensor& dw_D) {
+  const int64_t rows = x_TD.size(0), columns = x_TD.size(1);
+  Tensor sum = dw_D;
+  if (UsesCudaKernels(x_TD)) {
+    Tensor partials = at::empty({cuda::kNormStrips, columns}, dw_D.options());
+    cuda::RmsNormWeightGradient(CudaTypeOf(x_TD), dy_TD.const_data_ptr(), x_TD.const_data_ptr(),
+                                inverse_rms_T.const_data_ptr<float>(), partials.mutable_data_ptr<float>(),
+                                sum.mutable_data_ptr<float>(), rows, columns, CurrentCudaStream());
+    return;
+  }
+  if (!UsesCpuLoops(x_TD)) {
+    sum.add_((dy_TD.to(at::kFloat) * x_TD.to(at::kFloat) * inverse_rms_T.unsqueeze(-1)).sum(0));
+    return;
+  }
+  // Columns are shared out, so that each sum has one order whatever the threads.
+  WithElementOf(x_TD, [&]<typename T>() {
+    at::parallel_for(0, columns, 64, [&](int64_t begin, int64_t end) {
+      float* out = sum.mutable_data_ptr<float>();
+      for (int64_t t = 0; t < rows; ++t) {
+        const T *d = Elements<T>(dy_TD) + t * columns, *v = Elements<T>(x_TD) + t * columns;
+        const float r = inverse_rms_T.const_data_ptr<float>()[t];
+        for (int64_t i = begin; i < end; ++i) out[i] += ToFloat(d[i]) * ToFloat(v[i]) * r;
+      }
+    });
+  });
 }
 
 at::Tensor SwiGlu(const Tensor& gate_up_T2I) {
@@ -239,7 +297,7 @@ at::Tensor DropoutWithSeed(const Tensor& x, double p, uint64_t seed) {
   const float scale = static_cast<float>(1.0 / (1.0 - p));
   const uint32_t stream = static_cast<uint32_t>(seed ^ (seed >> 32));
   if (UsesCudaKernels(x)) return LaunchDropout(x, p, nullptr, stream, Tensor());
-  if (!UsesLoops(x)) {
+  if (!UsesCpuLoops(x)) {
     // The same hash in 64-bit integer tensors, reduced to 32 bits after each step.
     Tensor h = at::arange(x.numel(), x.options().dtype(at::kLong)) * 0x9E3779B9LL;
     auto cut = [](const Tensor& t) { return t.bitwise_and(0xFFFFFFFFLL); };
@@ -254,12 +312,14 @@ at::Tensor DropoutWithSeed(const Tensor& x, double p, uint64_t seed) {
   }
   const uint32_t threshold = static_cast<uint32_t>(p * 4294967296.0);
   Tensor out = at::empty_like(x);
-  const float* in = x.const_data_ptr<float>();
-  float* op = out.mutable_data_ptr<float>();
-  at::parallel_for(0, x.numel(), 16384, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      op[i] = MixedBits(static_cast<uint32_t>(i), stream) >= threshold ? in[i] * scale : 0.0f;
-    }
+  WithElementOf(x, [&]<typename T>() {
+    at::parallel_for(0, x.numel(), 16384, [&](int64_t begin, int64_t end) {
+      const T* in = Elements<T>(x);
+      T* to = MutableElements<T>(out);
+      for (int64_t i = begin; i < end; ++i) {
+        Store(MixedBits(static_cast<uint32_t>(i), stream) >= threshold ? ToFloat(in[i]) * scale : 0.0f, to + i);
+      }
+    });
   });
   return out;
 }

@@ -5,9 +5,9 @@
 
 #include <cstdint>
 
-// Row-wise and element-wise steps of a decoder layer. fp32 on the CPU runs fused loops
-// over rows, fp32 and bf16 on a GPU the CUDA kernels where they were built; other types
-// and devices run the same formulas through ATen. Thread-safe. The first three take part
+// Row-wise and element-wise steps of a decoder layer. fp32 and bf16 on the CPU run fused
+// loops over rows, on a GPU the CUDA kernels where they were built, all computing in fp32;
+// other types and devices run the same formulas through ATen. Thread-safe. The first three take part
 // in autograd if an input requires it; the rest are their halves, for passes that are
 // differentiated by hand.
 namespace attune {
@@ -33,6 +33,9 @@ at::Tensor AddRmsNormForward(const at::Tensor& x_TD, const at::Tensor& delta_TD,
 // The gradient of x, plus `residual_TD` if that is defined.
 at::Tensor RmsNormBackward(const at::Tensor& dy_TD, const at::Tensor& x_TD, const at::Tensor& w_D,
                            const at::Tensor& inverse_rms_T, const at::Tensor& residual_TD);
+// Adds the gradient of w to dw_D, fp32.
+void AddRmsNormWeightGradient(const at::Tensor& dy_TD, const at::Tensor& x_TD, const at::Tensor& inverse_rms_T,
+                              const at::Tensor& dw_D);
 
 at::Tensor SwiGluForward(const at::Tensor& gate_up_T2I);
 at::Tensor SwiGluBackward(const at::Tensor& gate_up_T2I, const at::Tensor& dy_TI);

@@ -51,7 +51,7 @@ void MatMul(const Tensor& a, As a_as, const Tensor& b, As b_as, double alpha, do
   } else if (beta == 0) {
     out.copy_(at::mm(left, right)).mul_(alpha);
   } else {
-    out.mul_(beta).add_(at::mm(left, right), alpha);
+    (beta == 1 ? out : out.mul_(beta)).add_(at::mm(left, right), alpha);
   }
 }
 

@@ -1,8 +1,10 @@
 #include "server/model/kernels/rows.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 #include "server/model/kernels/cuda_dispatch.h"
+#include "server/model/kernels/element.h"
 
 namespace attune {
 
@@ -31,6 +33,26 @@ void AddPrefixRows(const Tensor& x_TD, const PackedSequences& sequences, const T
     Tensor target = sum_ND.narrow(0, 0, n);
     target.add_(x_TD.narrow(0, sequences.starts[i], n));
   }
+}
+
+void AddRowsAt(const Tensor& x_TD, const Tensor& index_T, const Tensor& sum_VD) {
+  Tensor sum = sum_VD;
+  if (!UsesCpuLoops(x_TD)) {
+    // Sorted by row inside: the same order each time.
+    sum.index_put_({index_T}, x_TD.to(at::kFloat), /*accumulate=*/true);
+    return;
+  }
+  const int64_t rows = x_TD.size(0), columns = x_TD.size(1);
+  const int64_t* index = index_T.const_data_ptr<int64_t>();
+  WithElementOf(x_TD, [&]<typename T>() {
+    at::parallel_for(0, columns, 64, [&](int64_t begin, int64_t end) {
+      for (int64_t t = 0; t < rows; ++t) {
+        const T* from = Elements<T>(x_TD) + t * columns;
+        float* to = sum.mutable_data_ptr<float>() + index[t] * columns;
+        for (int64_t i = begin; i < end; ++i) to[i] += ToFloat(from[i]);
+      }
+    });
+  });
 }
 
 }  // namespace attune

@@ -15,6 +15,10 @@ at::Tensor TakeRows(const at::Tensor& x_ND, const at::Tensor& index_T);
 // in the sequences' order: the gradient of a soft prompt.
 void AddPrefixRows(const at::Tensor& x_TD, const PackedSequences& sequences, const at::Tensor& sum_ND);
 
+// Adds row t of x_TD to row index_T[t] of sum_VD (fp32), in a fixed order: the gradient
+// of an embedding. index_T int64, none negative.
+void AddRowsAt(const at::Tensor& x_TD, const at::Tensor& index_T, const at::Tensor& sum_VD);
+
 }  // namespace attune
 
 #endif  // ATTUNE_SERVER_MODEL_KERNELS_ROWS_H_

@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -22,6 +23,17 @@ struct Parameter {
   at::Tensor leaf;
 };
 
+// The base model's own weights that train, as leaves; undefined where frozen. A tied
+// head is the embedding.
+struct TrainedWeights {
+  struct Layer {
+    std::array<at::Tensor, kProjections> projections;
+    at::Tensor attention_norm_D, ffn_norm_D;
+  };
+  at::Tensor embedding_VD, final_norm_D, head_VD;
+  std::vector<Layer> layers;
+};
+
 // What a tuning method trains, and what it publishes. The trainer knows no more of a
 // method than this: adding one is one implementation and one line in MakeMethod. Not
 // thread-safe.
@@ -35,6 +47,7 @@ class Method {
   // Valid until the parameters change.
   virtual DecoderWeights Weights() const = 0;
   virtual const LoraAdapter* lora() const { return nullptr; }
+  virtual const TrainedWeights* trained_weights() const { return nullptr; }
   virtual at::Tensor soft_prompt_ND() const { return {}; }
   int64_t virtual_tokens() const { return soft_prompt_ND().defined() ? soft_prompt_ND().size(0) : 0; }
 

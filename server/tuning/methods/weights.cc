@@ -13,54 +13,46 @@ namespace {
 
 bool IsNorm(absl::string_view name) { return absl::StrContains(name, "norm"); }
 
-// Part of a product's rows: trained by a leaf of its own, or frozen (leaf undefined).
-struct Part {
-  at::Tensor leaf;
-  at::Tensor frozen;
-};
-
 class WeightsMethod final : public Method {
  public:
   // `selected` as SelectParameters gives it.
   WeightsMethod(std::shared_ptr<const BaseModel> base, const std::vector<bool>& selected) : base_(std::move(base)) {
     const ModelConfig& config = base_->config;
-    weights_ = base_->weights;
-    weights_.packed_head = nullptr;
-    std::vector<NamedParameter> named = NamedParameters(config, base_->weights);
+    const std::vector<NamedParameter> named = NamedParameters(config, base_->weights);
     size_t i = 0;
-    auto leaf = [&]() -> at::Tensor { return selected[i] ? AddLeaf(named[i]) : at::Tensor(); };
-    if (at::Tensor t = leaf(); t.defined()) weights_.embedding_VD = t;
-    ++i;
-    parts_.resize(config.layers);
+    auto next = [&]() -> at::Tensor {
+      const size_t at = i++;
+      return selected[at] ? AddLeaf(named[at]) : at::Tensor();
+    };
+    trained_.embedding_VD = next();
     for (int64_t layer = 0; layer < config.layers; ++layer) {
-      LayerWeights& w = weights_.layers[layer];
-      w.packed = {};
-      for (int p = 0; p < kProjections; ++p, ++i) {
-        const int linear = static_cast<int>(SliceOf(config, static_cast<Projection>(p)).linear);
-        parts_[layer][linear].push_back({leaf(), named[i].tensor});
-      }
-      if (at::Tensor t = leaf(); t.defined()) w.attention_norm_D = t;
-      ++i;
-      if (at::Tensor t = leaf(); t.defined()) w.ffn_norm_D = t;
-      ++i;
+      TrainedWeights::Layer& trained = trained_.layers.emplace_back();
+      for (at::Tensor& projection : trained.projections) projection = next();
+      trained.attention_norm_D = next();
+      trained.ffn_norm_D = next();
     }
-    if (at::Tensor t = leaf(); t.defined()) weights_.final_norm_D = t;
-    ++i;
-    if (config.tied_head) {
-      weights_.head_VD = weights_.embedding_VD;
-    } else if (at::Tensor t = leaf(); t.defined()) {
-      weights_.head_VD = t;
-    }
+    trained_.final_norm_D = next();
+    trained_.head_VD = config.tied_head ? trained_.embedding_VD : next();
   }
 
   const std::vector<Parameter>& parameters() const override { return parameters_; }
   ModelKind kind() const override { return ModelKind::kFullWeights; }
 
+  const TrainedWeights* trained_weights() const override { return &trained_; }
+
   DecoderWeights Weights() const override {
-    DecoderWeights weights = weights_;
-    for (size_t layer = 0; layer < parts_.size(); ++layer) {
+    DecoderWeights weights = base_->weights;
+    weights.packed_head = nullptr;
+    Replace(trained_.embedding_VD, &weights.embedding_VD);
+    Replace(trained_.final_norm_D, &weights.final_norm_D);
+    Replace(trained_.head_VD, &weights.head_VD);
+    for (size_t i = 0; i < weights.layers.size(); ++i) {
+      LayerWeights& layer = weights.layers[i];
+      layer.packed = {};
+      Replace(trained_.layers[i].attention_norm_D, &layer.attention_norm_D);
+      Replace(trained_.layers[i].ffn_norm_D, &layer.ffn_norm_D);
       for (int linear = 0; linear < kLinears; ++linear) {
-        weights.layers[layer].linear[linear] = Join(parts_[layer][linear], weights_.layers[layer].linear[linear]);
+        layer.linear[linear] = Join(trained_.layers[i], static_cast<Linear>(linear), layer.linear[linear]);
       }
     }
     return weights;
@@ -80,21 +72,27 @@ class WeightsMethod final : public Method {
     return leaf;
   }
 
-  // Frozen products stay the base's tensor; only mixed ones are put together.
-  static at::Tensor Join(const std::vector<Part>& parts, const at::Tensor& base) {
+  static void Replace(const at::Tensor& leaf, at::Tensor* weight) {
+    if (leaf.defined()) *weight = leaf;
+  }
+
+  // The product's weight with the rows that train. Frozen products stay the base's tensor.
+  at::Tensor Join(const TrainedWeights::Layer& trained, Linear which, const at::Tensor& base) const {
     bool any = false;
     std::vector<at::Tensor> rows;
-    for (const Part& part : parts) {
-      any = any || part.leaf.defined();
-      rows.push_back((part.leaf.defined() ? part.leaf : part.frozen).to(base.scalar_type()));
+    for (int p = 0; p < kProjections; ++p) {
+      const ProjectionSlice slice = SliceOf(base_->config, static_cast<Projection>(p));
+      if (slice.linear != which) continue;
+      const at::Tensor& leaf = trained.projections[p];
+      any = any || leaf.defined();
+      rows.push_back((leaf.defined() ? leaf : base.narrow(0, slice.row, slice.rows)).to(base.scalar_type()));
     }
     if (!any) return base;
     return rows.size() == 1 ? rows[0] : at::cat(rows);
   }
 
   const std::shared_ptr<const BaseModel> base_;
-  DecoderWeights weights_;  // products are filled in by Weights()
-  std::vector<std::array<std::vector<Part>, kLinears>> parts_;
+  TrainedWeights trained_;
   std::vector<Parameter> parameters_;
 };
 

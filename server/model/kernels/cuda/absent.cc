@@ -16,6 +16,9 @@ void RmsNormBackward(Type, const void*, const void*, const void*, const float*, 
                      Stream) {
   std::abort();
 }
+void RmsNormWeightGradient(Type, const void*, const void*, const float*, float*, float*, int64_t, int64_t, Stream) {
+  std::abort();
+}
 void SwiGluForward(Type, const void*, void*, int64_t, int64_t, Stream) { std::abort(); }
 void SwiGluBackward(Type, const void*, const void*, void*, int64_t, int64_t, Stream) { std::abort(); }
 void RopeInPlace(Type, void*, int64_t, const float*, const float*, const int64_t*, int64_t, RopeShape, bool, Stream) {

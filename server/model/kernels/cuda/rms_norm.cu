@@ -66,7 +66,49 @@ __global__ void NormBackward(const T* dy, const T* x, const T* w, const float* i
   }
 }
 
+constexpr int kStripThreads = 128;
+
+// Each row of blocks sums every kNormStrips-th row of its columns.
+template <typename T, int N>
+__global__ void WeightGradientStrips(const T* dy, const T* x, const float* inverse_rms, float* partials, int64_t rows,
+                                     int64_t columns) {
+  const int64_t column = (blockIdx.x * static_cast<int64_t>(kStripThreads) + threadIdx.x) * N;
+  if (column >= columns) return;
+  float sum[N] = {};
+#pragma unroll 4
+  for (int64_t row = blockIdx.y; row < rows; row += kNormStrips) {
+    float d[N], v[N];
+    Load(dy + row * columns + column, d);
+    Load(x + row * columns + column, v);
+    const float r = inverse_rms[row];
+#pragma unroll
+    for (int j = 0; j < N; ++j) sum[j] += d[j] * v[j] * r;
+  }
+#pragma unroll
+  for (int j = 0; j < N; ++j) partials[blockIdx.y * columns + column + j] = sum[j];
+}
+
+__global__ void AddStrips(const float* partials, float* dw, int64_t columns) {
+  const int64_t column = blockIdx.x * static_cast<int64_t>(kStripThreads) + threadIdx.x;
+  if (column >= columns) return;
+  float sum = 0;
+  for (int strip = 0; strip < kNormStrips; ++strip) sum += partials[strip * columns + column];
+  dw[column] += sum;
+}
+
+unsigned BlocksFor(int64_t threads) { return static_cast<unsigned>((threads + kStripThreads - 1) / kStripThreads); }
+
 }  // namespace
+
+void RmsNormWeightGradient(Type type, const void* dy_TD, const void* x_TD, const float* inverse_rms_T, float* partials,
+                           float* dw_D, int64_t rows, int64_t columns, Stream stream) {
+  Dispatch(type, columns, [&]<typename T, int N>() {
+    WeightGradientStrips<T, N><<<dim3(BlocksFor(columns / N), kNormStrips), kStripThreads, 0, stream>>>(
+        static_cast<const T*>(dy_TD), static_cast<const T*>(x_TD), inverse_rms_T, partials, rows, columns);
+  });
+  AddStrips<<<BlocksFor(columns), kStripThreads, 0, stream>>>(partials, dw_D, columns);
+  CheckLaunch();
+}
 
 void RmsNormForward(Type type, const void* x_TD, const void* delta_TD, const void* w_D, double epsilon, void* sum_TD,
                     void* y_TD, float* inverse_rms_T, int64_t rows, int64_t columns, Stream stream) {

@@ -1,0 +1,166 @@
+#include "server/tuning/pass_products.h"
+
+#include <ATen/ATen.h>
+
+#include "server/model/kernels/matmul.h"
+
+namespace attune {
+
+using at::Tensor;
+
+struct PassProducts::Product {
+  // One projection's low-rank term, as views of the flat buffers.
+  struct LoraTerm {
+    Tensor b_OR, db_OR;
+    int64_t first_column, first_rank, rank;
+    double scale;
+  };
+  // Neighbouring rows that train, as views of the flat buffers.
+  struct TrainedRows {
+    int64_t first_row;
+    Tensor computed, gradient;
+  };
+  Tensor weight_OI;        // the base's, in its own type; or put together from frozen and trained rows
+  bool is_joined = false;  // the latter
+  uint32_t number = 0;     // of its dropout masks
+  Tensor a_RI, da_RI;      // all A's that read the product's input
+  std::vector<LoraTerm> terms;
+  std::vector<TrainedRows> trained;
+};
+
+PassProducts::PassProducts(const BaseModel* base, const Method* method, const FlatParameters* parameters,
+                           at::ScalarType type, double dropout)
+    : base_(base), parameters_(parameters), type_(type), dropout_(dropout), products_(base->config.layers) {
+  at::NoGradGuard no_grad;
+  const LoraAdapter* lora = method->lora();
+  const TrainedWeights* trained = method->trained_weights();
+  for (int64_t layer = 0; layer < base->config.layers; ++layer) {
+    for (int i = 0; i < kLinears; ++i) {
+      products_[layer][i].weight_OI = base->weights.layers[layer].linear[i];
+      products_[layer][i].number = static_cast<uint32_t>(layer * kLinears + i);
+    }
+    if (lora) AddLora(*lora, layer);
+    if (trained) AddTrained(trained->layers[layer], layer);
+  }
+}
+
+PassProducts::~PassProducts() = default;
+
+void PassProducts::AddLora(const LoraAdapter& lora, int64_t layer) {
+  const Tensor& computed = parameters_->copy().defined() ? parameters_->copy() : parameters_->values();
+  std::array<int64_t, kLinears> begin{}, ranks{};
+  for (int p = 0; p < kProjections; ++p) {
+    const LoraModule& module = lora.layers[layer][p];
+    if (!module.defined()) continue;
+    const ProjectionSlice slice = SliceOf(base_->config, static_cast<Projection>(p));
+    const int which = static_cast<int>(slice.linear);
+    Product& product = products_[layer][which];
+    const int64_t rank = module.a_RI.size(0), width = module.a_RI.size(1);
+    if (product.terms.empty()) begin[which] = parameters_->Offset(module.a_RI);
+    TORCH_CHECK(parameters_->Offset(module.a_RI) == begin[which] + ranks[which] * width,
+                "the A's of one product must be neighbours");
+    product.terms.push_back({parameters_->Computed(module.b_OR), parameters_->Gradient(module.b_OR), slice.row,
+                             ranks[which], rank, module.scale});
+    ranks[which] += rank;
+    product.a_RI = computed.narrow(0, begin[which], ranks[which] * width).view({ranks[which], width});
+    product.da_RI = parameters_->gradients().narrow(0, begin[which], ranks[which] * width).view_as(product.a_RI);
+  }
+}
+
+void PassProducts::AddTrained(const TrainedWeights::Layer& trained, int64_t layer) {
+  const Tensor& computed = parameters_->copy().defined() ? parameters_->copy() : parameters_->values();
+  for (int p = 0; p < kProjections; ++p) {
+    const Tensor& leaf = trained.projections[p];
+    if (!leaf.defined()) continue;
+    const ProjectionSlice slice = SliceOf(base_->config, static_cast<Projection>(p));
+    Product& product = products_[layer][static_cast<int>(slice.linear)];
+    const int64_t width = leaf.size(1), begin = parameters_->Offset(leaf);
+    // Leaves that follow one another in the buffer are one matrix: q, k and v, gate and up.
+    if (!product.trained.empty()) {
+      Product::TrainedRows& last = product.trained.back();
+      const int64_t rows = last.computed.size(0), first = begin - rows * width;
+      if (last.first_row + rows == slice.row && last.computed.storage_offset() == first) {
+        last.computed = computed.narrow(0, first, (rows + slice.rows) * width).view({-1, width});
+        last.gradient = parameters_->gradients().narrow(0, first, (rows + slice.rows) * width).view({-1, width});
+        continue;
+      }
+    }
+    product.trained.push_back({slice.row, parameters_->Computed(leaf), parameters_->Gradient(leaf)});
+  }
+  for (Product& product : products_[layer]) {
+    if (product.trained.empty()) continue;
+    const Tensor& rows = product.trained[0].computed;
+    product.is_joined = rows.size(0) < product.weight_OI.size(0);
+    product.weight_OI = product.is_joined ? product.weight_OI.to(type_, /*non_blocking=*/false, /*copy=*/true) : rows;
+  }
+}
+
+bool PassProducts::Trains(int64_t layer) const {
+  for (const Product& product : products_[layer]) {
+    if (!product.terms.empty() || !product.trained.empty()) return true;
+  }
+  return false;
+}
+
+const PassProducts::Product& PassProducts::At(int64_t layer, Linear which) const {
+  return products_[layer][static_cast<int>(which)];
+}
+
+Tensor PassProducts::Weight(const Product& product) const { return product.weight_OI.to(type_); }
+
+void PassProducts::Begin(const StepSeed& seed) {
+  seed_ = seed;
+  for (auto& layer : products_) {
+    for (Product& product : layer) {
+      if (!product.is_joined) continue;
+      for (const Product::TrainedRows& rows : product.trained) {
+        product.weight_OI.narrow(0, rows.first_row, rows.computed.size(0)).copy_(rows.computed);
+      }
+    }
+  }
+}
+
+Tensor PassProducts::Dropped(const Product& product, const Tensor& x) const {
+  return dropout_ > 0 ? DropoutOfStep(x, dropout_, seed_, product.number) : x;
+}
+
+Tensor PassProducts::Multiply(int64_t layer, Linear which, const Tensor& x, Tensor* u) {
+  const Product& product = At(layer, which);
+  Tensor y = MatMul(x, As::kIs, Weight(product), As::kTransposed);
+  if (product.terms.empty()) return y;
+  if (!u->defined()) *u = MatMul(Dropped(product, x), As::kIs, product.a_RI, As::kTransposed);
+  for (const Product::LoraTerm& term : product.terms) {
+    MatMul(u->narrow(1, term.first_rank, term.rank), As::kIs, term.b_OR, As::kTransposed, term.scale, 1,
+           y.narrow(1, term.first_column, term.b_OR.size(0)));
+  }
+  return y;
+}
+
+Tensor PassProducts::MultiplyBackward(int64_t layer, Linear which, const Tensor& dy, const Tensor& x, Tensor* u_TR,
+                                      bool needs_dx) {
+  const Product& product = At(layer, which);
+  Tensor dx;
+  if (needs_dx) dx = MatMul(dy, As::kIs, Weight(product), As::kIs);
+  for (const Product::TrainedRows& rows : product.trained) {
+    MatMul(dy.narrow(1, rows.first_row, rows.gradient.size(0)), As::kTransposed, x, As::kIs, 1, 1, rows.gradient);
+  }
+  if (product.terms.empty()) return dx;
+  const Tensor dropped = Dropped(product, x);
+  if (!u_TR->defined()) *u_TR = MatMul(dropped, As::kIs, product.a_RI, As::kTransposed);
+  const Tensor& u = *u_TR;
+  Tensor du = at::empty_like(u);
+  for (const Product::LoraTerm& term : product.terms) {
+    const Tensor dy_term = dy.narrow(1, term.first_column, term.b_OR.size(0));
+    MatMul(dy_term, As::kIs, term.b_OR, As::kIs, term.scale, 0, du.narrow(1, term.first_rank, term.rank));
+    MatMul(dy_term, As::kTransposed, u.narrow(1, term.first_rank, term.rank), As::kIs, term.scale, 1, term.db_OR);
+  }
+  MatMul(du, As::kTransposed, dropped, As::kIs, 1, 1, product.da_RI);
+  if (!needs_dx) return dx;
+  if (dropout_ > 0) {
+    return DropoutOfStep(MatMul(du, As::kIs, product.a_RI, As::kIs), dropout_, seed_, product.number, dx);
+  }
+  MatMul(du, As::kIs, product.a_RI, As::kIs, 1, 1, dx);
+  return dx;
+}
+
+}  // namespace attune

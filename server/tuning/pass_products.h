@@ -1,0 +1,62 @@
+#ifndef ATTUNE_SERVER_TUNING_PASS_PRODUCTS_H_
+#define ATTUNE_SERVER_TUNING_PASS_PRODUCTS_H_
+
+#include <ATen/core/Tensor.h>
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "server/model/base_model.h"
+#include "server/model/kernels/elementwise.h"
+#include "server/tuning/flat_parameters.h"
+#include "server/tuning/methods/method.h"
+
+namespace attune {
+
+// The layers' matrix products with what a method adds to them, forward and backward,
+// differentiated by hand: LoRA's terms accumulate into the product's output, gradients
+// add up in the flat fp32 buffer as the products make them, and frozen weights get none.
+// Not thread-safe.
+class PassProducts {
+ public:
+  // All arguments must outlive this. `type` is what products compute in.
+  PassProducts(const BaseModel* base, const Method* method, const FlatParameters* parameters, at::ScalarType type,
+               double dropout);
+  ~PassProducts();
+
+  // Before each pass: takes over weights that trained since, and the pass's dropout masks.
+  void Begin(const StepSeed& seed);
+
+  // x W^T, T x O. `u_TR`, LoRA's inner product, is used if it is defined, else made; it
+  // stays undefined where the product has no LoRA.
+  at::Tensor Multiply(int64_t layer, Linear which, const at::Tensor& x_TI, at::Tensor* u_TR);
+  // From the gradient of the output: adds those of what trains, and returns that of x
+  // (undefined unless `needs_dx`). x and u as in the forward pass; u is made again if it is gone.
+  at::Tensor MultiplyBackward(int64_t layer, Linear which, const at::Tensor& dy_TO, const at::Tensor& x_TI,
+                              at::Tensor* u_TR, bool needs_dx);
+
+  // Whether anything in a product of this layer trains.
+  bool Trains(int64_t layer) const;
+
+ private:
+  struct Product;
+
+  void AddLora(const LoraAdapter& lora, int64_t layer);
+  void AddTrained(const TrainedWeights::Layer& trained, int64_t layer);
+  const Product& At(int64_t layer, Linear which) const;
+  at::Tensor Weight(const Product& product) const;
+  // x under the product's dropout mask.
+  at::Tensor Dropped(const Product& product, const at::Tensor& x) const;
+
+  const BaseModel* const base_;
+  const FlatParameters* const parameters_;
+  const at::ScalarType type_;
+  const double dropout_;
+  std::vector<std::array<Product, kLinears>> products_;
+  StepSeed seed_;  // of the running pass
+};
+
+}  // namespace attune
+
+#endif  // ATTUNE_SERVER_TUNING_PASS_PRODUCTS_H_
