@@ -43,7 +43,10 @@ std::string DescribeSettings(const v1::Hyperparameters& h) {
   return absl::StrCat("epochs ", FormatNumber(h.epochs()), ", batch ", h.batch_size(), ", learning rate ",
                       FormatNumber(h.learning_rate()), ", ",
                       absl::AsciiStrToLower(v1::LearningRateSchedule_Name(h.schedule())), ", seed ", h.seed(), ", ",
-                      h.precision());
+                      h.precision(), h.quantization().empty() || h.quantization() == "none"
+                                         ? ""
+                                         : absl::StrCat(" over ", h.quantization(), " weights"),
+                      h.optimizer_state() == "int8" ? ", 8-bit optimizer state" : "");
 }
 
 std::string DescribeProgress(const v1::JobProgress& p) {

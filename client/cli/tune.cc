@@ -44,7 +44,7 @@ struct TuneArgs {
   std::optional<double> warmup_ratio, weight_decay, max_grad_norm, adam_beta1, adam_beta2, adam_epsilon;
   std::optional<int64_t> seed;
   bool no_keep_best = false;
-  std::string schedule, precision;
+  std::string schedule, precision, quantization, optimizer_state;
 
   // Data.
   std::string prompt_template, completion_template;
@@ -108,6 +108,11 @@ void AddTrainingOptions(CLI::App* command, TuneArgs* args) {
   command->add_option("--seed", args->seed, "Start values, data order and dropout come from it (default: 42)");
   command->add_option("--precision", args->precision, "auto, float32 or bfloat16 (default: auto)")
       ->check(CLI::IsMember({"auto", "float32", "bfloat16"}));
+  command->add_option("--quantize", args->quantization,
+                      "Keep the frozen base model in int8 or nf4 (QLoRA) while an adapter trains (default: none)")
+      ->check(CLI::IsMember({"none", "int8", "nf4"}));
+  command->add_option("--optimizer-state", args->optimizer_state, "AdamW's moments: float32 or int8 (default: float32)")
+      ->check(CLI::IsMember({"float32", "int8"}));
 }
 
 void AddDataOptions(CLI::App* command, TuneArgs* args) {
@@ -185,6 +190,8 @@ void SetHyperparameters(const TuneArgs& args, v1::Hyperparameters* h) {
   h->set_max_checkpoints(args.max_checkpoints);
   if (args.seed) h->set_seed(*args.seed);
   h->set_precision(args.precision);
+  h->set_quantization(args.quantization);
+  h->set_optimizer_state(args.optimizer_state);
 }
 
 absl::StatusOr<v1::TuningJob> MakeJob(const TuneArgs& args) {

@@ -9,7 +9,7 @@
 namespace attune {
 
 at::Tensor PackedOps::Multiply(int64_t layer, Linear which, const at::Tensor& x) {
-  const at::Tensor w = weights_.layers[layer].linear[static_cast<int>(which)].to(x.scalar_type());
+  const at::Tensor w = LinearWeight(weights_.layers[layer], which, x.scalar_type());
   if (!lora_) return at::linear(x, w);
   std::vector<LoraTerm> terms;
   for (int p = 0; p < kProjections; ++p) {

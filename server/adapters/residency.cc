@@ -65,7 +65,26 @@ Residency::Residency(const ModelRegistry* registry, const ComputeTarget& target,
 
 Residency::~Residency() = default;
 
-absl::StatusOr<std::shared_ptr<const ServedModel>> Residency::Acquire(absl::string_view id) {
+absl::StatusOr<std::shared_ptr<const ServedModel>> Residency::Acquire(absl::string_view id,
+                                                                      absl::string_view quantization) {
+  if (quantization.empty() || quantization == "none") return AcquireDense(id);
+  ATTUNE_ASSIGN_OR_RETURN(ModelInfo info, registry_->Get(id));
+  // An adapter has no weights to quantise: whoever asked says what is wrong with it.
+  if (!HasOwnWeights(info.kind)) return AcquireDense(id);
+  absl::MutexLock lock(&quantized_mutex_);
+  std::weak_ptr<const ServedModel>& kept = quantized_[absl::StrCat(id, " ", quantization)];
+  if (std::shared_ptr<const ServedModel> model = kept.lock()) return model;
+  ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const BaseModel> base, LoadWeights(info, quantization));
+  std::shared_ptr<ServedModel> served = MakeServed(info, std::move(base), nullptr);
+  {
+    absl::MutexLock uid_lock(&mutex_);
+    served->uid = next_uid_++;
+  }
+  kept = served;
+  return served;
+}
+
+absl::StatusOr<std::shared_ptr<const ServedModel>> Residency::AcquireDense(absl::string_view id) {
   std::shared_ptr<Entry> entry;
   {
     absl::MutexLock lock(&mutex_);
@@ -103,7 +122,7 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> Residency::Load(const ModelIn
   const std::string directory = registry_->Directory(info.id);
   std::shared_ptr<ServedModel> served;
   if (HasOwnWeights(info.kind)) {
-    ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const BaseModel> base, LoadWeights(info));
+    ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const BaseModel> base, LoadWeights(info, "none"));
     served = MakeServed(info, std::move(base), nullptr);
   } else {
     ATTUNE_ASSIGN_OR_RETURN(ModelInfo base_info, registry_->Get(info.base_model));
@@ -124,23 +143,24 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> Residency::Load(const ModelIn
   return std::shared_ptr<const ServedModel>(std::move(served));
 }
 
-absl::StatusOr<std::shared_ptr<const BaseModel>> Residency::LoadWeights(const ModelInfo& info) {
+absl::StatusOr<std::shared_ptr<const BaseModel>> Residency::LoadWeights(const ModelInfo& info,
+                                                                        absl::string_view quantization) {
   // Goes when the model's last holder lets go.
   struct Counted {
     MemoryBudget::Reservation memory;
     std::shared_ptr<const BaseModel> base;
   };
   const std::string directory = registry_->Directory(info.id);
+  const WeightFormat format = ParseWeightFormat(std::string(quantization));
   auto counted = std::make_shared<Counted>();
   if (budget_) {
     // Before loading: to find out by running out of memory would hurt those who have some.
     ATTUNE_ASSIGN_OR_RETURN(ModelConfig config, LoadConfig(directory));
-    const int64_t element = target_->type == ComputeTarget::Type::kBfloat16 ? 2 : 4;
-    ATTUNE_ASSIGN_OR_RETURN(counted->memory, budget_->Reserve(config.Parameters() * element,
+    ATTUNE_ASSIGN_OR_RETURN(counted->memory, budget_->Reserve(WeightBytes(config, *target_, format),
                                                               absl::StrCat("the weights of ", kModels, "/", info.id)));
   }
   ATTUNE_ASSIGN_OR_RETURN(std::string tokenizer_directory, TokenizerDirectory(*registry_, info));
-  ATTUNE_ASSIGN_OR_RETURN(counted->base, LoadBaseModel(directory, tokenizer_directory, *target_));
+  ATTUNE_ASSIGN_OR_RETURN(counted->base, LoadBaseModel(directory, tokenizer_directory, *target_, format));
   return std::shared_ptr<const BaseModel>(counted, counted->base.get());
 }
 

@@ -59,7 +59,10 @@ class Residency {
   ~Residency();
 
   // NOT_FOUND (MODEL_NOT_FOUND); RESOURCE_EXHAUSTED (OUT_OF_MEMORY, OUT_OF_MEMORY_BUDGET).
-  absl::StatusOr<std::shared_ptr<const ServedModel>> Acquire(absl::string_view id);
+  absl::StatusOr<std::shared_ptr<const ServedModel>> Acquire(absl::string_view id) { return Acquire(id, "none"); }
+  // A model with own weights, quantised ("int8", "nf4") for an adapter to train over: a copy
+  // beside the one that serves, dropped with its last holder.
+  absl::StatusOr<std::shared_ptr<const ServedModel>> Acquire(absl::string_view id, absl::string_view quantization);
   // Drops a model that was deleted; holders keep it until they let go.
   void Drop(absl::string_view id);
 
@@ -68,8 +71,9 @@ class Residency {
 
  private:
   struct Entry;
+  absl::StatusOr<std::shared_ptr<const ServedModel>> AcquireDense(absl::string_view id);
   absl::StatusOr<std::shared_ptr<const ServedModel>> Load(const ModelInfo& info);
-  absl::StatusOr<std::shared_ptr<const BaseModel>> LoadWeights(const ModelInfo& info);
+  absl::StatusOr<std::shared_ptr<const BaseModel>> LoadWeights(const ModelInfo& info, absl::string_view quantization);
   void EvictAdapters() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const ModelRegistry* const registry_;
@@ -78,6 +82,9 @@ class Residency {
   MemoryBudget* const budget_;
   mutable absl::Mutex mutex_;
   std::map<std::string, std::shared_ptr<Entry>, std::less<>> entries_ ABSL_GUARDED_BY(mutex_);
+  // By "id quantization"; loads of quantised models take turns.
+  absl::Mutex quantized_mutex_ ABSL_ACQUIRED_BEFORE(mutex_);
+  std::map<std::string, std::weak_ptr<const ServedModel>> quantized_ ABSL_GUARDED_BY(quantized_mutex_);
   uint64_t next_uid_ ABSL_GUARDED_BY(mutex_) = 1;
   uint64_t clock_ ABSL_GUARDED_BY(mutex_) = 0;  // counts uses, for least recently used
 };

@@ -113,6 +113,8 @@ struct Hyperparameters {
   int32_t max_checkpoints = 0;
   std::optional<int64_t> seed;
   std::string precision;  // "", "auto", "float32", "bfloat16"
+  std::string quantization;     // of the frozen base model: "", "none", "int8", "nf4"
+  std::string optimizer_state;  // "", "float32", "int8"
   bool operator==(const Hyperparameters&) const = default;
 };
 

@@ -61,6 +61,8 @@ void VisitFields(Is<Hyperparameters> auto& s, auto f) {
   f("max_checkpoints", s.max_checkpoints);
   f("seed", s.seed);
   f("precision", s.precision);
+  f("quantization", s.quantization);
+  f("optimizer_state", s.optimizer_state);
 }
 
 void VisitFields(Is<DataOptions> auto& s, auto f) {

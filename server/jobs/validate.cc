@@ -116,6 +116,16 @@ void CheckHyperparameters(const Hyperparameters& h, Checker& checker) {
   checker.RequireRangeOrUnset(h.max_checkpoints, 1, 100, "hyperparameters.max_checkpoints");
   checker.Require(h.precision.empty() || h.precision == "auto" || h.precision == "float32" || h.precision == "bfloat16",
                   "hyperparameters.precision", "must be \"auto\", \"float32\" or \"bfloat16\"");
+  checker.Require(
+      h.quantization.empty() || h.quantization == "none" || h.quantization == "int8" || h.quantization == "nf4",
+      "hyperparameters.quantization", "must be \"none\", \"int8\" or \"nf4\"");
+  checker.Require(h.optimizer_state.empty() || h.optimizer_state == "float32" || h.optimizer_state == "int8",
+                  "hyperparameters.optimizer_state", "must be \"float32\" or \"int8\"");
+}
+
+// Full and partial tuning write the weights that quantisation would round away.
+bool TrainsWeights(const MethodSpec& method) {
+  return std::holds_alternative<FullSpec>(method) || std::holds_alternative<PartialSpec>(method);
 }
 
 bool IsTenant(absl::string_view tenant) {
@@ -146,6 +156,9 @@ absl::Status ValidateJobSpec(const JobSpec& spec) {
   if (!spec.tuned_model_id.empty()) checker.RequireId(spec.tuned_model_id, "tuning_job.tuned_model_id");
   std::visit([&](const auto& method) { CheckMethod(method, checker); }, spec.method);
   CheckHyperparameters(spec.hyperparameters, checker);
+  const std::string& quantization = spec.hyperparameters.quantization;
+  checker.Require(quantization.empty() || quantization == "none" || !TrainsWeights(spec.method),
+                  "hyperparameters.quantization", "must be \"none\" where the model's own weights train");
   checker.Require(spec.data.max_sequence_tokens == 0 || spec.data.max_sequence_tokens >= 8, "data.max_sequence_tokens",
                   "must be at least 8, or unset");
   checker.Require(std::isfinite(spec.data.validation_fraction) && spec.data.validation_fraction <= 0.5,

@@ -11,6 +11,7 @@
 #include "common/file.h"
 #include "common/log.h"
 #include "server/model/kernels/packed_weight.h"
+#include "server/model/kernels/quantized_matrix.h"
 #include "server/model/tensor_source.h"
 #include "server/model/torch_target.h"
 #include "server/tokenizer/load.h"
@@ -29,8 +30,8 @@ std::string LayerName(int64_t layer, absl::string_view module) {
 // Reads, converts and places weights; collects what they take.
 class Loader {
  public:
-  Loader(TensorSource* source, const ModelConfig& config, const ComputeTarget& target)
-      : source_(source), config_(config), target_(target) {}
+  Loader(TensorSource* source, const ModelConfig& config, const ComputeTarget& target, WeightFormat format)
+      : source_(source), config_(config), target_(target), format_(format) {}
 
   absl::StatusOr<DecoderWeights> Load();
 
@@ -38,13 +39,18 @@ class Loader {
   absl::StatusOr<at::Tensor> Vector(const std::string& name, int64_t size);
   // The rows of several matrices that share their input, one behind the other.
   absl::StatusOr<at::Tensor> Matrix(const std::vector<std::pair<std::string, int64_t>>& parts, int64_t columns,
-                                    std::shared_ptr<const PackedWeight>* packed);
+                                    std::shared_ptr<const PackedWeight>* packed, at::ScalarType type);
   absl::StatusOr<LayerWeights> Layer(int64_t layer);
 
   TensorSource* const source_;
   const ModelConfig& config_;
   const ComputeTarget target_;
+  const WeightFormat format_;
 };
+
+cuda::Codes CodesOf(WeightFormat format) {
+  return format == WeightFormat::kInt8 ? cuda::Codes::kInt8 : cuda::Codes::kNf4;
+}
 
 absl::StatusOr<at::Tensor> Loader::Vector(const std::string& name, int64_t size) {
   ATTUNE_ASSIGN_OR_RETURN(TensorSource::Entry entry, source_->Get(name, 0, size));
@@ -66,7 +72,7 @@ std::shared_ptr<const PackedWeight> Pack(const std::vector<TensorSource::Entry>&
 }
 
 absl::StatusOr<at::Tensor> Loader::Matrix(const std::vector<std::pair<std::string, int64_t>>& parts, int64_t columns,
-                                          std::shared_ptr<const PackedWeight>* packed) {
+                                          std::shared_ptr<const PackedWeight>* packed, at::ScalarType type) {
   std::vector<TensorSource::Entry> entries;
   int64_t rows = 0;
   for (const auto& [name, part_rows] : parts) {
@@ -84,7 +90,7 @@ absl::StatusOr<at::Tensor> Loader::Matrix(const std::vector<std::pair<std::strin
   }
   const bool keeps_packed = target_.device == ComputeTarget::Device::kCpu && target_.type == ComputeTarget::Type::kFloat32;
   if (packed && keeps_packed) *packed = Pack(entries);
-  return values.to(DeviceOf(target_), TypeOf(target_));
+  return values.to(DeviceOf(target_), type);
 }
 
 absl::StatusOr<LayerWeights> Loader::Layer(int64_t layer) {
@@ -92,7 +98,18 @@ absl::StatusOr<LayerWeights> Loader::Layer(int64_t layer) {
   auto name = [&](Projection p) { return LayerName(layer, ProjectionPath(p)); };
   auto product = [&](Linear which, std::vector<std::pair<std::string, int64_t>> parts, int64_t columns) -> absl::Status {
     const int i = static_cast<int>(which);
-    ATTUNE_ASSIGN_OR_RETURN(weights.linear[i], Matrix(parts, columns, &weights.packed[i]));
+    const bool dense = format_ == WeightFormat::kDense;
+    if (dense) {
+      ATTUNE_ASSIGN_OR_RETURN(weights.linear[i], Matrix(parts, columns, &weights.packed[i], TypeOf(target_)));
+      return absl::OkStatus();
+    }
+    ATTUNE_ASSIGN_OR_RETURN(const at::Tensor values, Matrix(parts, columns, nullptr, at::kFloat));
+    if (values.numel() % QuantizedMatrix::kBlock != 0) {
+      return MakeError(absl::StatusCode::kInvalidArgument, "BAD_MODEL",
+                       absl::StrCat("'", parts[0].first, "' cannot be quantised: its size is no multiple of ",
+                                    QuantizedMatrix::kBlock));
+    }
+    weights.quantized[i] = std::make_shared<QuantizedMatrix>(Quantize(values, CodesOf(format_)));
     return absl::OkStatus();
   };
   const int64_t hidden = config_.hidden, inner = config_.intermediate;
@@ -111,7 +128,7 @@ absl::StatusOr<LayerWeights> Loader::Layer(int64_t layer) {
 absl::StatusOr<DecoderWeights> Loader::Load() {
   DecoderWeights weights;
   ATTUNE_ASSIGN_OR_RETURN(weights.embedding_VD, Matrix({{"model.embed_tokens.weight", config_.vocab}}, config_.hidden,
-                                                       config_.tied_head ? &weights.packed_head : nullptr));
+                                                       config_.tied_head ? &weights.packed_head : nullptr, TypeOf(target_)));
   for (int64_t i = 0; i < config_.layers; ++i) {
     ATTUNE_ASSIGN_OR_RETURN(LayerWeights layer, Layer(i));
     weights.layers.push_back(std::move(layer));
@@ -121,7 +138,7 @@ absl::StatusOr<DecoderWeights> Loader::Load() {
     weights.head_VD = weights.embedding_VD;
   } else {
     ATTUNE_ASSIGN_OR_RETURN(weights.head_VD,
-                            Matrix({{"lm_head.weight", config_.vocab}}, config_.hidden, &weights.packed_head));
+                            Matrix({{"lm_head.weight", config_.vocab}}, config_.hidden, &weights.packed_head, TypeOf(target_)));
   }
   return weights;
 }
@@ -131,7 +148,9 @@ int64_t WeightBytes(const DecoderWeights& weights) {
   if (!weights.head_VD.is_same(weights.embedding_VD)) bytes += weights.head_VD.nbytes();
   for (const LayerWeights& layer : weights.layers) {
     bytes += layer.attention_norm_D.nbytes() + layer.ffn_norm_D.nbytes();
-    for (const at::Tensor& linear : layer.linear) bytes += linear.nbytes();
+    for (int i = 0; i < kLinears; ++i) {
+      bytes += layer.quantized[i] ? layer.quantized[i]->bytes() : static_cast<int64_t>(layer.linear[i].nbytes());
+    }
   }
   return bytes;
 }
@@ -207,16 +226,21 @@ ProjectionSlice SliceOf(const ModelConfig& config, Projection projection) {
   return {};
 }
 
+int64_t InputSize(const ModelConfig& config, Linear which) {
+  return which == Linear::kO ? config.q_size() : which == Linear::kDown ? config.intermediate : config.hidden;
+}
+
 absl::StatusOr<std::shared_ptr<const BaseModel>> LoadBaseModel(const std::string& directory,
                                                                const std::string& tokenizer_directory,
-                                                               const ComputeTarget& target) {
+                                                               const ComputeTarget& target, WeightFormat format) {
   auto model = std::make_shared<BaseModel>();
   model->target = target;
+  model->format = format;
   absl::Status status = CatchTorch([&]() -> absl::Status {
     at::NoGradGuard no_grad;
     ATTUNE_ASSIGN_OR_RETURN(std::unique_ptr<TensorSource> source, TensorSource::Open(directory));
     ATTUNE_ASSIGN_OR_RETURN(model->config, source->Config());
-    ATTUNE_ASSIGN_OR_RETURN(model->weights, Loader(source.get(), model->config, target).Load());
+    ATTUNE_ASSIGN_OR_RETURN(model->weights, Loader(source.get(), model->config, target, format).Load());
     ATTUNE_RETURN_IF_ERROR(MakeRopeTable(source.get(), model.get()));
     ATTUNE_RETURN_IF_ERROR(source->CheckAllUsed());
     model->bytes = WeightBytes(model->weights);
@@ -224,6 +248,19 @@ absl::StatusOr<std::shared_ptr<const BaseModel>> LoadBaseModel(const std::string
   });
   if (!status.ok()) return status;
   return std::shared_ptr<const BaseModel>(std::move(model));
+}
+
+at::Tensor LinearWeight(const LayerWeights& layer, Linear which, at::ScalarType type) {
+  const int i = static_cast<int>(which);
+  return layer.quantized[i] ? Dequantize(*layer.quantized[i], type) : layer.linear[i].to(type);
+}
+
+int64_t WeightBytes(const ModelConfig& config, const ComputeTarget& target, WeightFormat format) {
+  const int64_t element = target.type == ComputeTarget::Type::kBfloat16 ? 2 : 4;
+  if (format == WeightFormat::kDense) return config.Parameters() * element;
+  const int64_t layer = config.hidden * (config.qkv_size() + config.q_size() + 3 * config.intermediate);
+  const int64_t products = config.layers * layer;
+  return (config.Parameters() - products) * element + QuantizedMatrix::BytesFor(CodesOf(format), products);
 }
 
 absl::StatusOr<ModelConfig> LoadConfig(const std::string& directory) {
@@ -242,11 +279,9 @@ absl::StatusOr<ModelConfig> LoadConfig(const std::string& directory) {
     }
     for (int p = 0; p < kProjections; ++p) {
       const Projection projection = static_cast<Projection>(p);
-      const int64_t columns = projection == Projection::kO     ? config.q_size()
-                              : projection == Projection::kDown ? config.intermediate
-                                                                : config.hidden;
+      const ProjectionSlice slice = SliceOf(config, projection);
       ATTUNE_RETURN_IF_ERROR(
-          check(LayerName(i, ProjectionPath(projection)), SliceOf(config, projection).rows, columns));
+          check(LayerName(i, ProjectionPath(projection)), slice.rows, InputSize(config, slice.linear)));
     }
   }
   ATTUNE_RETURN_IF_ERROR(source->CheckAllUsed());

@@ -37,6 +37,10 @@ struct ProjectionSlice {
 };
 ProjectionSlice SliceOf(const ModelConfig& config, Projection projection);
 
+struct QuantizedMatrix;  // server/model/kernels/quantized_matrix.h
+// Columns of a product's weight.
+int64_t InputSize(const ModelConfig& config, Linear which);
+
 class PackedWeight;  // server/model/kernels/packed_weight.h: quantised rows kept as in the file, for decoding on the CPU
 
 // One layer's weights. D hidden, I intermediate, E qkv_size, Q q_size. All in the
@@ -45,7 +49,11 @@ struct LayerWeights {
   at::Tensor attention_norm_D, ffn_norm_D;
   std::array<at::Tensor, kLinears> linear;  // qkv_ED, o_DQ, gate_up_2ID (gate's rows first), down_DI
   std::array<std::shared_ptr<const PackedWeight>, kLinears> packed;  // null where not kept
+  // Where this is set `linear` is undefined: weights to be frozen under an adapter.
+  std::array<std::shared_ptr<const QuantizedMatrix>, kLinears> quantized;
 };
+// A product's weight in type `type`: a view where it is kept so, else a new tensor.
+at::Tensor LinearWeight(const LayerWeights& layer, Linear which, at::ScalarType type);
 
 struct DecoderWeights {
   at::Tensor embedding_VD;
@@ -59,6 +67,7 @@ struct DecoderWeights {
 struct BaseModel {
   ModelConfig config;
   ComputeTarget target;
+  WeightFormat format = WeightFormat::kDense;
   DecoderWeights weights;
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<ChatTemplate> chat_template;  // null if the model has none that can be used
@@ -74,13 +83,17 @@ struct BaseModel {
 // that is not. RESOURCE_EXHAUSTED (OUT_OF_MEMORY).
 absl::StatusOr<std::shared_ptr<const BaseModel>> LoadBaseModel(const std::string& directory,
                                                                const std::string& tokenizer_directory,
-                                                               const ComputeTarget& target);
+                                                               const ComputeTarget& target,
+                                                               WeightFormat format = WeightFormat::kDense);
+
+// What the weights of such a model take on the device.
+int64_t WeightBytes(const ModelConfig& config, const ComputeTarget& target, WeightFormat format);
 
 // Only the configuration of such a folder, with the tensor list checked against it.
 absl::StatusOr<ModelConfig> LoadConfig(const std::string& directory);
 
 // A parameter by its Hugging Face name, e.g. "model.layers.0.self_attn.q_proj.weight",
-// as a view into the fused tensors of `weights`.
+// as a view into the fused tensors of `weights`, which are not quantised.
 struct NamedParameter {
   std::string name;
   at::Tensor tensor;

@@ -24,6 +24,10 @@ bool CpuHasFastBfloat16() {
 
 }  // namespace
 
+WeightFormat ParseWeightFormat(const std::string& name) {
+  return name == "int8" ? WeightFormat::kInt8 : name == "nf4" ? WeightFormat::kNf4 : WeightFormat::kDense;
+}
+
 absl::StatusOr<ComputeTarget> ChooseComputeTarget(const std::string& device, const std::string& precision) {
   ComputeTarget target;
   const bool has_gpu = at::globalContext().hasCUDA() && at::detail::getCUDAHooks().getNumGPUs() > 0;

@@ -15,6 +15,12 @@ struct ComputeTarget {
   Type type = Type::kFloat32;
 };
 
+// How a model's products keep their weights: in the target's type; or quantised, for
+// training adapters over them in little memory (see kernels/quantized_matrix.h).
+enum class WeightFormat { kDense, kInt8, kNf4 };
+// Of "none" (or ""), "int8", "nf4". REQUIRES: it is one of them.
+WeightFormat ParseWeightFormat(const std::string& name);
+
 // `device`: "auto", "cpu", "cuda"; `precision`: "auto", "float32", "bfloat16".
 // Auto takes a GPU if there is one; bfloat16 on a GPU and on a CPU that multiplies it
 // fast (avx512_bf16 or AMX), float32 else. FAILED_PRECONDITION (NO_GPU) if "cuda"

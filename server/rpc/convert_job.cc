@@ -42,6 +42,8 @@ Hyperparameters ToHyperparameters(const v1::Hyperparameters& in) {
   out.max_checkpoints = in.max_checkpoints();
   ATTUNE_COPY_OPTIONAL(in, out, seed);
   out.precision = in.precision();
+  out.quantization = in.quantization();
+  out.optimizer_state = in.optimizer_state();
   return out;
 }
 
@@ -67,6 +69,8 @@ v1::Hyperparameters ToProto(const Hyperparameters& in) {
   out.set_max_checkpoints(in.max_checkpoints);
   ATTUNE_SET_OPTIONAL(in, out, seed);
   out.set_precision(in.precision);
+  out.set_quantization(in.quantization);
+  out.set_optimizer_state(in.optimizer_state);
   return out;
 }
 

@@ -19,32 +19,32 @@ absl::Status BadCheckpoint(const std::string& directory, const std::string& why)
 }
 
 // Name and tensor of everything that is saved.
-std::vector<NamedParameter> SavedTensors(const Method& method, AdamW* optimizer) {
-  std::vector<NamedParameter> out;
-  for (size_t i = 0; i < method.parameters().size(); ++i) {
-    const Parameter& parameter = method.parameters()[i];
-    out.push_back({parameter.name, parameter.leaf.detach()});
-    if (!optimizer) continue;
-    out.push_back({parameter.name + "/first_moment", optimizer->first_moments()[i]});
-    out.push_back({parameter.name + "/second_moment", optimizer->second_moments()[i]});
-  }
+std::vector<StateTensor> SavedTensors(const Method& method, const AdamW* optimizer) {
+  std::vector<StateTensor> out;
+  for (const Parameter& parameter : method.parameters()) out.push_back({parameter.name, parameter.leaf.detach()});
+  if (!optimizer) return out;
+  for (StateTensor& state : optimizer->State()) out.push_back(std::move(state));
   return out;
 }
 
-absl::Status LoadTensors(const std::string& directory, const std::vector<NamedParameter>& targets) {
+SafetensorsType SavedType(const at::Tensor& tensor) {
+  return tensor.scalar_type() == at::kByte ? SafetensorsType::kU8 : SafetensorsType::kF32;
+}
+
+absl::Status LoadTensors(const std::string& directory, const std::vector<StateTensor>& targets) {
   ATTUNE_ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsFile> file,
                           SafetensorsFile::Open(directory + "/tensors.safetensors"));
-  for (const NamedParameter& target : targets) {
+  for (const StateTensor& target : targets) {
     const SafetensorsTensor* saved = file->Find(target.name);
     if (!saved) return BadCheckpoint(directory, absl::StrCat("'", target.name, "' is missing"));
-    if (saved->type != SafetensorsType::kF32 || saved->shape != target.tensor.sizes().vec()) {
+    if (saved->type != SavedType(target.tensor) || saved->shape != target.tensor.sizes().vec()) {
       return BadCheckpoint(directory, absl::StrCat("'", target.name, "' has another shape"));
     }
   }
   at::NoGradGuard no_grad;
-  for (const NamedParameter& target : targets) {
+  for (const StateTensor& target : targets) {
     const SafetensorsTensor* saved = file->Find(target.name);
-    at::Tensor values = at::empty(saved->shape, at::kFloat);
+    at::Tensor values = at::empty(saved->shape, target.tensor.scalar_type());
     std::memcpy(values.mutable_data_ptr(), saved->bytes.data(), saved->bytes.size());
     at::Tensor(target.tensor).copy_(values);
   }
@@ -73,9 +73,9 @@ absl::Status SaveCheckpoint(const std::string& directory, const TrainingState& s
   absl::Status status = CatchTorch([&]() -> absl::Status {
     std::vector<at::Tensor> alive;  // owns the bytes until they are written
     std::vector<SafetensorsTensor> tensors;
-    for (const NamedParameter& saved : SavedTensors(method, optimizer)) {
+    for (const StateTensor& saved : SavedTensors(method, optimizer)) {
       alive.push_back(saved.tensor.cpu().contiguous());
-      tensors.push_back({saved.name, alive.back().sizes().vec(), SafetensorsType::kF32,
+      tensors.push_back({saved.name, alive.back().sizes().vec(), SavedType(alive.back()),
                          absl::string_view(static_cast<const char*>(alive.back().const_data_ptr()),
                                            alive.back().nbytes())});
     }

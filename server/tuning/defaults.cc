@@ -72,6 +72,8 @@ Hyperparameters ResolveHyperparameters(const MethodSpec& method, const Hyperpara
   if (h.precision.empty() || h.precision == "auto") {
     h.precision = inputs.target.type == ComputeTarget::Type::kBfloat16 ? "bfloat16" : "float32";
   }
+  if (h.quantization.empty()) h.quantization = "none";
+  if (h.optimizer_state.empty()) h.optimizer_state = "float32";
   return h;
 }
 

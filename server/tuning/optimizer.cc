@@ -19,17 +19,22 @@ double LearningRate(const Hyperparameters& h, int64_t step, int64_t total) {
 }
 
 AdamW::AdamW(const std::vector<Parameter>& parameters, const Hyperparameters& h, const FlatParameters* flat)
-    : h_(h), flat_(flat), first_(at::zeros_like(flat->values())), second_(at::zeros_like(flat->values())) {
-  for (const Parameter& parameter : parameters) {
-    auto part = [&](const at::Tensor& all) {
-      return all.narrow(0, flat_->Offset(parameter.leaf), parameter.leaf.numel()).view(parameter.leaf.sizes());
-    };
-    first_moments_.push_back(part(first_));
-    second_moments_.push_back(part(second_));
-  }
+    : h_(h),
+      flat_(flat),
+      moments_(h.optimizer_state == "int8" ? Make8BitMoments(flat) : MakeMoments(parameters, flat)) {}
+
+at::Tensor AdamW::GradientNorm() const {
+  const at::Tensor& gradients = flat_->gradients();
+  if (!UsesCudaKernels(gradients)) return at::linalg_vector_norm(gradients, 2, {}, false, at::kDouble).to(at::kFloat);
+  const at::TensorOptions options = gradients.options();
+  at::Tensor partials = at::empty({cuda::kNormPartials}, options.dtype(at::kDouble)), norm = at::empty({}, options);
+  cuda::GradientNorm(gradients.const_data_ptr<float>(), flat_->count(), partials.mutable_data_ptr<double>(),
+                     norm.mutable_data_ptr<float>(), CurrentCudaStream());
+  return norm;
 }
 
-void AdamW::LaunchStep(double learning_rate, const at::Tensor& norm) {
+double AdamW::Step(double learning_rate) {
+  at::NoGradGuard no_grad;
   const double t = static_cast<double>(steps_ + 1);
   const cuda::AdamWSettings settings = {
       static_cast<float>(learning_rate),
@@ -41,40 +46,9 @@ void AdamW::LaunchStep(double learning_rate, const at::Tensor& norm) {
       static_cast<float>(1 - std::pow(*h_.adam_beta1, t)),
       static_cast<float>(1 - std::pow(*h_.adam_beta2, t)),
   };
-  const at::TensorOptions options = flat_->values().options();
-  at::Tensor partials = at::empty({cuda::kNormPartials}, options.dtype(at::kDouble)), result = norm;
-  at::Tensor values = flat_->values(), gradients = flat_->gradients();
-  cuda::GradientNorm(gradients.const_data_ptr<float>(), flat_->count(), partials.mutable_data_ptr<double>(),
-                     result.mutable_data_ptr<float>(), CurrentCudaStream());
-  cuda::AdamW(settings, norm.const_data_ptr<float>(), values.mutable_data_ptr<float>(),
-              gradients.mutable_data_ptr<float>(), first_.mutable_data_ptr<float>(),
-              second_.mutable_data_ptr<float>(), flat_->count(), CurrentCudaStream());
-}
-
-void AdamW::AtenStep(double learning_rate, double norm) {
-  at::Tensor values = flat_->values(), gradients = flat_->gradients();
-  if (std::isfinite(norm)) {
-    if (*h_.max_gradient_norm > 0 && norm > *h_.max_gradient_norm) {
-      gradients.mul_(*h_.max_gradient_norm / (norm + 1e-6));
-    }
-    at::Tensor count = at::full({}, static_cast<double>(steps_ + 1), values.options());
-    at::_fused_adamw_({values}, {gradients}, {first_}, {second_}, {}, {count}, learning_rate, *h_.adam_beta1,
-                      *h_.adam_beta2, *h_.weight_decay, *h_.adam_epsilon, /*amsgrad=*/false, /*maximize=*/false);
-  }
-  gradients.zero_();
-}
-
-double AdamW::Step(double learning_rate) {
-  at::NoGradGuard no_grad;
-  double result = 0;
-  if (UsesCudaKernels(flat_->values())) {
-    const at::Tensor norm = at::empty({}, flat_->values().options());
-    LaunchStep(learning_rate, norm);
-    result = norm.item<float>();
-  } else {
-    result = at::linalg_vector_norm(flat_->gradients(), 2, {}, false, at::kDouble).item<double>();
-    AtenStep(learning_rate, result);
-  }
+  const at::Tensor norm = GradientNorm();
+  moments_->Update(settings, norm);
+  const double result = norm.item<float>();
   if (std::isfinite(result)) ++steps_;
   return result;
 }

@@ -4,11 +4,13 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "server/jobs/job.h"
 #include "server/tuning/flat_parameters.h"
 #include "server/tuning/methods/method.h"
+#include "server/tuning/moments.h"
 
 namespace attune {
 
@@ -17,8 +19,9 @@ namespace attune {
 // with warm-up, but no step is wasted at rate zero. REQUIRES: `h` is resolved.
 double LearningRate(const Hyperparameters& h, int64_t step, int64_t total);
 
-// AdamW (Loshchilov and Hutter 2019) over a method's flat parameters in one kernel, state
-// in fp32. Same update as torch.optim.AdamW. Not thread-safe.
+// AdamW (Loshchilov and Hutter 2019) over a method's flat parameters in one kernel, the
+// same update as torch.optim.AdamW. Its state is in fp32 or, by `h.optimizer_state`, in 8
+// bits. Not thread-safe.
 class AdamW {
  public:
   // REQUIRES: `h` is resolved. `flat`, made of these parameters, must outlive this.
@@ -29,20 +32,17 @@ class AdamW {
   // is updated.
   double Step(double learning_rate);
 
-  // One per parameter, in their order; for checkpoints.
-  std::vector<at::Tensor>& first_moments() { return first_moments_; }
-  std::vector<at::Tensor>& second_moments() { return second_moments_; }
+  // For checkpoints.
+  std::vector<StateTensor> State() const { return moments_->State(); }
   int64_t steps() const { return steps_; }
   void set_steps(int64_t steps) { steps_ = steps; }
 
  private:
-  void LaunchStep(double learning_rate, const at::Tensor& norm);
-  void AtenStep(double learning_rate, double norm);
+  at::Tensor GradientNorm() const;
 
   const Hyperparameters h_;
   const FlatParameters* const flat_;
-  at::Tensor first_, second_;  // which the moments are views of
-  std::vector<at::Tensor> first_moments_, second_moments_;
+  const std::unique_ptr<Moments> moments_;
   int64_t steps_ = 0;
 };
 

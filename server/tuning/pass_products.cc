@@ -20,7 +20,7 @@ struct PassProducts::Product {
     int64_t first_row;
     Tensor computed, gradient;
   };
-  Tensor weight_OI;        // the base's, in its own type; or put together from frozen and trained rows
+  Tensor weight_OI;        // with rows that train: those, or put together from frozen and trained ones
   bool is_joined = false;  // the latter
   uint32_t number = 0;     // of its dropout masks
   Tensor a_RI, da_RI;      // all A's that read the product's input
@@ -36,7 +36,6 @@ PassProducts::PassProducts(const BaseModel* base, const Method* method, const Fl
   const TrainedWeights* trained = method->trained_weights();
   for (int64_t layer = 0; layer < base->config.layers; ++layer) {
     for (int i = 0; i < kLinears; ++i) {
-      products_[layer][i].weight_OI = base->weights.layers[layer].linear[i];
       products_[layer][i].number = static_cast<uint32_t>(layer * kLinears + i);
     }
     if (lora) AddLora(*lora, layer);
@@ -90,8 +89,9 @@ void PassProducts::AddTrained(const TrainedWeights::Layer& trained, int64_t laye
   for (Product& product : products_[layer]) {
     if (product.trained.empty()) continue;
     const Tensor& rows = product.trained[0].computed;
-    product.is_joined = rows.size(0) < product.weight_OI.size(0);
-    product.weight_OI = product.is_joined ? product.weight_OI.to(type_, /*non_blocking=*/false, /*copy=*/true) : rows;
+    const Tensor& frozen = base_->weights.layers[layer].linear[&product - products_[layer].data()];
+    product.is_joined = rows.size(0) < frozen.size(0);
+    product.weight_OI = product.is_joined ? frozen.to(type_, /*non_blocking=*/false, /*copy=*/true) : rows;
   }
 }
 
@@ -106,7 +106,10 @@ const PassProducts::Product& PassProducts::At(int64_t layer, Linear which) const
   return products_[layer][static_cast<int>(which)];
 }
 
-Tensor PassProducts::Weight(const Product& product) const { return product.weight_OI.to(type_); }
+Tensor PassProducts::Weight(int64_t layer, Linear which) const {
+  const Product& product = At(layer, which);
+  return product.weight_OI.defined() ? product.weight_OI : LinearWeight(base_->weights.layers[layer], which, type_);
+}
 
 void PassProducts::Begin(const StepSeed& seed) {
   seed_ = seed;
@@ -126,7 +129,7 @@ Tensor PassProducts::Dropped(const Product& product, const Tensor& x) const {
 
 Tensor PassProducts::Multiply(int64_t layer, Linear which, const Tensor& x, Tensor* u) {
   const Product& product = At(layer, which);
-  Tensor y = MatMul(x, As::kIs, Weight(product), As::kTransposed);
+  Tensor y = MatMul(x, As::kIs, Weight(layer, which), As::kTransposed);
   if (product.terms.empty()) return y;
   if (!u->defined()) *u = MatMul(Dropped(product, x), As::kIs, product.a_RI, As::kTransposed);
   for (const Product::LoraTerm& term : product.terms) {
@@ -140,7 +143,7 @@ Tensor PassProducts::MultiplyBackward(int64_t layer, Linear which, const Tensor&
                                       bool needs_dx) {
   const Product& product = At(layer, which);
   Tensor dx;
-  if (needs_dx) dx = MatMul(dy, As::kIs, Weight(product), As::kIs);
+  if (needs_dx) dx = MatMul(dy, As::kIs, Weight(layer, which), As::kIs);
   for (const Product::TrainedRows& rows : product.trained) {
     MatMul(dy.narrow(1, rows.first_row, rows.gradient.size(0)), As::kTransposed, x, As::kIs, 1, 1, rows.gradient);
   }

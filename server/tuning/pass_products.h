@@ -45,7 +45,7 @@ class PassProducts {
   void AddLora(const LoraAdapter& lora, int64_t layer);
   void AddTrained(const TrainedWeights::Layer& trained, int64_t layer);
   const Product& At(int64_t layer, Linear which) const;
-  at::Tensor Weight(const Product& product) const;
+  at::Tensor Weight(int64_t layer, Linear which) const;
   // x under the product's dropout mask.
   at::Tensor Dropped(const Product& product, const at::Tensor& x) const;
 

@@ -27,7 +27,7 @@ int64_t VirtualTokens(const MethodSpec& method) {
 absl::StatusOr<PlannedRun> PlanRun(const TuningRunnerDeps& deps, const JobSpec& spec,
                                    const std::function<bool()>& stop) {
   PlannedRun plan;
-  ATTUNE_ASSIGN_OR_RETURN(plan.model, deps.residency->Acquire(spec.base_model));
+  ATTUNE_ASSIGN_OR_RETURN(plan.model, deps.residency->Acquire(spec.base_model, spec.hyperparameters.quantization));
   if (plan.model->adapter) {
     return MakeError(absl::StatusCode::kFailedPrecondition, "BASE_IS_ADAPTER",
                      absl::StrCat("models/", spec.base_model, " is an adapter; tune the model that it is based on, or "

@@ -8,6 +8,7 @@
 
 #include "common/error.h"
 #include "common/file.h"
+#include "server/model/base_model.h"
 #include "server/model/compute_target.h"
 #include "tests/adapters/adapters_fixture.h"
 
@@ -69,6 +70,28 @@ TEST_F(ResidencyTest, WeightsAreTakenFromTheBudgetUntilTheLastHolderLetsGo) {
   model.reset();
   EXPECT_EQ(budget.used(), 0);
   EXPECT_NE(Acquire(&residency, "hf"), nullptr) << "a refusal is not remembered";
+}
+
+// For training: beside the dense model, shared by its holders, gone with the last of them.
+TEST_F(ResidencyTest, QuantisedCopiesLiveWithTheirHolders) {
+  MemoryBudget budget(kPlenty);
+  Residency residency(registry_.get(), {}, kPlenty, &budget);
+  auto dense = Acquire(&residency, "gguf");
+  const int64_t before = budget.used();
+  auto first = residency.Acquire("gguf", "nf4"), second = residency.Acquire("gguf", "nf4"),
+       other = residency.Acquire("gguf", "int8");
+  ASSERT_TRUE(first.ok() && second.ok() && other.ok()) << first.status() << other.status();
+  EXPECT_EQ((*first)->base, (*second)->base);
+  EXPECT_NE((*first)->base, (*other)->base);
+  EXPECT_NE((*first)->base, dense->base);
+  EXPECT_NE((*first)->uid, dense->uid);
+  EXPECT_LT((*first)->base->bytes, (*other)->base->bytes);
+  EXPECT_LT((*other)->base->bytes, dense->base->bytes);
+  EXPECT_EQ(budget.used(), before + (*first)->base->bytes + (*other)->base->bytes) << "the estimate is what it takes";
+  first = second = other = absl::UnknownError("dropped");
+  EXPECT_EQ(budget.used(), before);
+  EXPECT_EQ(Acquire(&residency, "gguf"), dense);
+  EXPECT_EQ(*residency.Acquire("gguf", "none"), dense);
 }
 
 TEST_F(ResidencyTest, FullWeightsTakeTheTokenizerOfTheImportedModel) {

@@ -32,6 +32,10 @@ WORK = {
     "1.1B-prompt": MIDDLE | {"method": "soft_prompt", "virtual_tokens": 20, "batch": 16, "length": 1024},
     "1.1B-full": MIDDLE | {"method": "full", "batch": 16, "length": 1024},
     "7B-lora": LARGE | LORA | {"batch": 4, "length": 1024, "activation_bytes": 10 * GIB},
+    # In 12 GiB.
+    "7B-nf4": LARGE | LORA | {"batch": 4, "length": 1024, "activation_bytes": 5 * GIB, "quantization": "nf4"},
+    "7B-int8": LARGE | LORA | {"batch": 4, "length": 1024, "activation_bytes": 5 * GIB // 2, "quantization": "int8"},
+    "1.1B-full-8bit": MIDDLE | {"method": "full", "batch": 16, "length": 1024, "optimizer_state": "int8"},
     "135M-lora": SMALL | LORA | {"batch": 32, "length": 1024},
     # Short examples as of intent data: launches, not arithmetic.
     "135M-short": SMALL | LORA | {"batch": 32, "length": 28, "vary": 0.5, "loss_tokens": 4, "dropout": 0.05,

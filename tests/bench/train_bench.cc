@@ -6,7 +6,8 @@
 // WORK.json: {"device": "cuda", "precision": "bfloat16", "layers", "hidden", "intermediate",
 // "heads", "kv_heads", "vocab", "method": "lora"|"soft_prompt"|"full", "rank", "dropout",
 // "virtual_tokens", "batch", "length", "loss_tokens" (of each example; 0: all), "vary" (lengths
-// differ by up to this share), "activation_bytes" (0: what is free), "warmup", "steps",
+// differ by up to this share), "activation_bytes" (0: what is free), "quantization" (of the
+// base), "optimizer_state", "warmup", "steps",
 // "trace" (a file: a Chrome trace of the last step's kernels)}.
 // Prints one line of JSON: {"seconds": [per step], "tokens": [per step], "losses": [...],
 // "peak_bytes": highest that the tensors took}.
@@ -26,6 +27,7 @@
 #include "common/error.h"
 #include "common/file.h"
 #include "nlohmann/json.hpp"
+#include "server/model/kernels/quantized_matrix.h"
 #include "server/model/torch_target.h"
 #include "server/tuning/defaults.h"
 #include "server/tuning/trainer.h"
@@ -35,6 +37,15 @@ namespace {
 
 using Json = nlohmann::json;
 using SteadyClock = std::chrono::steady_clock;
+
+void Quantize(const std::string& format, LayerWeights* layer) {
+  if (format == "none") return;
+  const cuda::Codes codes = format == "int8" ? cuda::Codes::kInt8 : cuda::Codes::kNf4;
+  for (int i = 0; i < kLinears; ++i) {
+    layer->quantized[i] = std::make_shared<QuantizedMatrix>(attune::Quantize(layer->linear[i], codes));
+    layer->linear[i] = at::Tensor();
+  }
+}
 
 std::shared_ptr<BaseModel> RandomModel(const Json& work, const ComputeTarget& target) {
   auto base = std::make_shared<BaseModel>();
@@ -62,6 +73,7 @@ std::shared_ptr<BaseModel> RandomModel(const Json& work, const ComputeTarget& ta
     layer.ffn_norm_D = at::ones({c.hidden}, options);
     layer.linear = {random({c.qkv_size(), c.hidden}), random({c.hidden, c.q_size()}),
                     random({2 * c.intermediate, c.hidden}), random({c.hidden, c.intermediate})};
+    Quantize(work.value("quantization", "none"), &layer);
     w.layers.push_back(std::move(layer));
   }
   const at::Tensor angles = at::outer(at::arange(c.context, at::kFloat),
@@ -125,6 +137,7 @@ absl::StatusOr<Json> Run(const Json& work) {
   given.batch_size = static_cast<int32_t>(batch);
   given.micro_batch_tokens = work.value("micro_batch_tokens", int64_t{1} << 20);
   given.learning_rate = 1e-4;
+  given.optimizer_state = work.value("optimizer_state", "");
   const Hyperparameters h = ResolveHyperparameters(
       SpecOf(work), given, {base->config.Parameters(), static_cast<int64_t>(examples.size()), 100, 0, target});
   Batcher batcher(&examples, batch, h.micro_batch_tokens, method->virtual_tokens(), 1);

@@ -242,7 +242,7 @@ TEST_F(CliTest, TuneLoraFillsTheJob) {
   CliResult r = Run({"tune", "--base", "m", "--data", "d", "--method", "lora", "--rank", "8", "--dropout", "0",
                      "--targets", "q_proj,v_proj", "--rslora", "--epochs", "1.5", "--learning-rate", "2e-4",
                      "--schedule", "linear", "--warmup-ratio", "0", "--eval-steps", "-1", "--no-keep-best", "--seed",
-                     "7", "--precision", "float32", "--validation-fraction", "-1", "--name", "j", "--output", "tuned",
+                     "7", "--precision", "float32", "--quantize", "nf4", "--optimizer-state", "int8", "--validation-fraction", "-1", "--name", "j", "--output", "tuned",
                      "--priority", "-3", "--label", "a=b"});
   EXPECT_EQ(r.code, 0) << r.err;
   EXPECT_THAT(r.out, StartsWith("queued tuningJobs/j: LoRA, rank 8, rsLoRA of models/m on datasets/d\n"));
@@ -264,6 +264,8 @@ TEST_F(CliTest, TuneLoraFillsTheJob) {
   EXPECT_FALSE(h.keep_best());
   EXPECT_EQ(h.seed(), 7);
   EXPECT_EQ(h.precision(), "float32");
+  EXPECT_EQ(h.quantization(), "nf4");
+  EXPECT_EQ(h.optimizer_state(), "int8");
   EXPECT_DOUBLE_EQ(job.data().validation_fraction(), -1);
   EXPECT_EQ(job.tuned_model_id(), "tuned");
   EXPECT_EQ(job.priority(), -3);

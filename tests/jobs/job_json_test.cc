@@ -29,7 +29,9 @@ Hyperparameters FullHyperparameters() {
           .checkpoint_steps = 7,
           .max_checkpoints = 5,
           .seed = std::numeric_limits<int64_t>::min(),
-          .precision = "bfloat16"};
+          .precision = "bfloat16",
+          .quantization = "int8",
+          .optimizer_state = "int8"};
 }
 
 JobSpec FullJobSpec(MethodSpec method) {

@@ -93,6 +93,8 @@ TEST(ValidateTest, EveryFieldHasItsRange) {
       CASE("hyperparameters.checkpoint_steps", hyperparameters.checkpoint_steps, 1, -1),
       CASE("hyperparameters.max_checkpoints", hyperparameters.max_checkpoints, 100, 101),
       CASE("hyperparameters.precision", hyperparameters.precision, "bfloat16", "bf16"),
+      CASE("hyperparameters.quantization", hyperparameters.quantization, "nf4", "int4"),
+      CASE("hyperparameters.optimizer_state", hyperparameters.optimizer_state, "int8", "fp8"),
       CASE("data.max_sequence_tokens", data.max_sequence_tokens, 8, 7),
       CASE("data.validation_fraction", data.validation_fraction, 0.5, 0.51),
       CASE("data.validation_fraction", data.validation_fraction, -1, nan),

@@ -40,6 +40,8 @@ v1::TuningJob FullJob() {
   h->set_max_checkpoints(6);
   h->set_seed(0);
   h->set_precision("float32");
+  h->set_quantization("nf4");
+  h->set_optimizer_state("int8");
   v1::DataOptions* data = job.mutable_data();
   data->set_prompt_template("{{a}}");
   data->set_completion_template("{{b}}");
@@ -65,8 +67,10 @@ v1::TuningJob RoundTrip(const v1::TuningJob& in) {
 TEST(ConvertJobTest, EveryFieldSurvivesForEveryMethod) {
   v1::TuningJob full = FullJob();
   full.mutable_full();
+  full.mutable_hyperparameters()->set_quantization("none");
   v1::TuningJob partial = FullJob();
   partial.mutable_partial()->set_last_layers(2);
+  partial.mutable_hyperparameters()->set_quantization("none");
   partial.mutable_partial()->add_parameter_patterns("p.*");
   partial.mutable_partial()->set_biases_and_norms(true);
   v1::TuningJob lora = FullJob();

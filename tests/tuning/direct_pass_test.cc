@@ -29,6 +29,7 @@ struct PassCase {
   const char* name;
   MethodSpec spec;
   bool gpu;
+  WeightFormat format = WeightFormat::kDense;
 };
 
 LoraSpec Lora(double dropout, std::vector<TargetModule> targets = {}) {
@@ -77,7 +78,7 @@ class DirectPassTest : public ::testing::TestWithParam<PassCase> {
     ComputeTarget target;
     if (GetParam().gpu) target.device = ComputeTarget::Device::kCuda;
     target.type = type;
-    auto base = LoadBaseModel(temp_.path(), temp_.path(), target);
+    auto base = LoadBaseModel(temp_.path(), temp_.path(), target, GetParam().format);
     ASSERT_TRUE(base.ok()) << base.status();
     base_ = *base;
     auto method = MakeMethod(GetParam().spec, base_, 5);
@@ -240,6 +241,10 @@ INSTANTIATE_TEST_SUITE_P(
                       PassCase{"LoraOnSome", Lora(0, kSome), false}, PassCase{"SoftPrompt", Prompt(), false},
                       PassCase{"Full", FullSpec{}, false}, PassCase{"LastLayer", LastLayer(), false},
                       PassCase{"Scattered", Scattered(), false}, PassCase{"Norms", Norms(), false},
+                      PassCase{"LoraInt8", Lora(0), false, WeightFormat::kInt8},
+                      PassCase{"LoraNf4", Lora(0), false, WeightFormat::kNf4},
+                      PassCase{"GpuLoraInt8", Lora(0), true, WeightFormat::kInt8},
+                      PassCase{"GpuLoraNf4", Lora(0), true, WeightFormat::kNf4},
                       PassCase{"GpuLora", Lora(0), true}, PassCase{"GpuLoraDropout", Lora(0.3), true},
                       PassCase{"GpuLoraOnSome", Lora(0, kSome), true}, PassCase{"GpuSoftPrompt", Prompt(), true},
                       PassCase{"GpuFull", FullSpec{}, true}, PassCase{"GpuLastLayer", LastLayer(), true},

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -51,6 +52,7 @@ class AdamWTest : public ::testing::Test {
   at::Tensor leaf_;
   std::vector<Parameter> parameters_;
   std::unique_ptr<FlatParameters> flat_;
+  at::Tensor State(int i) const { return optimizer_->State()[i].tensor; }
   std::unique_ptr<AdamW> optimizer_;
 };
 
@@ -76,6 +78,59 @@ TEST_F(AdamWTest, FollowsThePaper) {
   }
   EXPECT_EQ(optimizer_->steps(), 3);
 }
+
+TEST(DynamicMapTest, ResolvesSevenDecades) {
+  for (bool both_signs : {true, false}) {
+    const std::vector<float> map = DynamicMap(both_signs);
+    ASSERT_EQ(map.size(), 256u);
+    EXPECT_TRUE(std::is_sorted(map.begin(), map.end()));
+    EXPECT_EQ(map.back(), 1);
+    EXPECT_EQ(std::count(map.begin(), map.end(), 0.0f), 1);
+    EXPECT_LT(both_signs ? map.front() : -1, -0.98);
+    EXPECT_LT(*std::upper_bound(map.begin(), map.end(), 0.0f), 1e-6);
+  }
+}
+
+// 8-bit state follows the fp32 step as far as its blocks resolve.
+class Moments8BitTest : public ::testing::TestWithParam<bool> {};
+
+TEST_P(Moments8BitTest, FollowsFloatState) {
+  if (GetParam() && !FindGpu()) GTEST_SKIP() << "no GPU";
+  const at::TensorOptions options(GetParam() ? at::kCUDA : at::kCPU);
+  at::manual_seed(4);
+  Hyperparameters h;
+  h.weight_decay = 0.1;
+  h.max_gradient_norm = 1;
+  const at::Tensor start = at::randn({300, 7}, options);
+  const std::vector<Parameter> exact = {{"a", start.clone().set_requires_grad(true)}},
+                               coarse = {{"a", start.clone().set_requires_grad(true)}};
+  const FlatParameters exact_flat(exact, at::kFloat), coarse_flat(coarse, at::kFloat);
+  AdamW exact_adamw(exact, Resolved(h), &exact_flat);
+  h.optimizer_state = "int8";
+  AdamW coarse_adamw(coarse, Resolved(h), &coarse_flat);
+  at::NoGradGuard no_grad;
+  for (int t = 0; t < 20; ++t) {
+    const at::Tensor gradients = at::randn({2100}, options) + 0.5;
+    at::Tensor(exact_flat.gradients()).copy_(gradients);
+    at::Tensor(coarse_flat.gradients()).copy_(gradients);
+    EXPECT_EQ(exact_adamw.Step(0.01), coarse_adamw.Step(0.01));
+    EXPECT_EQ(coarse_flat.gradients().count_nonzero().item<int64_t>(), 0);
+  }
+  const at::Tensor moved = exact_flat.values() - start.flatten();
+  EXPECT_LT((coarse_flat.values() - exact_flat.values()).norm().item<float>(), 0.05 * moved.norm().item<float>());
+  int64_t bytes = 0;
+  for (const StateTensor& state : coarse_adamw.State()) bytes += static_cast<int64_t>(state.tensor.nbytes());
+  EXPECT_LT(bytes, 2100 * 8 / 3);
+  // A norm that is no number changes nothing.
+  const at::Tensor values = coarse_flat.values().clone(), codes = coarse_adamw.State()[0].tensor.clone();
+  at::Tensor(coarse_flat.gradients()).fill_(std::numeric_limits<float>::quiet_NaN());
+  EXPECT_TRUE(std::isnan(coarse_adamw.Step(0.01)));
+  EXPECT_TRUE(at::equal(coarse_flat.values(), values));
+  EXPECT_TRUE(at::equal(coarse_adamw.State()[0].tensor, codes));
+}
+
+INSTANTIATE_TEST_SUITE_P(Devices, Moments8BitTest, ::testing::Bool(),
+                         [](const auto& info) { return std::string(info.param ? "Gpu" : "Cpu"); });
 
 // The one-kernel step over flat parameters: clipping, decay and both moments, in doubles beside it.
 TEST(GpuAdamWTest, FollowsThePaper) {
@@ -110,8 +165,8 @@ TEST_F(AdamWTest, ClipsTheGlobalNorm) {
   h.max_gradient_norm = 1.0;
   Make(h);
   EXPECT_NEAR(Step(0.01, 30, 40), 50, 1e-3) << "the norm before clipping";
-  EXPECT_NEAR(optimizer_->first_moments()[0][0].item<float>(), 0.1 * 0.6, 1e-5);
-  EXPECT_NEAR(optimizer_->first_moments()[0][1].item<float>(), 0.1 * 0.8, 1e-5);
+  EXPECT_NEAR(State(0)[0].item<float>(), 0.1 * 0.6, 1e-5);
+  EXPECT_NEAR(State(0)[1].item<float>(), 0.1 * 0.8, 1e-5);
 }
 
 TEST_F(AdamWTest, ANormThatIsNoNumberChangesNothing) {
@@ -119,7 +174,7 @@ TEST_F(AdamWTest, ANormThatIsNoNumberChangesNothing) {
   EXPECT_TRUE(std::isnan(Step(0.01, std::numeric_limits<float>::quiet_NaN(), 1)));
   EXPECT_EQ(leaf_[0].item<float>(), 1);
   EXPECT_EQ(leaf_[1].item<float>(), -2);
-  EXPECT_EQ(optimizer_->first_moments()[0].abs().max().item<float>(), 0);
+  EXPECT_EQ(State(0).abs().max().item<float>(), 0);
   EXPECT_EQ(optimizer_->steps(), 0);
   EXPECT_EQ(flat_->gradients().abs().max().item<float>(), 0) << "the next step starts from nothing";
 }
@@ -128,15 +183,15 @@ TEST_F(AdamWTest, ANormThatIsNoNumberChangesNothing) {
 TEST_F(AdamWTest, GoesOnFromMomentsThatWerePutBack) {
   Make({});
   Step(0.01, 1, -3);
-  const at::Tensor values = leaf_.detach().clone(), first = optimizer_->first_moments()[0].clone(),
-                   second = optimizer_->second_moments()[0].clone();
+  const at::Tensor values = leaf_.detach().clone(), first = State(0).clone(),
+                   second = State(1).clone();
   Step(0.01, 0.5, 2);
   const at::Tensor expected = leaf_.detach().clone();
   Make({});
   at::NoGradGuard no_grad;
   leaf_.copy_(values);
-  optimizer_->first_moments()[0].copy_(first);
-  optimizer_->second_moments()[0].copy_(second);
+  State(0).copy_(first);
+  State(1).copy_(second);
   optimizer_->set_steps(1);
   Step(0.01, 0.5, 2);
   EXPECT_TRUE(at::equal(leaf_.detach(), expected));

@@ -66,6 +66,7 @@ class TrainerTest : public ::testing::Test {
     given.batch_size = batch_size;
     given.micro_batch_tokens = micro_batch_tokens;
     given.learning_rate = rate;
+    given.optimizer_state = optimizer_state_;
     const Hyperparameters h = ResolveHyperparameters(spec, given, {base_->config.Parameters(), 12, 100, 0, base_->target});
     Run run;
     auto method = MakeMethod(spec, base_, *h.seed);
@@ -95,6 +96,7 @@ class TrainerTest : public ::testing::Test {
   TempFolder temp_;
   std::shared_ptr<const BaseModel> base_;
   std::vector<Example> examples_;
+  std::string optimizer_state_;
 };
 
 struct MethodCase {
@@ -180,7 +182,26 @@ INSTANTIATE_TEST_SUITE_P(Methods, EveryMethodTest,
                                            MethodCase{"GpuLora", 3, true}, MethodCase{"GpuSoftPrompt", 4, true}),
                          [](const auto& info) { return std::string(info.param.name); });
 
-TEST_F(TrainerTest, OneMicroBatchAThreadGivesTheSameGradientAsOneThread) {
+TEST_F(TrainerTest, EightBitOptimizerStateResumesToo) {
+  optimizer_state_ = "int8";
+  Run straight = Make(SmallLora()), before = Make(SmallLora()), after = Make(SmallLora());
+  for (int64_t step = 0; step < 6; ++step) Step(&straight, step);
+  for (int64_t step = 0; step < 3; ++step) Step(&before, step);
+  const std::string folder = temp_.File("checkpoint");
+  TrainingState state;
+  state.step = 3;
+  ASSERT_TRUE(SaveCheckpoint(folder, state, *before.method, &before.trainer->optimizer()).ok());
+  ASSERT_TRUE(LoadCheckpoint(folder, after.method.get(), &after.trainer->optimizer()).ok());
+  for (int64_t step = 3; step < 6; ++step) Step(&after, step);
+  ExpectIdentical(Values(straight), Values(after));
+  // State of the other kind is no state of this one.
+  optimizer_state_ = "";
+  Run other = Make(SmallLora());
+  EXPECT_EQ(GetErrorDetails(LoadCheckpoint(folder, other.method.get(), &other.trainer->optimizer()).status()).reason,
+            "BAD_CHECKPOINT");
+}
+
+TEST_F(TrainerTest, ThreadsDoNotChangeTheStep) {
   LoraSpec spec = SmallLora();
   spec.dropout = 0;
   const int threads = at::get_num_threads();

@@ -61,7 +61,7 @@ class LoraMethod final : public Method {
   Parameter AddModule(int64_t layer, Projection projection, at::Generator* generator) {
     LoraAdapter& lora = *adapter_.lora;
     const ProjectionSlice slice = SliceOf(base_->config, projection);
-    const int64_t in = base_->weights.layers[layer].linear[static_cast<int>(slice.linear)].size(1);
+    const int64_t in = InputSize(base_->config, slice.linear);
     // Kaiming with a = sqrt(5): bound = sqrt(6 / ((1 + 5) * fan_in)). Drawn on the CPU,
     // so that a seed means the same start on every device.
     const double bound = 1 / std::sqrt(static_cast<double>(in));

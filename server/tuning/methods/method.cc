@@ -22,10 +22,8 @@ int64_t LoraParameters(const LoraSpec& spec, const ModelConfig& config) {
     bool targeted = spec.target_modules.empty();
     for (TargetModule module : spec.target_modules) targeted = targeted || static_cast<int>(module) == p + 1;
     if (!targeted) continue;
-    const int64_t in = projection == Projection::kO     ? config.q_size()
-                       : projection == Projection::kDown ? config.intermediate
-                                                         : config.hidden;
-    per_layer += rank * (in + SliceOf(config, projection).rows);
+    const ProjectionSlice slice = SliceOf(config, projection);
+    per_layer += rank * (InputSize(config, slice.linear) + slice.rows);
   }
   return per_layer * config.layers;
 }

@@ -21,25 +21,85 @@ __global__ void Root(const double* partials, float* norm) {
   if (threadIdx.x == 0) *norm = static_cast<float>(sqrt(sum));
 }
 
+// A step's numbers that all parameters share.
+struct Step {
+  float clip, rate, root;
+  __device__ Step(const AdamWSettings& s, float norm)
+      : clip(s.max_norm > 0 && norm > s.max_norm ? s.max_norm / (norm + 1e-6f) : 1.0f),
+        rate(s.learning_rate / s.correction1),
+        root(rsqrtf(s.correction2)) {}
+};
+
+// One parameter's update; m and v become the new moments.
+__device__ inline float Updated(const AdamWSettings& s, const Step& step, float p, float gradient, float* m, float* v) {
+  const float g = gradient * step.clip;
+  *m += (1 - s.beta1) * (g - *m);
+  *v = s.beta2 * *v + (1 - s.beta2) * g * g;
+  return p * (1 - s.learning_rate * s.weight_decay) - step.rate * *m / (sqrtf(*v) * step.root + s.epsilon);
+}
+
 __global__ void Update(const AdamWSettings s, const float* norm_pointer, float* parameters, float* gradients,
                        float* first, float* second, int64_t count) {
   const float norm = *norm_pointer;
   const bool sound = isfinite(norm);
-  const float clip = s.max_norm > 0 && norm > s.max_norm ? s.max_norm / (norm + 1e-6f) : 1.0f;
-  const float step = s.learning_rate / s.correction1, root = rsqrtf(s.correction2);
+  const Step step(s, norm);
   for (int64_t i = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x; i < count;
        i += static_cast<int64_t>(gridDim.x) * kThreads) {
     if (sound) {
-      const float g = gradients[i] * clip;
-      const float m = first[i] + (1 - s.beta1) * (g - first[i]);
-      const float v = s.beta2 * second[i] + (1 - s.beta2) * g * g;
-      const float p = parameters[i] * (1 - s.learning_rate * s.weight_decay) - step * m / (sqrtf(v) * root + s.epsilon);
+      float m = first[i], v = second[i];
+      parameters[i] = Updated(s, step, parameters[i], gradients[i], &m, &v);
       first[i] = m;
       second[i] = v;
-      parameters[i] = p;
     }
     gradients[i] = 0;
   }
+}
+
+// The index of the table's nearest value.
+__device__ inline uint8_t Nearest(const float* table, float x) {
+  int low = 0, high = 255;
+  while (high - low > 1) {
+    const int middle = (low + high) / 2;
+    if (table[middle] <= x) {
+      low = middle;
+    } else {
+      high = middle;
+    }
+  }
+  return static_cast<uint8_t>(x - table[low] <= table[high] - x ? low : high);
+}
+
+// A block of threads for a block of moments.
+__global__ void Update8Bit(const AdamWSettings s, const float* norm_pointer, const float* first_table,
+                           const float* second_table, float* parameters, float* gradients, uint8_t* first,
+                           float* first_scales, uint8_t* second, float* second_scales, int64_t count) {
+  __shared__ float tables[2][256], shared[33];
+  tables[0][threadIdx.x] = first_table[threadIdx.x];
+  tables[1][threadIdx.x] = second_table[threadIdx.x];
+  __syncthreads();
+  const float norm = *norm_pointer;
+  const int64_t i = blockIdx.x * static_cast<int64_t>(kMomentBlock) + threadIdx.x;
+  const bool inside = i < count;
+  if (isfinite(norm)) {  // for all threads alike
+    const Step step(s, norm);
+    float m = 0, v = 0;
+    if (inside) {
+      m = tables[0][first[i]] * first_scales[blockIdx.x];
+      v = tables[1][second[i]] * second_scales[blockIdx.x];
+      parameters[i] = Updated(s, step, parameters[i], gradients[i], &m, &v);
+    }
+    auto larger = [](float a, float b) { return fmaxf(a, b); };
+    const float m_scale = BlockReduce(fabsf(m), 0.0f, shared, larger), v_scale = BlockReduce(v, 0.0f, shared, larger);
+    if (inside) {
+      first[i] = Nearest(tables[0], m_scale > 0 ? m / m_scale : 0.0f);
+      second[i] = Nearest(tables[1], v_scale > 0 ? v / v_scale : 0.0f);
+    }
+    if (threadIdx.x == 0) {
+      first_scales[blockIdx.x] = m_scale;
+      second_scales[blockIdx.x] = v_scale;
+    }
+  }
+  if (inside) gradients[i] = 0;
 }
 
 }  // namespace
@@ -56,6 +116,15 @@ void AdamW(const AdamWSettings& settings, const float* norm, float* parameters, 
   const int64_t blocks = (count + kThreads - 1) / kThreads;
   Update<<<blocks < 4096 ? blocks : 4096, kThreads, 0, stream>>>(settings, norm, parameters, gradients, first, second,
                                                                 count);
+  CheckLaunch();
+}
+
+void AdamW8Bit(const AdamWSettings& settings, const float* norm, const float* first_table, const float* second_table,
+               float* parameters, float* gradients, uint8_t* first, float* first_scales, uint8_t* second,
+               float* second_scales, int64_t count, Stream stream) {
+  const unsigned blocks = static_cast<unsigned>((count + kMomentBlock - 1) / kMomentBlock);
+  Update8Bit<<<blocks, kMomentBlock, 0, stream>>>(settings, norm, first_table, second_table, parameters, gradients,
+                                                 first, first_scales, second, second_scales, count);
   CheckLaunch();
 }
 

@@ -71,6 +71,19 @@ void TakeRows(Type type, const void* x, const int64_t* index_T, void* out_TD, in
 void AddPrefixRows(Type type, const void* x_TD, const int32_t* starts, int64_t sequences, int64_t prefix,
                    float* out_ND, int64_t columns, Stream stream);
 
+// Codes of a quantised matrix; see quantized_matrix.h.
+enum class Codes { kInt8, kNf4 };
+inline constexpr int kQuantizedBlock = 64;  // values that share a scale
+// Levels of the 4-bit NormalFloat (Dettmers et al. 2023).
+inline constexpr float kNf4Levels[16] = {
+    -1.0f,           -0.6961928009986877f, -0.5250730514526367f,  -0.39491748809814453f,
+    -0.28444138169288635f, -0.18477343022823334f, -0.09105003625154495f, 0.0f,
+    0.07958029955625534f,  0.16093020141124725f,  0.24611230194568634f,  0.33791524171829224f,
+    0.44070982933044434f,  0.5626170039176941f,   0.7229568362236023f,   1.0f};
+// out = the `count` values, a multiple of kQuantizedBlock.
+void Dequantize(Codes codes, const void* data, const float* scales, Type type, void* out, int64_t count,
+                Stream stream);
+
 // Settings of an AdamW step (Loshchilov and Hutter 2019).
 struct AdamWSettings {
   float learning_rate, beta1, beta2, epsilon, weight_decay, max_norm;
@@ -83,6 +96,13 @@ void GradientNorm(const float* gradients, int64_t count, double* partials, float
 // Changes nothing but the gradients if *norm is no finite number.
 void AdamW(const AdamWSettings& settings, const float* norm, float* parameters, float* gradients, float* first,
            float* second, int64_t count, Stream stream);
+
+// The same over moments in 8 bits (Dettmers et al. 2022): `first` and `second` are indexes
+// into tables of 256 rising values up to 1, and kMomentBlock of them share a scale.
+inline constexpr int kMomentBlock = 256;
+void AdamW8Bit(const AdamWSettings& settings, const float* norm, const float* first_table, const float* second_table,
+               float* parameters, float* gradients, uint8_t* first, float* first_scales, uint8_t* second,
+               float* second_scales, int64_t count, Stream stream);
 
 }  // namespace attune::cuda
 

@@ -1,0 +1,119 @@
+#include "server/model/kernels/adamw.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "server/model/kernels/cuda_dispatch.h"
+#include "server/model/kernels/element.h"
+
+namespace attune {
+namespace {
+
+using at::Tensor;
+using cuda::kMomentBlock;
+
+// A step's numbers that all parameters share.
+struct StepFactors {
+  StepFactors(const cuda::AdamWSettings& s, float norm)
+      : clip(s.max_norm > 0 && norm > s.max_norm ? s.max_norm / (norm + 1e-6f) : 1.0f),
+        rate(s.learning_rate / s.correction1),
+        root(1.0f / std::sqrt(s.correction2)) {}
+  float clip, rate, root;
+};
+
+// One parameter's update; m and v become the new moments.
+inline float Updated(const cuda::AdamWSettings& s, const StepFactors& step, float p, float gradient, float* m,
+                     float* v) {
+  const float g = gradient * step.clip;
+  *m += (1 - s.beta1) * (g - *m);
+  *v = s.beta2 * *v + (1 - s.beta2) * g * g;
+  return p * (1 - s.learning_rate * s.weight_decay) - step.rate * *m / (std::sqrt(*v) * step.root + s.epsilon);
+}
+
+// The index of the table's nearest value.
+uint8_t Nearest(const float* table, float x) {
+  const auto above = std::clamp<std::ptrdiff_t>(std::upper_bound(table, table + 256, x) - table, 1, 255);
+  return static_cast<uint8_t>(x - table[above - 1] <= table[above] - x ? above - 1 : above);
+}
+
+// A moment's block as numbers and back.
+struct MomentBlock {
+  const float* table;
+  uint8_t* codes;
+  float* scale;
+  float values[kMomentBlock];
+
+  MomentBlock(const Moment8Bit& moment, int64_t block)
+      : table(moment.table.const_data_ptr<float>()),
+        codes(MutableElements<uint8_t>(moment.codes) + block * kMomentBlock),
+        scale(MutableElements<float>(moment.scales) + block) {}
+  void Unpack(int64_t size) {
+    for (int64_t i = 0; i < size; ++i) values[i] = table[codes[i]] * *scale;
+  }
+  void Pack(int64_t size) {
+    float top = 0;
+    for (int64_t i = 0; i < size; ++i) top = std::max(top, std::abs(values[i]));
+    for (int64_t i = 0; i < size; ++i) codes[i] = Nearest(table, top > 0 ? values[i] / top : 0.0f);
+    *scale = top;
+  }
+};
+
+}  // namespace
+
+void AdamWStep(const cuda::AdamWSettings& s, const Tensor& norm, const Tensor& parameters, const Tensor& gradients,
+               const Tensor& first, const Tensor& second) {
+  float *p = MutableElements<float>(parameters), *g = MutableElements<float>(gradients);
+  float *m = MutableElements<float>(first), *v = MutableElements<float>(second);
+  const int64_t count = parameters.numel();
+  if (UsesCudaKernels(parameters)) {
+    cuda::AdamW(s, norm.const_data_ptr<float>(), p, g, m, v, count, CurrentCudaStream());
+    return;
+  }
+  TORCH_CHECK(parameters.is_cpu(), "AdamW needs the CPU or the CUDA kernels");
+  const float value = norm.item<float>();
+  const StepFactors step(s, value);
+  at::parallel_for(0, count, 16384, [&](int64_t begin, int64_t end) {
+    if (std::isfinite(value)) {
+#pragma omp simd
+      for (int64_t i = begin; i < end; ++i) p[i] = Updated(s, step, p[i], g[i], m + i, v + i);
+    }
+    std::fill(g + begin, g + end, 0.0f);
+  });
+}
+
+void AdamWStep8Bit(const cuda::AdamWSettings& s, const Tensor& norm, const Tensor& parameters, const Tensor& gradients,
+                   const Moment8Bit& first, const Moment8Bit& second) {
+  float *p = MutableElements<float>(parameters), *g = MutableElements<float>(gradients);
+  const int64_t count = parameters.numel();
+  if (UsesCudaKernels(parameters)) {
+    cuda::AdamW8Bit(s, norm.const_data_ptr<float>(), first.table.const_data_ptr<float>(),
+                    second.table.const_data_ptr<float>(), p, g, MutableElements<uint8_t>(first.codes),
+                    MutableElements<float>(first.scales), MutableElements<uint8_t>(second.codes),
+                    MutableElements<float>(second.scales), count, CurrentCudaStream());
+    return;
+  }
+  TORCH_CHECK(parameters.is_cpu(), "AdamW needs the CPU or the CUDA kernels");
+  const float value = norm.item<float>();
+  const StepFactors step(s, value);
+  at::parallel_for(0, first.scales.numel(), 16, [&](int64_t from, int64_t to) {
+    for (int64_t block = from; block < to; ++block) {
+      const int64_t begin = block * kMomentBlock, size = std::min<int64_t>(kMomentBlock, count - begin);
+      if (std::isfinite(value)) {
+        MomentBlock m(first, block), v(second, block);
+        m.Unpack(size);
+        v.Unpack(size);
+        for (int64_t i = 0; i < size; ++i) {
+          p[begin + i] = Updated(s, step, p[begin + i], g[begin + i], m.values + i, v.values + i);
+        }
+        m.Pack(size);
+        v.Pack(size);
+      }
+      std::fill(g + begin, g + begin + size, 0.0f);
+    }
+  });
+}
+
+}  // namespace attune

@@ -1,0 +1,73 @@
+#include "server/model/kernels/quantized_matrix.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <vector>
+
+#include "server/model/kernels/cuda_dispatch.h"
+#include "server/model/kernels/element.h"
+
+namespace attune {
+namespace {
+
+using at::Tensor;
+using cuda::Codes;
+
+template <typename T>
+void DequantizeLoops(const QuantizedMatrix& matrix, T* out, int64_t begin, int64_t end) {
+  const auto* data = static_cast<const uint8_t*>(matrix.data.const_data_ptr());
+  for (int64_t block = begin; block < end; ++block) {
+    const float scale = matrix.scales.const_data_ptr<float>()[block];
+    for (int64_t i = block * QuantizedMatrix::kBlock; i < (block + 1) * QuantizedMatrix::kBlock; ++i) {
+      if (matrix.codes == Codes::kInt8) {
+        Store(static_cast<float>(static_cast<int8_t>(data[i])) * (scale / 127), out + i);
+      } else {
+        Store(cuda::kNf4Levels[i % 2 ? data[i / 2] & 15 : data[i / 2] >> 4] * scale, out + i);
+      }
+    }
+  }
+}
+
+// The nearest level's number for values in [-1, 1].
+Tensor Nf4Codes(const Tensor& values) {
+  std::vector<float> middles;
+  for (int i = 0; i + 1 < 16; ++i) middles.push_back((cuda::kNf4Levels[i] + cuda::kNf4Levels[i + 1]) / 2);
+  const Tensor codes = at::bucketize(values, at::tensor(middles, at::kFloat).to(values.device()), /*out_int32=*/true);
+  const Tensor pairs = codes.to(at::kByte).view({-1, 2});
+  return pairs.select(1, 0).bitwise_left_shift(4).bitwise_or(pairs.select(1, 1));
+}
+
+}  // namespace
+
+int64_t QuantizedMatrix::BytesFor(Codes codes, int64_t count) {
+  return (codes == Codes::kInt8 ? count : count / 2) + count / kBlock * static_cast<int64_t>(sizeof(float));
+}
+
+QuantizedMatrix Quantize(const Tensor& w_OI, Codes codes) {
+  at::NoGradGuard no_grad;
+  TORCH_CHECK(w_OI.numel() % QuantizedMatrix::kBlock == 0, "a quantised matrix has whole blocks");
+  const Tensor blocks = w_OI.to(at::kFloat).reshape({-1, QuantizedMatrix::kBlock});
+  const Tensor scales = blocks.abs().amax(1);
+  const Tensor values = blocks / scales.clamp_min(1e-30).unsqueeze(1);
+  const Tensor data = codes == Codes::kInt8 ? (values * 127).round().to(at::kChar) : Nf4Codes(values);
+  return {codes, w_OI.size(0), w_OI.size(1), data.flatten(), scales};
+}
+
+Tensor Dequantize(const QuantizedMatrix& matrix, at::ScalarType type) {
+  Tensor out = at::empty({matrix.rows, matrix.columns}, matrix.scales.options().dtype(type));
+  if (UsesCudaKernels(out)) {
+    cuda::Dequantize(matrix.codes, matrix.data.const_data_ptr(), matrix.scales.const_data_ptr<float>(),
+                     CudaTypeOf(out), out.mutable_data_ptr(), out.numel(), CurrentCudaStream());
+    return out;
+  }
+  TORCH_CHECK(UsesCpuLoops(out), "quantised weights need the CPU or the CUDA kernels");
+  WithElementOf(out, [&]<typename T>() {
+    at::parallel_for(0, matrix.scales.numel(), 256, [&](int64_t begin, int64_t end) {
+      DequantizeLoops(matrix, MutableElements<T>(out), begin, end);
+    });
+  });
+  return out;
+}
+
+}  // namespace attune
