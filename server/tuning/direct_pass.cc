@@ -188,10 +188,28 @@ void DirectPass::BackwardEmbedding(const PassBatch& batch, const Tensor& dx) con
   if (embedding_gradient_VD_.defined()) AddRowsAt(dx, batch.tokens_T, embedding_gradient_VD_);
 }
 
-DirectPass::Result DirectPass::Run(PassBatch batch, const std::vector<Keep>& keep) {
+// Products replace theirs by themselves, which saves large weights a pass over memory.
+void DirectPass::ClearGradients() const {
+  if (!method_->trained_weights()) {
+    Tensor(parameters_->gradients()).zero_();
+    return;
+  }
+  for (size_t i = 0; i < attention_norms_.size(); ++i) {
+    for (Tensor gradient : {attention_norms_[i].gradient_D, ffn_norms_[i].gradient_D}) {
+      if (gradient.defined()) gradient.zero_();
+    }
+  }
+  for (Tensor gradient : {final_norm_.gradient_D, embedding_gradient_VD_, head_gradient_VD_}) {
+    if (gradient.defined()) gradient.zero_();
+  }
+}
+
+DirectPass::Result DirectPass::Run(PassBatch batch, const std::vector<Keep>& keep, bool is_first) {
   at::NoGradGuard no_grad;
+  if (is_first) ClearGradients();
   products_.Begin(batch.step_seed.is_cuda() ? StepSeed{0, batch.step_seed}
-                                            : StepSeed{batch.step_seed.item<int64_t>(), Tensor()});
+                                            : StepSeed{batch.step_seed.item<int64_t>(), Tensor()},
+                  is_first);
   Tensor x = Embed(batch);
   PrepareAttention(x, AttentionShapeOf(base_->config), &batch.sequences);
   std::vector<LayerState> layers(base_->config.layers);

@@ -47,8 +47,9 @@ class DirectPass {
     at::Tensor loss_sum;  // double scalar, of the rows that carry loss
     at::Tensor correct;   // int64 scalar
   };
-  // Adds the gradients of loss_sum / loss_tokens to the flat buffer. `keep` has an entry a layer.
-  Result Run(PassBatch batch, const std::vector<Keep>& keep);
+  // Puts the gradients of loss_sum / loss_tokens into the flat buffer: adds them, or, on the
+  // first pass of a step, replaces what is there. `keep` has an entry a layer.
+  Result Run(PassBatch batch, const std::vector<Keep>& keep, bool is_first);
 
  private:
   struct LayerState;
@@ -74,6 +75,8 @@ class DirectPass {
   at::Tensor BackwardHead(const PassBatch& batch, const at::Tensor& x, Result* result);
   at::Tensor Head() const;
   at::Tensor Embed(const PassBatch& batch) const;
+  // Zeroes the gradients that a pass can only add to.
+  void ClearGradients() const;
   void BackwardEmbedding(const PassBatch& batch, const at::Tensor& dx) const;
 
   const BaseModel* const base_;

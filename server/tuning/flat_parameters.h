@@ -32,7 +32,8 @@ class FlatParameters {
   // Where a leaf begins.
   int64_t Offset(const at::Tensor& leaf) const;
 
-  // Rewrites the compute copy after the values changed from outside.
+  // Rewrites the compute copy after the values changed from outside; an optimizer's step
+  // has done so itself.
   void Refresh();
 
  private:

@@ -13,6 +13,8 @@ namespace {
 
 using at::Tensor;
 
+AdamWArguments ArgumentsOf(const FlatParameters& flat) { return {flat.values(), flat.copy(), flat.gradients()}; }
+
 class FloatMoments final : public Moments {
  public:
   FloatMoments(const std::vector<Parameter>& parameters, const FlatParameters* flat)
@@ -27,7 +29,7 @@ class FloatMoments final : public Moments {
   }
 
   void Update(const cuda::AdamWSettings& settings, const Tensor& norm) override {
-    AdamWStep(settings, norm, flat_->values(), flat_->gradients(), first_, second_);
+    AdamWStep(settings, norm, ArgumentsOf(*flat_), first_, second_);
   }
 
   std::vector<StateTensor> State() const override { return state_; }
@@ -52,7 +54,7 @@ class QuantizedMoments final : public Moments {
       : flat_(flat), first_(MakeMoment(true, flat->values())), second_(MakeMoment(false, flat->values())) {}
 
   void Update(const cuda::AdamWSettings& settings, const Tensor& norm) override {
-    AdamWStep8Bit(settings, norm, flat_->values(), flat_->gradients(), first_, second_);
+    AdamWStep8Bit(settings, norm, ArgumentsOf(*flat_), first_, second_);
   }
 
   std::vector<StateTensor> State() const override {

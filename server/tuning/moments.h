@@ -20,9 +20,8 @@ struct StateTensor {
   at::Tensor tensor;  // fp32 or uint8
 };
 
-// AdamW's two moments over flat parameters, and the update that they take part in. The
-// gradients are clipped by `norm`, used and zeroed; if `norm` is no finite number, only
-// zeroed. Not thread-safe.
+// AdamW's two moments over flat parameters, and the update that they take part in; see
+// kernels/adamw.h. Not thread-safe.
 class Moments {
  public:
   virtual ~Moments() = default;

@@ -27,9 +27,9 @@ class AdamW {
   // REQUIRES: `h` is resolved. `flat`, made of these parameters, must outlive this.
   AdamW(const std::vector<Parameter>& parameters, const Hyperparameters& h, const FlatParameters* flat);
 
-  // Clips the gradients' global L2 norm (transformers' rule), updates, clears the
-  // gradients. Returns the norm before clipping; if that is no finite number, nothing
-  // is updated.
+  // Clips the gradients' global L2 norm (transformers' rule) and updates the parameters
+  // with their copy. Returns the norm before clipping; if that is no finite number,
+  // nothing is updated. The gradients stay as they are.
   double Step(double learning_rate);
 
   // For checkpoints.

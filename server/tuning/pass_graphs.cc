@@ -49,11 +49,11 @@ std::vector<Keep> PassGraphs::KeepFor(const PassShape& shape) const {
   return ChooseKeep(base_->config, shape.tokens, static_cast<int64_t>(at::elementSize(type_)), activation_bytes_);
 }
 
-DirectPass::Result PassGraphs::Run(const MicroBatch& batch, int64_t step_seed, int64_t loss_tokens) {
+DirectPass::Result PassGraphs::Run(const MicroBatch& batch, int64_t step_seed, int64_t loss_tokens, bool is_first) {
   const bool small = type_ == at::kBFloat16 && static_cast<int64_t>(batch.tokens.size()) <= kMaxGraphTokens;
   const PassShape shape = small ? BucketShape(batch) : ExactShape(batch);
   const Tensor packed = PackBatch(batch, shape, step_seed, loss_tokens, /*pinned=*/true);
-  std::unique_ptr<Graph>& graph = graphs_[shape];
+  std::unique_ptr<Graph>& graph = graphs_[{shape, is_first}];
   if (!graph) graph = std::make_unique<Graph>();
   // Once without: what allocates or compiles on first use does so outside the capture.
   if (!small || graph->seen++ == 0) {
@@ -61,12 +61,12 @@ DirectPass::Result PassGraphs::Run(const MicroBatch& batch, int64_t step_seed, i
     const Tensor moved = packed.to(DeviceOf(base_->target), /*non_blocking=*/true);
     // The graphs' pool is not there for it: a pass that will be captured makes do with the least.
     return pass_->Run(ViewBatch(moved, shape, packed),
-                      small ? std::vector<Keep>(base_->config.layers, Keep::kInput) : KeepFor(shape));
+                      small ? std::vector<Keep>(base_->config.layers, Keep::kInput) : KeepFor(shape), is_first);
   }
   if (!graph->graph) {
     DropGraphsFor(shape);
     graph->input = at::empty_like(packed, at::TensorOptions().device(DeviceOf(base_->target)).pinned_memory(false));
-    Capture(shape, graph.get());
+    Capture({shape, is_first}, graph.get());
   }
   graph->input.copy_(packed, /*non_blocking=*/true);
   graph->graph->replay();
@@ -76,18 +76,18 @@ DirectPass::Result PassGraphs::Run(const MicroBatch& batch, int64_t step_seed, i
 void PassGraphs::DropGraphsFor(const PassShape& shape) {
   int64_t largest = 0;
   for (const auto& [other, graph] : graphs_) {
-    if (graph->graph) largest = std::max(largest, other.tokens);
+    if (graph->graph) largest = std::max(largest, other.shape.tokens);
   }
   if (largest == 0 || (shape.tokens <= largest && captured() < kMaxGraphs)) return;
   c10::cuda::getCurrentCUDAStream().synchronize();
   for (const auto& [other, graph] : graphs_) graph->graph = nullptr;
 }
 
-void PassGraphs::Capture(const PassShape& shape, Graph* graph) {
+void PassGraphs::Capture(const Key& key, Graph* graph) {
   const at::TensorOptions options = graph->input.options();
   graph->result = {at::zeros({}, options.dtype(at::kDouble)), at::zeros({}, options)};
   at::cuda::MempoolId_t pool{0, 0};
-  for (const auto& [other_shape, other] : graphs_) {
+  for (const auto& [other_key, other] : graphs_) {
     if (other->graph) pool = other->graph->pool();
   }
   c10::cuda::getCurrentCUDAStream().synchronize();
@@ -100,7 +100,7 @@ void PassGraphs::Capture(const PassShape& shape, Graph* graph) {
     // Other threads go on using the device meanwhile, though none may wait for all of it.
     captured->capture_begin(pool, cudaStreamCaptureModeRelaxed);
     try {
-      const DirectPass::Result result = pass_->Run(ViewBatch(graph->input, shape), KeepFor(shape));
+      const DirectPass::Result result = pass_->Run(ViewBatch(graph->input, key.shape), KeepFor(key.shape), key.is_first);
       graph->result.loss_sum.copy_(result.loss_sum);
       graph->result.correct.copy_(result.correct);
     } catch (...) {

@@ -29,24 +29,30 @@ class PassGraphs {
 
   // DirectPass::Run on the calling thread's device and stream. The result holds until the
   // next call.
-  DirectPass::Result Run(const MicroBatch& batch, int64_t step_seed, int64_t loss_tokens);
+  DirectPass::Result Run(const MicroBatch& batch, int64_t step_seed, int64_t loss_tokens, bool is_first);
 
   int64_t captured() const;  // graphs there are
 
  private:
   struct Graph;
+  // A step's first pass is another graph than its later ones.
+  struct Key {
+    PassShape shape;
+    bool is_first = false;
+    auto operator<=>(const Key&) const = default;
+  };
 
   std::vector<Keep> KeepFor(const PassShape& shape) const;
   // Makes way for a pass of this shape. A pool that grew with ever larger passes would
   // hold them all: the larger pass comes first, and the others are captured again.
   void DropGraphsFor(const PassShape& shape);
-  void Capture(const PassShape& shape, Graph* graph);
+  void Capture(const Key& key, Graph* graph);
 
   DirectPass* const pass_;
   const BaseModel* const base_;
   const at::ScalarType type_;
   const int64_t activation_bytes_;
-  std::map<PassShape, std::unique_ptr<Graph>> graphs_;
+  std::map<Key, std::unique_ptr<Graph>> graphs_;
 };
 
 }  // namespace attune

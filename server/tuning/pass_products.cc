@@ -111,8 +111,9 @@ Tensor PassProducts::Weight(int64_t layer, Linear which) const {
   return product.weight_OI.defined() ? product.weight_OI : LinearWeight(base_->weights.layers[layer], which, type_);
 }
 
-void PassProducts::Begin(const StepSeed& seed) {
+void PassProducts::Begin(const StepSeed& seed, bool replaces) {
   seed_ = seed;
+  replaces_ = replaces;
   for (auto& layer : products_) {
     for (Product& product : layer) {
       if (!product.is_joined) continue;
@@ -145,7 +146,8 @@ Tensor PassProducts::MultiplyBackward(int64_t layer, Linear which, const Tensor&
   Tensor dx;
   if (needs_dx) dx = MatMul(dy, As::kIs, Weight(layer, which), As::kIs);
   for (const Product::TrainedRows& rows : product.trained) {
-    MatMul(dy.narrow(1, rows.first_row, rows.gradient.size(0)), As::kTransposed, x, As::kIs, 1, 1, rows.gradient);
+    MatMul(dy.narrow(1, rows.first_row, rows.gradient.size(0)), As::kTransposed, x, As::kIs, 1, replaces_ ? 0 : 1,
+           rows.gradient);
   }
   if (product.terms.empty()) return dx;
   const Tensor dropped = Dropped(product, x);

@@ -26,7 +26,9 @@ class PassProducts {
   ~PassProducts();
 
   // Before each pass: takes over weights that trained since, and the pass's dropout masks.
-  void Begin(const StepSeed& seed);
+  // `replaces`: trained weights' gradients take the place of what is in the buffer; LoRA's
+  // are always added.
+  void Begin(const StepSeed& seed, bool replaces);
 
   // x W^T, T x O. `u_TR`, LoRA's inner product, is used if it is defined, else made; it
   // stays undefined where the product has no LoRA.
@@ -55,6 +57,7 @@ class PassProducts {
   const double dropout_;
   std::vector<std::array<Product, kLinears>> products_;
   StepSeed seed_;  // of the running pass
+  bool replaces_ = false;
 };
 
 }  // namespace attune

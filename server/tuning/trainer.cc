@@ -94,27 +94,31 @@ uint64_t Trainer::FirstSeed(int64_t step) const {
   return (static_cast<uint64_t>(*h_.seed) * 1000003u + step) * 1009u + 1;
 }
 
-DirectPass::Result Trainer::RunPass(const MicroBatch& batch, uint64_t seed, int64_t loss_tokens) {
+DirectPass::Result Trainer::RunPass(const MicroBatch& batch, uint64_t seed, int64_t loss_tokens,
+                                    bool is_first) {
   const int64_t signed_seed = static_cast<int64_t>(seed);
-  if (graphs_) return graphs_->Run(batch, signed_seed, loss_tokens);
+  if (graphs_) return graphs_->Run(batch, signed_seed, loss_tokens, is_first);
   const PassShape shape = ExactShape(batch);
   const at::Tensor packed = PackBatch(batch, shape, signed_seed, loss_tokens, /*pinned=*/false);
   const int64_t element = static_cast<int64_t>(at::elementSize(PassType(h_)));
   return direct_.Run(ViewBatch(packed.to(DeviceOf(base_->target)), shape, packed),
-                     ChooseKeep(base_->config, shape.tokens, element, activation_bytes_));
+                     ChooseKeep(base_->config, shape.tokens, element, activation_bytes_), is_first);
 }
 
 absl::StatusOr<double> Trainer::Accumulate(const std::vector<Batcher::Group>& groups, int64_t step,
                                            int64_t loss_tokens) {
-  flat_.Refresh();
+  if (!has_stepped_) flat_.Refresh();
+  has_stepped_ = true;
   uint64_t seed = FirstSeed(step);
+  bool is_first = true;
   double loss = 0;
   for (const Batcher::Group& group : groups) {
     Arbiter::Turn turn = TakeTurn();
     for (const MicroBatch& batch : group) {
       const uint64_t batch_seed = seed++;
       if (batch.targets.empty()) continue;
-      loss += RunPass(batch, batch_seed, loss_tokens).loss_sum.item<double>();  // waits for the pass
+      loss += RunPass(batch, batch_seed, loss_tokens, is_first).loss_sum.item<double>();  // waits for the pass
+      is_first = false;
       if (!std::isfinite(loss)) return NotFinite(step, "loss");
     }
   }
@@ -139,13 +143,7 @@ absl::StatusOr<StepResult> Trainer::Step(int64_t step) {
     result.gradient_norm = optimizer_.Step(result.learning_rate);
     return std::isfinite(result.gradient_norm) ? absl::OkStatus() : NotFinite(step, "gradient");
   });
-  if (!status.ok()) {
-    CatchTorch([&] {
-      at::Tensor(flat_.gradients()).zero_();
-      return absl::OkStatus();
-    }).IgnoreError();
-    return status;
-  }
+  if (!status.ok()) return status;
   return result;
 }
 

@@ -43,7 +43,8 @@ class Trainer {
           int64_t activation_bytes = 0);
   ~Trainer();
 
-  // Takes step number `step` (from 0). INTERNAL (NAN_LOSS) if loss or gradient is no
+  // Takes step number `step` (from 0). Parameters may be changed from outside before the
+  // first. INTERNAL (NAN_LOSS) if loss or gradient is no
   // finite number: the parameters are then as before the step. RESOURCE_EXHAUSTED
   // (OUT_OF_MEMORY) likewise.
   absl::StatusOr<StepResult> Step(int64_t step);
@@ -61,7 +62,7 @@ class Trainer {
   };
   Pass Forward(const MicroBatch& batch);
   Arbiter::Turn TakeTurn();
-  DirectPass::Result RunPass(const MicroBatch& batch, uint64_t seed, int64_t loss_tokens);
+  DirectPass::Result RunPass(const MicroBatch& batch, uint64_t seed, int64_t loss_tokens, bool is_first);
   // The sum of the step's losses, with gradients left for the optimizer. INTERNAL (NAN_LOSS).
   absl::StatusOr<double> Accumulate(const std::vector<Batcher::Group>& groups, int64_t step, int64_t loss_tokens);
   uint64_t FirstSeed(int64_t step) const;
@@ -75,6 +76,7 @@ class Trainer {
   FlatParameters flat_;
   DirectPass direct_;
   std::unique_ptr<PassGraphs> graphs_;  // where there are CUDA kernels
+  bool has_stepped_ = false;
   AdamW optimizer_;
 };
 

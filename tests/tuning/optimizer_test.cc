@@ -74,7 +74,6 @@ TEST_F(AdamWTest, FollowsThePaper) {
       w[i] -= 0.01 * (m[i] / (1 - std::pow(0.9, t))) / (std::sqrt(v[i] / (1 - std::pow(0.999, t))) + 1e-8);
       EXPECT_NEAR(leaf_[i].item<float>(), w[i], 1e-6) << "step " << t;
     }
-    EXPECT_EQ(flat_->gradients().count_nonzero().item<int64_t>(), 0);
   }
   EXPECT_EQ(optimizer_->steps(), 3);
 }
@@ -104,7 +103,7 @@ TEST_P(Moments8BitTest, FollowsFloatState) {
   const at::Tensor start = at::randn({300, 7}, options);
   const std::vector<Parameter> exact = {{"a", start.clone().set_requires_grad(true)}},
                                coarse = {{"a", start.clone().set_requires_grad(true)}};
-  const FlatParameters exact_flat(exact, at::kFloat), coarse_flat(coarse, at::kFloat);
+  const FlatParameters exact_flat(exact, at::kBFloat16), coarse_flat(coarse, at::kBFloat16);
   AdamW exact_adamw(exact, Resolved(h), &exact_flat);
   h.optimizer_state = "int8";
   AdamW coarse_adamw(coarse, Resolved(h), &coarse_flat);
@@ -114,8 +113,9 @@ TEST_P(Moments8BitTest, FollowsFloatState) {
     at::Tensor(exact_flat.gradients()).copy_(gradients);
     at::Tensor(coarse_flat.gradients()).copy_(gradients);
     EXPECT_EQ(exact_adamw.Step(0.01), coarse_adamw.Step(0.01));
-    EXPECT_EQ(coarse_flat.gradients().count_nonzero().item<int64_t>(), 0);
+    EXPECT_TRUE(at::equal(coarse_flat.copy(), coarse_flat.values().to(at::kBFloat16)));
   }
+  EXPECT_TRUE(at::equal(exact_flat.copy(), exact_flat.values().to(at::kBFloat16)));
   const at::Tensor moved = exact_flat.values() - start.flatten();
   EXPECT_LT((coarse_flat.values() - exact_flat.values()).norm().item<float>(), 0.05 * moved.norm().item<float>());
   int64_t bytes = 0;
@@ -156,7 +156,7 @@ TEST(GpuAdamWTest, FollowsThePaper) {
     v = 0.999 * v + 0.001 * g * g;
     w = w * (1 - 0.01 * 0.1) - 0.01 * (m / (1 - std::pow(0.9, t))) / ((v / (1 - std::pow(0.999, t))).sqrt() + 1e-8);
     EXPECT_TRUE(Near(flat.values(), w, 1e-5)) << "step " << t;
-    EXPECT_EQ(flat.gradients().count_nonzero().item<int64_t>(), 0);
+    EXPECT_TRUE(at::equal(flat.copy(), flat.values().to(at::kBFloat16)));
   }
 }
 
@@ -176,7 +176,6 @@ TEST_F(AdamWTest, ANormThatIsNoNumberChangesNothing) {
   EXPECT_EQ(leaf_[1].item<float>(), -2);
   EXPECT_EQ(State(0).abs().max().item<float>(), 0);
   EXPECT_EQ(optimizer_->steps(), 0);
-  EXPECT_EQ(flat_->gradients().abs().max().item<float>(), 0) << "the next step starts from nothing";
 }
 
 // A checkpoint puts moments and the count back; the step after is the one that would have followed.

@@ -61,57 +61,65 @@ struct MomentBlock {
   }
 };
 
+void* CopyOf(const AdamWArguments& a) { return a.copy.defined() ? a.copy.mutable_data_ptr() : nullptr; }
+
+void CheckDevice(const AdamWArguments& a) {
+  TORCH_CHECK(a.parameters.is_cpu(), "AdamW needs the CPU or the CUDA kernels");
+}
+
 }  // namespace
 
-void AdamWStep(const cuda::AdamWSettings& s, const Tensor& norm, const Tensor& parameters, const Tensor& gradients,
-               const Tensor& first, const Tensor& second) {
-  float *p = MutableElements<float>(parameters), *g = MutableElements<float>(gradients);
+void AdamWStep(const cuda::AdamWSettings& s, const Tensor& norm, const AdamWArguments& a, const Tensor& first,
+               const Tensor& second) {
+  float* p = MutableElements<float>(a.parameters);
+  const float* g = Elements<float>(a.gradients);
   float *m = MutableElements<float>(first), *v = MutableElements<float>(second);
-  const int64_t count = parameters.numel();
-  if (UsesCudaKernels(parameters)) {
-    cuda::AdamW(s, norm.const_data_ptr<float>(), p, g, m, v, count, CurrentCudaStream());
+  const int64_t count = a.parameters.numel();
+  if (UsesCudaKernels(a.parameters)) {
+    cuda::AdamW(s, norm.const_data_ptr<float>(), p, CopyOf(a), g, m, v, count, CurrentCudaStream());
     return;
   }
-  TORCH_CHECK(parameters.is_cpu(), "AdamW needs the CPU or the CUDA kernels");
+  CheckDevice(a);
   const float value = norm.item<float>();
+  if (!std::isfinite(value)) return;
   const StepFactors step(s, value);
+  auto* copy = static_cast<Bf16*>(CopyOf(a));
   at::parallel_for(0, count, 16384, [&](int64_t begin, int64_t end) {
-    if (std::isfinite(value)) {
 #pragma omp simd
-      for (int64_t i = begin; i < end; ++i) p[i] = Updated(s, step, p[i], g[i], m + i, v + i);
-    }
-    std::fill(g + begin, g + end, 0.0f);
+    for (int64_t i = begin; i < end; ++i) p[i] = Updated(s, step, p[i], g[i], m + i, v + i);
+    for (int64_t i = begin; copy && i < end; ++i) Store(p[i], copy + i);
   });
 }
 
-void AdamWStep8Bit(const cuda::AdamWSettings& s, const Tensor& norm, const Tensor& parameters, const Tensor& gradients,
-                   const Moment8Bit& first, const Moment8Bit& second) {
-  float *p = MutableElements<float>(parameters), *g = MutableElements<float>(gradients);
-  const int64_t count = parameters.numel();
-  if (UsesCudaKernels(parameters)) {
+void AdamWStep8Bit(const cuda::AdamWSettings& s, const Tensor& norm, const AdamWArguments& a, const Moment8Bit& first,
+                   const Moment8Bit& second) {
+  float* p = MutableElements<float>(a.parameters);
+  const float* g = Elements<float>(a.gradients);
+  const int64_t count = a.parameters.numel();
+  if (UsesCudaKernels(a.parameters)) {
     cuda::AdamW8Bit(s, norm.const_data_ptr<float>(), first.table.const_data_ptr<float>(),
-                    second.table.const_data_ptr<float>(), p, g, MutableElements<uint8_t>(first.codes),
+                    second.table.const_data_ptr<float>(), p, CopyOf(a), g, MutableElements<uint8_t>(first.codes),
                     MutableElements<float>(first.scales), MutableElements<uint8_t>(second.codes),
                     MutableElements<float>(second.scales), count, CurrentCudaStream());
     return;
   }
-  TORCH_CHECK(parameters.is_cpu(), "AdamW needs the CPU or the CUDA kernels");
+  CheckDevice(a);
   const float value = norm.item<float>();
+  if (!std::isfinite(value)) return;
   const StepFactors step(s, value);
+  auto* copy = static_cast<Bf16*>(CopyOf(a));
   at::parallel_for(0, first.scales.numel(), 16, [&](int64_t from, int64_t to) {
     for (int64_t block = from; block < to; ++block) {
-      const int64_t begin = block * kMomentBlock, size = std::min<int64_t>(kMomentBlock, count - begin);
-      if (std::isfinite(value)) {
-        MomentBlock m(first, block), v(second, block);
-        m.Unpack(size);
-        v.Unpack(size);
-        for (int64_t i = 0; i < size; ++i) {
-          p[begin + i] = Updated(s, step, p[begin + i], g[begin + i], m.values + i, v.values + i);
-        }
-        m.Pack(size);
-        v.Pack(size);
+      const int64_t begin = block * kMomentBlock, end = std::min(begin + kMomentBlock, count), size = end - begin;
+      MomentBlock m(first, block), v(second, block);
+      m.Unpack(size);
+      v.Unpack(size);
+      for (int64_t i = begin; i < end; ++i) {
+        p[i] = Updated(s, step, p[i], g[i], m.values + i - begin, v.values + i - begin);
       }
-      std::fill(g + begin, g + begin + size, 0.0f);
+      m.Pack(size);
+      v.Pack(size);
+      for (int64_t i = begin; copy && i < end; ++i) Store(p[i], copy + i);
     }
   });
 }

@@ -7,12 +7,18 @@
 
 namespace attune {
 
-// A step of AdamW (Loshchilov and Hutter 2019) on flat fp32 parameters, the same update
-// as torch.optim.AdamW's: clips the gradients by `norm` (an fp32 scalar on the device;
-// transformers' rule), updates parameters and moments, and zeroes the gradients. If `norm`
-// is no finite number only the latter. On the CPU and on GPUs with the CUDA kernels.
-void AdamWStep(const cuda::AdamWSettings& settings, const at::Tensor& norm, const at::Tensor& parameters,
-               const at::Tensor& gradients, const at::Tensor& first, const at::Tensor& second);
+// What a step of AdamW works on: flat fp32 parameters and gradients, and the parameters'
+// copy in bf16, which may be undefined.
+struct AdamWArguments {
+  at::Tensor parameters, copy, gradients;
+};
+
+// A step of AdamW (Loshchilov and Hutter 2019), the same update as torch.optim.AdamW's,
+// under gradients clipped by their `norm` (an fp32 scalar on the device; transformers'
+// rule): updates parameters, copy and moments, nothing if `norm` is no finite number. On
+// the CPU and on GPUs with the CUDA kernels.
+void AdamWStep(const cuda::AdamWSettings& settings, const at::Tensor& norm, const AdamWArguments& arguments,
+               const at::Tensor& first, const at::Tensor& second);
 
 // A moment in 8 bits (Dettmers et al. 2022): codes are indexes into a table of 256 rising
 // fp32 values up to 1, and each kMomentBlock of them share a scale.
@@ -20,8 +26,8 @@ struct Moment8Bit {
   at::Tensor table, codes, scales;
 };
 // The same over such moments.
-void AdamWStep8Bit(const cuda::AdamWSettings& settings, const at::Tensor& norm, const at::Tensor& parameters,
-                   const at::Tensor& gradients, const Moment8Bit& first, const Moment8Bit& second);
+void AdamWStep8Bit(const cuda::AdamWSettings& settings, const at::Tensor& norm, const AdamWArguments& arguments,
+                   const Moment8Bit& first, const Moment8Bit& second);
 
 }  // namespace attune
 

@@ -49,7 +49,8 @@ void MatMul(const Tensor& a, As a_as, const Tensor& b, As b_as, double alpha, do
   if (out.scalar_type() == left.scalar_type()) {
     out.addmm_(left, right, beta, alpha);
   } else if (beta == 0) {
-    out.copy_(at::mm(left, right)).mul_(alpha);
+    out.copy_(at::mm(left, right));
+    if (alpha != 1) out.mul_(alpha);
   } else {
     (beta == 1 ? out : out.mul_(beta)).add_(at::mm(left, right), alpha);
   }

@@ -36,10 +36,11 @@ void TakeRows(Type, const void*, const int64_t*, void*, int64_t, int64_t, Stream
 void AddPrefixRows(Type, const void*, const int32_t*, int64_t, int64_t, float*, int64_t, Stream) { std::abort(); }
 void Dequantize(Codes, const void*, const float*, Type, void*, int64_t, Stream) { std::abort(); }
 void GradientNorm(const float*, int64_t, double*, float*, Stream) { std::abort(); }
-void AdamW(const AdamWSettings&, const float*, float*, float*, float*, float*, int64_t, Stream) { std::abort(); }
-
-void AdamW8Bit(const AdamWSettings&, const float*, const float*, const float*, float*, float*, uint8_t*, float*,
-               uint8_t*, float*, int64_t, Stream) {
+void AdamW(const AdamWSettings&, const float*, float*, void*, const float*, float*, float*, int64_t, Stream) {
+  std::abort();
+}
+void AdamW8Bit(const AdamWSettings&, const float*, const float*, const float*, float*, void*, const float*, uint8_t*,
+               float*, uint8_t*, float*, int64_t, Stream) {
   std::abort();
 }
 

@@ -38,20 +38,26 @@ __device__ inline float Updated(const AdamWSettings& s, const Step& step, float 
   return p * (1 - s.learning_rate * s.weight_decay) - step.rate * *m / (sqrtf(*v) * step.root + s.epsilon);
 }
 
-__global__ void Update(const AdamWSettings s, const float* norm_pointer, float* parameters, float* gradients,
-                       float* first, float* second, int64_t count) {
+// N parameters a thread at a time: 1 or 4.
+template <int N>
+__global__ void Update(const AdamWSettings s, const float* norm_pointer, float* parameters, __nv_bfloat16* copy,
+                       const float* gradients, float* first, float* second, int64_t count) {
   const float norm = *norm_pointer;
-  const bool sound = isfinite(norm);
+  if (!isfinite(norm)) return;
   const Step step(s, norm);
-  for (int64_t i = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x; i < count;
-       i += static_cast<int64_t>(gridDim.x) * kThreads) {
-    if (sound) {
-      float m = first[i], v = second[i];
-      parameters[i] = Updated(s, step, parameters[i], gradients[i], &m, &v);
-      first[i] = m;
-      second[i] = v;
-    }
-    gradients[i] = 0;
+  for (int64_t i = (blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x) * N; i < count;
+       i += static_cast<int64_t>(gridDim.x) * kThreads * N) {
+    float p[N], g[N], m[N], v[N];
+    Load(parameters + i, p);
+    Load(gradients + i, g);
+    Load(first + i, m);
+    Load(second + i, v);
+#pragma unroll
+    for (int j = 0; j < N; ++j) p[j] = Updated(s, step, p[j], g[j], m + j, v + j);
+    Store(parameters + i, p);
+    Store(first + i, m);
+    Store(second + i, v);
+    if (copy) Store(copy + i, p);
   }
 }
 
@@ -71,35 +77,36 @@ __device__ inline uint8_t Nearest(const float* table, float x) {
 
 // A block of threads for a block of moments.
 __global__ void Update8Bit(const AdamWSettings s, const float* norm_pointer, const float* first_table,
-                           const float* second_table, float* parameters, float* gradients, uint8_t* first,
-                           float* first_scales, uint8_t* second, float* second_scales, int64_t count) {
+                           const float* second_table, float* parameters, __nv_bfloat16* copy,
+                           const float* gradients, uint8_t* first, float* first_scales, uint8_t* second,
+                           float* second_scales, int64_t count) {
   __shared__ float tables[2][256], shared[33];
   tables[0][threadIdx.x] = first_table[threadIdx.x];
   tables[1][threadIdx.x] = second_table[threadIdx.x];
   __syncthreads();
   const float norm = *norm_pointer;
+  if (!isfinite(norm)) return;  // all threads alike
   const int64_t i = blockIdx.x * static_cast<int64_t>(kMomentBlock) + threadIdx.x;
   const bool inside = i < count;
-  if (isfinite(norm)) {  // for all threads alike
-    const Step step(s, norm);
-    float m = 0, v = 0;
-    if (inside) {
-      m = tables[0][first[i]] * first_scales[blockIdx.x];
-      v = tables[1][second[i]] * second_scales[blockIdx.x];
-      parameters[i] = Updated(s, step, parameters[i], gradients[i], &m, &v);
-    }
-    auto larger = [](float a, float b) { return fmaxf(a, b); };
-    const float m_scale = BlockReduce(fabsf(m), 0.0f, shared, larger), v_scale = BlockReduce(v, 0.0f, shared, larger);
-    if (inside) {
-      first[i] = Nearest(tables[0], m_scale > 0 ? m / m_scale : 0.0f);
-      second[i] = Nearest(tables[1], v_scale > 0 ? v / v_scale : 0.0f);
-    }
-    if (threadIdx.x == 0) {
-      first_scales[blockIdx.x] = m_scale;
-      second_scales[blockIdx.x] = v_scale;
-    }
+  const Step step(s, norm);
+  float m = 0, v = 0;
+  if (inside) {
+    m = tables[0][first[i]] * first_scales[blockIdx.x];
+    v = tables[1][second[i]] * second_scales[blockIdx.x];
+    const float p = Updated(s, step, parameters[i], gradients[i], &m, &v);
+    parameters[i] = p;
+    if (copy) copy[i] = FromFloat<__nv_bfloat16>(p);
   }
-  if (inside) gradients[i] = 0;
+  auto larger = [](float a, float b) { return fmaxf(a, b); };
+  const float m_scale = BlockReduce(fabsf(m), 0.0f, shared, larger), v_scale = BlockReduce(v, 0.0f, shared, larger);
+  if (inside) {
+    first[i] = Nearest(tables[0], m_scale > 0 ? m / m_scale : 0.0f);
+    second[i] = Nearest(tables[1], v_scale > 0 ? v / v_scale : 0.0f);
+  }
+  if (threadIdx.x == 0) {
+    first_scales[blockIdx.x] = m_scale;
+    second_scales[blockIdx.x] = v_scale;
+  }
 }
 
 }  // namespace
@@ -111,20 +118,24 @@ void GradientNorm(const float* gradients, int64_t count, double* partials, float
   CheckLaunch();
 }
 
-void AdamW(const AdamWSettings& settings, const float* norm, float* parameters, float* gradients, float* first,
-           float* second, int64_t count, Stream stream) {
-  const int64_t blocks = (count + kThreads - 1) / kThreads;
-  Update<<<blocks < 4096 ? blocks : 4096, kThreads, 0, stream>>>(settings, norm, parameters, gradients, first, second,
-                                                                count);
+void AdamW(const AdamWSettings& settings, const float* norm, float* parameters, void* copy, const float* gradients,
+           float* first, float* second, int64_t count, Stream stream) {
+  auto launch = [&]<int N>() {
+    const int64_t blocks = (count / N + kThreads - 1) / kThreads;
+    Update<N><<<blocks < 4096 ? blocks : 4096, kThreads, 0, stream>>>(
+        settings, norm, parameters, static_cast<__nv_bfloat16*>(copy), gradients, first, second, count);
+  };
+  count % 4 == 0 ? launch.operator()<4>() : launch.operator()<1>();
   CheckLaunch();
 }
 
 void AdamW8Bit(const AdamWSettings& settings, const float* norm, const float* first_table, const float* second_table,
-               float* parameters, float* gradients, uint8_t* first, float* first_scales, uint8_t* second,
-               float* second_scales, int64_t count, Stream stream) {
+               float* parameters, void* copy, const float* gradients, uint8_t* first, float* first_scales,
+               uint8_t* second, float* second_scales, int64_t count, Stream stream) {
   const unsigned blocks = static_cast<unsigned>((count + kMomentBlock - 1) / kMomentBlock);
-  Update8Bit<<<blocks, kMomentBlock, 0, stream>>>(settings, norm, first_table, second_table, parameters, gradients,
-                                                 first, first_scales, second, second_scales, count);
+  Update8Bit<<<blocks, kMomentBlock, 0, stream>>>(settings, norm, first_table, second_table, parameters,
+                                                 static_cast<__nv_bfloat16*>(copy), gradients, first, first_scales,
+                                                 second, second_scales, count);
   CheckLaunch();
 }
 

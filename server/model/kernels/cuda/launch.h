@@ -92,17 +92,17 @@ struct AdamWSettings {
 // *norm = the Euclidean norm of `count` values. partials: kNormPartials doubles of scratch.
 inline constexpr int kNormPartials = 1024;
 void GradientNorm(const float* gradients, int64_t count, double* partials, float* norm, Stream stream);
-// Clips to max_norm (if > 0), updates parameters and moments and zeroes the gradients.
-// Changes nothing but the gradients if *norm is no finite number.
-void AdamW(const AdamWSettings& settings, const float* norm, float* parameters, float* gradients, float* first,
-           float* second, int64_t count, Stream stream);
+// Clips to max_norm (if > 0) and updates parameters and moments; the parameters also as
+// bf16 in `copy` if that is not null. Changes nothing if *norm is no finite number.
+void AdamW(const AdamWSettings& settings, const float* norm, float* parameters, void* copy, const float* gradients,
+           float* first, float* second, int64_t count, Stream stream);
 
 // The same over moments in 8 bits (Dettmers et al. 2022): `first` and `second` are indexes
 // into tables of 256 rising values up to 1, and kMomentBlock of them share a scale.
 inline constexpr int kMomentBlock = 256;
 void AdamW8Bit(const AdamWSettings& settings, const float* norm, const float* first_table, const float* second_table,
-               float* parameters, float* gradients, uint8_t* first, float* first_scales, uint8_t* second,
-               float* second_scales, int64_t count, Stream stream);
+               float* parameters, void* copy, const float* gradients, uint8_t* first, float* first_scales,
+               uint8_t* second, float* second_scales, int64_t count, Stream stream);
 
 }  // namespace attune::cuda
 
