@@ -30,27 +30,35 @@ void Arbiter::Turn::Release() {
 Arbiter::Arbiter(const Clock* clock, const Options& options)
     : clock_(clock), options_(options), memory_(options.memory_bytes) {}
 
-Arbiter::Turn Arbiter::Acquire(WorkClass work) {
+Arbiter::Turn Arbiter::Acquire(WorkClass work, Sharing sharing) {
   absl::MutexLock lock(&mutex_);
   const int64_t ticket = next_ticket_++;
   Of(work).waiting.push_back(ticket);
-  while (!IsNext(work, ticket)) {
+  while (!IsNext(work, sharing, ticket)) {
     const absl::Duration kept = kept_until_ - clock_->Now();
-    if (!busy_ && kept_for_ != work && kept > absl::ZeroDuration()) {
+    if (holders_ == 0 && kept_for_ != work && kept > absl::ZeroDuration()) {
       changed_.WaitWithTimeout(&mutex_, kept);
     } else {
       changed_.Wait(&mutex_);
     }
   }
   Of(work).waiting.pop_front();
-  busy_ = true;
-  kept_until_ = absl::InfinitePast();
-  turn_start_ = clock_->Now();
+  if (holders_++ == 0) {
+    held_by_ = work;
+    held_ = sharing;
+    kept_until_ = absl::InfinitePast();
+    turn_start_ = clock_->Now();
+  }
+  if (sharing == Sharing::kShared) changed_.SignalAll();  // the next in line may join
   return Turn(this, work);
 }
 
-bool Arbiter::IsNext(WorkClass work, int64_t ticket) {
-  if (busy_ || Of(work).waiting.front() != ticket) return false;
+bool Arbiter::IsNext(WorkClass work, Sharing sharing, int64_t ticket) {
+  if (Of(work).waiting.front() != ticket) return false;
+  if (holders_ > 0) {
+    return sharing == Sharing::kShared && held_ == Sharing::kShared && held_by_ == work &&
+           Of(OtherThan(work)).waiting.empty();
+  }
   if (!Of(OtherThan(work)).waiting.empty()) return Preferred() == work;
   return kept_for_ == work || clock_->Now() >= kept_until_;
 }
@@ -61,11 +69,11 @@ WorkClass Arbiter::Preferred() const {
 
 void Arbiter::GiveUp(WorkClass work) {
   absl::MutexLock lock(&mutex_);
+  if (--holders_ > 0) return;
   const absl::Time now = clock_->Now();
   // A clock that was set back must not take time away.
   const absl::Duration elapsed = std::max(now - turn_start_, absl::ZeroDuration());
   Of(work).used += elapsed;
-  busy_ = false;
   if (!Of(OtherThan(work)).waiting.empty()) {
     owed_to_training_ += work == WorkClass::kGeneration ? elapsed * options_.training_share
                                                         : -elapsed * (1 - options_.training_share);

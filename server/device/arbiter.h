@@ -15,6 +15,10 @@ namespace attune {
 
 enum class WorkClass { kGeneration = 0, kTraining = 1 };
 
+// Whether others of the class may use the device in the same turn: for work that is too
+// small to fill it.
+enum class Sharing { kAlone, kShared };
+
 // Grants turns on one device, one at a time, to generation (an engine step) and
 // training (a micro-batch), and holds the device's memory budget.
 //
@@ -26,8 +30,9 @@ enum class WorkClass { kGeneration = 0, kTraining = 1 };
 // A class takes a moment between its turns (sampling, packing), in which it
 // does not wait. So that the other does not slip in each time, the device stays
 // free for up to `handover_gap` for a class that has just given up its turn and
-// would be the next. Within a class, turns go in the order of asking.
-// Thread-safe.
+// would be the next. Within a class, turns go in the order of asking. Callers that
+// share join a shared turn of their class that runs, until the other class waits;
+// its time counts once. Thread-safe.
 class Arbiter {
  public:
   struct Options {
@@ -62,10 +67,10 @@ class Arbiter {
   Arbiter(const Arbiter&) = delete;
   Arbiter& operator=(const Arbiter&) = delete;
 
-  // Blocks until it is this caller's turn. A thread that holds a turn must not
+  // Blocks until it is this caller's turn, alone or shared. A thread that holds a turn must not
   // ask for another. Work on the device must have finished (be synchronized)
   // when the turn is given up, or the seconds are wrong.
-  Turn Acquire(WorkClass work) ABSL_LOCKS_EXCLUDED(mutex_);
+  Turn Acquire(WorkClass work, Sharing sharing = Sharing::kAlone) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Device seconds of the class's turns that have ended.
   double Seconds(WorkClass work) const ABSL_LOCKS_EXCLUDED(mutex_);
@@ -85,7 +90,7 @@ class Arbiter {
   void GiveUp(WorkClass work) ABSL_LOCKS_EXCLUDED(mutex_);
   // The class that goes first if both want the device.
   WorkClass Preferred() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  bool IsNext(WorkClass work, int64_t ticket) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool IsNext(WorkClass work, Sharing sharing, int64_t ticket) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const Clock* const clock_;
   const Options options_;
@@ -95,7 +100,9 @@ class Arbiter {
   absl::CondVar changed_;
   std::array<PerClass, 2> classes_ ABSL_GUARDED_BY(mutex_);
   int64_t next_ticket_ ABSL_GUARDED_BY(mutex_) = 0;
-  bool busy_ ABSL_GUARDED_BY(mutex_) = false;
+  int holders_ ABSL_GUARDED_BY(mutex_) = 0;  // of the turn that runs
+  WorkClass held_by_ ABSL_GUARDED_BY(mutex_) = WorkClass::kGeneration;
+  Sharing held_ ABSL_GUARDED_BY(mutex_) = Sharing::kAlone;
   absl::Time turn_start_ ABSL_GUARDED_BY(mutex_);
   // Until then, only `kept_for_` may take the free device.
   absl::Time kept_until_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();

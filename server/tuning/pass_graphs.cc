@@ -28,10 +28,16 @@ namespace {
 // More graphs than shapes that come again.
 constexpr int64_t kMaxGraphs = 64;
 
-// One for all captures: cuBLAS keeps a workspace for each stream that it has seen.
-const c10::cuda::CUDAStream& SideStream() {
-  static const c10::cuda::CUDAStream stream = c10::cuda::getStreamFromPool();
-  return stream;
+// The default stream cannot be captured. cuBLAS keeps a workspace for each stream that it has
+// seen: few streams; and what runs side by side must not share one.
+c10::cuda::CUDAStream CapturableStream() {
+  static const c10::cuda::CUDAStream side = c10::cuda::getStreamFromPool();
+  const c10::cuda::CUDAStream current = c10::cuda::getCurrentCUDAStream();
+  return current == c10::cuda::getDefaultCUDAStream() ? side : current;
+}
+
+bool IsSmall(at::ScalarType type, const MicroBatch& batch) {
+  return type == at::kBFloat16 && static_cast<int64_t>(batch.tokens.size()) <= PassGraphs::kMaxGraphTokens;
 }
 
 }  // namespace
@@ -50,7 +56,7 @@ std::vector<Keep> PassGraphs::KeepFor(const PassShape& shape) const {
 }
 
 DirectPass::Result PassGraphs::Run(const MicroBatch& batch, int64_t step_seed, int64_t loss_tokens, bool is_first) {
-  const bool small = type_ == at::kBFloat16 && static_cast<int64_t>(batch.tokens.size()) <= kMaxGraphTokens;
+  const bool small = IsSmall(type_, batch);
   const PassShape shape = small ? BucketShape(batch) : ExactShape(batch);
   const Tensor packed = PackBatch(batch, shape, step_seed, loss_tokens, /*pinned=*/true);
   std::unique_ptr<Graph>& graph = graphs_[{shape, is_first}];
@@ -71,6 +77,12 @@ DirectPass::Result PassGraphs::Run(const MicroBatch& batch, int64_t step_seed, i
   graph->input.copy_(packed, /*non_blocking=*/true);
   graph->graph->replay();
   return graph->result;
+}
+
+bool PassGraphs::IsReplay(const MicroBatch& batch, bool is_first) const {
+  if (!IsSmall(type_, batch)) return false;
+  const auto found = graphs_.find({BucketShape(batch), is_first});
+  return found != graphs_.end() && found->second->graph;
 }
 
 void PassGraphs::DropGraphsFor(const PassShape& shape) {
@@ -95,7 +107,7 @@ void PassGraphs::Capture(const Key& key, Graph* graph) {
   c10::cuda::CUDACachingAllocator::emptyCache();
   auto captured = std::make_unique<at::cuda::CUDAGraph>();
   {
-    c10::cuda::CUDAStreamGuard side(SideStream());
+    c10::cuda::CUDAStreamGuard side(CapturableStream());
     at::cuda::getCurrentCUDABlasHandle();  // its workspace is not to come from the graphs' pool
     // Other threads go on using the device meanwhile, though none may wait for all of it.
     captured->capture_begin(pool, cudaStreamCaptureModeRelaxed);

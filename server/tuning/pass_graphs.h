@@ -15,7 +15,8 @@ namespace attune {
 // shapes; from a shape's second batch on, its pass is one CUDA graph, so that a small
 // model's thousands of small kernels cost one launch. Larger batches keep the device
 // busy without, and fp32 passes need the host. All graphs share one memory pool: none
-// keeps anything there from one replay to the next. A shape's first pass keeps only its
+// keeps anything there from one replay to the next. A graph is captured on the calling
+// thread's stream, or, if that is the default one, on another. A shape's first pass keeps only its
 // layers' inputs, for that pool is not there for it. Throws what libtorch throws: to be
 // run inside CatchTorch, in a turn on the device. Not thread-safe.
 class PassGraphs {
@@ -30,6 +31,9 @@ class PassGraphs {
   // DirectPass::Run on the calling thread's device and stream. The result holds until the
   // next call.
   DirectPass::Result Run(const MicroBatch& batch, int64_t step_seed, int64_t loss_tokens, bool is_first);
+
+  // Whether Run would do no more than replay a graph: then others' graphs may run beside it.
+  bool IsReplay(const MicroBatch& batch, bool is_first) const;
 
   int64_t captured() const;  // graphs there are
 

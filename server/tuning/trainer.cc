@@ -59,6 +59,8 @@ Trainer::Trainer(const BaseModel* base, Method* method, const Batcher* batches, 
       batches_(batches),
       h_(h),
       arbiter_(arbiter),
+      stream_(base->target),
+      making_(std::make_unique<OwnStream::Scope>(stream_)),
       flat_(method->parameters(), PassType(h)),
       direct_(base, method, &flat_, PassType(h), method->lora() ? method->lora()->dropout : 0),
       optimizer_(method->parameters(), h, &flat_) {
@@ -70,11 +72,25 @@ Trainer::Trainer(const BaseModel* base, Method* method, const Batcher* batches, 
   if (base->target.device == ComputeTarget::Device::kCuda && cuda::Available()) {
     graphs_ = std::make_unique<PassGraphs>(&direct_, base, PassType(h), activation_bytes);
   }
+  Synchronize(base->target);
+  making_.reset();
 }
 
 Trainer::~Trainer() = default;
 
-Arbiter::Turn Trainer::TakeTurn() { return arbiter_ ? arbiter_->Acquire(WorkClass::kTraining) : Arbiter::Turn(); }
+Arbiter::Turn Trainer::TakeTurn(Sharing sharing) {
+  return arbiter_ ? arbiter_->Acquire(WorkClass::kTraining, sharing) : Arbiter::Turn();
+}
+
+// Passes of more operations than this keep a GPU busy by themselves, and would make
+// generation wait for several of them: some milliseconds.
+constexpr double kSharedOperations = 2e12;
+
+Sharing Trainer::SharingOf(const MicroBatch& batch, bool is_first) const {
+  const double operations = 4.0 * static_cast<double>(base_->config.Parameters()) * batch.tokens.size();
+  const bool shares = operations <= kSharedOperations && graphs_ && graphs_->IsReplay(batch, is_first);
+  return shares ? Sharing::kShared : Sharing::kAlone;
+}
 
 Trainer::Pass Trainer::Forward(const MicroBatch& batch) {
   const at::ScalarType type = PassType(h_);
@@ -113,10 +129,10 @@ absl::StatusOr<double> Trainer::Accumulate(const std::vector<Batcher::Group>& gr
   bool is_first = true;
   double loss = 0;
   for (const Batcher::Group& group : groups) {
-    Arbiter::Turn turn = TakeTurn();
     for (const MicroBatch& batch : group) {
       const uint64_t batch_seed = seed++;
       if (batch.targets.empty()) continue;
+      const Arbiter::Turn turn = TakeTurn(SharingOf(batch, is_first));
       loss += RunPass(batch, batch_seed, loss_tokens, is_first).loss_sum.item<double>();  // waits for the pass
       is_first = false;
       if (!std::isfinite(loss)) return NotFinite(step, "loss");
@@ -135,11 +151,13 @@ absl::StatusOr<StepResult> Trainer::Step(int64_t step) {
     }
   }
   result.learning_rate = LearningRate(h_, step, h_.max_steps);
+  const OwnStream::Scope scope(stream_);
   absl::Status status = CatchTorch([&]() -> absl::Status {
     ATTUNE_ASSIGN_OR_RETURN(const double loss, Accumulate(groups, step, result.loss_tokens));
     result.loss = result.loss_tokens ? loss / result.loss_tokens : 0;
     if (result.loss_tokens == 0) return absl::OkStatus();  // nothing to learn from: nothing changes
-    Arbiter::Turn turn = TakeTurn();
+    // Many parameters' step fills the device; few ones' is over before it counts.
+    const Arbiter::Turn turn = TakeTurn(graphs_ ? Sharing::kShared : Sharing::kAlone);
     result.gradient_norm = optimizer_.Step(result.learning_rate);
     return std::isfinite(result.gradient_norm) ? absl::OkStatus() : NotFinite(step, "gradient");
   });
@@ -150,6 +168,7 @@ absl::StatusOr<StepResult> Trainer::Step(int64_t step) {
 absl::StatusOr<ValidationResult> Trainer::Evaluate(const Batcher& batches, const std::function<bool()>& stop) {
   ValidationResult result;
   int64_t tokens = 0, correct = 0;
+  const OwnStream::Scope scope(stream_);
   absl::Status status = CatchTorch([&]() -> absl::Status {
     for (const Batcher::Group& group : batches.All(ForwardWays(base_->target))) {
       if (stop && stop()) return absl::CancelledError("stopped while evaluating");

@@ -9,6 +9,7 @@
 #include "server/data/batcher.h"
 #include "server/device/arbiter.h"
 #include "server/jobs/job.h"
+#include "server/model/own_stream.h"
 #include "server/tuning/direct_pass.h"
 #include "server/tuning/flat_parameters.h"
 #include "server/tuning/methods/method.h"
@@ -32,8 +33,9 @@ struct ValidationResult {
 
 // Takes optimizer steps of one method over one stream of batches, each micro-batch by a
 // DirectPass. The loss of a step is the mean over all its answer tokens, however it is cut
-// into micro-batches. Each micro-batch takes one turn on the device. Gradients are summed
-// in a fixed order. Not thread-safe.
+// into micro-batches. Each micro-batch takes one turn on the device, which passes that
+// would not fill it share with other trainers': each has a stream of its own. Gradients are
+// summed in a fixed order. Not thread-safe.
 class Trainer {
  public:
   // All arguments must outlive this; `arbiter` may be null. REQUIRES: `h` is resolved.
@@ -61,7 +63,8 @@ class Trainer {
     int64_t correct = 0;
   };
   Pass Forward(const MicroBatch& batch);
-  Arbiter::Turn TakeTurn();
+  Arbiter::Turn TakeTurn(Sharing sharing = Sharing::kAlone);
+  Sharing SharingOf(const MicroBatch& batch, bool is_first) const;
   DirectPass::Result RunPass(const MicroBatch& batch, uint64_t seed, int64_t loss_tokens, bool is_first);
   // The sum of the step's losses, with gradients left for the optimizer. INTERNAL (NAN_LOSS).
   absl::StatusOr<double> Accumulate(const std::vector<Batcher::Group>& groups, int64_t step, int64_t loss_tokens);
@@ -72,6 +75,9 @@ class Trainer {
   const Batcher* const batches_;
   const Hyperparameters h_;
   Arbiter* const arbiter_;
+  const OwnStream stream_;
+  // Of the constructor, which makes members on the stream.
+  std::unique_ptr<OwnStream::Scope> making_;
   int64_t activation_bytes_ = 0;
   FlatParameters flat_;
   DirectPass direct_;

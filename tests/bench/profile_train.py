@@ -11,7 +11,7 @@ import sys
 # The first whose word a kernel's name holds.
 KINDS = [("attention backward", ("flash_bwd", "fmha_bwd", "bprop", "sdpa_sm90_flash_bprop")),
          ("attention forward", ("flash_fwd", "fmha_fwd", "fprop", "flash")),
-         ("RMS norm", ("NormForward", "NormBackward")), ("SwiGLU", ("GateForward", "GateBackward")),
+         ("RMS norm", ("NormForward", "NormBackward", "Strips")), ("SwiGLU", ("GateForward", "GateBackward")),
          ("rotary embedding", ("InPlace", "BackwardPack")), ("softmax and loss", ("SoftmaxRows",)),
          ("dropout", ("::Mask<",)),
          ("optimizer", ("Squares", "Root", "Update")), ("rows", ("Take", "AddPrefix")),
@@ -43,6 +43,9 @@ def main():
         print(f"{micros / 1e3:9.2f} ms  {100 * micros / busy:4.1f}%  {kind}")
     for name, micros in names.most_common(14):
         print(f"{micros / 1e3:9.2f} ms  {counts[name]:5d} x {name[:90]}")
+    others = [name for name, _ in names.most_common() if kind_of(name) == "other"][:6]
+    for name in others:
+        print(f"other: {names[name] / 1e3:7.2f} ms  {counts[name]:5d} x {name[:160]}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@
 // "heads", "kv_heads", "vocab", "method": "lora"|"soft_prompt"|"full", "rank", "dropout",
 // "virtual_tokens", "batch", "length", "loss_tokens" (of each example; 0: all), "vary" (lengths
 // differ by up to this share), "activation_bytes" (0: what is free), "quantization" (of the
-// base), "optimizer_state", "warmup", "steps",
+// base), "optimizer_state", "jobs" (side by side on one base model, each with an optimizer and
+// data of its own; "seconds" are then of a step of all), "warmup", "steps",
 // "trace" (a file: a Chrome trace of the last step's kernels)}.
 // Prints one line of JSON: {"seconds": [per step], "tokens": [per step], "losses": [...],
 // "peak_bytes": highest that the tensors took}.
@@ -15,12 +16,15 @@
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <torch/csrc/autograd/profiler_kineto.h>
 
+#include <atomic>
+#include <barrier>
 #include <chrono>
 #include <iostream>
 #include <memory>
 #include <random>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -123,32 +127,45 @@ void StartTrace() {
   enableProfiler(config, activities);
 }
 
-absl::StatusOr<Json> Run(const Json& work) {
-  ATTUNE_ASSIGN_OR_RETURN(const ComputeTarget target,
-                          ChooseComputeTarget(work.value("device", "cuda"), work.value("precision", "bfloat16")));
-  PrepareDevice(target, /*deterministic=*/false);
-  at::manual_seed(1);
-  auto base = RandomModel(work, target);
-  ATTUNE_ASSIGN_OR_RETURN(std::unique_ptr<Method> method, MakeMethod(SpecOf(work), base, 1));
-  const int64_t warmup = work.at("warmup"), steps = work.at("steps"), batch = work.at("batch");
-  const std::vector<Example> examples = RandomExamples(work, (warmup + steps) * batch);
+// One tuning job: everything that it does not share.
+struct Job {
+  std::vector<Example> examples;
+  std::unique_ptr<Method> method;
+  std::unique_ptr<Batcher> batcher;
+  std::unique_ptr<Trainer> trainer;
+};
+
+absl::StatusOr<Job> MakeJob(const Json& work, const std::shared_ptr<const BaseModel>& base, Arbiter* arbiter) {
+  const int64_t steps = work.at("warmup").get<int64_t>() + work.at("steps").get<int64_t>(), batch = work.at("batch");
+  Job job;
+  job.examples = RandomExamples(work, steps * batch);
+  ATTUNE_ASSIGN_OR_RETURN(job.method, MakeMethod(SpecOf(work), base, 1));
   Hyperparameters given;
-  given.max_steps = warmup + steps;
+  given.max_steps = static_cast<int32_t>(steps);
   given.batch_size = static_cast<int32_t>(batch);
   given.micro_batch_tokens = work.value("micro_batch_tokens", int64_t{1} << 20);
   given.learning_rate = 1e-4;
   given.optimizer_state = work.value("optimizer_state", "");
   const Hyperparameters h = ResolveHyperparameters(
-      SpecOf(work), given, {base->config.Parameters(), static_cast<int64_t>(examples.size()), 100, 0, target});
-  Batcher batcher(&examples, batch, h.micro_batch_tokens, method->virtual_tokens(), 1);
-  Trainer trainer(base.get(), method.get(), &batcher, h, nullptr, work.value("activation_bytes", int64_t{0}));
+      SpecOf(work), given,
+      {base->config.Parameters(), static_cast<int64_t>(job.examples.size()), 100, 0, base->target});
+  job.batcher =
+      std::make_unique<Batcher>(&job.examples, batch, h.micro_batch_tokens, job.method->virtual_tokens(), 1);
+  job.trainer = std::make_unique<Trainer>(base.get(), job.method.get(), job.batcher.get(), h, arbiter,
+                                          work.value("activation_bytes", int64_t{0}));
+  return job;
+}
+
+// Seconds, tokens and loss of each step after the warm-up.
+absl::StatusOr<Json> TimeSteps(const Json& work, const ComputeTarget& target, Trainer* trainer) {
+  const int64_t warmup = work.at("warmup"), steps = work.at("steps");
   Json seconds = Json::array(), tokens = Json::array(), losses = Json::array();
   for (int64_t step = 0; step < warmup + steps; ++step) {
     Synchronize(target);
     const bool traced = work.contains("trace") && step + 1 == warmup + steps;
     if (traced) StartTrace();
     const auto start = SteadyClock::now();
-    ATTUNE_ASSIGN_OR_RETURN(const StepResult result, trainer.Step(step));
+    ATTUNE_ASSIGN_OR_RETURN(const StepResult result, trainer->Step(step));
     Synchronize(target);
     const std::chrono::duration<double> taken = SteadyClock::now() - start;
     if (traced) torch::autograd::profiler::disableProfiler()->save(work.at("trace"));
@@ -157,7 +174,47 @@ absl::StatusOr<Json> Run(const Json& work) {
     tokens.push_back(result.tokens);
     losses.push_back(result.loss);
   }
-  Json out{{"seconds", seconds}, {"tokens", tokens}, {"losses", losses}};
+  return Json{{"seconds", seconds}, {"tokens", tokens}, {"losses", losses}};
+}
+
+// All jobs at once, each on a thread; the time from the end of the last one's warm-up.
+absl::StatusOr<Json> TimeJobs(const Json& work, std::vector<Job>* jobs) {
+  const int64_t warmup = work.at("warmup"), steps = work.at("steps");
+  std::barrier ready(static_cast<std::ptrdiff_t>(jobs->size()) + 1);
+  std::vector<absl::StatusOr<StepResult>> last(jobs->size(), absl::UnknownError("not run"));
+  std::atomic<int64_t> tokens = 0;
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < jobs->size(); ++i) {
+    threads.emplace_back([&, i] {
+      for (int64_t step = 0; step < warmup + steps; ++step) {
+        if (step == warmup) ready.arrive_and_wait();
+        last[i] = (*jobs)[i].trainer->Step(step);
+        if (last[i].ok() && step >= warmup) tokens += last[i]->tokens;
+      }
+    });
+  }
+  ready.arrive_and_wait();
+  const auto start = SteadyClock::now();
+  for (std::thread& thread : threads) thread.join();
+  const std::chrono::duration<double> taken = SteadyClock::now() - start;
+  for (const auto& result : last) ATTUNE_RETURN_IF_ERROR(result.status());
+  return Json{{"seconds", {taken.count()}}, {"tokens", {tokens.load()}}, {"losses", {last[0]->loss}}};
+}
+
+absl::StatusOr<Json> Run(const Json& work) {
+  ATTUNE_ASSIGN_OR_RETURN(const ComputeTarget target,
+                          ChooseComputeTarget(work.value("device", "cuda"), work.value("precision", "bfloat16")));
+  PrepareDevice(target, /*deterministic=*/false);
+  at::manual_seed(1);
+  const std::shared_ptr<const BaseModel> base = RandomModel(work, target);
+  Arbiter arbiter(&Clock::Real(), {});
+  std::vector<Job> jobs;
+  for (int64_t i = 0; i < work.value("jobs", int64_t{1}); ++i) {
+    ATTUNE_ASSIGN_OR_RETURN(Job job, MakeJob(work, base, &arbiter));
+    jobs.push_back(std::move(job));
+  }
+  ATTUNE_ASSIGN_OR_RETURN(
+      Json out, jobs.size() == 1 ? TimeSteps(work, target, jobs[0].trainer.get()) : TimeJobs(work, &jobs));
   if (target.device == ComputeTarget::Device::kCuda) {
     const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(0);
     out["peak_bytes"] = stats.allocated_bytes[0].peak;

@@ -88,6 +88,75 @@ TEST_F(ArbiterTest, OneTurnAtATime) {
   EXPECT_NEAR(arbiter_->Seconds(kTraining), 900 * 50e-6, 1e-9);
 }
 
+TEST_F(ArbiterTest, SharedTurnsOverlapAndCountOnce) {
+  Make(0.5);
+  Arbiter::Turn first = arbiter_->Acquire(kTraining, Sharing::kShared);
+  Arbiter::Turn second = arbiter_->Acquire(kTraining, Sharing::kShared);
+  clock_.Advance(absl::Seconds(3));
+  first.Release();
+  EXPECT_EQ(arbiter_->Seconds(kTraining), 0) << "the turn goes on";
+  clock_.Advance(absl::Seconds(1));
+  second.Release();
+  EXPECT_EQ(arbiter_->Seconds(kTraining), 4);
+}
+
+TEST_F(ArbiterTest, NobodyJoinsATurnThatIsNotShared) {
+  Make(0.5);
+  for (const auto& [held, asked] : {std::pair{Sharing::kAlone, Sharing::kShared}, {Sharing::kShared, Sharing::kAlone}}) {
+    Arbiter::Turn turn = arbiter_->Acquire(kTraining, held);
+    std::atomic<bool> has_turn = false;
+    std::thread other([&, asked = asked] {
+      Arbiter::Turn mine = arbiter_->Acquire(kTraining, asked);
+      has_turn = true;
+    });
+    AwaitWaiting(kTraining, 1);
+    EXPECT_FALSE(has_turn);
+    turn.Release();
+    other.join();
+    EXPECT_TRUE(has_turn);
+  }
+}
+
+// Whoever shares must not keep the other class out by joining one after the other.
+TEST_F(ArbiterTest, NobodyJoinsWhileTheOtherClassWaits) {
+  Make(0.5);
+  std::string order;
+  Arbiter::Turn running = arbiter_->Acquire(kTraining, Sharing::kShared);
+  std::thread generation([&] {
+    Arbiter::Turn turn = arbiter_->Acquire(kGeneration);
+    order += 'G';
+  });
+  AwaitWaiting(kGeneration, 1);
+  std::thread training([&] {
+    Arbiter::Turn turn = arbiter_->Acquire(kTraining, Sharing::kShared);
+    order += 'T';
+  });
+  AwaitWaiting(kTraining, 1);
+  running.Release();
+  generation.join();
+  training.join();
+  EXPECT_EQ(order, "GT");
+}
+
+// Several wait: all that share go together once the device is free.
+TEST_F(ArbiterTest, WaitingSharersGoTogether) {
+  Make(0.5);
+  Arbiter::Turn gate = arbiter_->Acquire(kGeneration);
+  std::atomic<int> holders = 0;
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&] {
+      Arbiter::Turn turn = arbiter_->Acquire(kTraining, Sharing::kShared);
+      ++holders;
+      while (holders < 4) std::this_thread::yield();  // never ends unless all hold it at once
+    });
+  }
+  AwaitWaiting(kTraining, 4);
+  gate.Release();
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(holders, 4);
+}
+
 TEST_F(ArbiterTest, GenerationGoesFirst) {
   Make(0.5);
   EXPECT_EQ(Contend(1, absl::Seconds(1), 1, absl::Seconds(1)), "GT");

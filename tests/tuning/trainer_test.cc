@@ -13,6 +13,7 @@
 #include <memory>
 #include <random>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "common/error.h"
@@ -74,7 +75,7 @@ class TrainerTest : public ::testing::Test {
     run.method = std::move(*method);
     run.batcher = std::make_unique<Batcher>(&examples_, h.batch_size, h.micro_batch_tokens,
                                             run.method->virtual_tokens(), *h.seed);
-    run.trainer = std::make_unique<Trainer>(base_.get(), run.method.get(), run.batcher.get(), h, nullptr);
+    run.trainer = std::make_unique<Trainer>(base_.get(), run.method.get(), run.batcher.get(), h, arbiter_);
     return run;
   }
 
@@ -97,6 +98,7 @@ class TrainerTest : public ::testing::Test {
   std::shared_ptr<const BaseModel> base_;
   std::vector<Example> examples_;
   std::string optimizer_state_;
+  Arbiter* arbiter_ = nullptr;
 };
 
 struct MethodCase {
@@ -181,6 +183,39 @@ INSTANTIATE_TEST_SUITE_P(Methods, EveryMethodTest,
                                            MethodCase{"GpuLastLayer", 1, true}, MethodCase{"GpuNorms", 2, true},
                                            MethodCase{"GpuLora", 3, true}, MethodCase{"GpuSoftPrompt", 4, true}),
                          [](const auto& info) { return std::string(info.param.name); });
+
+// On streams of their own, in shared turns: nothing of one reaches the other.
+TEST_F(TrainerTest, GpuJobsSideBySideGiveWhatTheyGiveAlone) {
+  const std::optional<ComputeTarget> gpu = FindGpu(ComputeTarget::Type::kBfloat16);
+  if (!gpu) GTEST_SKIP() << "no GPU";
+  Load(*gpu);
+  constexpr int kJobs = 6, kSteps = 30;
+  auto spec = [](int job) -> MethodSpec {
+    SoftPromptSpec prompt;
+    prompt.num_virtual_tokens = 5;
+    LoraSpec lora = SmallLora();
+    lora.rank = 2 + job;
+    return job % 3 == 2 ? MethodSpec(prompt) : MethodSpec(lora);
+  };
+  std::vector<Run> alone, together;
+  Arbiter arbiter(&Clock::Real(), {});
+  arbiter_ = &arbiter;
+  for (int job = 0; job < kJobs; ++job) {
+    alone.push_back(Make(spec(job)));
+    together.push_back(Make(spec(job)));
+  }
+  for (Run& run : alone) {
+    for (int64_t step = 0; step < kSteps; ++step) Step(&run, step % 20);
+  }
+  std::vector<std::thread> threads;
+  for (Run& run : together) {
+    threads.emplace_back([&run] {
+      for (int64_t step = 0; step < kSteps; ++step) Step(&run, step % 20);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (int job = 0; job < kJobs; ++job) ExpectIdentical(Values(alone[job]), Values(together[job]));
+}
 
 TEST_F(TrainerTest, EightBitOptimizerStateResumesToo) {
   optimizer_state_ = "int8";
