@@ -87,8 +87,7 @@ int64_t DirectPass::LowestLayer() const {
 
 Tensor DirectPass::NormBackward(const Norm& norm, const Tensor& dy, const Tensor& x, const Tensor& inverse_rms,
                                 const Tensor& residual) const {
-  if (norm.gradient_D.defined()) AddRmsNormWeightGradient(dy, x, inverse_rms, norm.gradient_D);
-  return RmsNormBackward(dy, x, norm.weight_D, inverse_rms, residual);
+  return RmsNormBackward(dy, x, norm.weight_D, inverse_rms, residual, norm.gradient_D);
 }
 
 Tensor DirectPass::Multiply(int64_t layer, Linear which, const Tensor& x, LayerState* state) {

@@ -35,6 +35,13 @@ struct PassBatch {
 // The batch as one int64 vector on the host, pinned for a GPU. REQUIRES: `shape` has room.
 at::Tensor PackBatch(const MicroBatch& batch, const PassShape& shape, int64_t step_seed, int64_t loss_tokens,
                      bool pinned);
+
+// A micro-batch that is ready for the device.
+struct PackedMicroBatch {
+  PassShape shape;
+  at::Tensor packed;   // as PackBatch gives it
+  int64_t tokens = 0;  // without padding
+};
 // Views of such a vector on any device. Where sequences start is known to the host, too,
 // if `host` is the vector there: attention without a kernel of its own asks for it.
 PassBatch ViewBatch(const at::Tensor& packed, const PassShape& shape, const at::Tensor& host = {});

@@ -36,10 +36,6 @@ c10::cuda::CUDAStream CapturableStream() {
   return current == c10::cuda::getDefaultCUDAStream() ? side : current;
 }
 
-bool IsSmall(at::ScalarType type, const MicroBatch& batch) {
-  return type == at::kBFloat16 && static_cast<int64_t>(batch.tokens.size()) <= PassGraphs::kMaxGraphTokens;
-}
-
 }  // namespace
 
 PassGraphs::PassGraphs(DirectPass* pass, const BaseModel* base, at::ScalarType type, int64_t activation_bytes)
@@ -55,10 +51,18 @@ std::vector<Keep> PassGraphs::KeepFor(const PassShape& shape) const {
   return ChooseKeep(base_->config, shape.tokens, static_cast<int64_t>(at::elementSize(type_)), activation_bytes_);
 }
 
-DirectPass::Result PassGraphs::Run(const MicroBatch& batch, int64_t step_seed, int64_t loss_tokens, bool is_first) {
-  const bool small = IsSmall(type_, batch);
-  const PassShape shape = small ? BucketShape(batch) : ExactShape(batch);
-  const Tensor packed = PackBatch(batch, shape, step_seed, loss_tokens, /*pinned=*/true);
+bool PassGraphs::IsSmall(int64_t tokens) const { return type_ == at::kBFloat16 && tokens <= kMaxGraphTokens; }
+
+PackedMicroBatch PassGraphs::Pack(const MicroBatch& batch, int64_t step_seed, int64_t loss_tokens) const {
+  const int64_t tokens = static_cast<int64_t>(batch.tokens.size());
+  const PassShape shape = IsSmall(tokens) ? BucketShape(batch) : ExactShape(batch);
+  return {shape, PackBatch(batch, shape, step_seed, loss_tokens, /*pinned=*/true), tokens};
+}
+
+DirectPass::Result PassGraphs::Run(const PackedMicroBatch& batch, bool is_first) {
+  const bool small = IsSmall(batch.tokens);
+  const PassShape& shape = batch.shape;
+  const Tensor& packed = batch.packed;
   std::unique_ptr<Graph>& graph = graphs_[{shape, is_first}];
   if (!graph) graph = std::make_unique<Graph>();
   // Once without: what allocates or compiles on first use does so outside the capture.
@@ -79,9 +83,8 @@ DirectPass::Result PassGraphs::Run(const MicroBatch& batch, int64_t step_seed, i
   return graph->result;
 }
 
-bool PassGraphs::IsReplay(const MicroBatch& batch, bool is_first) const {
-  if (!IsSmall(type_, batch)) return false;
-  const auto found = graphs_.find({BucketShape(batch), is_first});
+bool PassGraphs::IsReplay(const PackedMicroBatch& batch, bool is_first) const {
+  const auto found = graphs_.find({batch.shape, is_first});
   return found != graphs_.end() && found->second->graph;
 }
 

@@ -28,12 +28,15 @@ class PassGraphs {
   PassGraphs(DirectPass* pass, const BaseModel* base, at::ScalarType type, int64_t activation_bytes);
   ~PassGraphs();
 
+  // A batch in the shape that it will run in, in pinned memory. Thread-safe.
+  PackedMicroBatch Pack(const MicroBatch& batch, int64_t step_seed, int64_t loss_tokens) const;
+
   // DirectPass::Run on the calling thread's device and stream. The result holds until the
   // next call.
-  DirectPass::Result Run(const MicroBatch& batch, int64_t step_seed, int64_t loss_tokens, bool is_first);
+  DirectPass::Result Run(const PackedMicroBatch& batch, bool is_first);
 
   // Whether Run would do no more than replay a graph: then others' graphs may run beside it.
-  bool IsReplay(const MicroBatch& batch, bool is_first) const;
+  bool IsReplay(const PackedMicroBatch& batch, bool is_first) const;
 
   int64_t captured() const;  // graphs there are
 
@@ -46,6 +49,7 @@ class PassGraphs {
     auto operator<=>(const Key&) const = default;
   };
 
+  bool IsSmall(int64_t tokens) const;
   std::vector<Keep> KeepFor(const PassShape& shape) const;
   // Makes way for a pass of this shape. A pool that grew with ever larger passes would
   // hold them all: the larger pass comes first, and the others are captured again.

@@ -86,8 +86,8 @@ Arbiter::Turn Trainer::TakeTurn(Sharing sharing) {
 // generation wait for several of them: some milliseconds.
 constexpr double kSharedOperations = 2e12;
 
-Sharing Trainer::SharingOf(const MicroBatch& batch, bool is_first) const {
-  const double operations = 4.0 * static_cast<double>(base_->config.Parameters()) * batch.tokens.size();
+Sharing Trainer::SharingOf(const PackedMicroBatch& batch, bool is_first) const {
+  const double operations = 4.0 * static_cast<double>(base_->config.Parameters() * batch.tokens);
   const bool shares = operations <= kSharedOperations && graphs_ && graphs_->IsReplay(batch, is_first);
   return shares ? Sharing::kShared : Sharing::kAlone;
 }
@@ -110,50 +110,70 @@ uint64_t Trainer::FirstSeed(int64_t step) const {
   return (static_cast<uint64_t>(*h_.seed) * 1000003u + step) * 1009u + 1;
 }
 
-DirectPass::Result Trainer::RunPass(const MicroBatch& batch, uint64_t seed, int64_t loss_tokens,
-                                    bool is_first) {
-  const int64_t signed_seed = static_cast<int64_t>(seed);
-  if (graphs_) return graphs_->Run(batch, signed_seed, loss_tokens, is_first);
-  const PassShape shape = ExactShape(batch);
-  const at::Tensor packed = PackBatch(batch, shape, signed_seed, loss_tokens, /*pinned=*/false);
-  const int64_t element = static_cast<int64_t>(at::elementSize(PassType(h_)));
-  return direct_.Run(ViewBatch(packed.to(DeviceOf(base_->target)), shape, packed),
-                     ChooseKeep(base_->config, shape.tokens, element, activation_bytes_), is_first);
-}
-
-absl::StatusOr<double> Trainer::Accumulate(const std::vector<Batcher::Group>& groups, int64_t step,
-                                           int64_t loss_tokens) {
-  if (!has_stepped_) flat_.Refresh();
-  has_stepped_ = true;
-  uint64_t seed = FirstSeed(step);
-  bool is_first = true;
-  double loss = 0;
+Trainer::PreparedStep Trainer::Prepare(int64_t step) const {
+  PreparedStep prepared{.step = step};
+  const std::vector<Batcher::Group> groups = batches_->Step(step);
   for (const Batcher::Group& group : groups) {
     for (const MicroBatch& batch : group) {
-      const uint64_t batch_seed = seed++;
-      if (batch.targets.empty()) continue;
-      const Arbiter::Turn turn = TakeTurn(SharingOf(batch, is_first));
-      loss += RunPass(batch, batch_seed, loss_tokens, is_first).loss_sum.item<double>();  // waits for the pass
-      is_first = false;
-      if (!std::isfinite(loss)) return NotFinite(step, "loss");
+      prepared.tokens += batch.tokens.size();
+      prepared.loss_tokens += batch.targets.size();
     }
+  }
+  int64_t seed = static_cast<int64_t>(FirstSeed(step));
+  for (const Batcher::Group& group : groups) {
+    for (const MicroBatch& batch : group) {
+      const int64_t batch_seed = seed++;
+      if (batch.targets.empty()) continue;
+      if (graphs_) {
+        prepared.batches.push_back(graphs_->Pack(batch, batch_seed, prepared.loss_tokens));
+        continue;
+      }
+      const PassShape shape = ExactShape(batch);
+      prepared.batches.push_back({shape, PackBatch(batch, shape, batch_seed, prepared.loss_tokens, /*pinned=*/false),
+                                  static_cast<int64_t>(batch.tokens.size())});
+    }
+  }
+  return prepared;
+}
+
+Trainer::PreparedStep Trainer::TakePrepared(int64_t step) {
+  PreparedStep prepared;
+  if (next_.valid()) prepared = next_.get();
+  if (prepared.step != step) prepared = Prepare(step);
+  next_ = std::async(std::launch::async, [this, step] { return Prepare(step + 1); });
+  return prepared;
+}
+
+DirectPass::Result Trainer::RunPass(const PackedMicroBatch& batch, bool is_first) {
+  if (graphs_) return graphs_->Run(batch, is_first);
+  const int64_t element = static_cast<int64_t>(at::elementSize(PassType(h_)));
+  return direct_.Run(ViewBatch(batch.packed.to(DeviceOf(base_->target)), batch.shape, batch.packed),
+                     ChooseKeep(base_->config, batch.shape.tokens, element, activation_bytes_), is_first);
+}
+
+absl::StatusOr<double> Trainer::Accumulate(const PreparedStep& step) {
+  if (!has_stepped_) flat_.Refresh();
+  has_stepped_ = true;
+  double loss = 0;
+  bool is_first = true;
+  for (const PackedMicroBatch& batch : step.batches) {
+    const Arbiter::Turn turn = TakeTurn(SharingOf(batch, is_first));
+    loss += RunPass(batch, is_first).loss_sum.item<double>();  // waits for the pass
+    is_first = false;
+    if (!std::isfinite(loss)) return NotFinite(step.step, "loss");
   }
   return loss;
 }
 
 absl::StatusOr<StepResult> Trainer::Step(int64_t step) {
   StepResult result;
-  const std::vector<Batcher::Group> groups = batches_->Step(step);
-  for (const Batcher::Group& group : groups) {
-    for (const MicroBatch& batch : group) {
-      result.tokens += batch.tokens.size();
-      result.loss_tokens += batch.targets.size();
-    }
-  }
   result.learning_rate = LearningRate(h_, step, h_.max_steps);
   const OwnStream::Scope scope(stream_);
   absl::Status status = CatchTorch([&]() -> absl::Status {
-    ATTUNE_ASSIGN_OR_RETURN(const double loss, Accumulate(groups, step, result.loss_tokens));
+    const PreparedStep prepared = TakePrepared(step);
+    result.tokens = prepared.tokens;
+    result.loss_tokens = prepared.loss_tokens;
+    ATTUNE_ASSIGN_OR_RETURN(const double loss, Accumulate(prepared));
     result.loss = result.loss_tokens ? loss / result.loss_tokens : 0;
     if (result.loss_tokens == 0) return absl::OkStatus();  // nothing to learn from: nothing changes
     // Many parameters' step fills the device; few ones' is over before it counts.

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <future>
 #include <memory>
 
 #include "absl/status/statusor.h"
@@ -62,12 +63,20 @@ class Trainer {
     at::Tensor loss_sum;
     int64_t correct = 0;
   };
+  // An optimizer step's data, tokenised, cut and packed: micro-batches without loss are left out.
+  struct PreparedStep {
+    int64_t step = -1, tokens = 0, loss_tokens = 0;
+    std::vector<PackedMicroBatch> batches;
+  };
   Pass Forward(const MicroBatch& batch);
   Arbiter::Turn TakeTurn(Sharing sharing = Sharing::kAlone);
-  Sharing SharingOf(const MicroBatch& batch, bool is_first) const;
-  DirectPass::Result RunPass(const MicroBatch& batch, uint64_t seed, int64_t loss_tokens, bool is_first);
+  Sharing SharingOf(const PackedMicroBatch& batch, bool is_first) const;
+  PreparedStep Prepare(int64_t step) const;
+  // Prepared while the step before ran, or now; and the next one is begun.
+  PreparedStep TakePrepared(int64_t step);
+  DirectPass::Result RunPass(const PackedMicroBatch& batch, bool is_first);
   // The sum of the step's losses, with gradients left for the optimizer. INTERNAL (NAN_LOSS).
-  absl::StatusOr<double> Accumulate(const std::vector<Batcher::Group>& groups, int64_t step, int64_t loss_tokens);
+  absl::StatusOr<double> Accumulate(const PreparedStep& step);
   uint64_t FirstSeed(int64_t step) const;
 
   const BaseModel* const base_;
@@ -83,6 +92,7 @@ class Trainer {
   DirectPass direct_;
   std::unique_ptr<PassGraphs> graphs_;  // where there are CUDA kernels
   bool has_stepped_ = false;
+  std::future<PreparedStep> next_;  // the step after the running one, made beside it
   AdamW optimizer_;
 };
 

@@ -135,9 +135,10 @@ struct Job {
   std::unique_ptr<Trainer> trainer;
 };
 
-absl::StatusOr<Job> MakeJob(const Json& work, const std::shared_ptr<const BaseModel>& base, Arbiter* arbiter) {
+absl::StatusOr<std::unique_ptr<Job>> MakeJob(const Json& work, const std::shared_ptr<const BaseModel>& base, Arbiter* arbiter) {
   const int64_t steps = work.at("warmup").get<int64_t>() + work.at("steps").get<int64_t>(), batch = work.at("batch");
-  Job job;
+  auto made = std::make_unique<Job>();  // the batcher keeps the examples' address
+  Job& job = *made;
   job.examples = RandomExamples(work, steps * batch);
   ATTUNE_ASSIGN_OR_RETURN(job.method, MakeMethod(SpecOf(work), base, 1));
   Hyperparameters given;
@@ -153,7 +154,7 @@ absl::StatusOr<Job> MakeJob(const Json& work, const std::shared_ptr<const BaseMo
       std::make_unique<Batcher>(&job.examples, batch, h.micro_batch_tokens, job.method->virtual_tokens(), 1);
   job.trainer = std::make_unique<Trainer>(base.get(), job.method.get(), job.batcher.get(), h, arbiter,
                                           work.value("activation_bytes", int64_t{0}));
-  return job;
+  return made;
 }
 
 // Seconds, tokens and loss of each step after the warm-up.
@@ -178,7 +179,7 @@ absl::StatusOr<Json> TimeSteps(const Json& work, const ComputeTarget& target, Tr
 }
 
 // All jobs at once, each on a thread; the time from the end of the last one's warm-up.
-absl::StatusOr<Json> TimeJobs(const Json& work, std::vector<Job>* jobs) {
+absl::StatusOr<Json> TimeJobs(const Json& work, std::vector<std::unique_ptr<Job>>* jobs) {
   const int64_t warmup = work.at("warmup"), steps = work.at("steps");
   std::barrier ready(static_cast<std::ptrdiff_t>(jobs->size()) + 1);
   std::vector<absl::StatusOr<StepResult>> last(jobs->size(), absl::UnknownError("not run"));
@@ -188,7 +189,7 @@ absl::StatusOr<Json> TimeJobs(const Json& work, std::vector<Job>* jobs) {
     threads.emplace_back([&, i] {
       for (int64_t step = 0; step < warmup + steps; ++step) {
         if (step == warmup) ready.arrive_and_wait();
-        last[i] = (*jobs)[i].trainer->Step(step);
+        last[i] = (*jobs)[i]->trainer->Step(step);
         if (last[i].ok() && step >= warmup) tokens += last[i]->tokens;
       }
     });
@@ -208,13 +209,13 @@ absl::StatusOr<Json> Run(const Json& work) {
   at::manual_seed(1);
   const std::shared_ptr<const BaseModel> base = RandomModel(work, target);
   Arbiter arbiter(&Clock::Real(), {});
-  std::vector<Job> jobs;
+  std::vector<std::unique_ptr<Job>> jobs;
   for (int64_t i = 0; i < work.value("jobs", int64_t{1}); ++i) {
-    ATTUNE_ASSIGN_OR_RETURN(Job job, MakeJob(work, base, &arbiter));
+    ATTUNE_ASSIGN_OR_RETURN(std::unique_ptr<Job> job, MakeJob(work, base, &arbiter));
     jobs.push_back(std::move(job));
   }
   ATTUNE_ASSIGN_OR_RETURN(
-      Json out, jobs.size() == 1 ? TimeSteps(work, target, jobs[0].trainer.get()) : TimeJobs(work, &jobs));
+      Json out, jobs.size() == 1 ? TimeSteps(work, target, jobs[0]->trainer.get()) : TimeJobs(work, &jobs));
   if (target.device == ComputeTarget::Device::kCuda) {
     const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(0);
     out["peak_bytes"] = stats.allocated_bytes[0].peak;

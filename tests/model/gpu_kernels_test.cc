@@ -47,10 +47,11 @@ class GpuKernelsTest : public ::testing::Test {
 
 TEST_F(GpuKernelsTest, RmsNorm) {
   // Widths that vector loads divide, and one that they do not.
-  for (int64_t width : {96, 2048, 50}) {
+  for (const auto& [rows, width] : std::vector<std::pair<int64_t, int64_t>>{
+           {40, 96}, {40, 2048}, {40, 50}, {40, 2050}, {2500, 96}, {2500, 33}}) {
     ExpectOnGpu([](const Tensors& in) { return RmsNorm(in[0], in[1], 1e-5); },
                 [](const Tensors& in) { return in[0] * (in[0].square().mean(-1, true) + 1e-5).rsqrt() * in[1]; },
-                {at::randn({40, width}), at::randn({width})});
+                {at::randn({rows, width}), at::randn({width})});
   }
 }
 

@@ -212,22 +212,22 @@ TEST_P(DirectPassTest, ReplayedGraphsFollowTheirInput) {
   if (!GetParam().gpu) GTEST_SKIP() << "graphs are the GPU's";
   Make(ComputeTarget::Type::kBfloat16);
   PassGraphs graphs(direct_.get(), base_.get(), at::kBFloat16, int64_t{1} << 30);
-  const Outcome first = Collect(graphs.Run(batch_, kSeed, kLossTokens, true));
+  const Outcome first = Collect(graphs.Run(graphs.Pack(batch_, kSeed, kLossTokens), true));
   EXPECT_EQ(graphs.captured(), 0);
-  for (int i = 0; i < 3; ++i) ExpectSame(Collect(graphs.Run(batch_, kSeed, kLossTokens, true)), first);
+  for (int i = 0; i < 3; ++i) ExpectSame(Collect(graphs.Run(graphs.Pack(batch_, kSeed, kLossTokens), true)), first);
   EXPECT_EQ(graphs.captured(), 1);
   // Another batch of the same bucket, another mask, and a graph of another bucket between.
   const MicroBatch small = batch_;
   batch_ = Batch({120, 90}, {50, 2});
   for (int i = 0; i < 2; ++i) {
-    ExpectSame(Collect(graphs.Run(batch_, kSeed, kLossTokens, true)), Direct(BucketShape(batch_), Keep::kAll));
+    ExpectSame(Collect(graphs.Run(graphs.Pack(batch_, kSeed, kLossTokens), true)), Direct(BucketShape(batch_), Keep::kAll));
   }
   EXPECT_EQ(graphs.captured(), 1) << "the larger pass takes the place of the smaller";
   batch_ = Batch({2, 7, 4}, {1, 3, 2});
   ASSERT_EQ(BucketShape(batch_), BucketShape(small));
-  ExpectSame(Collect(graphs.Run(batch_, kSeed, kLossTokens, true)), Direct(BucketShape(batch_), Keep::kAll));
-  const Outcome before = Collect(graphs.Run(batch_, kSeed, kLossTokens, true));
-  const Outcome other_mask = Collect(graphs.Run(batch_, kSeed + 1, kLossTokens, true));
+  ExpectSame(Collect(graphs.Run(graphs.Pack(batch_, kSeed, kLossTokens), true)), Direct(BucketShape(batch_), Keep::kAll));
+  const Outcome before = Collect(graphs.Run(graphs.Pack(batch_, kSeed, kLossTokens), true));
+  const Outcome other_mask = Collect(graphs.Run(graphs.Pack(batch_, kSeed + 1, kLossTokens), true));
   EXPECT_EQ(before.loss == other_mask.loss, Dropout() == 0);
   EXPECT_EQ(graphs.captured(), 2);
 }

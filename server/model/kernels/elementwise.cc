@@ -134,12 +134,10 @@ class RmsNormFunction : public torch::autograd::Function<RmsNormFunction> {
     variable_list saved = context->get_saved_variables();
     const Tensor &x = saved[0], &w = saved[1], &inverse_rms = saved[2];
     Tensor dy = grads[0].contiguous();
-    Tensor dx = RmsNormBackward(dy, x, w, inverse_rms, Tensor()), dw;
-    if (context->needs_input_grad(1)) {
-      dw = at::zeros({x.size(1)}, x.options().dtype(at::kFloat));
-      AddRmsNormWeightGradient(dy, x, inverse_rms, dw);
-      dw = dw.to(w.scalar_type());
-    }
+    Tensor dw;
+    if (context->needs_input_grad(1)) dw = at::zeros({x.size(1)}, x.options().dtype(at::kFloat));
+    Tensor dx = RmsNormBackward(dy, x, w, inverse_rms, Tensor(), dw);
+    if (dw.defined()) dw = dw.to(w.scalar_type());
     return {dx, dw, Tensor()};
   }
 };
@@ -240,40 +238,18 @@ at::Tensor AddRmsNormForward(const Tensor& x_TD, const Tensor& delta_TD, const T
   return RmsNormRows(x_TD, delta_TD, w_D, epsilon, sum_TD, inverse_rms_T);
 }
 
-at::Tensor RmsNormBackward(const Tensor& dy_TD, const Tensor& x_TD, const Tensor& w_D, const Tensor& inverse_rms_T,
-                           const Tensor& residual_TD) {
-  if (UsesCudaKernels(x_TD)) {
-    Tensor dx = at::empty_like(x_TD);
-    cuda::RmsNormBackward(CudaTypeOf(x_TD), dy_TD.const_data_ptr(), x_TD.const_data_ptr(), w_D.const_data_ptr(),
-                          inverse_rms_T.const_data_ptr<float>(),
-                          residual_TD.defined() ? residual_TD.const_data_ptr() : nullptr, dx.mutable_data_ptr(),
-                          x_TD.size(0), x_TD.size(1), CurrentCudaStream());
-    return dx;
-  }
-  if (UsesCpuLoops(x_TD)) return RmsNormBackwardRows(dy_TD, x_TD, w_D, inverse_rms_T, residual_TD);
-  Tensor dx = RmsNormBackwardAten(dy_TD, x_TD, w_D, inverse_rms_T);
-  return residual_TD.defined() ? dx.add_(residual_TD) : dx;
-}
+namespace {
 
-void AddRmsNormWeightGradient(const Tensor& dy_TD, const Tensor& x_TD, const Tensor& inverse_rms_T,
-                              const Tensor& dw_D) {
-  const int64_t rows = x_TD.size(0), columns = x_TD.size(1);
-  Tensor sum = dw_D;
-  if (UsesCudaKernels(x_TD)) {
-    Tensor partials = at::empty({cuda::kNormStrips, columns}, dw_D.options());
-    cuda::RmsNormWeightGradient(CudaTypeOf(x_TD), dy_TD.const_data_ptr(), x_TD.const_data_ptr(),
-                                inverse_rms_T.const_data_ptr<float>(), partials.mutable_data_ptr<float>(),
-                                sum.mutable_data_ptr<float>(), rows, columns, CurrentCudaStream());
-    return;
-  }
+void AddWeightGradient(const Tensor& dy_TD, const Tensor& x_TD, const Tensor& inverse_rms_T, Tensor dw_D) {
   if (!UsesCpuLoops(x_TD)) {
-    sum.add_((dy_TD.to(at::kFloat) * x_TD.to(at::kFloat) * inverse_rms_T.unsqueeze(-1)).sum(0));
+    dw_D.add_((dy_TD.to(at::kFloat) * x_TD.to(at::kFloat) * inverse_rms_T.unsqueeze(-1)).sum(0));
     return;
   }
+  const int64_t rows = x_TD.size(0), columns = x_TD.size(1);
   // Columns are shared out, so that each sum has one order whatever the threads.
   WithElementOf(x_TD, [&]<typename T>() {
     at::parallel_for(0, columns, 64, [&](int64_t begin, int64_t end) {
-      float* out = sum.mutable_data_ptr<float>();
+      float* out = dw_D.mutable_data_ptr<float>();
       for (int64_t t = 0; t < rows; ++t) {
         const T *d = Elements<T>(dy_TD) + t * columns, *v = Elements<T>(x_TD) + t * columns;
         const float r = inverse_rms_T.const_data_ptr<float>()[t];
@@ -281,6 +257,38 @@ void AddRmsNormWeightGradient(const Tensor& dy_TD, const Tensor& x_TD, const Ten
       }
     });
   });
+}
+
+Tensor LaunchRmsNormBackward(const Tensor& dy, const Tensor& x, const Tensor& w, const Tensor& inverse_rms,
+                             const Tensor& residual, const Tensor& dw) {
+  Tensor dx = at::empty_like(x);
+  const cuda::Type type = CudaTypeOf(x);
+  const int64_t rows = x.size(0), columns = x.size(1);
+  const void* added = residual.defined() ? residual.const_data_ptr() : nullptr;
+  if (dw.defined() && cuda::RmsNormBackwardTakesWeight(type, columns)) {
+    Tensor partials = at::empty({cuda::kNormStrips, columns}, dw.options());
+    cuda::RmsNormBackwardAndWeight(type, dy.const_data_ptr(), x.const_data_ptr(), w.const_data_ptr(),
+                                   inverse_rms.const_data_ptr<float>(), added, dx.mutable_data_ptr(),
+                                   partials.mutable_data_ptr<float>(), dw.mutable_data_ptr<float>(), rows, columns,
+                                   CurrentCudaStream());
+    return dx;
+  }
+  cuda::RmsNormBackward(type, dy.const_data_ptr(), x.const_data_ptr(), w.const_data_ptr(),
+                        inverse_rms.const_data_ptr<float>(), added, dx.mutable_data_ptr(), rows, columns,
+                        CurrentCudaStream());
+  if (dw.defined()) AddWeightGradient(dy, x, inverse_rms, dw);
+  return dx;
+}
+
+}  // namespace
+
+at::Tensor RmsNormBackward(const Tensor& dy_TD, const Tensor& x_TD, const Tensor& w_D, const Tensor& inverse_rms_T,
+                           const Tensor& residual_TD, const Tensor& dw_D) {
+  if (UsesCudaKernels(x_TD)) return LaunchRmsNormBackward(dy_TD, x_TD, w_D, inverse_rms_T, residual_TD, dw_D);
+  if (dw_D.defined()) AddWeightGradient(dy_TD, x_TD, inverse_rms_T, dw_D);
+  if (UsesCpuLoops(x_TD)) return RmsNormBackwardRows(dy_TD, x_TD, w_D, inverse_rms_T, residual_TD);
+  Tensor dx = RmsNormBackwardAten(dy_TD, x_TD, w_D, inverse_rms_T);
+  return residual_TD.defined() ? dx.add_(residual_TD) : dx;
 }
 
 at::Tensor SwiGlu(const Tensor& gate_up_T2I) {

@@ -30,12 +30,11 @@ at::Tensor RmsNormForward(const at::Tensor& x_TD, const at::Tensor& w_D, double 
 // The same of x + delta, which becomes `*sum_TD`.
 at::Tensor AddRmsNormForward(const at::Tensor& x_TD, const at::Tensor& delta_TD, const at::Tensor& w_D, double epsilon,
                              at::Tensor* sum_TD, at::Tensor* inverse_rms_T);
-// The gradient of x, plus `residual_TD` if that is defined.
+// The gradient of x, plus `residual_TD` if that is defined. Adds the gradient of w to dw_D,
+// fp32, if that is defined.
 at::Tensor RmsNormBackward(const at::Tensor& dy_TD, const at::Tensor& x_TD, const at::Tensor& w_D,
-                           const at::Tensor& inverse_rms_T, const at::Tensor& residual_TD);
-// Adds the gradient of w to dw_D, fp32.
-void AddRmsNormWeightGradient(const at::Tensor& dy_TD, const at::Tensor& x_TD, const at::Tensor& inverse_rms_T,
-                              const at::Tensor& dw_D);
+                           const at::Tensor& inverse_rms_T, const at::Tensor& residual_TD,
+                           const at::Tensor& dw_D = {});
 
 at::Tensor SwiGluForward(const at::Tensor& gate_up_T2I);
 at::Tensor SwiGluBackward(const at::Tensor& gate_up_T2I, const at::Tensor& dy_TI);

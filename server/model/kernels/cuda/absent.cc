@@ -16,7 +16,9 @@ void RmsNormBackward(Type, const void*, const void*, const void*, const float*, 
                      Stream) {
   std::abort();
 }
-void RmsNormWeightGradient(Type, const void*, const void*, const float*, float*, float*, int64_t, int64_t, Stream) {
+bool RmsNormBackwardTakesWeight(Type, int64_t) { return false; }
+void RmsNormBackwardAndWeight(Type, const void*, const void*, const void*, const float*, const void*, void*, float*,
+                              float*, int64_t, int64_t, Stream) {
   std::abort();
 }
 void SwiGluForward(Type, const void*, void*, int64_t, int64_t, Stream) { std::abort(); }

@@ -27,10 +27,13 @@ void RmsNormForward(Type type, const void* x_TD, const void* delta_TD, const voi
 // dx of the above, plus `residual_TD` if not null (may be dx_TD itself).
 void RmsNormBackward(Type type, const void* dy_TD, const void* x_TD, const void* w_D, const float* inverse_rms_T,
                      const void* residual_TD, void* dx_TD, int64_t rows, int64_t columns, Stream stream);
-// dw_D += the gradient of w, fp32. `partials`: kNormStrips x columns floats of scratch.
-inline constexpr int kNormStrips = 128;
-void RmsNormWeightGradient(Type type, const void* dy_TD, const void* x_TD, const float* inverse_rms_T, float* partials,
-                           float* dw_D, int64_t rows, int64_t columns, Stream stream);
+// The same, and dw_D (fp32) += the gradient of w. `partials`: kNormStrips x columns floats of
+// scratch. Only for rows as wide as RmsNormBackwardTakesWeight allows: 8192 in bf16.
+inline constexpr int kNormStrips = 1056;
+bool RmsNormBackwardTakesWeight(Type type, int64_t columns);
+void RmsNormBackwardAndWeight(Type type, const void* dy_TD, const void* x_TD, const void* w_D,
+                              const float* inverse_rms_T, const void* residual_TD, void* dx_TD, float* partials,
+                              float* dw_D, int64_t rows, int64_t columns, Stream stream);
 
 // out = silu(gate) * up of gate_up_T2I, gate's columns first.
 void SwiGluForward(Type type, const void* gate_up_T2I, void* out_TI, int64_t rows, int64_t inner, Stream stream);

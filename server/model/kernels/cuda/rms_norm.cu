@@ -66,47 +66,72 @@ __global__ void NormBackward(const T* dy, const T* x, const T* w, const float* i
   }
 }
 
-constexpr int kStripThreads = 128;
-
-// Each row of blocks sums every kNormStrips-th row of its columns.
+// The same for rows blockIdx.x, blockIdx.x + gridDim.x, ..., with the sums over them of w's
+// gradient in partials' row blockIdx.x. REQUIRES: the block's threads hold a row at once.
 template <typename T, int N>
-__global__ void WeightGradientStrips(const T* dy, const T* x, const float* inverse_rms, float* partials, int64_t rows,
-                                     int64_t columns) {
-  const int64_t column = (blockIdx.x * static_cast<int64_t>(kStripThreads) + threadIdx.x) * N;
-  if (column >= columns) return;
-  float sum[N] = {};
-#pragma unroll 4
-  for (int64_t row = blockIdx.y; row < rows; row += kNormStrips) {
-    float d[N], v[N];
-    Load(dy + row * columns + column, d);
-    Load(x + row * columns + column, v);
+__global__ void NormBackwardAndWeight(const T* dy, const T* x, const T* w, const float* inverse_rms, const T* residual,
+                                      T* dx, float* partials, int rows, int columns) {
+  __shared__ float shared[33];
+  const int i = threadIdx.x * N;
+  const bool inside = i < columns;
+  float g[N] = {}, sum[N] = {};
+  if (inside) Load(w + i, g);
+  for (int row = blockIdx.x; row < rows; row += gridDim.x) {
+    const int64_t at = row * static_cast<int64_t>(columns) + i;
     const float r = inverse_rms[row];
+    float d[N] = {}, v[N] = {}, e[N] = {}, dot = 0;
+    if (inside) {
+      Load(dy + at, d);
+      Load(x + at, v);
+      if (residual) Load(residual + at, e);
 #pragma unroll
-    for (int j = 0; j < N; ++j) sum[j] += d[j] * v[j] * r;
+      for (int j = 0; j < N; ++j) dot += d[j] * g[j] * v[j];
+    }
+    const float k = BlockReduce(dot, 0.0f, shared, Sum()) * r * r / columns;
+#pragma unroll
+    for (int j = 0; j < N; ++j) {
+      sum[j] += d[j] * v[j] * r;
+      e[j] += r * (d[j] * g[j] - v[j] * k);
+    }
+    if (inside) Store(dx + at, e);
   }
 #pragma unroll
-  for (int j = 0; j < N; ++j) partials[blockIdx.y * columns + column + j] = sum[j];
+  for (int j = 0; inside && j < N; ++j) partials[blockIdx.x * static_cast<int64_t>(columns) + i + j] = sum[j];
 }
 
-__global__ void AddStrips(const float* partials, float* dw, int64_t columns) {
-  const int64_t column = blockIdx.x * static_cast<int64_t>(kStripThreads) + threadIdx.x;
-  if (column >= columns) return;
+// A block a 32 columns; its warps share out the strips.
+__global__ void AddStrips(const float* partials, float* dw, int strips, int64_t columns) {
+  __shared__ float sums[8][32];
+  const int64_t column = blockIdx.x * 32ll + threadIdx.x;
   float sum = 0;
-  for (int strip = 0; strip < kNormStrips; ++strip) sum += partials[strip * columns + column];
+  if (column < columns) {
+    for (int strip = threadIdx.y; strip < strips; strip += 8) sum += partials[strip * columns + column];
+  }
+  sums[threadIdx.y][threadIdx.x] = sum;
+  __syncthreads();
+  if (threadIdx.y > 0 || column >= columns) return;
+  for (int i = 1; i < 8; ++i) sum += sums[i][threadIdx.x];
   dw[column] += sum;
 }
 
-unsigned BlocksFor(int64_t threads) { return static_cast<unsigned>((threads + kStripThreads - 1) / kStripThreads); }
-
 }  // namespace
 
-void RmsNormWeightGradient(Type type, const void* dy_TD, const void* x_TD, const float* inverse_rms_T, float* partials,
-                           float* dw_D, int64_t rows, int64_t columns, Stream stream) {
+bool RmsNormBackwardTakesWeight(Type type, int64_t columns) {
+  const int width = type == Type::kFloat32 ? kWide<float> : kWide<__nv_bfloat16>;
+  return columns <= 1024 * (columns % width == 0 ? width : 1);
+}
+
+void RmsNormBackwardAndWeight(Type type, const void* dy_TD, const void* x_TD, const void* w_D,
+                              const float* inverse_rms_T, const void* residual_TD, void* dx_TD, float* partials,
+                              float* dw_D, int64_t rows, int64_t columns, Stream stream) {
+  const int strips = static_cast<int>(rows < kNormStrips ? rows : kNormStrips);
   Dispatch(type, columns, [&]<typename T, int N>() {
-    WeightGradientStrips<T, N><<<dim3(BlocksFor(columns / N), kNormStrips), kStripThreads, 0, stream>>>(
-        static_cast<const T*>(dy_TD), static_cast<const T*>(x_TD), inverse_rms_T, partials, rows, columns);
+    NormBackwardAndWeight<T, N><<<strips, RowThreads(columns, N), 0, stream>>>(
+        static_cast<const T*>(dy_TD), static_cast<const T*>(x_TD), static_cast<const T*>(w_D), inverse_rms_T,
+        static_cast<const T*>(residual_TD), static_cast<T*>(dx_TD), partials, static_cast<int>(rows),
+        static_cast<int>(columns));
   });
-  AddStrips<<<BlocksFor(columns), kStripThreads, 0, stream>>>(partials, dw_D, columns);
+  AddStrips<<<static_cast<unsigned>((columns + 31) / 32), dim3(32, 8), 0, stream>>>(partials, dw_D, strips, columns);
   CheckLaunch();
 }
 
