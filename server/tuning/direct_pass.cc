@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "server/adapters/packed_ops.h"
@@ -24,7 +25,8 @@ struct DirectPass::LayerState {
 int64_t KeptBytesPerToken(const ModelConfig& config, Keep keep, int64_t element) {
   const int64_t cheap = 2 * config.hidden + config.intermediate, gate_up = 2 * config.intermediate;
   const int64_t rest = config.hidden + config.qkv_size() + config.q_size();  // x2, q/k/v, attention's output
-  int64_t values = config.hidden;                                           // the input
+  if (keep == Keep::kHost) return 0;
+  int64_t values = config.hidden;  // the input
   if (keep != Keep::kInput) values += rest;
   if (keep == Keep::kAll || keep == Keep::kNoCheap) values += gate_up;
   if (keep == Keep::kAll) values += cheap;
@@ -34,7 +36,7 @@ int64_t KeptBytesPerToken(const ModelConfig& config, Keep keep, int64_t element)
 std::vector<Keep> ChooseKeep(const ModelConfig& config, int64_t tokens, int64_t element, int64_t budget) {
   std::vector<Keep> keep(config.layers, Keep::kAll);
   int64_t bytes = config.layers * tokens * KeptBytesPerToken(config, Keep::kAll, element);
-  for (Keep next : {Keep::kNoCheap, Keep::kNoGateUp, Keep::kInput}) {
+  for (Keep next : {Keep::kNoCheap, Keep::kNoGateUp, Keep::kInput, Keep::kHost}) {
     for (Keep& layer : keep) {
       if (bytes <= budget) return keep;
       bytes -= tokens * (KeptBytesPerToken(config, layer, element) - KeptBytesPerToken(config, next, element));
@@ -52,6 +54,7 @@ DirectPass::DirectPass(const BaseModel* base, const Method* method, const FlatPa
       type_(type),
       rope_{base->rope_cos_PH, base->rope_sin_PH},
       products_(base, method, parameters, type, dropout),
+      host_(base->target, base->config.layers),
       needs_embedding_(method->soft_prompt_ND().defined() ||
                        (method->trained_weights() && method->trained_weights()->embedding_VD.defined())),
       lowest_(LowestLayer()) {
@@ -99,38 +102,78 @@ Tensor DirectPass::MultiplyBackward(int64_t layer, Linear which, const Tensor& d
   return products_.MultiplyBackward(layer, which, dy, x, &state->u[static_cast<int>(which)], needs_dx);
 }
 
-void DirectPass::Forward(int64_t layer, const PassBatch& batch, LayerState* s) {
-  const double epsilon = base_->config.rms_epsilon;
+bool DirectPass::InChunks(const LayerState& s) const {
+  return (s.keep == Keep::kInput || s.keep == Keep::kHost) && s.x.size(0) > kFeedForwardRows;
+}
+
+Tensor DirectPass::ForwardAttention(int64_t layer, const PassBatch& batch, LayerState* s) {
   if (!s->normed1.defined()) {
-    s->normed1 = RmsNormForward(s->x, attention_norms_[layer].weight_D, epsilon, &s->inverse_rms1);
+    s->normed1 = RmsNormForward(s->x, attention_norms_[layer].weight_D, base_->config.rms_epsilon, &s->inverse_rms1);
   }
   const Tensor qkv = Multiply(layer, Linear::kQkv, s->normed1, s);
+  if (InChunks(*s)) s->normed1 = Tensor();
   const Tensor attended =
       PackedAttentionForward(qkv, AttentionShapeOf(base_->config), rope_, batch.sequences, &s->attention);
-  s->normed2 = AddRmsNormForward(s->x, Multiply(layer, Linear::kO, attended, s), ffn_norms_[layer].weight_D, epsilon,
-                                 &s->x2, &s->inverse_rms2);
+  return Multiply(layer, Linear::kO, attended, s);
+}
+
+void DirectPass::ForwardToInner(int64_t layer, const PassBatch& batch, LayerState* s) {
+  s->normed2 = AddRmsNormForward(s->x, ForwardAttention(layer, batch, s), ffn_norms_[layer].weight_D,
+                                 base_->config.rms_epsilon, &s->x2, &s->inverse_rms2);
   s->gate_up = Multiply(layer, Linear::kGateUp, s->normed2, s);
   s->inner = SwiGluForward(s->gate_up);
 }
 
-void DirectPass::Drop(Keep keep, LayerState* s) {
-  s->keep = keep;
-  if (keep == Keep::kAll) return;
-  if (keep == Keep::kInput) {
+Tensor DirectPass::Forward(int64_t layer, const PassBatch& batch, LayerState* s) {
+  if (InChunks(*s)) {
+    s->x2 = s->x + ForwardAttention(layer, batch, s);
+    s->attention = {};
+    return ForwardInChunks(layer, s->x2);
+  }
+  ForwardToInner(layer, batch, s);
+  return Multiply(layer, Linear::kDown, s->inner, s);
+}
+
+Tensor DirectPass::ForwardInChunks(int64_t layer, const Tensor& x2) {
+  const Tensor y = at::empty_like(x2);
+  const int64_t rows = x2.size(0);
+  for (int64_t begin = 0, chunk = 0; begin < rows; begin += kFeedForwardRows, ++chunk) {
+    const int64_t n = std::min(kFeedForwardRows, rows - begin);
+    Tensor inverse_rms, u_gate_up, u_down;
+    const Tensor normed = RmsNormForward(x2.narrow(0, begin, n), ffn_norms_[layer].weight_D,
+                                         base_->config.rms_epsilon, &inverse_rms);
+    const Tensor inner = SwiGluForward(products_.Multiply(layer, Linear::kGateUp, normed, &u_gate_up, chunk));
+    y.narrow(0, begin, n).copy_(products_.Multiply(layer, Linear::kDown, inner, &u_down, chunk));
+  }
+  return y;
+}
+
+void DirectPass::Drop(int64_t layer, LayerState* s) {
+  if (s->keep == Keep::kAll) return;
+  if (s->keep == Keep::kInput || s->keep == Keep::kHost) {
     LayerState input;
-    input.keep = keep;
+    input.keep = s->keep;
     input.x = s->x;
+    if (s->keep == Keep::kHost) host_.Save(layer, std::exchange(input.x, Tensor()));
     *s = std::move(input);
     return;
   }
   s->normed1 = s->normed2 = s->inner = Tensor();
-  if (keep == Keep::kNoGateUp) s->gate_up = Tensor();
+  if (s->keep == Keep::kNoGateUp) s->gate_up = Tensor();
 }
 
 void DirectPass::Restore(int64_t layer, const PassBatch& batch, LayerState* s) {
   if (s->keep == Keep::kAll) return;
-  if (s->keep == Keep::kInput) {
-    Forward(layer, batch, s);
+  if (s->keep == Keep::kHost) {
+    s->x = host_.Take(layer);
+    if (layer > lowest_) host_.Fetch(layer - 1);
+  }
+  if (InChunks(*s)) {
+    s->x2 = s->x + ForwardAttention(layer, batch, s);
+    return;
+  }
+  if (s->keep == Keep::kInput || s->keep == Keep::kHost) {
+    ForwardToInner(layer, batch, s);
     return;
   }
   const double epsilon = base_->config.rms_epsilon;
@@ -140,18 +183,48 @@ void DirectPass::Restore(int64_t layer, const PassBatch& batch, LayerState* s) {
   s->inner = SwiGluForward(s->gate_up);
 }
 
-Tensor DirectPass::Backward(int64_t layer, const PassBatch& batch, const Tensor& dy, LayerState* s) {
-  Restore(layer, batch, s);
+Tensor DirectPass::BackwardFeedForward(int64_t layer, const Tensor& dy, LayerState* s) {
+  if (InChunks(*s)) return BackwardInChunks(layer, dy, std::exchange(s->x2, Tensor()));
   Tensor dgate_up = SwiGluBackward(s->gate_up, MultiplyBackward(layer, Linear::kDown, dy, s->inner, s, true));
   s->inner = s->gate_up = Tensor();
-  Tensor dnormed = MultiplyBackward(layer, Linear::kGateUp, dgate_up, s->normed2, s, true);
+  const Tensor dnormed = MultiplyBackward(layer, Linear::kGateUp, dgate_up, s->normed2, s, true);
   dgate_up = Tensor();
-  const Tensor dx2 = NormBackward(ffn_norms_[layer], dnormed, s->x2, s->inverse_rms2, dy);
+  return NormBackward(ffn_norms_[layer], dnormed, s->x2, s->inverse_rms2, dy);
+}
+
+Tensor DirectPass::BackwardInChunks(int64_t layer, const Tensor& dy, const Tensor& x2) {
+  const Tensor dx2 = at::empty_like(x2);
+  const int64_t rows = x2.size(0);
+  for (int64_t begin = 0, chunk = 0; begin < rows; begin += kFeedForwardRows, ++chunk) {
+    const int64_t n = std::min(kFeedForwardRows, rows - begin);
+    const Tensor x_part = x2.narrow(0, begin, n), dy_part = dy.narrow(0, begin, n);
+    Tensor inverse_rms, u_gate_up, u_down;
+    const Tensor normed =
+        RmsNormForward(x_part, ffn_norms_[layer].weight_D, base_->config.rms_epsilon, &inverse_rms);
+    const Tensor gate_up = products_.Multiply(layer, Linear::kGateUp, normed, &u_gate_up, chunk);
+    const Tensor dgate_up = SwiGluBackward(
+        gate_up,
+        products_.MultiplyBackward(layer, Linear::kDown, dy_part, SwiGluForward(gate_up), &u_down, true, chunk));
+    const Tensor dnormed =
+        products_.MultiplyBackward(layer, Linear::kGateUp, dgate_up, normed, &u_gate_up, true, chunk);
+    dx2.narrow(0, begin, n).copy_(NormBackward(ffn_norms_[layer], dnormed, x_part, inverse_rms, dy_part));
+  }
+  return dx2;
+}
+
+Tensor DirectPass::Backward(int64_t layer, const PassBatch& batch, const Tensor& dy, LayerState* s) {
+  Restore(layer, batch, s);
+  const Tensor dx2 = BackwardFeedForward(layer, dy, s);
   Tensor dattended = MultiplyBackward(layer, Linear::kO, dx2, s->attention.out_TQ, s, true);
   const Tensor dqkv =
       PackedAttentionBackward(dattended, s->attention, AttentionShapeOf(base_->config), rope_, batch.sequences);
+  dattended = Tensor();
+  s->attention = {};
+  if (!s->normed1.defined()) {
+    s->normed1 = RmsNormForward(s->x, attention_norms_[layer].weight_D, base_->config.rms_epsilon, &s->inverse_rms1);
+  }
   const bool needs_dx = layer > lowest_ || needs_embedding_ || attention_norms_[layer].gradient_D.defined();
-  dnormed = MultiplyBackward(layer, Linear::kQkv, dqkv, s->normed1, s, needs_dx);
+  const Tensor dnormed = MultiplyBackward(layer, Linear::kQkv, dqkv, s->normed1, s, needs_dx);
   if (!needs_dx) return {};
   return NormBackward(attention_norms_[layer], dnormed, s->x, s->inverse_rms1, dx2);
 }
@@ -215,19 +288,19 @@ DirectPass::Result DirectPass::Run(PassBatch batch, const std::vector<Keep>& kee
   Tensor delta;
   for (int64_t i = 0; i < base_->config.layers; ++i) {
     LayerState& s = layers[i];
+    s.keep = keep[i];
     if (delta.defined()) {
       s.normed1 = AddRmsNormForward(x, delta, attention_norms_[i].weight_D, base_->config.rms_epsilon,
                                     &s.x, &s.inverse_rms1);
     } else {
       s.x = x;
     }
-    Forward(i, batch, &s);
-    delta = Multiply(i, Linear::kDown, s.inner, &s);
+    delta = Forward(i, batch, &s);
     x = s.x2;
     if (i < lowest_) {
       s = {};
     } else {
-      Drop(keep[i], &s);
+      Drop(i, &s);
     }
   }
   Result result;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "server/tuning/flat_parameters.h"
+#include "server/tuning/host_store.h"
 #include "server/tuning/methods/method.h"
 #include "server/tuning/pass_batch.h"
 #include "server/tuning/pass_products.h"
@@ -21,10 +22,11 @@ enum class Keep {
   kAll,
   kNoCheap,   // not what element-wise kernels make: both normed inputs, SwiGLU's output
   kNoGateUp,  // nor the widest product's output
-  kInput,     // the layer's input alone (Chen et al. 2016)
+  kInput,     // the layer's input alone (Chen et al. 2016); the feed-forward part runs in chunks of rows
+  kHost,      // nothing on the device: the input waits in host memory
 };
 
-// The cheapest choice for each layer whose bytes fit into `budget`; all kInput if none
+// The cheapest choice for each layer whose bytes fit into `budget`; all kHost if none
 // does. `tokens` of one pass, `element` bytes a value. The first layers give up first,
 // and every layer the kind that is cheapest to compute again before any gives up the next.
 std::vector<Keep> ChooseKeep(const ModelConfig& config, int64_t tokens, int64_t element, int64_t budget);
@@ -38,6 +40,9 @@ int64_t KeptBytesPerToken(const ModelConfig& config, Keep keep, int64_t element)
 // Throws what libtorch throws: to be run inside CatchTorch. Not thread-safe.
 class DirectPass {
  public:
+  // Rows of a feed-forward part at a time in layers that keep their input alone.
+  static constexpr int64_t kFeedForwardRows = 8192;
+
   // All arguments must outlive this. `type` is what the pass computes in.
   DirectPass(const BaseModel* base, const Method* method, const FlatParameters* parameters, at::ScalarType type,
              double dropout);
@@ -65,11 +70,19 @@ class DirectPass {
   at::Tensor Multiply(int64_t layer, Linear which, const at::Tensor& x, LayerState* state);
   at::Tensor MultiplyBackward(int64_t layer, Linear which, const at::Tensor& dy, const at::Tensor& x,
                               LayerState* state, bool needs_dx);
-  // Up to the input of the last product. The layer's output is x2 + that product: the
-  // caller adds, with the next norm.
-  void Forward(int64_t layer, const PassBatch& batch, LayerState* state);
-  void Drop(Keep keep, LayerState* state);
+  bool InChunks(const LayerState& state) const;
+  // Attention and its output product: x2's second addend.
+  at::Tensor ForwardAttention(int64_t layer, const PassBatch& batch, LayerState* state);
+  // Up to the input of the last product.
+  void ForwardToInner(int64_t layer, const PassBatch& batch, LayerState* state);
+  // The layer's output is x2 + what this returns: the caller adds, with the next norm.
+  at::Tensor Forward(int64_t layer, const PassBatch& batch, LayerState* state);
+  at::Tensor ForwardInChunks(int64_t layer, const at::Tensor& x2);
+  void Drop(int64_t layer, LayerState* state);
   void Restore(int64_t layer, const PassBatch& batch, LayerState* state);
+  // The gradient of x2 from that of the layer's output.
+  at::Tensor BackwardFeedForward(int64_t layer, const at::Tensor& dy, LayerState* state);
+  at::Tensor BackwardInChunks(int64_t layer, const at::Tensor& dy, const at::Tensor& x2);
   // The gradient of the layer's input from that of its output.
   at::Tensor Backward(int64_t layer, const PassBatch& batch, const at::Tensor& dy, LayerState* state);
   at::Tensor BackwardHead(const PassBatch& batch, const at::Tensor& x, Result* result);
@@ -87,6 +100,7 @@ class DirectPass {
   PassProducts products_;
   std::vector<Norm> attention_norms_, ffn_norms_;
   Norm final_norm_;
+  HostStore host_;
   at::Tensor embedding_gradient_VD_, head_gradient_VD_;  // undefined where frozen
   const bool needs_embedding_;                           // anything below the layers trains
   const int64_t lowest_;                                 // the lowest layer that a gradient must reach

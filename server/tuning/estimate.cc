@@ -4,27 +4,96 @@
 
 #include <algorithm>
 #include <chrono>
+#include <limits>
+#include <vector>
 
 #include "absl/synchronization/mutex.h"
+#include "server/model/kernels/cross_entropy.h"
 #include "server/model/torch_target.h"
+#include "server/tuning/direct_pass.h"
 
 namespace attune {
 
-int64_t EstimateTrainingBytes(const ModelConfig& config, const MemoryInputs& inputs) {
-  const int64_t element = inputs.bfloat16 ? 2 : 4;
-  // Master, gradient and two moments, all fp32.
-  int64_t bytes = inputs.trainable_parameters * 16;
-  // Kept per token and layer: both norms' inputs and outputs, q/k/v, attention's
-  // output, the packed gate and up, their product.
-  const int64_t per_layer = 4 * config.hidden + config.qkv_size() + config.q_size() + 3 * config.intermediate;
-  bytes += inputs.micro_batch_tokens * config.layers * per_layer * element;
-  // Passing buffers of the backward pass.
-  bytes += inputs.micro_batch_tokens * (4 * config.intermediate + 4 * config.hidden) * element;
-  // A chunk of logits with its gradient, and hidden states with theirs.
-  bytes += std::min<int64_t>(256, inputs.loss_tokens) * config.vocab * 8;
-  bytes += inputs.loss_tokens * config.hidden * 2 * element;
-  if (inputs.trains_weights && inputs.bfloat16) bytes += inputs.trainable_parameters * 2;  // working copies
+namespace {
+
+int64_t ElementBytes(const MemoryInputs& inputs) { return inputs.bfloat16 ? 2 : 4; }
+
+// Masters and gradients in fp32, a copy to compute with, moments.
+int64_t StateBytes(const MemoryInputs& inputs) {
+  const double moments = inputs.is_8bit_optimizer ? 2 * (1 + 4.0 / 256) : 8;
+  return static_cast<int64_t>(inputs.trainable_parameters * (8 + (inputs.bfloat16 ? 2 : 0) + moments));
+}
+
+// Of one token, in bytes.
+struct TokenBytes {
+  int64_t hidden, qkv, q, inner;  // rows of these widths
+  int64_t statistics;             // norms' and attention's, fp32, and LoRA's inner products: kept with the layer
+  int64_t workspace;              // of attention's gradient
+};
+
+TokenBytes TokenBytesOf(const ModelConfig& config, const MemoryInputs& inputs) {
+  const int64_t element = ElementBytes(inputs);
+  TokenBytes bytes{config.hidden * element, config.qkv_size() * element, config.q_size() * element,
+                   config.intermediate * element, 8 + 4 * config.heads + kProjections * inputs.lora_rank * element, 0};
+  if (inputs.on_gpu && inputs.bfloat16) {
+    // dq adds up in fp32, as do dk and dv of each query head where heads share keys; and a row sum.
+    const int64_t shared = config.heads == config.kv_heads ? 0 : 2 * bytes.q;
+    bytes.workspace = 4 * config.q_size() + shared + 4 * config.heads;
+  }
   return bytes;
+}
+
+// The passing buffers of a layer's backward pass, beside what the layer keeps: those of its
+// recomputation, of the feed-forward part and of attention's.
+int64_t BackwardBytes(const TokenBytes& token, Keep keep, int64_t tokens) {
+  const bool input_only = keep == Keep::kInput || keep == Keep::kHost;
+  const int64_t whole = 4 * token.hidden + token.qkv + token.q + 3 * token.inner;
+  if (input_only && tokens > DirectPass::kFeedForwardRows) {
+    const int64_t rows = DirectPass::kFeedForwardRows;
+    // x, x2, dy and dx2 whole, q/k/v and attention's output; the rest a chunk at a time.
+    const int64_t feed_forward = tokens * (4 * token.hidden + token.qkv + token.q) + rows * 6 * token.inner;
+    const int64_t attention = tokens * (4 * token.hidden + 3 * token.qkv + 2 * token.q + token.workspace);
+    return std::max(feed_forward, attention) + tokens * token.statistics;
+  }
+  int64_t restored = 0;
+  if (input_only) restored = whole - (keep == Keep::kInput ? token.hidden : 0) + token.statistics;
+  if (keep == Keep::kNoCheap || keep == Keep::kNoGateUp) restored = 2 * token.hidden + token.inner;
+  if (keep == Keep::kNoGateUp) restored += 2 * token.inner;
+  const int64_t feed_forward = token.hidden + 3 * token.inner;
+  const int64_t attention = 2 * token.hidden + token.q + 2 * token.qkv + token.workspace - 3 * token.inner;
+  return tokens * (restored + std::max(feed_forward, attention));
+}
+
+// Logits of one chunk, and hidden states at rows that carry loss with their gradients.
+int64_t HeadBytes(const ModelConfig& config, const TokenBytes& token, const MemoryInputs& inputs) {
+  const int64_t rows = std::min(CrossEntropyRows(inputs.on_gpu, config.vocab), inputs.loss_tokens);
+  return rows * config.vocab * ElementBytes(inputs) + inputs.loss_tokens * 4 * token.hidden +
+         inputs.micro_batch_tokens * 2 * token.hidden;
+}
+
+}  // namespace
+
+int64_t EstimateTrainingBytes(const ModelConfig& config, const MemoryInputs& inputs) {
+  const int64_t tokens = inputs.micro_batch_tokens, element = ElementBytes(inputs);
+  const TokenBytes token = TokenBytesOf(config, inputs);
+  const int64_t budget = inputs.activation_bytes > 0 ? inputs.activation_bytes : std::numeric_limits<int64_t>::max();
+  const std::vector<Keep> keep = ChooseKeep(config, tokens, element, budget);
+  int64_t kept = 0, peak = 0;
+  for (Keep layer : keep) {
+    kept += tokens * KeptBytesPerToken(config, layer, element);
+    if (layer != Keep::kInput && layer != Keep::kHost) kept += tokens * token.statistics;
+    peak = std::max(peak, kept + BackwardBytes(token, layer, tokens));
+  }
+  peak = std::max(peak, kept + HeadBytes(config, token, inputs));
+  int64_t bytes = StateBytes(inputs) + peak;
+  if (inputs.quantized) bytes += 2 * config.intermediate * config.hidden * element;  // one product's weight at a time
+  // Two streams' cuBLAS workspaces.
+  if (inputs.on_gpu) bytes += int64_t{64} << 20;
+  return bytes;
+}
+
+int64_t ActivationBudget(int64_t device_bytes, int64_t weight_bytes, const MemoryInputs& inputs) {
+  return std::max<int64_t>(1, (device_bytes - weight_bytes - StateBytes(inputs)) / 2);
 }
 
 double TrainingOperationsPerToken(const ModelConfig& config, bool trains_weights) {

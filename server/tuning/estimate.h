@@ -13,14 +13,23 @@ struct MemoryInputs {
   int64_t trainable_parameters = 0;
   int64_t micro_batch_tokens = 0;  // the most that one forward pass holds
   int64_t loss_tokens = 0;         // the most of one forward pass
+  int64_t lora_rank = 0;           // of each of the seven projections
   bool trains_weights = false;     // full or partial tuning
   bool bfloat16 = false;
+  bool quantized = false;              // the base model's weights
+  bool is_8bit_optimizer = false;
+  bool on_gpu = false;
+  int64_t activation_bytes = 0;  // layers keep what fits; see ChooseKeep. 0: everything
 };
 
-// Peak device memory of training above the base model's weights, bytes: master
-// weights, gradients and moments, activations kept for the backward pass, and the
-// largest passing buffers.
+// Peak device memory of training above the base model's weights, bytes: master weights,
+// gradients and moments, what the layers keep for their backward passes, and the largest
+// passing buffers. Follows DirectPass step by step: what is allocated there is counted here.
 int64_t EstimateTrainingBytes(const ModelConfig& config, const MemoryInputs& inputs);
+
+// What a job's layers may keep: half of what weights and optimizer leave of the device.
+// At least a byte.
+int64_t ActivationBudget(int64_t device_bytes, int64_t weight_bytes, const MemoryInputs& inputs);
 
 // Floating-point operations of training on one token.
 double TrainingOperationsPerToken(const ModelConfig& config, bool trains_weights);

@@ -51,17 +51,23 @@ std::vector<Keep> PassGraphs::KeepFor(const PassShape& shape) const {
   return ChooseKeep(base_->config, shape.tokens, static_cast<int64_t>(at::elementSize(type_)), activation_bytes_);
 }
 
-bool PassGraphs::IsSmall(int64_t tokens) const { return type_ == at::kBFloat16 && tokens <= kMaxGraphTokens; }
+// Not what waits for copies to the host and back.
+bool PassGraphs::IsCaptured(const PassShape& shape, int64_t tokens) const {
+  if (type_ != at::kBFloat16 || tokens > kMaxGraphTokens) return false;
+  const std::vector<Keep> keep = KeepFor(shape);
+  return std::find(keep.begin(), keep.end(), Keep::kHost) == keep.end();
+}
 
 PackedMicroBatch PassGraphs::Pack(const MicroBatch& batch, int64_t step_seed, int64_t loss_tokens) const {
   const int64_t tokens = static_cast<int64_t>(batch.tokens.size());
-  const PassShape shape = IsSmall(tokens) ? BucketShape(batch) : ExactShape(batch);
+  PassShape shape = BucketShape(batch);
+  if (!IsCaptured(shape, tokens)) shape = ExactShape(batch);
   return {shape, PackBatch(batch, shape, step_seed, loss_tokens, /*pinned=*/true), tokens};
 }
 
 DirectPass::Result PassGraphs::Run(const PackedMicroBatch& batch, bool is_first) {
-  const bool small = IsSmall(batch.tokens);
   const PassShape& shape = batch.shape;
+  const bool small = IsCaptured(shape, batch.tokens);
   const Tensor& packed = batch.packed;
   std::unique_ptr<Graph>& graph = graphs_[{shape, is_first}];
   if (!graph) graph = std::make_unique<Graph>();

@@ -49,7 +49,7 @@ class PassGraphs {
     auto operator<=>(const Key&) const = default;
   };
 
-  bool IsSmall(int64_t tokens) const;
+  bool IsCaptured(const PassShape& shape, int64_t tokens) const;
   std::vector<Keep> KeepFor(const PassShape& shape) const;
   // Makes way for a pass of this shape. A pool that grew with ever larger passes would
   // hold them all: the larger pass comes first, and the others are captured again.

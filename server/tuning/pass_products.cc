@@ -124,15 +124,19 @@ void PassProducts::Begin(const StepSeed& seed, bool replaces) {
   }
 }
 
-Tensor PassProducts::Dropped(const Product& product, const Tensor& x) const {
-  return dropout_ > 0 ? DropoutOfStep(x, dropout_, seed_, product.number) : x;
+uint32_t PassProducts::MaskNumber(const Product& product, int64_t chunk) const {
+  return product.number + static_cast<uint32_t>(chunk * base_->config.layers * kLinears);
 }
 
-Tensor PassProducts::Multiply(int64_t layer, Linear which, const Tensor& x, Tensor* u) {
+Tensor PassProducts::Dropped(const Product& product, const Tensor& x, int64_t chunk) const {
+  return dropout_ > 0 ? DropoutOfStep(x, dropout_, seed_, MaskNumber(product, chunk)) : x;
+}
+
+Tensor PassProducts::Multiply(int64_t layer, Linear which, const Tensor& x, Tensor* u, int64_t chunk) {
   const Product& product = At(layer, which);
   Tensor y = MatMul(x, As::kIs, Weight(layer, which), As::kTransposed);
   if (product.terms.empty()) return y;
-  if (!u->defined()) *u = MatMul(Dropped(product, x), As::kIs, product.a_RI, As::kTransposed);
+  if (!u->defined()) *u = MatMul(Dropped(product, x, chunk), As::kIs, product.a_RI, As::kTransposed);
   for (const Product::LoraTerm& term : product.terms) {
     MatMul(u->narrow(1, term.first_rank, term.rank), As::kIs, term.b_OR, As::kTransposed, term.scale, 1,
            y.narrow(1, term.first_column, term.b_OR.size(0)));
@@ -141,16 +145,16 @@ Tensor PassProducts::Multiply(int64_t layer, Linear which, const Tensor& x, Tens
 }
 
 Tensor PassProducts::MultiplyBackward(int64_t layer, Linear which, const Tensor& dy, const Tensor& x, Tensor* u_TR,
-                                      bool needs_dx) {
+                                      bool needs_dx, int64_t chunk) {
   const Product& product = At(layer, which);
   Tensor dx;
   if (needs_dx) dx = MatMul(dy, As::kIs, Weight(layer, which), As::kIs);
   for (const Product::TrainedRows& rows : product.trained) {
-    MatMul(dy.narrow(1, rows.first_row, rows.gradient.size(0)), As::kTransposed, x, As::kIs, 1, replaces_ ? 0 : 1,
+    MatMul(dy.narrow(1, rows.first_row, rows.gradient.size(0)), As::kTransposed, x, As::kIs, 1, replaces_ && chunk == 0 ? 0 : 1,
            rows.gradient);
   }
   if (product.terms.empty()) return dx;
-  const Tensor dropped = Dropped(product, x);
+  const Tensor dropped = Dropped(product, x, chunk);
   if (!u_TR->defined()) *u_TR = MatMul(dropped, As::kIs, product.a_RI, As::kTransposed);
   const Tensor& u = *u_TR;
   Tensor du = at::empty_like(u);
@@ -162,7 +166,7 @@ Tensor PassProducts::MultiplyBackward(int64_t layer, Linear which, const Tensor&
   MatMul(du, As::kTransposed, dropped, As::kIs, 1, 1, product.da_RI);
   if (!needs_dx) return dx;
   if (dropout_ > 0) {
-    return DropoutOfStep(MatMul(du, As::kIs, product.a_RI, As::kIs), dropout_, seed_, product.number, dx);
+    return DropoutOfStep(MatMul(du, As::kIs, product.a_RI, As::kIs), dropout_, seed_, MaskNumber(product, chunk), dx);
   }
   MatMul(du, As::kIs, product.a_RI, As::kIs, 1, 1, dx);
   return dx;

@@ -32,11 +32,12 @@ class PassProducts {
 
   // x W^T, T x O. `u_TR`, LoRA's inner product, is used if it is defined, else made; it
   // stays undefined where the product has no LoRA.
-  at::Tensor Multiply(int64_t layer, Linear which, const at::Tensor& x_TI, at::Tensor* u_TR);
+  // Where rows come in chunks, each `chunk` number draws dropout masks of its own.
+  at::Tensor Multiply(int64_t layer, Linear which, const at::Tensor& x_TI, at::Tensor* u_TR, int64_t chunk = 0);
   // From the gradient of the output: adds those of what trains, and returns that of x
   // (undefined unless `needs_dx`). x and u as in the forward pass; u is made again if it is gone.
   at::Tensor MultiplyBackward(int64_t layer, Linear which, const at::Tensor& dy_TO, const at::Tensor& x_TI,
-                              at::Tensor* u_TR, bool needs_dx);
+                              at::Tensor* u_TR, bool needs_dx, int64_t chunk = 0);
 
   // Whether anything in a product of this layer trains.
   bool Trains(int64_t layer) const;
@@ -49,7 +50,8 @@ class PassProducts {
   const Product& At(int64_t layer, Linear which) const;
   at::Tensor Weight(int64_t layer, Linear which) const;
   // x under the product's dropout mask.
-  at::Tensor Dropped(const Product& product, const at::Tensor& x) const;
+  uint32_t MaskNumber(const Product& product, int64_t chunk) const;
+  at::Tensor Dropped(const Product& product, const at::Tensor& x, int64_t chunk) const;
 
   const BaseModel* const base_;
   const FlatParameters* const parameters_;

@@ -39,7 +39,8 @@ absl::StatusOr<JobOutcome> TuningRun::Run() {
     validation_ = std::make_unique<Batcher>(&plan_.data.validation, h.batch_size, h.micro_batch_tokens,
                                             plan_.virtual_tokens, *h.seed);
   }
-  trainer_ = std::make_unique<Trainer>(plan_.model->base.get(), method_.get(), train_.get(), h, deps_.arbiter);
+  trainer_ = std::make_unique<Trainer>(plan_.model->base.get(), method_.get(), train_.get(), h, deps_.arbiter,
+                                       MemoryInputsOf(deps_, plan_, job_.spec).activation_bytes);
   ATTUNE_RETURN_IF_ERROR(MakeDirectories(absl::StrCat(deps_.checkpoint_directory, "/", job_.spec.id)));
   ATTUNE_RETURN_IF_ERROR(Restore());
   ATTUNE_RETURN_IF_ERROR(control_.SetRunning(h, plan_.data.report));

@@ -7,6 +7,7 @@
 #include "absl/status/statusor.h"
 #include "server/data/batcher.h"
 #include "server/tuning/checkpoint.h"
+#include "server/tuning/estimate.h"
 #include "server/tuning/methods/method.h"
 #include "server/tuning/prepare.h"
 #include "server/tuning/runner.h"
@@ -28,6 +29,9 @@ struct PlannedRun {
 // settings, data or base model.
 absl::StatusOr<PlannedRun> PlanRun(const TuningRunnerDeps& deps, const JobSpec& spec,
                                    const std::function<bool()>& stop);
+
+// What the plan's memory depends on; the activations' budget follows from the device's.
+MemoryInputs MemoryInputsOf(const TuningRunnerDeps& deps, const PlannedRun& plan, const JobSpec& spec);
 
 // One run of one job: steps, evaluations, checkpoints, publishing. Not thread-safe.
 class TuningRun {

@@ -15,7 +15,9 @@ bool TrainsWeights(const MethodSpec& method) {
   return std::holds_alternative<FullSpec>(method) || std::holds_alternative<PartialSpec>(method);
 }
 
-MemoryInputs MemoryInputsOf(const PlannedRun& plan, const JobSpec& spec) {
+}  // namespace
+
+MemoryInputs MemoryInputsOf(const TuningRunnerDeps& deps, const PlannedRun& plan, const JobSpec& spec) {
   const Hyperparameters& h = plan.hyperparameters;
   Batcher batcher(&plan.data.train, h.batch_size, h.micro_batch_tokens, plan.virtual_tokens, *h.seed);
   MemoryInputs inputs;
@@ -25,10 +27,18 @@ MemoryInputs MemoryInputsOf(const PlannedRun& plan, const JobSpec& spec) {
   inputs.loss_tokens = std::min<int64_t>(
       inputs.micro_batch_tokens,
       inputs.micro_batch_tokens * report.train_loss_tokens / std::max<int64_t>(1, report.train_tokens) + 1);
+  if (const auto* lora = std::get_if<LoraSpec>(&spec.method)) inputs.lora_rank = lora->rank ? lora->rank : 16;
   inputs.trains_weights = TrainsWeights(spec.method);
   inputs.bfloat16 = h.precision == "bfloat16";
+  inputs.quantized = plan.model->base->format != WeightFormat::kDense;
+  inputs.is_8bit_optimizer = h.optimizer_state == "int8";
+  inputs.on_gpu = deps.target.device == ComputeTarget::Device::kCuda;
+  const int64_t total = deps.arbiter ? deps.arbiter->memory().total() : 0;
+  if (total > 0) inputs.activation_bytes = ActivationBudget(total, plan.model->base->bytes, inputs);
   return inputs;
 }
+
+namespace {
 
 class TuningRunner final : public JobRunner {
  public:
@@ -64,7 +74,7 @@ class TuningRunner final : public JobRunner {
     JobEstimate estimate;
     estimate.total_steps = plan.hyperparameters.max_steps;
     estimate.trainable_parameters = plan.trainable_parameters;
-    estimate.peak_memory_bytes = EstimateTrainingBytes(config, MemoryInputsOf(plan, spec));
+    estimate.peak_memory_bytes = EstimateTrainingBytes(config, MemoryInputsOf(deps_, plan, spec));
     estimate.data_report = plan.data.report;
     estimate.resolved_hyperparameters = plan.hyperparameters;
     const double tokens = plan.hyperparameters.epochs *

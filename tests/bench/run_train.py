@@ -83,17 +83,18 @@ def summary(result, work, peak):
         return result["error"]
     rate = sum(result["tokens"]) / sum(result["seconds"])
     return {"tokens_per_second": rate, "utilisation": rate * flops_per_token(work) / peak if peak else None,
-            "peak_gib": result.get("peak_bytes", 0) / GIB, "median_ms": 1e3 * statistics.median(result["seconds"]),
+            "peak_gib": result.get("peak_bytes", 0) / GIB, "estimate_gib": result.get("estimated_bytes", 0) / GIB, "median_ms": 1e3 * statistics.median(result["seconds"]),
             "first_loss": result["losses"][0]}
 
 
 def row(name, who, found, floor):
     if isinstance(found, str):
-        return f"| {name} | {who} | failed: {found} | | | | |"
+        return f"| {name} | {who} | failed: {found} | | | | | |"
     of_floor = f"{100 * found['tokens_per_second'] / floor:.0f}%" if floor else ""
     share = f"{100 * found['utilisation']:.0f}%" if found["utilisation"] else ""
+    estimate = f"{found['estimate_gib']:.1f}" if found["estimate_gib"] else ""
     return (f"| {name} | {who} | {found['tokens_per_second']:,.0f} | {found['median_ms']:.1f} | {share} | {of_floor} | "
-            f"{found['peak_gib']:.1f} |")
+            f"{found['peak_gib']:.1f} | {estimate} |")
 
 
 def main():
@@ -111,8 +112,8 @@ def main():
     here = os.path.dirname(os.path.abspath(__file__))
     peer = [sys.executable, os.path.join(here, "train_peer.py")]
     floor_of_step = [sys.executable, os.path.join(here, "train_floor.py")]
-    lines = ["| work | by | tokens/s | ms a step | model FLOP utilisation | share of the floor | peak GiB |",
-             "|---|---|---|---|---|---|---|"]
+    lines = ["| work | by | tokens/s | ms a step | model FLOP utilisation | share of the floor | peak GiB | "
+             "estimated GiB |", "|---|---|---|---|---|---|---|---|"]
     for name in given.work:
         work = {"warmup": given.warmup, "steps": given.steps, "device": given.device} | WORK[name]
         floor = None

@@ -31,10 +31,11 @@
 #include "common/error.h"
 #include "common/file.h"
 #include "nlohmann/json.hpp"
-#include "server/model/kernels/quantized_matrix.h"
 #include "server/model/torch_target.h"
 #include "server/tuning/defaults.h"
+#include "server/tuning/estimate.h"
 #include "server/tuning/trainer.h"
+#include "tests/testing/random_model.h"
 
 namespace attune {
 namespace {
@@ -42,18 +43,8 @@ namespace {
 using Json = nlohmann::json;
 using SteadyClock = std::chrono::steady_clock;
 
-void Quantize(const std::string& format, LayerWeights* layer) {
-  if (format == "none") return;
-  const cuda::Codes codes = format == "int8" ? cuda::Codes::kInt8 : cuda::Codes::kNf4;
-  for (int i = 0; i < kLinears; ++i) {
-    layer->quantized[i] = std::make_shared<QuantizedMatrix>(attune::Quantize(layer->linear[i], codes));
-    layer->linear[i] = at::Tensor();
-  }
-}
-
-std::shared_ptr<BaseModel> RandomModel(const Json& work, const ComputeTarget& target) {
-  auto base = std::make_shared<BaseModel>();
-  ModelConfig& c = base->config;
+std::shared_ptr<const BaseModel> RandomModel(const Json& work, const ComputeTarget& target) {
+  ModelConfig c;
   c.family = "llama";
   c.layers = work.at("layers");
   c.hidden = work.at("hidden");
@@ -62,29 +53,9 @@ std::shared_ptr<BaseModel> RandomModel(const Json& work, const ComputeTarget& ta
   c.kv_heads = work.at("kv_heads");
   c.head_dim = c.hidden / c.heads;
   c.vocab = work.at("vocab");
-  c.context = 1 << 16;
+  c.context = std::max<int64_t>(1 << 16, 2 * work.at("length").get<int64_t>());
   c.tied_head = work.value("tied_head", true);
-  base->target = target;
-  const at::TensorOptions options = at::TensorOptions(TypeOf(target)).device(DeviceOf(target));
-  auto random = [&](at::IntArrayRef sizes) { return at::empty(sizes, options).normal_(0, 0.02); };
-  DecoderWeights& w = base->weights;
-  w.embedding_VD = random({c.vocab, c.hidden});
-  w.final_norm_D = at::ones({c.hidden}, options);
-  w.head_VD = c.tied_head ? w.embedding_VD : random({c.vocab, c.hidden});
-  for (int64_t i = 0; i < c.layers; ++i) {
-    LayerWeights layer;
-    layer.attention_norm_D = at::ones({c.hidden}, options);
-    layer.ffn_norm_D = at::ones({c.hidden}, options);
-    layer.linear = {random({c.qkv_size(), c.hidden}), random({c.hidden, c.q_size()}),
-                    random({2 * c.intermediate, c.hidden}), random({c.hidden, c.intermediate})};
-    Quantize(work.value("quantization", "none"), &layer);
-    w.layers.push_back(std::move(layer));
-  }
-  const at::Tensor angles = at::outer(at::arange(c.context, at::kFloat),
-                                      at::pow(10000.0, -at::arange(c.head_dim / 2, at::kFloat) * 2 / c.head_dim));
-  base->rope_cos_PH = angles.cos().to(options.device());
-  base->rope_sin_PH = angles.sin().to(options.device());
-  return base;
+  return MakeRandomModel(c, target, ParseWeightFormat(work.value("quantization", "none")));
 }
 
 MethodSpec SpecOf(const Json& work) {
@@ -202,6 +173,26 @@ absl::StatusOr<Json> TimeJobs(const Json& work, std::vector<std::unique_ptr<Job>
   return Json{{"seconds", {taken.count()}}, {"tokens", {tokens.load()}}, {"losses", {last[0]->loss}}};
 }
 
+// What admission would have said, weights and rotary tables included.
+int64_t Estimated(const Json& work, const BaseModel& base, const Job& job) {
+  MemoryInputs inputs;
+  for (const Parameter& parameter : job.method->parameters()) inputs.trainable_parameters += parameter.leaf.numel();
+  inputs.micro_batch_tokens = job.batcher->MaxGroupTokens();
+  const int64_t length = work.at("length"), loss_tokens = work.value("loss_tokens", 0);
+  inputs.loss_tokens = loss_tokens ? inputs.micro_batch_tokens * loss_tokens / length : inputs.micro_batch_tokens;
+  inputs.lora_rank = work.value("rank", 0);
+  inputs.trains_weights = work.at("method") == "full";
+  inputs.bfloat16 = work.value("precision", "bfloat16") == "bfloat16";
+  inputs.quantized = work.value("quantization", "none") != "none";
+  inputs.is_8bit_optimizer = work.value("optimizer_state", "") == "int8";
+  inputs.on_gpu = base.target.device == ComputeTarget::Device::kCuda;
+  inputs.activation_bytes = work.value("activation_bytes", int64_t{0});
+  const WeightFormat format = ParseWeightFormat(work.value("quantization", "none"));
+  return WeightBytes(base.config, base.target, format) +
+         static_cast<int64_t>(base.rope_cos_PH.nbytes() + base.rope_sin_PH.nbytes()) +
+         EstimateTrainingBytes(base.config, inputs);
+}
+
 absl::StatusOr<Json> Run(const Json& work) {
   ATTUNE_ASSIGN_OR_RETURN(const ComputeTarget target,
                           ChooseComputeTarget(work.value("device", "cuda"), work.value("precision", "bfloat16")));
@@ -220,6 +211,7 @@ absl::StatusOr<Json> Run(const Json& work) {
     const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(0);
     out["peak_bytes"] = stats.allocated_bytes[0].peak;
     out["peak_reserved_bytes"] = stats.reserved_bytes[0].peak;
+    out["estimated_bytes"] = Estimated(work, *base, *jobs[0]);
   }
   return out;
 }

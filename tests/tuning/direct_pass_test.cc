@@ -107,7 +107,7 @@ class DirectPassTest : public ::testing::TestWithParam<PassCase> {
       }
       examples.push_back(example);
     }
-    return Batcher(&examples, examples.size(), 1000, method_->virtual_tokens(), 1).Step(0)[0][0];
+    return Batcher(&examples, examples.size(), 1 << 20, method_->virtual_tokens(), 1).Step(0)[0][0];
   }
 
   struct Outcome {
@@ -179,10 +179,25 @@ TEST_P(DirectPassTest, PaddingChangesNothing) {
 
 TEST_P(DirectPassTest, WhatIsComputedAgainIsTheSame) {
   const Outcome kept = Direct(ExactShape(batch_), Keep::kAll);
-  for (Keep keep : {Keep::kNoCheap, Keep::kNoGateUp, Keep::kInput}) {
+  for (Keep keep : {Keep::kNoCheap, Keep::kNoGateUp, Keep::kInput, Keep::kHost}) {
     const Outcome again = Direct(ExactShape(batch_), keep);
     EXPECT_EQ(again.loss, kept.loss);
     for (size_t i = 0; i < kept.gradients.size(); ++i) EXPECT_TRUE(at::equal(again.gradients[i], kept.gradients[i]));
+  }
+}
+
+// More rows than a chunk of the feed-forward part has: the same numbers, to the order of sums.
+TEST_P(DirectPassTest, FeedForwardInChunksIsTheSame) {
+  std::vector<int64_t> lengths(75, 120), losses(75, 2);
+  batch_ = Batch(lengths, losses);
+  const Outcome kept = Direct(ExactShape(batch_), Keep::kAll);
+  for (Keep keep : {Keep::kInput, Keep::kHost}) {
+    const Outcome chunks = Direct(ExactShape(batch_), keep);
+    if (Dropout() > 0) {
+      EXPECT_NEAR(chunks.loss, kept.loss, 0.05 * kept.loss) << "chunks draw masks of their own";
+      continue;
+    }
+    ExpectSame(chunks, kept);
   }
 }
 
@@ -268,7 +283,9 @@ TEST(ChooseKeepTest, KeepsAsMuchAsFits) {
   EXPECT_LT(least, all / 10);
   for (int64_t budget = least; budget <= all; budget += 512) EXPECT_LE(bytes(ChooseKeep(config, 10, 2, budget)), budget);
   EXPECT_EQ(ChooseKeep(config, 10, 2, all), std::vector<Keep>(4, Keep::kAll));
-  EXPECT_EQ(ChooseKeep(config, 10, 2, 0), std::vector<Keep>(4, Keep::kInput));
+  EXPECT_EQ(ChooseKeep(config, 10, 2, least), std::vector<Keep>(4, Keep::kInput));
+  EXPECT_EQ(ChooseKeep(config, 10, 2, least - 1)[0], Keep::kHost);
+  EXPECT_EQ(ChooseKeep(config, 10, 2, 0), std::vector<Keep>(4, Keep::kHost));
   const std::vector<Keep> nearly = ChooseKeep(config, 10, 2, all - 1);
   EXPECT_EQ(nearly[0], Keep::kNoCheap);
   EXPECT_EQ(nearly[1], Keep::kAll);

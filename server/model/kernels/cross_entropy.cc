@@ -19,13 +19,6 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Rows of logits that exist at a time: on the CPU those that stay in its cache, on a
-// GPU enough to keep the product efficient, in a quarter of a gigabyte.
-int64_t ChunkRows(const Tensor& h, int64_t vocabulary) {
-  constexpr int64_t kCpuRows = 256, kGpuElements = int64_t{1} << 27;
-  return h.is_cuda() ? std::clamp<int64_t>(kGpuElements / vocabulary, kCpuRows, 8192) : kCpuRows;
-}
-
 // One row of logits, which become (softmax - onehot(target)) * scale; `scratch` has a row's size.
 template <typename T>
 void SoftmaxLossRow(T* row, int64_t vocab, int64_t target, float scale, float* scratch, float* loss,
@@ -112,7 +105,7 @@ class LinearCrossEntropyFunction : public torch::autograd::Function<LinearCrossE
     Tensor correct = at::zeros({}, h.options().dtype(at::kLong));
     Tensor dh = needs_h ? at::empty_like(h) : Tensor();
     Tensor dw = needs_w ? at::zeros(w.sizes(), w.options().dtype(at::kFloat)) : Tensor();
-    const int64_t chunk = ChunkRows(h, w.size(0));
+    const int64_t chunk = CrossEntropyRows(h.is_cuda(), w.size(0));
     for (int64_t begin = 0; begin < rows; begin += chunk) {
       const int64_t n = std::min(chunk, rows - begin);
       Tensor part = h.narrow(0, begin, n);
@@ -138,6 +131,11 @@ class LinearCrossEntropyFunction : public torch::autograd::Function<LinearCrossE
 
 }  // namespace
 
+int64_t CrossEntropyRows(bool on_gpu, int64_t vocabulary) {
+  constexpr int64_t kCpuRows = 256, kGpuElements = int64_t{1} << 27;
+  return on_gpu ? std::clamp<int64_t>(kGpuElements / vocabulary, kCpuRows, 8192) : kCpuRows;
+}
+
 CrossEntropy LinearCrossEntropy(const Tensor& h_ND, const Tensor& w_VD, const Tensor& targets_N) {
   variable_list result = LinearCrossEntropyFunction::apply(h_ND, w_VD, targets_N);
   return {result[0], result[1].item<int64_t>()};
@@ -145,7 +143,7 @@ CrossEntropy LinearCrossEntropy(const Tensor& h_ND, const Tensor& w_VD, const Te
 
 CrossEntropySums LinearCrossEntropySums(const Tensor& h_ND, const Tensor& w_VD, const Tensor& targets_N,
                                         const Tensor& scale, bool needs_gradient, const Tensor& dw_VD) {
-  const int64_t rows = h_ND.size(0), chunk = ChunkRows(h_ND, w_VD.size(0));
+  const int64_t rows = h_ND.size(0), chunk = CrossEntropyRows(h_ND.is_cuda(), w_VD.size(0));
   CrossEntropySums sums;
   sums.loss_sum = at::zeros({}, h_ND.options().dtype(at::kDouble));
   sums.correct = at::zeros({}, h_ND.options().dtype(at::kLong));

@@ -5,6 +5,10 @@
 
 namespace attune {
 
+// Rows of logits that exist at a time: on the CPU those that stay in its cache, on a GPU
+// enough to keep the product efficient, in a quarter of a gigabyte.
+int64_t CrossEntropyRows(bool on_gpu, int64_t vocabulary);
+
 struct CrossEntropy {
   at::Tensor loss_sum;  // fp32 scalar, part of autograd
   int64_t correct;      // rows whose likeliest token is the target

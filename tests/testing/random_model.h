@@ -1,0 +1,50 @@
+#ifndef ATTUNE_TESTS_TESTING_RANDOM_MODEL_H_
+#define ATTUNE_TESTS_TESTING_RANDOM_MODEL_H_
+
+#include <ATen/ATen.h>
+
+#include <memory>
+#include <utility>
+
+#include "server/model/base_model.h"
+#include "server/model/kernels/quantized_matrix.h"
+#include "server/model/torch_target.h"
+
+namespace attune {
+
+// A model of this shape with random weights and no tokenizer, as large as wanted.
+// REQUIRES: `config` has layers, sizes, heads, vocab, context and tied_head.
+inline std::shared_ptr<const BaseModel> MakeRandomModel(const ModelConfig& config, const ComputeTarget& target,
+                                                        WeightFormat format = WeightFormat::kDense) {
+  auto base = std::make_shared<BaseModel>();
+  const ModelConfig& c = base->config = config;
+  base->target = target;
+  base->format = format;
+  const at::TensorOptions options = at::TensorOptions(TypeOf(target)).device(DeviceOf(target));
+  auto random = [&](at::IntArrayRef sizes) { return at::empty(sizes, options).normal_(0, 0.02); };
+  DecoderWeights& w = base->weights;
+  w.embedding_VD = random({c.vocab, c.hidden});
+  w.final_norm_D = at::ones({c.hidden}, options);
+  w.head_VD = c.tied_head ? w.embedding_VD : random({c.vocab, c.hidden});
+  for (int64_t i = 0; i < c.layers; ++i) {
+    LayerWeights layer;
+    layer.attention_norm_D = at::ones({c.hidden}, options);
+    layer.ffn_norm_D = at::ones({c.hidden}, options);
+    layer.linear = {random({c.qkv_size(), c.hidden}), random({c.hidden, c.q_size()}),
+                    random({2 * c.intermediate, c.hidden}), random({c.hidden, c.intermediate})};
+    for (int l = 0; l < kLinears && format != WeightFormat::kDense; ++l) {
+      const cuda::Codes codes = format == WeightFormat::kInt8 ? cuda::Codes::kInt8 : cuda::Codes::kNf4;
+      layer.quantized[l] = std::make_shared<QuantizedMatrix>(Quantize(std::exchange(layer.linear[l], {}), codes));
+    }
+    w.layers.push_back(std::move(layer));
+  }
+  const at::Tensor angles = at::outer(at::arange(c.context, at::kFloat),
+                                      at::pow(10000.0, -at::arange(c.head_dim / 2, at::kFloat) * 2 / c.head_dim));
+  base->rope_cos_PH = angles.cos().to(options.device());
+  base->rope_sin_PH = angles.sin().to(options.device());
+  return base;
+}
+
+}  // namespace attune
+
+#endif  // ATTUNE_TESTS_TESTING_RANDOM_MODEL_H_
