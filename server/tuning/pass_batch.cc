@@ -17,6 +17,10 @@ int64_t RoundUp(int64_t n, int64_t least) {
   return (n + step - 1) / step * step;
 }
 
+// Least steps. Each shape costs a capture, which takes as long as dozens of small passes, and
+// the passes of small batches are bound by their kernels' number, not by rows: few shapes.
+constexpr int64_t kTokenStep = 128, kSequenceStep = 8, kLossRowStep = 256, kLongestStep = 256;
+
 // Where the parts of a packed vector begin.
 struct Layout {
   explicit Layout(const PassShape& shape)
@@ -43,9 +47,10 @@ PassShape ExactShape(const MicroBatch& batch) {
 
 PassShape BucketShape(const MicroBatch& batch) {
   const PassShape exact = ExactShape(batch);
-  PassShape shape{RoundUp(exact.tokens, 64), RoundUp(exact.sequences + 1, 8), RoundUp(exact.loss_rows, 32), 0};
+  PassShape shape{RoundUp(exact.tokens, kTokenStep), RoundUp(exact.sequences + 1, kSequenceStep),
+                  RoundUp(exact.loss_rows, kLossRowStep), 0};
   // The padding is a sequence, too.
-  shape.longest = RoundUp(std::max(exact.longest, shape.tokens - exact.tokens), 64);
+  shape.longest = RoundUp(std::max(exact.longest, shape.tokens - exact.tokens), kLongestStep);
   return shape;
 }
 
