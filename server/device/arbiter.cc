@@ -33,6 +33,7 @@ Arbiter::Arbiter(const Clock* clock, const Options& options)
 Arbiter::Turn Arbiter::Acquire(WorkClass work, Sharing sharing) {
   absl::MutexLock lock(&mutex_);
   const int64_t ticket = next_ticket_++;
+  if (holders_ > 0 && held_by_ != work && Of(work).waiting.empty()) wanted_since_ = clock_->Now();
   Of(work).waiting.push_back(ticket);
   while (!IsNext(work, sharing, ticket)) {
     const absl::Duration kept = kept_until_ - clock_->Now();
@@ -47,7 +48,8 @@ Arbiter::Turn Arbiter::Acquire(WorkClass work, Sharing sharing) {
     held_by_ = work;
     held_ = sharing;
     kept_until_ = absl::InfinitePast();
-    turn_start_ = clock_->Now();
+    turn_start_ = booked_until_ = clock_->Now();
+    wanted_since_ = turn_start_;
   }
   if (sharing == Sharing::kShared) changed_.SignalAll();  // the next in line may join
   return Turn(this, work);
@@ -69,11 +71,13 @@ WorkClass Arbiter::Preferred() const {
 
 void Arbiter::GiveUp(WorkClass work) {
   absl::MutexLock lock(&mutex_);
-  if (--holders_ > 0) return;
   const absl::Time now = clock_->Now();
   // A clock that was set back must not take time away.
-  const absl::Duration elapsed = std::max(now - turn_start_, absl::ZeroDuration());
-  Of(work).used += elapsed;
+  Of(work).used += std::max(now - booked_until_, absl::ZeroDuration());
+  booked_until_ = now;
+  if (--holders_ > 0) return;
+  const absl::Time since = held_ == Sharing::kShared ? wanted_since_ : turn_start_;
+  const absl::Duration elapsed = std::max(now - since, absl::ZeroDuration());
   if (!Of(OtherThan(work)).waiting.empty()) {
     owed_to_training_ += work == WorkClass::kGeneration ? elapsed * options_.training_share
                                                         : -elapsed * (1 - options_.training_share);

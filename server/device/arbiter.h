@@ -104,6 +104,9 @@ class Arbiter {
   WorkClass held_by_ ABSL_GUARDED_BY(mutex_) = WorkClass::kGeneration;
   Sharing held_ ABSL_GUARDED_BY(mutex_) = Sharing::kAlone;
   absl::Time turn_start_ ABSL_GUARDED_BY(mutex_);
+  absl::Time booked_until_ ABSL_GUARDED_BY(mutex_);  // of the turn's time, into `used`
+  // Since when the other class waits for a shared turn to end, which may have run for long.
+  absl::Time wanted_since_ ABSL_GUARDED_BY(mutex_);
   // Until then, only `kept_for_` may take the free device.
   absl::Time kept_until_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
   WorkClass kept_for_ ABSL_GUARDED_BY(mutex_) = WorkClass::kGeneration;

@@ -7,7 +7,8 @@
 
 namespace attune {
 
-// A stream of its own on a GPU, beside which others' work may run; nothing on the CPU.
+// A stream on a GPU that nobody else holds, beside which others' work may run; nothing on
+// the CPU. It outlives this object, and goes to the next one that is made.
 // Tensors that are made in a scope belong to the stream: what leaves a scope must have been
 // waited for (Synchronize, or a value that was read).
 class OwnStream {

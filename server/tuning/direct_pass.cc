@@ -27,16 +27,18 @@ int64_t KeptBytesPerToken(const ModelConfig& config, Keep keep, int64_t element)
   const int64_t rest = config.hidden + config.qkv_size() + config.q_size();  // x2, q/k/v, attention's output
   if (keep == Keep::kHost) return 0;
   int64_t values = config.hidden;  // the input
-  if (keep != Keep::kInput) values += rest;
+  if (keep != Keep::kInput && keep != Keep::kInputWhole) values += rest;
   if (keep == Keep::kAll || keep == Keep::kNoCheap) values += gate_up;
   if (keep == Keep::kAll) values += cheap;
   return values * element;
 }
 
-std::vector<Keep> ChooseKeep(const ModelConfig& config, int64_t tokens, int64_t element, int64_t budget) {
+std::vector<Keep> ChooseKeep(const ModelConfig& config, int64_t tokens, int64_t element, int64_t budget,
+                             bool has_host) {
   std::vector<Keep> keep(config.layers, Keep::kAll);
   int64_t bytes = config.layers * tokens * KeptBytesPerToken(config, Keep::kAll, element);
   for (Keep next : {Keep::kNoCheap, Keep::kNoGateUp, Keep::kInput, Keep::kHost}) {
+    if (next == Keep::kHost && !has_host) break;
     for (Keep& layer : keep) {
       if (bytes <= budget) return keep;
       bytes -= tokens * (KeptBytesPerToken(config, layer, element) - KeptBytesPerToken(config, next, element));
@@ -102,6 +104,13 @@ Tensor DirectPass::MultiplyBackward(int64_t layer, Linear which, const Tensor& d
   return products_.MultiplyBackward(layer, which, dy, x, &state->u[static_cast<int>(which)], needs_dx);
 }
 
+namespace {
+
+// Whether the backward pass begins with the layer's input and nothing else.
+bool IsInputOnly(Keep keep) { return keep == Keep::kInput || keep == Keep::kInputWhole || keep == Keep::kHost; }
+
+}  // namespace
+
 bool DirectPass::InChunks(const LayerState& s) const {
   return (s.keep == Keep::kInput || s.keep == Keep::kHost) && s.x.size(0) > kFeedForwardRows;
 }
@@ -137,20 +146,20 @@ Tensor DirectPass::Forward(int64_t layer, const PassBatch& batch, LayerState* s)
 Tensor DirectPass::ForwardInChunks(int64_t layer, const Tensor& x2) {
   const Tensor y = at::empty_like(x2);
   const int64_t rows = x2.size(0);
-  for (int64_t begin = 0, chunk = 0; begin < rows; begin += kFeedForwardRows, ++chunk) {
+  for (int64_t begin = 0; begin < rows; begin += kFeedForwardRows) {
     const int64_t n = std::min(kFeedForwardRows, rows - begin);
     Tensor inverse_rms, u_gate_up, u_down;
     const Tensor normed = RmsNormForward(x2.narrow(0, begin, n), ffn_norms_[layer].weight_D,
                                          base_->config.rms_epsilon, &inverse_rms);
-    const Tensor inner = SwiGluForward(products_.Multiply(layer, Linear::kGateUp, normed, &u_gate_up, chunk));
-    y.narrow(0, begin, n).copy_(products_.Multiply(layer, Linear::kDown, inner, &u_down, chunk));
+    const Tensor inner = SwiGluForward(products_.Multiply(layer, Linear::kGateUp, normed, &u_gate_up, begin));
+    y.narrow(0, begin, n).copy_(products_.Multiply(layer, Linear::kDown, inner, &u_down, begin));
   }
   return y;
 }
 
 void DirectPass::Drop(int64_t layer, LayerState* s) {
   if (s->keep == Keep::kAll) return;
-  if (s->keep == Keep::kInput || s->keep == Keep::kHost) {
+  if (IsInputOnly(s->keep)) {
     LayerState input;
     input.keep = s->keep;
     input.x = s->x;
@@ -172,7 +181,7 @@ void DirectPass::Restore(int64_t layer, const PassBatch& batch, LayerState* s) {
     s->x2 = s->x + ForwardAttention(layer, batch, s);
     return;
   }
-  if (s->keep == Keep::kInput || s->keep == Keep::kHost) {
+  if (IsInputOnly(s->keep)) {
     ForwardToInner(layer, batch, s);
     return;
   }
@@ -195,18 +204,18 @@ Tensor DirectPass::BackwardFeedForward(int64_t layer, const Tensor& dy, LayerSta
 Tensor DirectPass::BackwardInChunks(int64_t layer, const Tensor& dy, const Tensor& x2) {
   const Tensor dx2 = at::empty_like(x2);
   const int64_t rows = x2.size(0);
-  for (int64_t begin = 0, chunk = 0; begin < rows; begin += kFeedForwardRows, ++chunk) {
+  for (int64_t begin = 0; begin < rows; begin += kFeedForwardRows) {
     const int64_t n = std::min(kFeedForwardRows, rows - begin);
     const Tensor x_part = x2.narrow(0, begin, n), dy_part = dy.narrow(0, begin, n);
     Tensor inverse_rms, u_gate_up, u_down;
     const Tensor normed =
         RmsNormForward(x_part, ffn_norms_[layer].weight_D, base_->config.rms_epsilon, &inverse_rms);
-    const Tensor gate_up = products_.Multiply(layer, Linear::kGateUp, normed, &u_gate_up, chunk);
+    const Tensor gate_up = products_.Multiply(layer, Linear::kGateUp, normed, &u_gate_up, begin);
     const Tensor dgate_up = SwiGluBackward(
         gate_up,
-        products_.MultiplyBackward(layer, Linear::kDown, dy_part, SwiGluForward(gate_up), &u_down, true, chunk));
+        products_.MultiplyBackward(layer, Linear::kDown, dy_part, SwiGluForward(gate_up), &u_down, true, begin));
     const Tensor dnormed =
-        products_.MultiplyBackward(layer, Linear::kGateUp, dgate_up, normed, &u_gate_up, true, chunk);
+        products_.MultiplyBackward(layer, Linear::kGateUp, dgate_up, normed, &u_gate_up, true, begin);
     dx2.narrow(0, begin, n).copy_(NormBackward(ffn_norms_[layer], dnormed, x_part, inverse_rms, dy_part));
   }
   return dx2;
@@ -276,14 +285,38 @@ void DirectPass::ClearGradients() const {
   }
 }
 
+Tensor DirectPass::Begin(PassBatch* batch, bool replaces) {
+  products_.Begin(batch->step_seed.is_cuda() ? StepSeed{0, batch->step_seed}
+                                             : StepSeed{batch->step_seed.item<int64_t>(), Tensor()},
+                  replaces);
+  const Tensor x = Embed(*batch);
+  PrepareAttention(x, AttentionShapeOf(base_->config), &batch->sequences);
+  return x;
+}
+
+DirectPass::Result DirectPass::Evaluate(PassBatch batch) {
+  at::NoGradGuard no_grad;
+  Tensor x = Begin(&batch, false), delta;
+  products_.TurnDropoutOff();
+  for (int64_t i = 0; i < base_->config.layers; ++i) {
+    LayerState s;
+    s.keep = Keep::kInput;  // in chunks, where there are many rows
+    s.x = delta.defined() ? x + delta : x;
+    delta = Forward(i, batch, &s);
+    x = s.x2;
+  }
+  const Tensor predicting = TakeRows(x + delta, batch.loss_rows_N);
+  Tensor inverse_rms;
+  const Tensor h = RmsNormForward(predicting, final_norm_.weight_D, base_->config.rms_epsilon, &inverse_rms);
+  const CrossEntropySums sums = LinearCrossEntropySums(h, Head(), batch.targets_N, Tensor(), false);
+  return {sums.loss_sum, sums.correct};
+}
+
 DirectPass::Result DirectPass::Run(PassBatch batch, const std::vector<Keep>& keep, bool is_first) {
   at::NoGradGuard no_grad;
+  host_.Reset();
   if (is_first) ClearGradients();
-  products_.Begin(batch.step_seed.is_cuda() ? StepSeed{0, batch.step_seed}
-                                            : StepSeed{batch.step_seed.item<int64_t>(), Tensor()},
-                  is_first);
-  Tensor x = Embed(batch);
-  PrepareAttention(x, AttentionShapeOf(base_->config), &batch.sequences);
+  Tensor x = Begin(&batch, is_first);
   std::vector<LayerState> layers(base_->config.layers);
   Tensor delta;
   for (int64_t i = 0; i < base_->config.layers; ++i) {

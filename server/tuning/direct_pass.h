@@ -20,16 +20,18 @@ namespace attune {
 // computed again.
 enum class Keep {
   kAll,
-  kNoCheap,   // not what element-wise kernels make: both normed inputs, SwiGLU's output
-  kNoGateUp,  // nor the widest product's output
-  kInput,     // the layer's input alone (Chen et al. 2016); the feed-forward part runs in chunks of rows
-  kHost,      // nothing on the device: the input waits in host memory
+  kNoCheap,     // not what element-wise kernels make: both normed inputs, SwiGLU's output
+  kNoGateUp,    // nor the widest product's output
+  kInput,       // the layer's input alone (Chen et al. 2016); the feed-forward part runs in chunks of rows
+  kInputWhole,  // the same, but never in chunks: bit for bit what a pass that keeps more gives
+  kHost,        // nothing on the device: the input waits in host memory
 };
 
-// The cheapest choice for each layer whose bytes fit into `budget`; all kHost if none
-// does. `tokens` of one pass, `element` bytes a value. The first layers give up first,
+// The cheapest choice for each layer whose bytes fit into `budget`; if none does, all
+// kHost, or kInput where the device's memory is the host's (`has_host` false). `tokens` of one pass, `element` bytes a value. The first layers give up first,
 // and every layer the kind that is cheapest to compute again before any gives up the next.
-std::vector<Keep> ChooseKeep(const ModelConfig& config, int64_t tokens, int64_t element, int64_t budget);
+std::vector<Keep> ChooseKeep(const ModelConfig& config, int64_t tokens, int64_t element, int64_t budget,
+                             bool has_host = true);
 // Bytes that a layer keeps for each token.
 int64_t KeptBytesPerToken(const ModelConfig& config, Keep keep, int64_t element);
 
@@ -55,6 +57,8 @@ class DirectPass {
   // Puts the gradients of loss_sum / loss_tokens into the flat buffer: adds them, or, on the
   // first pass of a step, replaces what is there. `keep` has an entry a layer.
   Result Run(PassBatch batch, const std::vector<Keep>& keep, bool is_first);
+  // Forward only, without dropout and gradients.
+  Result Evaluate(PassBatch batch);
 
  private:
   struct LayerState;
@@ -70,6 +74,8 @@ class DirectPass {
   at::Tensor Multiply(int64_t layer, Linear which, const at::Tensor& x, LayerState* state);
   at::Tensor MultiplyBackward(int64_t layer, Linear which, const at::Tensor& dy, const at::Tensor& x,
                               LayerState* state, bool needs_dx);
+  // The embedded tokens, with everything ready for the layers.
+  at::Tensor Begin(PassBatch* batch, bool replaces);
   bool InChunks(const LayerState& state) const;
   // Attention and its output product: x2's second addend.
   at::Tensor ForwardAttention(int64_t layer, const PassBatch& batch, LayerState* state);

@@ -14,12 +14,15 @@ FlatParameters::FlatParameters(const std::vector<Parameter>& parameters, at::Sca
   const at::TensorOptions options = parameters.at(0).leaf.options().requires_grad(false);
   values_ = at::empty({count}, options);
   gradients_ = at::zeros({count}, options);
+  std::vector<at::Tensor> before;  // lives until the copies are done: its memory may be another stream's
   for (const Parameter& parameter : parameters) {
     at::Tensor leaf = parameter.leaf;
+    before.push_back(leaf.detach());
     at::Tensor home = View(values_, leaf);
     home.copy_(leaf);
     leaf.set_data(home);
   }
+  if (count > 0) values_.narrow(0, count - 1, 1).item<float>();
   if (compute_type != at::kFloat) copy_ = values_.to(compute_type);
 }
 

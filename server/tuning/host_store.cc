@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "server/model/torch_target.h"
+
 namespace attune {
 
 using at::Tensor;
@@ -27,20 +29,40 @@ constexpr int64_t kPieceBytes = int64_t{1} << 26;
 
 }  // namespace
 
-HostStore::HostStore(const ComputeTarget& target, int64_t slots) : copies_(target), slots_(slots) {}
+HostStore::HostStore(const ComputeTarget& target, int64_t slots) : target_(target), slots_(slots) {}
 
 HostStore::~HostStore() = default;
+
+void HostStore::MakeStream() {
+  if (!copies_) copies_ = std::make_unique<OwnStream>(target_);
+}
+
+void HostStore::Reset() {
+  bool any = false;
+  for (const Slot& slot : slots_) any = any || !slot.kept.empty() || slot.fetched.defined();
+  if (!any) return;
+  if (copies_) {
+    const OwnStream::Scope scope(*copies_);
+    Synchronize(target_);
+  }
+  for (Slot& slot : slots_) {
+    slot.kept.clear();
+    slot.fetched = Tensor();
+  }
+}
 
 void HostStore::Save(int64_t slot, const Tensor& x) {
   Slot& s = slots_[slot];
   s.sizes = x.sizes().vec();
+  s.kept.clear();
   if (!x.is_cuda()) {
     s.kept = {x};
     return;
   }
+  MakeStream();
   at::cuda::CUDAEvent made;
   made.record();
-  const OwnStream::Scope scope(copies_);
+  const OwnStream::Scope scope(*copies_);
   made.block(c10::cuda::getCurrentCUDAStream());
   const int64_t rows = std::max<int64_t>(1, kPieceBytes / static_cast<int64_t>(x.nbytes() / x.size(0)));
   for (int64_t begin = 0; begin < x.size(0); begin += rows) {
@@ -63,7 +85,7 @@ void HostStore::Fetch(int64_t slot) {
   s.fetched = at::empty(s.sizes, s.kept[0].options().pinned_memory(false).device(at::kCUDA));
   at::cuda::CUDAEvent free;
   free.record();
-  const OwnStream::Scope scope(copies_);
+  const OwnStream::Scope scope(*copies_);
   free.block(c10::cuda::getCurrentCUDAStream());
   int64_t begin = 0;
   for (const Tensor& piece : s.kept) {

@@ -22,13 +22,18 @@ class HostStore {
   void Save(int64_t slot, const at::Tensor& x);
   // Begins to copy a saved tensor back.
   void Fetch(int64_t slot);
+  // Forgets everything, e.g. of a pass that failed half-way. Waits for copies under way.
+  void Reset();
   // The tensor; work that is asked for from now on waits for the copy. Fetches it if need be.
   at::Tensor Take(int64_t slot);
 
  private:
   struct Slot;
 
-  const OwnStream copies_;
+  void MakeStream();
+
+  const ComputeTarget target_;
+  std::unique_ptr<OwnStream> copies_;  // made when it is first used
   std::vector<Slot> slots_;
 };
 

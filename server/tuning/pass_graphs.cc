@@ -26,7 +26,7 @@ struct PassGraphs::Graph {
 namespace {
 
 // More graphs than shapes that come again.
-constexpr int64_t kMaxGraphs = 64;
+constexpr int64_t kMaxGraphs = 128;
 
 // The default stream cannot be captured. cuBLAS keeps a workspace for each stream that it has
 // seen: few streams; and what runs side by side must not share one.
@@ -65,6 +65,15 @@ PackedMicroBatch PassGraphs::Pack(const MicroBatch& batch, int64_t step_seed, in
   return {shape, PackBatch(batch, shape, step_seed, loss_tokens, /*pinned=*/true), tokens};
 }
 
+// The least, as far as the numbers stay the replays': what runs in chunks then does so now.
+std::vector<Keep> PassGraphs::FirstKeepFor(const PassShape& shape) const {
+  std::vector<Keep> keep = KeepFor(shape);
+  for (Keep& layer : keep) {
+    if (layer != Keep::kInput) layer = Keep::kInputWhole;
+  }
+  return keep;
+}
+
 DirectPass::Result PassGraphs::Run(const PackedMicroBatch& batch, bool is_first) {
   const PassShape& shape = batch.shape;
   const bool small = IsCaptured(shape, batch.tokens);
@@ -77,7 +86,7 @@ DirectPass::Result PassGraphs::Run(const PackedMicroBatch& batch, bool is_first)
     const Tensor moved = packed.to(DeviceOf(base_->target), /*non_blocking=*/true);
     // The graphs' pool is not there for it: a pass that will be captured makes do with the least.
     return pass_->Run(ViewBatch(moved, shape, packed),
-                      small ? std::vector<Keep>(base_->config.layers, Keep::kInput) : KeepFor(shape), is_first);
+                      small ? FirstKeepFor(shape) : KeepFor(shape), is_first);
   }
   if (!graph->graph) {
     DropGraphsFor(shape);

@@ -51,6 +51,7 @@ class PassGraphs {
 
   bool IsCaptured(const PassShape& shape, int64_t tokens) const;
   std::vector<Keep> KeepFor(const PassShape& shape) const;
+  std::vector<Keep> FirstKeepFor(const PassShape& shape) const;
   // Makes way for a pass of this shape. A pool that grew with ever larger passes would
   // hold them all: the larger pass comes first, and the others are captured again.
   void DropGraphsFor(const PassShape& shape);

@@ -30,7 +30,7 @@ struct PassProducts::Product {
 
 PassProducts::PassProducts(const BaseModel* base, const Method* method, const FlatParameters* parameters,
                            at::ScalarType type, double dropout)
-    : base_(base), parameters_(parameters), type_(type), dropout_(dropout), products_(base->config.layers) {
+    : base_(base), parameters_(parameters), type_(type), trained_dropout_(dropout), dropout_(dropout), products_(base->config.layers) {
   at::NoGradGuard no_grad;
   const LoraAdapter* lora = method->lora();
   const TrainedWeights* trained = method->trained_weights();
@@ -114,6 +114,7 @@ Tensor PassProducts::Weight(int64_t layer, Linear which) const {
 void PassProducts::Begin(const StepSeed& seed, bool replaces) {
   seed_ = seed;
   replaces_ = replaces;
+  dropout_ = trained_dropout_;
   for (auto& layer : products_) {
     for (Product& product : layer) {
       if (!product.is_joined) continue;
@@ -124,19 +125,16 @@ void PassProducts::Begin(const StepSeed& seed, bool replaces) {
   }
 }
 
-uint32_t PassProducts::MaskNumber(const Product& product, int64_t chunk) const {
-  return product.number + static_cast<uint32_t>(chunk * base_->config.layers * kLinears);
+Tensor PassProducts::Dropped(const Product& product, const Tensor& x, int64_t first_row) const {
+  return dropout_ > 0 ? DropoutOfStep(x, dropout_, seed_, product.number, Tensor(), first_row * x.size(1)) : x;
 }
 
-Tensor PassProducts::Dropped(const Product& product, const Tensor& x, int64_t chunk) const {
-  return dropout_ > 0 ? DropoutOfStep(x, dropout_, seed_, MaskNumber(product, chunk)) : x;
-}
-
-Tensor PassProducts::Multiply(int64_t layer, Linear which, const Tensor& x, Tensor* u, int64_t chunk) {
+Tensor PassProducts::Multiply(int64_t layer, Linear which, const Tensor& x, Tensor* u,
+                               int64_t first_row) {
   const Product& product = At(layer, which);
   Tensor y = MatMul(x, As::kIs, Weight(layer, which), As::kTransposed);
   if (product.terms.empty()) return y;
-  if (!u->defined()) *u = MatMul(Dropped(product, x, chunk), As::kIs, product.a_RI, As::kTransposed);
+  if (!u->defined()) *u = MatMul(Dropped(product, x, first_row), As::kIs, product.a_RI, As::kTransposed);
   for (const Product::LoraTerm& term : product.terms) {
     MatMul(u->narrow(1, term.first_rank, term.rank), As::kIs, term.b_OR, As::kTransposed, term.scale, 1,
            y.narrow(1, term.first_column, term.b_OR.size(0)));
@@ -145,16 +143,16 @@ Tensor PassProducts::Multiply(int64_t layer, Linear which, const Tensor& x, Tens
 }
 
 Tensor PassProducts::MultiplyBackward(int64_t layer, Linear which, const Tensor& dy, const Tensor& x, Tensor* u_TR,
-                                      bool needs_dx, int64_t chunk) {
+                                      bool needs_dx, int64_t first_row) {
   const Product& product = At(layer, which);
   Tensor dx;
   if (needs_dx) dx = MatMul(dy, As::kIs, Weight(layer, which), As::kIs);
   for (const Product::TrainedRows& rows : product.trained) {
-    MatMul(dy.narrow(1, rows.first_row, rows.gradient.size(0)), As::kTransposed, x, As::kIs, 1, replaces_ && chunk == 0 ? 0 : 1,
+    MatMul(dy.narrow(1, rows.first_row, rows.gradient.size(0)), As::kTransposed, x, As::kIs, 1, replaces_ && first_row == 0 ? 0 : 1,
            rows.gradient);
   }
   if (product.terms.empty()) return dx;
-  const Tensor dropped = Dropped(product, x, chunk);
+  const Tensor dropped = Dropped(product, x, first_row);
   if (!u_TR->defined()) *u_TR = MatMul(dropped, As::kIs, product.a_RI, As::kTransposed);
   const Tensor& u = *u_TR;
   Tensor du = at::empty_like(u);
@@ -166,7 +164,8 @@ Tensor PassProducts::MultiplyBackward(int64_t layer, Linear which, const Tensor&
   MatMul(du, As::kTransposed, dropped, As::kIs, 1, 1, product.da_RI);
   if (!needs_dx) return dx;
   if (dropout_ > 0) {
-    return DropoutOfStep(MatMul(du, As::kIs, product.a_RI, As::kIs), dropout_, seed_, MaskNumber(product, chunk), dx);
+    return DropoutOfStep(MatMul(du, As::kIs, product.a_RI, As::kIs), dropout_, seed_, product.number, dx,
+                         first_row * x.size(1));
   }
   MatMul(du, As::kIs, product.a_RI, As::kIs, 1, 1, dx);
   return dx;

@@ -29,15 +29,17 @@ class PassProducts {
   // `replaces`: trained weights' gradients take the place of what is in the buffer; LoRA's
   // are always added.
   void Begin(const StepSeed& seed, bool replaces);
+  // Until the next Begin.
+  void TurnDropoutOff() { dropout_ = 0; }
 
   // x W^T, T x O. `u_TR`, LoRA's inner product, is used if it is defined, else made; it
   // stays undefined where the product has no LoRA.
-  // Where rows come in chunks, each `chunk` number draws dropout masks of its own.
-  at::Tensor Multiply(int64_t layer, Linear which, const at::Tensor& x_TI, at::Tensor* u_TR, int64_t chunk = 0);
+  // Where rows come in chunks, `first_row` says where x stands: dropout's mask is the whole matrix's.
+  at::Tensor Multiply(int64_t layer, Linear which, const at::Tensor& x_TI, at::Tensor* u_TR, int64_t first_row = 0);
   // From the gradient of the output: adds those of what trains, and returns that of x
   // (undefined unless `needs_dx`). x and u as in the forward pass; u is made again if it is gone.
   at::Tensor MultiplyBackward(int64_t layer, Linear which, const at::Tensor& dy_TO, const at::Tensor& x_TI,
-                              at::Tensor* u_TR, bool needs_dx, int64_t chunk = 0);
+                              at::Tensor* u_TR, bool needs_dx, int64_t first_row = 0);
 
   // Whether anything in a product of this layer trains.
   bool Trains(int64_t layer) const;
@@ -50,13 +52,13 @@ class PassProducts {
   const Product& At(int64_t layer, Linear which) const;
   at::Tensor Weight(int64_t layer, Linear which) const;
   // x under the product's dropout mask.
-  uint32_t MaskNumber(const Product& product, int64_t chunk) const;
-  at::Tensor Dropped(const Product& product, const at::Tensor& x, int64_t chunk) const;
+  at::Tensor Dropped(const Product& product, const at::Tensor& x, int64_t first_row) const;
 
   const BaseModel* const base_;
   const FlatParameters* const parameters_;
   const at::ScalarType type_;
-  const double dropout_;
+  const double trained_dropout_;
+  double dropout_;  // of the running pass
   std::vector<std::array<Product, kLinears>> products_;
   StepSeed seed_;  // of the running pass
   bool replaces_ = false;

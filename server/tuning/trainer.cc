@@ -1,14 +1,12 @@
 #include "server/tuning/trainer.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <cmath>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/error.h"
-#include "server/adapters/packed_ops.h"
-#include "server/model/kernels/cross_entropy.h"
 #include "server/model/kernels/cuda/launch.h"
 #include "server/model/torch_target.h"
 #include "server/tuning/pass_graphs.h"
@@ -22,33 +20,10 @@ absl::Status NotFinite(int64_t step, const char* what) {
                                 " is no finite number; use a lower learning rate, or float32 precision"));
 }
 
-at::Tensor ToDevice(const std::vector<int64_t>& values, const ComputeTarget& target) {
-  return at::tensor(values, at::kLong).to(DeviceOf(target));
-}
-
-// How many micro-batches run side by side when only the forward pass counts.
-int64_t ForwardWays(const ComputeTarget& target) {
-  return target.device == ComputeTarget::Device::kCpu ? at::get_num_threads() : 1;
-}
-
 // Of what is free when training begins; the rest is for what comes and goes within a layer.
 constexpr double kActivationShare = 0.75;
 
 at::ScalarType PassType(const Hyperparameters& h) { return h.precision == "bfloat16" ? at::kBFloat16 : at::kFloat; }
-
-// Calls body(i) for each of `count` micro-batches: on a thread each, inside which
-// nothing else is parallel; or, where that would leave half of the threads idle, one
-// after the other with all threads inside.
-template <typename Body>
-void SideBySide(int64_t count, const Body& body) {
-  if (2 * count <= at::get_num_threads() || count == 1) {
-    for (int64_t i = 0; i < count; ++i) body(i);
-    return;
-  }
-  at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) body(i);
-  });
-}
 
 }  // namespace
 
@@ -92,22 +67,13 @@ Sharing Trainer::SharingOf(const PackedMicroBatch& batch, bool is_first) const {
   return shares ? Sharing::kShared : Sharing::kAlone;
 }
 
-Trainer::Pass Trainer::Forward(const MicroBatch& batch) {
-  const at::ScalarType type = PassType(h_);
-  const DecoderWeights weights = method_->Weights();
-  const RopeTable rope{base_->rope_cos_PH, base_->rope_sin_PH};
-  const PackedSequences sequences = PackSequences(batch.starts, DeviceOf(base_->target));
-  PackedOps ops(base_->config, weights, rope, sequences, method_->lora(), /*dropout=*/0, /*dropout_seed=*/0);
-  at::Tensor x = EmbedTokens(weights.embedding_VD, method_->soft_prompt_ND(), ToDevice(batch.tokens, base_->target), type);
-  at::Tensor hidden = RunDecoder(base_->config, weights, x, &ops);
-  at::Tensor predicting = hidden.index_select(0, ToDevice(batch.loss_rows, base_->target));
-  CrossEntropy result = LinearCrossEntropy(predicting, weights.head_VD.to(type), ToDevice(batch.targets, base_->target));
-  return {result.loss_sum, result.correct};
-}
-
 // Micro-batches of a step draw their dropout from this and the following seeds.
 uint64_t Trainer::FirstSeed(int64_t step) const {
   return (static_cast<uint64_t>(*h_.seed) * 1000003u + step) * 1009u + 1;
+}
+
+void Trainer::RefreshOnce() {
+  if (!std::exchange(is_fresh_, true)) flat_.Refresh();
 }
 
 Trainer::PreparedStep Trainer::Prepare(int64_t step) const {
@@ -147,13 +113,13 @@ Trainer::PreparedStep Trainer::TakePrepared(int64_t step) {
 DirectPass::Result Trainer::RunPass(const PackedMicroBatch& batch, bool is_first) {
   if (graphs_) return graphs_->Run(batch, is_first);
   const int64_t element = static_cast<int64_t>(at::elementSize(PassType(h_)));
+  const bool has_host = base_->target.device == ComputeTarget::Device::kCuda;
   return direct_.Run(ViewBatch(batch.packed.to(DeviceOf(base_->target)), batch.shape, batch.packed),
-                     ChooseKeep(base_->config, batch.shape.tokens, element, activation_bytes_), is_first);
+                     ChooseKeep(base_->config, batch.shape.tokens, element, activation_bytes_, has_host), is_first);
 }
 
 absl::StatusOr<double> Trainer::Accumulate(const PreparedStep& step) {
-  if (!has_stepped_) flat_.Refresh();
-  has_stepped_ = true;
+  RefreshOnce();
   double loss = 0;
   bool is_first = true;
   for (const PackedMicroBatch& batch : step.batches) {
@@ -190,19 +156,19 @@ absl::StatusOr<ValidationResult> Trainer::Evaluate(const Batcher& batches, const
   int64_t tokens = 0, correct = 0;
   const OwnStream::Scope scope(stream_);
   absl::Status status = CatchTorch([&]() -> absl::Status {
-    for (const Batcher::Group& group : batches.All(ForwardWays(base_->target))) {
-      if (stop && stop()) return absl::CancelledError("stopped while evaluating");
-      Arbiter::Turn turn = TakeTurn();
-      std::vector<Pass> passes(group.size());
-      SideBySide(group.size(), [&](int64_t i) {
-        at::NoGradGuard no_grad;  // each thread has its own
-        if (!group[i].targets.empty()) passes[i] = Forward(group[i]);
-      });
-      for (size_t i = 0; i < group.size(); ++i) {
-        if (group[i].targets.empty()) continue;
-        result.loss += passes[i].loss_sum.item<double>();
-        correct += passes[i].correct;
-        tokens += group[i].targets.size();
+    RefreshOnce();
+    for (const Batcher::Group& group : batches.All()) {
+      for (const MicroBatch& batch : group) {
+        if (stop && stop()) return absl::CancelledError("stopped while evaluating");
+        if (batch.targets.empty()) continue;
+        const PassShape shape = ExactShape(batch);
+        const at::Tensor packed = PackBatch(batch, shape, 0, batch.targets.size(), /*pinned=*/false);
+        const Arbiter::Turn turn = TakeTurn();
+        const DirectPass::Result found =
+            direct_.Evaluate(ViewBatch(packed.to(DeviceOf(base_->target)), shape, packed));
+        result.loss += found.loss_sum.item<double>();
+        correct += found.correct.item<int64_t>();
+        tokens += batch.targets.size();
       }
     }
     return absl::OkStatus();

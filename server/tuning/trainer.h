@@ -47,7 +47,7 @@ class Trainer {
   ~Trainer();
 
   // Takes step number `step` (from 0). Parameters may be changed from outside before the
-  // first. INTERNAL (NAN_LOSS) if loss or gradient is no
+  // first step or evaluation. INTERNAL (NAN_LOSS) if loss or gradient is no
   // finite number: the parameters are then as before the step. RESOURCE_EXHAUSTED
   // (OUT_OF_MEMORY) likewise.
   absl::StatusOr<StepResult> Step(int64_t step);
@@ -59,16 +59,11 @@ class Trainer {
   AdamW& optimizer() { return optimizer_; }
 
  private:
-  struct Pass {
-    at::Tensor loss_sum;
-    int64_t correct = 0;
-  };
   // An optimizer step's data, tokenised, cut and packed: micro-batches without loss are left out.
   struct PreparedStep {
     int64_t step = -1, tokens = 0, loss_tokens = 0;
     std::vector<PackedMicroBatch> batches;
   };
-  Pass Forward(const MicroBatch& batch);
   Arbiter::Turn TakeTurn(Sharing sharing = Sharing::kAlone);
   Sharing SharingOf(const PackedMicroBatch& batch, bool is_first) const;
   PreparedStep Prepare(int64_t step) const;
@@ -77,6 +72,8 @@ class Trainer {
   DirectPass::Result RunPass(const PackedMicroBatch& batch, bool is_first);
   // The sum of the step's losses, with gradients left for the optimizer. INTERNAL (NAN_LOSS).
   absl::StatusOr<double> Accumulate(const PreparedStep& step);
+  // Before the first pass: a checkpoint may have been loaded since the copy was made.
+  void RefreshOnce();
   uint64_t FirstSeed(int64_t step) const;
 
   const BaseModel* const base_;
@@ -91,7 +88,7 @@ class Trainer {
   FlatParameters flat_;
   DirectPass direct_;
   std::unique_ptr<PassGraphs> graphs_;  // where there are CUDA kernels
-  bool has_stepped_ = false;
+  bool is_fresh_ = false;  // the compute copy holds what the parameters are
   std::future<PreparedStep> next_;  // the step after the running one, made beside it
   AdamW optimizer_;
 };

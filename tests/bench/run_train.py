@@ -2,12 +2,14 @@
 """Times Attune's training steps against transformers + PEFT on one GPU, in turn, same shapes.
 
     tests/bench/run_train.py [--work NAME...] [--variants floor,ours,eager,compiled] [--write FILE]
+    tests/bench/run_train.py --work 135M-cpu --variants eager32,eager,ours32,ours
 
 Needs torch, transformers and peft, and build/tests/train_bench (`ninja -C build train_bench`), or
 a bundle: `deploy/bundle train_bench`, then `--ours .bundle/run train_bench`. Random weights in
 bf16; whole optimizer steps with clipping; the first steps are warm-up. Prints a table. `floor`
 is the step's matrix products and attention alone (train_floor.py): name it first, and the lines
-after it say what share of its speed they reach.
+after it say what share of its speed they reach. `ours32` and `eager32` compute in fp32.
+Works of several jobs (`-jobs8`) have no peer.
 """
 
 import argparse
@@ -37,6 +39,8 @@ WORK = {
     "7B-int8": LARGE | LORA | {"batch": 4, "length": 1024, "activation_bytes": 5 * GIB // 2, "quantization": "int8"},
     "1.1B-full-8bit": MIDDLE | {"method": "full", "batch": 16, "length": 1024, "optimizer_state": "int8"},
     "135M-lora": SMALL | LORA | {"batch": 32, "length": 1024},
+    # On the CPU, all of it without padding.
+    "135M-cpu": SMALL | LORA | {"rank": 8, "batch": 8, "length": 96, "device": "cpu"},
     # Short examples as of intent data: launches, not arithmetic.
     "135M-short": SMALL | LORA | {"batch": 32, "length": 28, "vary": 0.5, "loss_tokens": 4, "dropout": 0.05,
                                   "warmup": 24, "steps": 40},
@@ -100,8 +104,9 @@ def row(name, who, found, floor):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ours", nargs="+", default=["build/tests/train_bench"], help="the command of train_bench")
-    parser.add_argument("--work", nargs="+", choices=sorted(WORK), default=list(WORK))
-    parser.add_argument("--variants", default="ours,eager", help="of floor, ours, eager, compiled")
+    parser.add_argument("--work", nargs="+", choices=sorted(WORK),
+                        default=[name for name in WORK if "device" not in WORK[name]])
+    parser.add_argument("--variants", default="ours,eager", help="of floor, ours, ours32, eager, eager32, compiled")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--warmup", type=int, default=4)
     parser.add_argument("--peak", type=float, default=989e12, help="the card's dense bf16 operations a second")
@@ -118,13 +123,14 @@ def main():
         work = {"warmup": given.warmup, "steps": given.steps, "device": given.device} | WORK[name]
         floor = None
         for who in given.variants.split(","):
+            precision = {"precision": "float32"} if who.endswith("32") else {}
             if who.startswith("ours"):
                 trace = {"trace": os.path.join(given.trace, f"{name}-{who}.json")} if given.trace else {}
-                result = run(given.ours, work | trace)
+                result = run(given.ours, work | trace | precision)
             elif who == "floor":
                 result = run(floor_of_step, work)
             else:
-                result = run(peer, work | {"compile": who == "compiled"})
+                result = run(peer, work | {"compile": who == "compiled"} | precision)
             found = summary(result, work, given.peak)
             if who == "floor" and not isinstance(found, str):
                 floor = found["tokens_per_second"]

@@ -94,7 +94,7 @@ TEST_F(ArbiterTest, SharedTurnsOverlapAndCountOnce) {
   Arbiter::Turn second = arbiter_->Acquire(kTraining, Sharing::kShared);
   clock_.Advance(absl::Seconds(3));
   first.Release();
-  EXPECT_EQ(arbiter_->Seconds(kTraining), 0) << "the turn goes on";
+  EXPECT_EQ(arbiter_->Seconds(kTraining), 3);
   clock_.Advance(absl::Seconds(1));
   second.Release();
   EXPECT_EQ(arbiter_->Seconds(kTraining), 4);
@@ -136,6 +136,30 @@ TEST_F(ArbiterTest, NobodyJoinsWhileTheOtherClassWaits) {
   generation.join();
   training.join();
   EXPECT_EQ(order, "GT");
+}
+
+// A turn that others keep joining may be long: only what the other class waited is held against it.
+TEST_F(ArbiterTest, ASharedTurnOwesOnlyTheTimeThatItWasWaitedFor) {
+  Make(0.5);
+  Arbiter::Turn running = arbiter_->Acquire(kTraining, Sharing::kShared);
+  clock_.Advance(absl::Seconds(100));
+  std::string order;
+  std::vector<std::thread> threads;
+  auto add = [&](WorkClass work) {
+    threads.emplace_back([&, work] {
+      Arbiter::Turn turn = arbiter_->Acquire(work);
+      order += work == kGeneration ? 'G' : 'T';
+      clock_.Advance(absl::Seconds(1));
+    });
+  };
+  for (int i = 0; i < 3; ++i) add(kGeneration);
+  AwaitWaiting(kGeneration, 3);
+  add(kTraining);
+  AwaitWaiting(kTraining, 1);
+  clock_.Advance(absl::Milliseconds(100));
+  running.Release();
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(order, "GTGG");
 }
 
 // Several wait: all that share go together once the device is free.

@@ -56,6 +56,8 @@ TEST_P(QuantizedMatrixTest, ZerosAndScalesAreExact) {
 TEST_P(QuantizedMatrixTest, InBfloat16RoundsTheSameValues) {
   const QuantizedMatrix matrix = Quantize(Moved(at::randn({4, 160})), GetParam().codes);
   EXPECT_TRUE(at::equal(Dequantize(matrix, at::kBFloat16), Dequantize(matrix, at::kFloat).to(at::kBFloat16)));
+  // By way of ATen, as where there are no loops and no CUDA kernels.
+  EXPECT_TRUE(Near(Dequantize(matrix, at::kDouble), Dequantize(matrix, at::kFloat), 1e-6));
   EXPECT_EQ(matrix.bytes(), QuantizedMatrix::BytesFor(GetParam().codes, 640));
   EXPECT_EQ(matrix.bytes(), (GetParam().codes == Codes::kInt8 ? 640 : 320) + 40);
 }

@@ -192,13 +192,26 @@ TEST_P(DirectPassTest, FeedForwardInChunksIsTheSame) {
   batch_ = Batch(lengths, losses);
   const Outcome kept = Direct(ExactShape(batch_), Keep::kAll);
   for (Keep keep : {Keep::kInput, Keep::kHost}) {
-    const Outcome chunks = Direct(ExactShape(batch_), keep);
-    if (Dropout() > 0) {
-      EXPECT_NEAR(chunks.loss, kept.loss, 0.05 * kept.loss) << "chunks draw masks of their own";
-      continue;
-    }
-    ExpectSame(chunks, kept);
+    ExpectSame(Direct(ExactShape(batch_), keep), kept);
   }
+  const Outcome whole = Direct(ExactShape(batch_), Keep::kInputWhole);
+  EXPECT_EQ(whole.loss, kept.loss);
+  for (size_t i = 0; i < kept.gradients.size(); ++i) EXPECT_TRUE(at::equal(whole.gradients[i], kept.gradients[i]));
+}
+
+TEST_P(DirectPassTest, EvaluatesWithoutDropoutAndGradients) {
+  const at::Tensor before = flat_->gradients().clone();
+  const at::Tensor packed = PackBatch(batch_, ExactShape(batch_), kSeed, kLossTokens, false);
+  const PassBatch moved = ViewBatch(packed.to(DeviceOf(base_->target)), ExactShape(batch_), packed);
+  const DirectPass::Result result = direct_->Evaluate(moved);
+  EXPECT_TRUE(at::equal(flat_->gradients(), before));
+  const DirectPass::Result trained = direct_->Run(moved, std::vector<Keep>(base_->config.layers, Keep::kAll), true);
+  if (Dropout() > 0) {
+    EXPECT_NE(result.loss_sum.item<double>(), trained.loss_sum.item<double>());
+    return;
+  }
+  EXPECT_NEAR(result.loss_sum.item<double>(), trained.loss_sum.item<double>(), 1e-5 * trained.loss_sum.item<double>());
+  EXPECT_EQ(result.correct.item<int64_t>(), trained.correct.item<int64_t>());
 }
 
 TEST_P(DirectPassTest, GradientsOfSeveralPassesAddUp) {
@@ -286,6 +299,7 @@ TEST(ChooseKeepTest, KeepsAsMuchAsFits) {
   EXPECT_EQ(ChooseKeep(config, 10, 2, least), std::vector<Keep>(4, Keep::kInput));
   EXPECT_EQ(ChooseKeep(config, 10, 2, least - 1)[0], Keep::kHost);
   EXPECT_EQ(ChooseKeep(config, 10, 2, 0), std::vector<Keep>(4, Keep::kHost));
+  EXPECT_EQ(ChooseKeep(config, 10, 2, 0, /*has_host=*/false), std::vector<Keep>(4, Keep::kInput));
   const std::vector<Keep> nearly = ChooseKeep(config, 10, 2, all - 1);
   EXPECT_EQ(nearly[0], Keep::kNoCheap);
   EXPECT_EQ(nearly[1], Keep::kAll);

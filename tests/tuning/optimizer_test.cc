@@ -132,6 +132,19 @@ TEST_P(Moments8BitTest, FollowsFloatState) {
 INSTANTIATE_TEST_SUITE_P(Devices, Moments8BitTest, ::testing::Bool(),
                          [](const auto& info) { return std::string(info.param ? "Gpu" : "Cpu"); });
 
+// The step by way of ATen, which other types and GPUs without kernels take, is the loops'.
+TEST(AdamWStepTest, OfAnotherTypeIsTheSame) {
+  at::manual_seed(6);
+  const cuda::AdamWSettings settings = {0.01f, 0.9f, 0.999f, 1e-8f, 0.1f, 1.0f, 0.19f, 0.002f};
+  const at::Tensor p = at::randn({50}), g = at::randn({50}), m = at::randn({50}), v = at::rand({50});
+  const at::Tensor p64 = p.to(at::kDouble), m64 = m.to(at::kDouble), v64 = v.to(at::kDouble);
+  AdamWStep(settings, g.norm(), {p64, {}, g.to(at::kDouble)}, m64, v64);
+  AdamWStep(settings, g.norm(), {p, {}, g}, m, v);
+  EXPECT_TRUE(Near(p, p64, 1e-6));
+  EXPECT_TRUE(Near(m, m64, 1e-6));
+  EXPECT_TRUE(Near(v, v64, 1e-6));
+}
+
 // The one-kernel step over flat parameters: clipping, decay and both moments, in doubles beside it.
 TEST(GpuAdamWTest, FollowsThePaper) {
   if (!FindGpu()) GTEST_SKIP() << "no GPU";

@@ -63,8 +63,18 @@ struct MomentBlock {
 
 void* CopyOf(const AdamWArguments& a) { return a.copy.defined() ? a.copy.mutable_data_ptr() : nullptr; }
 
-void CheckDevice(const AdamWArguments& a) {
-  TORCH_CHECK(a.parameters.is_cpu(), "AdamW needs the CPU or the CUDA kernels");
+// Where there are no kernels of our own.
+void AtenStep(const cuda::AdamWSettings& s, float norm, const AdamWArguments& a, const Tensor& first,
+              const Tensor& second) {
+  if (!std::isfinite(norm)) return;
+  const double clip = s.max_norm > 0 && norm > s.max_norm ? s.max_norm / (norm + 1e-6) : 1.0;
+  const Tensor g = a.gradients * clip;
+  Tensor p = a.parameters, m = first, v = second;
+  m.lerp_(g, 1 - s.beta1);
+  v.mul_(s.beta2).addcmul_(g, g, 1 - s.beta2);
+  p.mul_(1 - s.learning_rate * s.weight_decay);
+  p.addcdiv_(m, (v / s.correction2).sqrt_().add_(s.epsilon), -s.learning_rate / s.correction1);
+  if (a.copy.defined()) Tensor(a.copy).copy_(p);
 }
 
 }  // namespace
@@ -79,8 +89,8 @@ void AdamWStep(const cuda::AdamWSettings& s, const Tensor& norm, const AdamWArgu
     cuda::AdamW(s, norm.const_data_ptr<float>(), p, CopyOf(a), g, m, v, count, CurrentCudaStream());
     return;
   }
-  CheckDevice(a);
   const float value = norm.item<float>();
+  if (!UsesCpuLoops(a.parameters)) return AtenStep(s, value, a, first, second);
   if (!std::isfinite(value)) return;
   const StepFactors step(s, value);
   auto* copy = static_cast<Bf16*>(CopyOf(a));
@@ -103,7 +113,7 @@ void AdamWStep8Bit(const cuda::AdamWSettings& s, const Tensor& norm, const AdamW
                     MutableElements<float>(second.scales), count, CurrentCudaStream());
     return;
   }
-  CheckDevice(a);
+  TORCH_CHECK(a.parameters.is_cpu(), "8-bit optimizer state needs the CPU or a build with the CUDA kernels");
   const float value = norm.item<float>();
   if (!std::isfinite(value)) return;
   const StepFactors step(s, value);

@@ -15,8 +15,7 @@ struct AdamWArguments {
 
 // A step of AdamW (Loshchilov and Hutter 2019), the same update as torch.optim.AdamW's,
 // under gradients clipped by their `norm` (an fp32 scalar on the device; transformers'
-// rule): updates parameters, copy and moments, nothing if `norm` is no finite number. On
-// the CPU and on GPUs with the CUDA kernels.
+// rule): updates parameters, copy and moments, nothing if `norm` is no finite number.
 void AdamWStep(const cuda::AdamWSettings& settings, const at::Tensor& norm, const AdamWArguments& arguments,
                const at::Tensor& first, const at::Tensor& second);
 
@@ -25,7 +24,7 @@ void AdamWStep(const cuda::AdamWSettings& settings, const at::Tensor& norm, cons
 struct Moment8Bit {
   at::Tensor table, codes, scales;
 };
-// The same over such moments.
+// The same over such moments, on the CPU and on GPUs with the CUDA kernels.
 void AdamWStep8Bit(const cuda::AdamWSettings& settings, const at::Tensor& norm, const AdamWArguments& arguments,
                    const Moment8Bit& first, const Moment8Bit& second);
 

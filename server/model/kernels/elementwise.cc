@@ -212,10 +212,11 @@ class SwiGluFunction : public torch::autograd::Function<SwiGluFunction> {
   }
 };
 
-Tensor LaunchDropout(const Tensor& x, double p, const int64_t* step_seed, uint32_t seed, const Tensor& addend) {
+Tensor LaunchDropout(const Tensor& x, double p, const int64_t* step_seed, uint32_t seed, int64_t first,
+                     const Tensor& addend) {
   Tensor y = at::empty_like(x);
   cuda::Dropout(CudaTypeOf(x), x.const_data_ptr(), addend.defined() ? addend.const_data_ptr() : nullptr, p, step_seed,
-                seed, y.mutable_data_ptr(), x.numel(), CurrentCudaStream());
+                seed, first, y.mutable_data_ptr(), x.numel(), CurrentCudaStream());
   return y;
 }
 
@@ -301,13 +302,13 @@ at::Tensor SwiGluBackward(const Tensor& gate_up_T2I, const Tensor& dy_TI) {
   return SwiGluBackwardRows(gate_up_T2I, dy_TI);
 }
 
-at::Tensor DropoutWithSeed(const Tensor& x, double p, uint64_t seed) {
+at::Tensor DropoutWithSeed(const Tensor& x, double p, uint64_t seed, int64_t first) {
   const float scale = static_cast<float>(1.0 / (1.0 - p));
   const uint32_t stream = static_cast<uint32_t>(seed ^ (seed >> 32));
-  if (UsesCudaKernels(x)) return LaunchDropout(x, p, nullptr, stream, Tensor());
+  if (UsesCudaKernels(x)) return LaunchDropout(x, p, nullptr, stream, first, Tensor());
   if (!UsesCpuLoops(x)) {
     // The same hash in 64-bit integer tensors, reduced to 32 bits after each step.
-    Tensor h = at::arange(x.numel(), x.options().dtype(at::kLong)) * 0x9E3779B9LL;
+    Tensor h = (at::arange(x.numel(), x.options().dtype(at::kLong)) + first) * 0x9E3779B9LL;
     auto cut = [](const Tensor& t) { return t.bitwise_and(0xFFFFFFFFLL); };
     h = cut(h + static_cast<int64_t>(stream));
     h = h.bitwise_xor(h.bitwise_right_shift(16));
@@ -325,18 +326,20 @@ at::Tensor DropoutWithSeed(const Tensor& x, double p, uint64_t seed) {
       const T* in = Elements<T>(x);
       T* to = MutableElements<T>(out);
       for (int64_t i = begin; i < end; ++i) {
-        Store(MixedBits(static_cast<uint32_t>(i), stream) >= threshold ? ToFloat(in[i]) * scale : 0.0f, to + i);
+        Store(MixedBits(static_cast<uint32_t>(first + i), stream) >= threshold ? ToFloat(in[i]) * scale : 0.0f, to + i);
       }
     });
   });
   return out;
 }
 
-at::Tensor DropoutOfStep(const Tensor& x, double p, const StepSeed& seed, uint32_t which, const Tensor& addend) {
-  if (seed.on_device.defined()) {
-    return LaunchDropout(x, p, seed.on_device.const_data_ptr<int64_t>(), which, addend);
+at::Tensor DropoutOfStep(const Tensor& x, double p, const StepSeed& seed, uint32_t which, const Tensor& addend,
+                         int64_t first) {
+  if (seed.on_device.defined() && UsesCudaKernels(x)) {
+    return LaunchDropout(x, p, seed.on_device.const_data_ptr<int64_t>(), which, first, addend);
   }
-  Tensor y = DropoutWithSeed(x, p, DropoutSeed(seed.value, which));
+  const int64_t value = seed.on_device.defined() ? seed.on_device.item<int64_t>() : seed.value;
+  Tensor y = DropoutWithSeed(x, p, DropoutSeed(value, which), first);
   return addend.defined() ? y.add_(addend) : y;
 }
 

@@ -22,8 +22,9 @@ at::Tensor SwiGlu(const at::Tensor& gate_up_T2I);
 
 // x with each element zeroed with probability p and the others scaled by 1 / (1 - p).
 // The mask depends on `seed` and the element's index alone, so that a second call
-// (for the gradient) and a resumed job draw the same one, on every device.
-at::Tensor DropoutWithSeed(const at::Tensor& x, double p, uint64_t seed);
+// (for the gradient) and a resumed job draw the same one, on every device. `first` is x's
+// place in the matrix whose mask it is: its first element's index.
+at::Tensor DropoutWithSeed(const at::Tensor& x, double p, uint64_t seed, int64_t first = 0);
 
 // RmsNorm that also gives 1 / sqrt(mean(x^2) + epsilon), fp32, one a row.
 at::Tensor RmsNormForward(const at::Tensor& x_TD, const at::Tensor& w_D, double epsilon, at::Tensor* inverse_rms_T);
@@ -47,7 +48,7 @@ struct StepSeed {
 };
 // DropoutWithSeed under mask number `which` of a step, plus `addend` if that is defined.
 at::Tensor DropoutOfStep(const at::Tensor& x, double p, const StepSeed& seed, uint32_t which,
-                         const at::Tensor& addend = {});
+                         const at::Tensor& addend = {}, int64_t first = 0);
 
 }  // namespace attune
 

@@ -38,6 +38,17 @@ Tensor Nf4Codes(const Tensor& values) {
   return pairs.select(1, 0).bitwise_left_shift(4).bitwise_or(pairs.select(1, 1));
 }
 
+// Where there are no kernels of our own.
+Tensor AtenDequantize(const QuantizedMatrix& matrix) {
+  const Tensor scales = matrix.scales.unsqueeze(1);
+  if (matrix.codes == Codes::kInt8) {
+    return matrix.data.to(at::kFloat).view({-1, QuantizedMatrix::kBlock}) * (scales / 127);
+  }
+  const Tensor levels = at::tensor(at::ArrayRef<float>(cuda::kNf4Levels, 16), at::kFloat).to(scales.device());
+  const Tensor codes = at::stack({matrix.data.bitwise_right_shift(4), matrix.data.bitwise_and(15)}, 1);
+  return levels.index_select(0, codes.flatten().to(at::kInt)).view({-1, QuantizedMatrix::kBlock}) * scales;
+}
+
 }  // namespace
 
 int64_t QuantizedMatrix::BytesFor(Codes codes, int64_t count) {
@@ -61,7 +72,7 @@ Tensor Dequantize(const QuantizedMatrix& matrix, at::ScalarType type) {
                      CudaTypeOf(out), out.mutable_data_ptr(), out.numel(), CurrentCudaStream());
     return out;
   }
-  TORCH_CHECK(UsesCpuLoops(out), "quantised weights need the CPU or the CUDA kernels");
+  if (!UsesCpuLoops(out)) return AtenDequantize(matrix).view(out.sizes()).to(type);
   WithElementOf(out, [&]<typename T>() {
     at::parallel_for(0, matrix.scales.numel(), 256, [&](int64_t begin, int64_t end) {
       DequantizeLoops(matrix, MutableElements<T>(out), begin, end);

@@ -30,7 +30,9 @@ void RopeBackwardPack(Type, const void*, const void*, const void*, const float*,
                       RopeShape, void*, Stream) {
   std::abort();
 }
-void Dropout(Type, const void*, const void*, double, const int64_t*, uint32_t, void*, int64_t, Stream) { std::abort(); }
+void Dropout(Type, const void*, const void*, double, const int64_t*, uint32_t, int64_t, void*, int64_t, Stream) {
+  std::abort();
+}
 void SoftmaxLoss(Type, void*, const int64_t*, const float*, float*, uint8_t*, int64_t, int64_t, Stream) {
   std::abort();
 }

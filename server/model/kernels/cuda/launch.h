@@ -56,9 +56,10 @@ void RopeBackwardPack(Type type, const void* dq, const void* dk, const void* dv,
 // y = x where the mask of (seed, index) keeps it, scaled by 1 / (1 - p), plus
 // `addend` if not null (may be y itself); else 0 plus addend. The mask is the CPU's.
 // `step_seed`, if not null, is a value on the device that the seed is mixed from
-// (DropoutSeed of mixed_bits.h): a captured launch then draws anew at each replay.
-void Dropout(Type type, const void* x, const void* addend, double p, const int64_t* step_seed, uint32_t seed, void* y,
-             int64_t count, Stream stream);
+// (DropoutSeed of mixed_bits.h): a captured launch then draws anew at each replay. `first`
+// is x's place in the matrix that the mask is for.
+void Dropout(Type type, const void* x, const void* addend, double p, const int64_t* step_seed, uint32_t seed,
+             int64_t first, void* y, int64_t count, Stream stream);
 
 // Per row: losses_N[r] = -log softmax(logits)[target], correct_N[r] whether the target
 // is the likeliest, and the logits become (softmax - onehot) * *scale (1 if null).
