@@ -65,26 +65,44 @@ Residency::Residency(const ModelRegistry* registry, const ComputeTarget& target,
 
 Residency::~Residency() = default;
 
-absl::StatusOr<std::shared_ptr<const ServedModel>> Residency::Acquire(absl::string_view id,
-                                                                      absl::string_view quantization) {
-  if (quantization.empty() || quantization == "none") return AcquireDense(id);
-  ATTUNE_ASSIGN_OR_RETURN(ModelInfo info, registry_->Get(id));
-  // An adapter has no weights to quantise: whoever asked says what is wrong with it.
-  if (!HasOwnWeights(info.kind)) return AcquireDense(id);
-  absl::MutexLock lock(&quantized_mutex_);
-  std::weak_ptr<const ServedModel>& kept = quantized_[absl::StrCat(id, " ", quantization)];
-  if (std::shared_ptr<const ServedModel> model = kept.lock()) return model;
-  ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const BaseModel> base, LoadWeights(info, quantization));
+absl::StatusOr<std::shared_ptr<const ServedModel>> Residency::LoadUncounted(const ModelInfo& info,
+                                                                            WeightFormat format) {
+  const absl::Time start = absl::Now();
+  ATTUNE_ASSIGN_OR_RETURN(std::string tokenizer_directory, TokenizerDirectory(*registry_, info));
+  ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const BaseModel> base,
+                          LoadBaseModel(registry_->Directory(info.id), tokenizer_directory, *target_, format));
   std::shared_ptr<ServedModel> served = MakeServed(info, std::move(base), nullptr);
   {
-    absl::MutexLock uid_lock(&mutex_);
+    absl::MutexLock lock(&mutex_);
     served->uid = next_uid_++;
   }
+  if (format != WeightFormat::kNone) {
+    LogInfo("model.loaded", {{"model", absl::StrCat(kModels, "/", info.id)},
+                             {"quantization", format == WeightFormat::kInt8 ? "int8" : "nf4"},
+                             {"seconds", absl::StrCat(absl::ToDoubleSeconds(absl::Now() - start))}});
+  }
+  return std::shared_ptr<const ServedModel>(std::move(served));
+}
+
+absl::StatusOr<std::shared_ptr<const ServedModel>> Residency::AcquireQuantized(absl::string_view id,
+                                                                               WeightFormat format) {
+  ATTUNE_ASSIGN_OR_RETURN(ModelInfo info, registry_->Get(id));
+  // An adapter has no weights to quantise: whoever asked says what is wrong with it.
+  if (!HasOwnWeights(info.kind)) return Acquire(id);
+  absl::MutexLock lock(&quantized_mutex_);
+  std::weak_ptr<const ServedModel>& kept = quantized_[{std::string(id), format}];
+  if (std::shared_ptr<const ServedModel> model = kept.lock()) return model;
+  ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> served, LoadUncounted(info, format));
   kept = served;
   return served;
 }
 
-absl::StatusOr<std::shared_ptr<const ServedModel>> Residency::AcquireDense(absl::string_view id) {
+absl::StatusOr<std::shared_ptr<const ServedModel>> Residency::Describe(absl::string_view id) {
+  ATTUNE_ASSIGN_OR_RETURN(ModelInfo info, registry_->Get(id));
+  return HasOwnWeights(info.kind) ? LoadUncounted(info, WeightFormat::kNone) : Acquire(id);
+}
+
+absl::StatusOr<std::shared_ptr<const ServedModel>> Residency::Acquire(absl::string_view id) {
   std::shared_ptr<Entry> entry;
   {
     absl::MutexLock lock(&mutex_);
@@ -122,7 +140,7 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> Residency::Load(const ModelIn
   const std::string directory = registry_->Directory(info.id);
   std::shared_ptr<ServedModel> served;
   if (HasOwnWeights(info.kind)) {
-    ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const BaseModel> base, LoadWeights(info, "none"));
+    ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const BaseModel> base, LoadWeights(info));
     served = MakeServed(info, std::move(base), nullptr);
   } else {
     ATTUNE_ASSIGN_OR_RETURN(ModelInfo base_info, registry_->Get(info.base_model));
@@ -143,28 +161,28 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> Residency::Load(const ModelIn
   return std::shared_ptr<const ServedModel>(std::move(served));
 }
 
-absl::StatusOr<std::shared_ptr<const BaseModel>> Residency::LoadWeights(const ModelInfo& info,
-                                                                        absl::string_view quantization) {
+absl::StatusOr<std::shared_ptr<const BaseModel>> Residency::LoadWeights(const ModelInfo& info) {
   // Goes when the model's last holder lets go.
   struct Counted {
     MemoryBudget::Reservation memory;
     std::shared_ptr<const BaseModel> base;
   };
   const std::string directory = registry_->Directory(info.id);
-  const WeightFormat format = ParseWeightFormat(std::string(quantization));
   auto counted = std::make_shared<Counted>();
   if (budget_) {
     // Before loading: to find out by running out of memory would hurt those who have some.
     ATTUNE_ASSIGN_OR_RETURN(ModelConfig config, LoadConfig(directory));
-    ATTUNE_ASSIGN_OR_RETURN(counted->memory, budget_->Reserve(WeightBytes(config, *target_, format),
+    ATTUNE_ASSIGN_OR_RETURN(counted->memory, budget_->Reserve(WeightBytes(config, *target_, WeightFormat::kDense),
                                                               absl::StrCat("the weights of ", kModels, "/", info.id)));
   }
   ATTUNE_ASSIGN_OR_RETURN(std::string tokenizer_directory, TokenizerDirectory(*registry_, info));
-  ATTUNE_ASSIGN_OR_RETURN(counted->base, LoadBaseModel(directory, tokenizer_directory, *target_, format));
+  ATTUNE_ASSIGN_OR_RETURN(counted->base, LoadBaseModel(directory, tokenizer_directory, *target_));
   return std::shared_ptr<const BaseModel>(counted, counted->base.get());
 }
 
 void Residency::Drop(absl::string_view id) {
+  absl::MutexLock quantized_lock(&quantized_mutex_);
+  for (WeightFormat format : {WeightFormat::kInt8, WeightFormat::kNf4}) quantized_.erase({std::string(id), format});
   absl::MutexLock lock(&mutex_);
   auto it = entries_.find(id);
   if (it != entries_.end()) entries_.erase(it);

@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
@@ -13,6 +14,7 @@
 #include "absl/synchronization/mutex.h"
 #include "server/adapters/registry.h"
 #include "server/device/memory_budget.h"
+#include "server/model/compute_target.h"
 #include "server/model/generation_config.h"
 #include "server/tokenizer/chat_template.h"
 #include "server/tokenizer/tokenizer.h"
@@ -22,7 +24,6 @@ namespace attune {
 
 struct BaseModel;      // server/model/base_model.h
 struct Adapter;        // server/adapters/adapter.h
-struct ComputeTarget;  // server/model/compute_target.h
 
 // A model in memory, pinned by whoever holds the pointer: deleting or replacing the
 // model does not touch requests that run. Immutable: thread-safe.
@@ -59,10 +60,13 @@ class Residency {
   ~Residency();
 
   // NOT_FOUND (MODEL_NOT_FOUND); RESOURCE_EXHAUSTED (OUT_OF_MEMORY, OUT_OF_MEMORY_BUDGET).
-  absl::StatusOr<std::shared_ptr<const ServedModel>> Acquire(absl::string_view id) { return Acquire(id, "none"); }
-  // A model with own weights, quantised ("int8", "nf4") for an adapter to train over: a copy
-  // beside the one that serves, dropped with its last holder.
-  absl::StatusOr<std::shared_ptr<const ServedModel>> Acquire(absl::string_view id, absl::string_view quantization);
+  absl::StatusOr<std::shared_ptr<const ServedModel>> Acquire(absl::string_view id);
+  // A quantised copy of a model with own weights, for an adapter to train over: beside the
+  // one that serves, shared by its holders, dropped with the last of them. Its weights are
+  // not taken from the budget: whoever asks holds the memory. Loads wait for one another.
+  absl::StatusOr<std::shared_ptr<const ServedModel>> AcquireQuantized(absl::string_view id, WeightFormat format);
+  // A model with own weights without these: configuration, tokenizer, chat template. Not kept.
+  absl::StatusOr<std::shared_ptr<const ServedModel>> Describe(absl::string_view id);
   // Drops a model that was deleted; holders keep it until they let go.
   void Drop(absl::string_view id);
 
@@ -71,9 +75,10 @@ class Residency {
 
  private:
   struct Entry;
-  absl::StatusOr<std::shared_ptr<const ServedModel>> AcquireDense(absl::string_view id);
   absl::StatusOr<std::shared_ptr<const ServedModel>> Load(const ModelInfo& info);
-  absl::StatusOr<std::shared_ptr<const BaseModel>> LoadWeights(const ModelInfo& info, absl::string_view quantization);
+  // Of models with own weights; adapters are refused as by PlanRun.
+  absl::StatusOr<std::shared_ptr<const ServedModel>> LoadUncounted(const ModelInfo& info, WeightFormat format);
+  absl::StatusOr<std::shared_ptr<const BaseModel>> LoadWeights(const ModelInfo& info);
   void EvictAdapters() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const ModelRegistry* const registry_;
@@ -82,9 +87,10 @@ class Residency {
   MemoryBudget* const budget_;
   mutable absl::Mutex mutex_;
   std::map<std::string, std::shared_ptr<Entry>, std::less<>> entries_ ABSL_GUARDED_BY(mutex_);
-  // By "id quantization"; loads of quantised models take turns.
+  // Loads of quantised models take turns.
   absl::Mutex quantized_mutex_ ABSL_ACQUIRED_BEFORE(mutex_);
-  std::map<std::string, std::weak_ptr<const ServedModel>> quantized_ ABSL_GUARDED_BY(quantized_mutex_);
+  std::map<std::pair<std::string, WeightFormat>, std::weak_ptr<const ServedModel>> quantized_
+      ABSL_GUARDED_BY(quantized_mutex_);
   uint64_t next_uid_ ABSL_GUARDED_BY(mutex_) = 1;
   uint64_t clock_ ABSL_GUARDED_BY(mutex_) = 0;  // counts uses, for least recently used
 };

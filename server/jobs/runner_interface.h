@@ -63,7 +63,7 @@ struct JobOutcome {
 struct JobEstimate {
   int64_t total_steps = 0;
   int64_t trainable_parameters = 0;
-  int64_t peak_memory_bytes = 0;  // above what the base model already takes
+  int64_t peak_memory_bytes = 0;  // above what the base model takes that others use, too
   double duration_seconds = 0;
   DataReport data_report;
   Hyperparameters resolved_hyperparameters;

@@ -38,8 +38,11 @@ class Loader {
  private:
   absl::StatusOr<at::Tensor> Vector(const std::string& name, int64_t size);
   // The rows of several matrices that share their input, one behind the other.
-  absl::StatusOr<at::Tensor> Matrix(const std::vector<std::pair<std::string, int64_t>>& parts, int64_t columns,
-                                    std::shared_ptr<const PackedWeight>* packed, at::ScalarType type);
+  using Parts = std::vector<std::pair<std::string, int64_t>>;
+  // In fp32 on the host, and in the target's type on its device.
+  absl::StatusOr<at::Tensor> HostMatrix(const Parts& parts, int64_t columns,
+                                        std::shared_ptr<const PackedWeight>* packed);
+  absl::StatusOr<at::Tensor> Matrix(const Parts& parts, int64_t columns, std::shared_ptr<const PackedWeight>* packed);
   absl::StatusOr<LayerWeights> Layer(int64_t layer);
 
   TensorSource* const source_;
@@ -71,8 +74,14 @@ std::shared_ptr<const PackedWeight> Pack(const std::vector<TensorSource::Entry>&
   return packed;
 }
 
-absl::StatusOr<at::Tensor> Loader::Matrix(const std::vector<std::pair<std::string, int64_t>>& parts, int64_t columns,
-                                          std::shared_ptr<const PackedWeight>* packed, at::ScalarType type) {
+absl::StatusOr<at::Tensor> Loader::Matrix(const Parts& parts, int64_t columns,
+                                          std::shared_ptr<const PackedWeight>* packed) {
+  ATTUNE_ASSIGN_OR_RETURN(const at::Tensor values, HostMatrix(parts, columns, packed));
+  return values.to(DeviceOf(target_), TypeOf(target_));
+}
+
+absl::StatusOr<at::Tensor> Loader::HostMatrix(const Parts& parts, int64_t columns,
+                                              std::shared_ptr<const PackedWeight>* packed) {
   std::vector<TensorSource::Entry> entries;
   int64_t rows = 0;
   for (const auto& [name, part_rows] : parts) {
@@ -90,26 +99,26 @@ absl::StatusOr<at::Tensor> Loader::Matrix(const std::vector<std::pair<std::strin
   }
   const bool keeps_packed = target_.device == ComputeTarget::Device::kCpu && target_.type == ComputeTarget::Type::kFloat32;
   if (packed && keeps_packed) *packed = Pack(entries);
-  return values.to(DeviceOf(target_), type);
+  return values;
 }
 
 absl::StatusOr<LayerWeights> Loader::Layer(int64_t layer) {
   LayerWeights weights;
   auto name = [&](Projection p) { return LayerName(layer, ProjectionPath(p)); };
-  auto product = [&](Linear which, std::vector<std::pair<std::string, int64_t>> parts, int64_t columns) -> absl::Status {
+  auto product = [&](Linear which, const Parts& parts, int64_t columns) -> absl::Status {
     const int i = static_cast<int>(which);
     const bool dense = format_ == WeightFormat::kDense;
     if (dense) {
-      ATTUNE_ASSIGN_OR_RETURN(weights.linear[i], Matrix(parts, columns, &weights.packed[i], TypeOf(target_)));
+      ATTUNE_ASSIGN_OR_RETURN(weights.linear[i], Matrix(parts, columns, &weights.packed[i]));
       return absl::OkStatus();
     }
-    ATTUNE_ASSIGN_OR_RETURN(const at::Tensor values, Matrix(parts, columns, nullptr, at::kFloat));
+    ATTUNE_ASSIGN_OR_RETURN(const at::Tensor values, HostMatrix(parts, columns, nullptr));
     if (values.numel() % QuantizedMatrix::kBlock != 0) {
       return MakeError(absl::StatusCode::kInvalidArgument, "BAD_MODEL",
                        absl::StrCat("'", parts[0].first, "' cannot be quantised: its size is no multiple of ",
                                     QuantizedMatrix::kBlock));
     }
-    weights.quantized[i] = std::make_shared<QuantizedMatrix>(Quantize(values, CodesOf(format_)));
+    weights.quantized[i] = std::make_shared<QuantizedMatrix>(Quantize(values, CodesOf(format_), DeviceOf(target_)));
     return absl::OkStatus();
   };
   const int64_t hidden = config_.hidden, inner = config_.intermediate;
@@ -128,7 +137,7 @@ absl::StatusOr<LayerWeights> Loader::Layer(int64_t layer) {
 absl::StatusOr<DecoderWeights> Loader::Load() {
   DecoderWeights weights;
   ATTUNE_ASSIGN_OR_RETURN(weights.embedding_VD, Matrix({{"model.embed_tokens.weight", config_.vocab}}, config_.hidden,
-                                                       config_.tied_head ? &weights.packed_head : nullptr, TypeOf(target_)));
+                                                       config_.tied_head ? &weights.packed_head : nullptr));
   for (int64_t i = 0; i < config_.layers; ++i) {
     ATTUNE_ASSIGN_OR_RETURN(LayerWeights layer, Layer(i));
     weights.layers.push_back(std::move(layer));
@@ -138,7 +147,7 @@ absl::StatusOr<DecoderWeights> Loader::Load() {
     weights.head_VD = weights.embedding_VD;
   } else {
     ATTUNE_ASSIGN_OR_RETURN(weights.head_VD,
-                            Matrix({{"lm_head.weight", config_.vocab}}, config_.hidden, &weights.packed_head, TypeOf(target_)));
+                            Matrix({{"lm_head.weight", config_.vocab}}, config_.hidden, &weights.packed_head));
   }
   return weights;
 }
@@ -240,6 +249,7 @@ absl::StatusOr<std::shared_ptr<const BaseModel>> LoadBaseModel(const std::string
     at::NoGradGuard no_grad;
     ATTUNE_ASSIGN_OR_RETURN(std::unique_ptr<TensorSource> source, TensorSource::Open(directory));
     ATTUNE_ASSIGN_OR_RETURN(model->config, source->Config());
+    if (format == WeightFormat::kNone) return LoadTokenizerAndTemplate(*source, tokenizer_directory, model.get());
     ATTUNE_ASSIGN_OR_RETURN(model->weights, Loader(source.get(), model->config, target, format).Load());
     ATTUNE_RETURN_IF_ERROR(MakeRopeTable(source.get(), model.get()));
     ATTUNE_RETURN_IF_ERROR(source->CheckAllUsed());

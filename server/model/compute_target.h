@@ -17,7 +17,8 @@ struct ComputeTarget {
 
 // How a model's products keep their weights: in the target's type; or quantised, for
 // training adapters over them in little memory (see kernels/quantized_matrix.h).
-enum class WeightFormat { kDense, kInt8, kNf4 };
+// kNone: there are none, of a model that is only described.
+enum class WeightFormat { kDense, kInt8, kNf4, kNone };
 // Of "none" (or ""), "int8", "nf4". REQUIRES: it is one of them.
 WeightFormat ParseWeightFormat(const std::string& name);
 

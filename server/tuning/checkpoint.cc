@@ -51,8 +51,9 @@ absl::Status LoadTensors(const std::string& directory, const std::vector<StateTe
   return absl::OkStatus();
 }
 
-std::string StateToJson(const TrainingState& s) {
+std::string StateToJson(const TrainingState& s, int64_t optimizer_steps) {
   return nlohmann::json{{"step", s.step},
+                        {"optimizer_steps", optimizer_steps},  // fewer, if some steps had nothing to learn from
                         {"trained_tokens", s.trained_tokens},
                         {"validation_loss", s.validation_loss},
                         {"validation_token_accuracy", s.validation_token_accuracy},
@@ -81,7 +82,7 @@ absl::Status SaveCheckpoint(const std::string& directory, const TrainingState& s
     }
     return WriteSafetensors(staging + "/tensors.safetensors", tensors, {});
   });
-  if (status.ok()) status = WriteFileDurably(staging + "/state.json", StateToJson(state));
+  if (status.ok()) status = WriteFileDurably(staging + "/state.json", StateToJson(state, optimizer->steps()));
   if (status.ok()) status = PublishDirectory(staging, directory);
   if (!status.ok()) RemoveAll(staging).IgnoreError();
   return status;
@@ -100,7 +101,7 @@ absl::StatusOr<TrainingState> LoadCheckpoint(const std::string& directory, Metho
     return BadCheckpoint(directory, error.what());
   }
   ATTUNE_RETURN_IF_ERROR(CatchTorch([&] { return LoadTensors(directory, SavedTensors(*method, optimizer)); }));
-  optimizer->set_steps(state.step);
+  optimizer->set_steps(json.value("optimizer_steps", state.step));
   return state;
 }
 

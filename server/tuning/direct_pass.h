@@ -28,7 +28,8 @@ enum class Keep {
 };
 
 // The cheapest choice for each layer whose bytes fit into `budget`; if none does, all
-// kHost, or kInput where the device's memory is the host's (`has_host` false). `tokens` of one pass, `element` bytes a value. The first layers give up first,
+// kHost, or kInput where the device's memory is the host's (`has_host` false). `tokens` of
+// one pass, `element` bytes a value. The first layers give up first,
 // and every layer the kind that is cheapest to compute again before any gives up the next.
 std::vector<Keep> ChooseKeep(const ModelConfig& config, int64_t tokens, int64_t element, int64_t budget,
                              bool has_host = true);

@@ -46,7 +46,7 @@ TokenBytes TokenBytesOf(const ModelConfig& config, const MemoryInputs& inputs) {
 // The passing buffers of a layer's backward pass, beside what the layer keeps: those of its
 // recomputation, of the feed-forward part and of attention's.
 int64_t BackwardBytes(const TokenBytes& token, Keep keep, int64_t tokens) {
-  const bool input_only = keep == Keep::kInput || keep == Keep::kHost;
+  const bool input_only = keep == Keep::kInput || keep == Keep::kHost;  // never kInputWhole: that is passing
   const int64_t whole = 4 * token.hidden + token.qkv + token.q + 3 * token.inner;
   if (input_only && tokens > DirectPass::kFeedForwardRows) {
     const int64_t rows = DirectPass::kFeedForwardRows;
@@ -77,7 +77,7 @@ int64_t EstimateTrainingBytes(const ModelConfig& config, const MemoryInputs& inp
   const int64_t tokens = inputs.micro_batch_tokens, element = ElementBytes(inputs);
   const TokenBytes token = TokenBytesOf(config, inputs);
   const int64_t budget = inputs.activation_bytes > 0 ? inputs.activation_bytes : std::numeric_limits<int64_t>::max();
-  const std::vector<Keep> keep = ChooseKeep(config, tokens, element, budget);
+  const std::vector<Keep> keep = ChooseKeep(config, tokens, element, budget, inputs.on_gpu);
   int64_t kept = 0, peak = 0;
   for (Keep layer : keep) {
     kept += tokens * KeptBytesPerToken(config, layer, element);
@@ -92,8 +92,18 @@ int64_t EstimateTrainingBytes(const ModelConfig& config, const MemoryInputs& inp
   return bytes;
 }
 
-int64_t ActivationBudget(int64_t device_bytes, int64_t weight_bytes, const MemoryInputs& inputs) {
-  return std::max<int64_t>(1, (device_bytes - weight_bytes - StateBytes(inputs)) / 2);
+int64_t ActivationBudget(int64_t device_bytes, int64_t free_bytes, int64_t weight_bytes, const MemoryInputs& inputs) {
+  const int64_t state = StateBytes(inputs);
+  return std::max<int64_t>({1, (free_bytes - state) / 2, (device_bytes - weight_bytes - state) / 8});
+}
+
+int64_t ActivationBudgetWithin(int64_t training_bytes, const ModelConfig& config, MemoryInputs inputs) {
+  int64_t low = 1, high = std::max<int64_t>(2, training_bytes);
+  while (high - low > 1) {
+    inputs.activation_bytes = low + (high - low) / 2;
+    (EstimateTrainingBytes(config, inputs) <= training_bytes ? low : high) = inputs.activation_bytes;
+  }
+  return low;
 }
 
 double TrainingOperationsPerToken(const ModelConfig& config, bool trains_weights) {

@@ -27,9 +27,14 @@ struct MemoryInputs {
 // passing buffers. Follows DirectPass step by step: what is allocated there is counted here.
 int64_t EstimateTrainingBytes(const ModelConfig& config, const MemoryInputs& inputs);
 
-// What a job's layers may keep: half of what weights and optimizer leave of the device.
-// At least a byte.
-int64_t ActivationBudget(int64_t device_bytes, int64_t weight_bytes, const MemoryInputs& inputs);
+// What a new job's layers may keep: half of what the optimizer leaves of the memory that is
+// free now, but at least an eighth of what weights and optimizer leave of the whole device,
+// so that a job that comes while others run is not slow for ever. At least a byte.
+int64_t ActivationBudget(int64_t device_bytes, int64_t free_bytes, int64_t weight_bytes, const MemoryInputs& inputs);
+
+// The budget of a job that was admitted with `training_bytes`: the largest whose estimate
+// they cover, at least a byte. The same each time the job runs.
+int64_t ActivationBudgetWithin(int64_t training_bytes, const ModelConfig& config, MemoryInputs inputs);
 
 // Floating-point operations of training on one token.
 double TrainingOperationsPerToken(const ModelConfig& config, bool trains_weights);

@@ -130,7 +130,8 @@ void PassGraphs::Capture(const Key& key, Graph* graph) {
     // Other threads go on using the device meanwhile, though none may wait for all of it.
     captured->capture_begin(pool, cudaStreamCaptureModeRelaxed);
     try {
-      const DirectPass::Result result = pass_->Run(ViewBatch(graph->input, key.shape), KeepFor(key.shape), key.is_first);
+      const DirectPass::Result result =
+          pass_->Run(ViewBatch(graph->input, key.shape), KeepFor(key.shape), key.is_first);
       graph->result.loss_sum.copy_(result.loss_sum);
       graph->result.correct.copy_(result.correct);
     } catch (...) {

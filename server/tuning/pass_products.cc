@@ -30,7 +30,12 @@ struct PassProducts::Product {
 
 PassProducts::PassProducts(const BaseModel* base, const Method* method, const FlatParameters* parameters,
                            at::ScalarType type, double dropout)
-    : base_(base), parameters_(parameters), type_(type), trained_dropout_(dropout), dropout_(dropout), products_(base->config.layers) {
+    : base_(base),
+      parameters_(parameters),
+      type_(type),
+      trained_dropout_(dropout),
+      dropout_(dropout),
+      products_(base->config.layers) {
   at::NoGradGuard no_grad;
   const LoraAdapter* lora = method->lora();
   const TrainedWeights* trained = method->trained_weights();
@@ -148,8 +153,8 @@ Tensor PassProducts::MultiplyBackward(int64_t layer, Linear which, const Tensor&
   Tensor dx;
   if (needs_dx) dx = MatMul(dy, As::kIs, Weight(layer, which), As::kIs);
   for (const Product::TrainedRows& rows : product.trained) {
-    MatMul(dy.narrow(1, rows.first_row, rows.gradient.size(0)), As::kTransposed, x, As::kIs, 1, replaces_ && first_row == 0 ? 0 : 1,
-           rows.gradient);
+    const Tensor dy_rows = dy.narrow(1, rows.first_row, rows.gradient.size(0));
+    MatMul(dy_rows, As::kTransposed, x, As::kIs, 1, replaces_ && first_row == 0 ? 0 : 1, rows.gradient);
   }
   if (product.terms.empty()) return dx;
   const Tensor dropped = Dropped(product, x, first_row);

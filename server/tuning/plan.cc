@@ -24,10 +24,16 @@ int64_t VirtualTokens(const MethodSpec& method) {
 
 }  // namespace
 
-absl::StatusOr<PlannedRun> PlanRun(const TuningRunnerDeps& deps, const JobSpec& spec,
+absl::StatusOr<PlannedRun> PlanRun(const TuningRunnerDeps& deps, const JobSpec& spec, PlanFor use,
                                    const std::function<bool()>& stop) {
   PlannedRun plan;
-  ATTUNE_ASSIGN_OR_RETURN(plan.model, deps.residency->Acquire(spec.base_model, spec.hyperparameters.quantization));
+  const WeightFormat format = ParseWeightFormat(spec.hyperparameters.quantization);
+  if (format == WeightFormat::kDense) {
+    ATTUNE_ASSIGN_OR_RETURN(plan.model, deps.residency->Acquire(spec.base_model));
+  } else {
+    ATTUNE_ASSIGN_OR_RETURN(plan.model, use == PlanFor::kRun ? deps.residency->AcquireQuantized(spec.base_model, format)
+                                                             : deps.residency->Describe(spec.base_model));
+  }
   if (plan.model->adapter) {
     return MakeError(absl::StatusCode::kFailedPrecondition, "BASE_IS_ADAPTER",
                      absl::StrCat("models/", spec.base_model, " is an adapter; tune the model that it is based on, or "

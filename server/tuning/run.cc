@@ -8,6 +8,7 @@
 #include "common/error.h"
 #include "common/file.h"
 #include "common/log.h"
+#include "server/model/torch_target.h"
 
 namespace attune {
 namespace {
@@ -32,15 +33,24 @@ std::string TuningRun::CheckpointPath(int64_t step) const {
 
 absl::StatusOr<JobOutcome> TuningRun::Run() {
   const Hyperparameters& h = plan_.hyperparameters;
-  ATTUNE_ASSIGN_OR_RETURN(method_, MakeMethod(job_.spec.method, plan_.model->base, *h.seed));
+  ATTUNE_RETURN_IF_ERROR(CatchTorch([&]() -> absl::Status {
+    ATTUNE_ASSIGN_OR_RETURN(method_, MakeMethod(job_.spec.method, plan_.model->base, *h.seed));
+    return absl::OkStatus();
+  }));
   train_ = std::make_unique<Batcher>(&plan_.data.train, h.batch_size, h.micro_batch_tokens, plan_.virtual_tokens,
                                      *h.seed);
   if (!plan_.data.validation.empty()) {
     validation_ = std::make_unique<Batcher>(&plan_.data.validation, h.batch_size, h.micro_batch_tokens,
                                             plan_.virtual_tokens, *h.seed);
   }
-  trainer_ = std::make_unique<Trainer>(plan_.model->base.get(), method_.get(), train_.get(), h, deps_.arbiter,
-                                       MemoryInputsOf(deps_, plan_, job_.spec).activation_bytes);
+  const int64_t activation_bytes =
+      ActivationBudgetWithin(job_.memory_bytes - QuantizedWeightBytes(deps_, plan_), plan_.model->base->config,
+                             MemoryInputsOf(deps_, plan_, job_.spec));
+  ATTUNE_RETURN_IF_ERROR(CatchTorch([&] {
+    trainer_ = std::make_unique<Trainer>(plan_.model->base.get(), method_.get(), train_.get(), h, deps_.arbiter,
+                                         activation_bytes);
+    return absl::OkStatus();
+  }));
   ATTUNE_RETURN_IF_ERROR(MakeDirectories(absl::StrCat(deps_.checkpoint_directory, "/", job_.spec.id)));
   ATTUNE_RETURN_IF_ERROR(Restore());
   ATTUNE_RETURN_IF_ERROR(control_.SetRunning(h, plan_.data.report));
@@ -170,7 +180,7 @@ absl::StatusOr<JobOutcome> TuningRun::Publish() {
                                                         state_.best_step, state_.best_validation_loss)));
   }
   ATTUNE_ASSIGN_OR_RETURN(std::string staging, deps_.registry->NewStagingDirectory());
-  absl::Status saved = method_->Save(staging, job_.spec.base_model);
+  absl::Status saved = CatchTorch([&] { return method_->Save(staging, job_.spec.base_model); });
   absl::StatusOr<ModelInfo> info =
       saved.ok() ? deps_.registry->Publish(DescribeTunedModel(), staging) : absl::StatusOr<ModelInfo>(saved);
   if (!info.ok()) {

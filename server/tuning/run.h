@@ -26,12 +26,16 @@ struct PlannedRun {
 };
 
 // Loads, renders and resolves. Errors of everything that is wrong with the job's
-// settings, data or base model.
-absl::StatusOr<PlannedRun> PlanRun(const TuningRunnerDeps& deps, const JobSpec& spec,
+// settings, data or base model. For an estimate a model that would be quantised is
+// described and not loaded: only a running job has the memory.
+enum class PlanFor { kRun, kEstimate };
+absl::StatusOr<PlannedRun> PlanRun(const TuningRunnerDeps& deps, const JobSpec& spec, PlanFor use,
                                    const std::function<bool()>& stop);
 
-// What the plan's memory depends on; the activations' budget follows from the device's.
+// What the plan's memory depends on, but for the activations' budget.
 MemoryInputs MemoryInputsOf(const TuningRunnerDeps& deps, const PlannedRun& plan, const JobSpec& spec);
+// What a quantised base model takes, which is the job's; 0 for one that others use, too.
+int64_t QuantizedWeightBytes(const TuningRunnerDeps& deps, const PlannedRun& plan);
 
 // One run of one job: steps, evaluations, checkpoints, publishing. Not thread-safe.
 class TuningRun {

@@ -30,12 +30,15 @@ MemoryInputs MemoryInputsOf(const TuningRunnerDeps& deps, const PlannedRun& plan
   if (const auto* lora = std::get_if<LoraSpec>(&spec.method)) inputs.lora_rank = lora->rank ? lora->rank : 16;
   inputs.trains_weights = TrainsWeights(spec.method);
   inputs.bfloat16 = h.precision == "bfloat16";
-  inputs.quantized = plan.model->base->format != WeightFormat::kDense;
+  inputs.quantized = QuantizedWeightBytes(deps, plan) > 0;
   inputs.is_8bit_optimizer = h.optimizer_state == "int8";
   inputs.on_gpu = deps.target.device == ComputeTarget::Device::kCuda;
-  const int64_t total = deps.arbiter ? deps.arbiter->memory().total() : 0;
-  if (total > 0) inputs.activation_bytes = ActivationBudget(total, plan.model->base->bytes, inputs);
   return inputs;
+}
+
+int64_t QuantizedWeightBytes(const TuningRunnerDeps& deps, const PlannedRun& plan) {
+  const WeightFormat format = ParseWeightFormat(plan.hyperparameters.quantization);
+  return format == WeightFormat::kDense ? 0 : WeightBytes(plan.model->base->config, deps.target, format);
 }
 
 namespace {
@@ -53,7 +56,7 @@ class TuningRunner final : public JobRunner {
       return JobOutcome{JobOutcome::Kind::kSucceeded, published->id};
     }
     absl::StatusOr<PlannedRun> plan =
-        PlanRun(deps_, job.spec, [&] { return control.stop_request() != StopRequest::kNone; });
+        PlanRun(deps_, job.spec, PlanFor::kRun, [&] { return control.stop_request() != StopRequest::kNone; });
     if (absl::IsCancelled(plan.status())) return JobOutcome{};
     if (!plan.ok()) return plan.status();
     return TuningRun(deps_, job, control, *std::move(plan)).Run();
@@ -65,16 +68,23 @@ class TuningRunner final : public JobRunner {
                        absl::StrCat("there is a models/", spec.tuned_model_id, " already; choose another "
                                                                                "tuned_model_id"));
     }
-    ATTUNE_ASSIGN_OR_RETURN(PlannedRun plan, PlanRun(deps_, spec, nullptr));
+    ATTUNE_ASSIGN_OR_RETURN(PlannedRun plan, PlanRun(deps_, spec, PlanFor::kEstimate, nullptr));
     // What only making the method can tell, e.g. a start text without tokens.
-    if (std::holds_alternative<SoftPromptSpec>(spec.method)) {
+    const int64_t quantized_bytes = QuantizedWeightBytes(deps_, plan);
+    if (std::holds_alternative<SoftPromptSpec>(spec.method) && quantized_bytes == 0) {
       ATTUNE_RETURN_IF_ERROR(MakeMethod(spec.method, plan.model->base, 0).status());
     }
     const ModelConfig& config = plan.model->base->config;
     JobEstimate estimate;
     estimate.total_steps = plan.hyperparameters.max_steps;
     estimate.trainable_parameters = plan.trainable_parameters;
-    estimate.peak_memory_bytes = EstimateTrainingBytes(config, MemoryInputsOf(deps_, plan, spec));
+    MemoryInputs inputs = MemoryInputsOf(deps_, plan, spec);
+    if (const int64_t total = deps_.arbiter ? deps_.arbiter->memory().total() : 0; total > 0) {
+      const int64_t free = deps_.arbiter->memory().available() - quantized_bytes;
+      const int64_t weights = quantized_bytes > 0 ? quantized_bytes : plan.model->base->bytes;
+      inputs.activation_bytes = ActivationBudget(total, free, weights, inputs);
+    }
+    estimate.peak_memory_bytes = quantized_bytes + EstimateTrainingBytes(config, inputs);
     estimate.data_report = plan.data.report;
     estimate.resolved_hyperparameters = plan.hyperparameters;
     const double tokens = plan.hyperparameters.epochs *

@@ -78,20 +78,35 @@ TEST_F(ResidencyTest, QuantisedCopiesLiveWithTheirHolders) {
   Residency residency(registry_.get(), {}, kPlenty, &budget);
   auto dense = Acquire(&residency, "gguf");
   const int64_t before = budget.used();
-  auto first = residency.Acquire("gguf", "nf4"), second = residency.Acquire("gguf", "nf4"),
-       other = residency.Acquire("gguf", "int8");
+  auto first = residency.AcquireQuantized("gguf", WeightFormat::kNf4),
+       second = residency.AcquireQuantized("gguf", WeightFormat::kNf4),
+       other = residency.AcquireQuantized("gguf", WeightFormat::kInt8);
   ASSERT_TRUE(first.ok() && second.ok() && other.ok()) << first.status() << other.status();
   EXPECT_EQ((*first)->base, (*second)->base);
   EXPECT_NE((*first)->base, (*other)->base);
   EXPECT_NE((*first)->base, dense->base);
   EXPECT_NE((*first)->uid, dense->uid);
+  EXPECT_EQ((*first)->base->bytes, WeightBytes(config_, {}, WeightFormat::kNf4)) << "the estimate is what it takes";
+  EXPECT_EQ((*other)->base->bytes, WeightBytes(config_, {}, WeightFormat::kInt8));
   EXPECT_LT((*first)->base->bytes, (*other)->base->bytes);
   EXPECT_LT((*other)->base->bytes, dense->base->bytes);
-  EXPECT_EQ(budget.used(), before + (*first)->base->bytes + (*other)->base->bytes) << "the estimate is what it takes";
+  EXPECT_EQ(budget.used(), before) << "the memory is the job's";
+  const std::weak_ptr<const BaseModel> gone = (*first)->base;
+  residency.Drop("gguf");
+  EXPECT_NE((*residency.AcquireQuantized("gguf", WeightFormat::kNf4))->base, (*first)->base);
   first = second = other = absl::UnknownError("dropped");
-  EXPECT_EQ(budget.used(), before);
-  EXPECT_EQ(Acquire(&residency, "gguf"), dense);
-  EXPECT_EQ(*residency.Acquire("gguf", "none"), dense);
+  EXPECT_TRUE(gone.expired());
+}
+
+TEST_F(ResidencyTest, DescribedModelsHaveNoWeights) {
+  Residency residency(registry_.get(), {}, kPlenty);
+  auto model = residency.Describe("gguf");
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_EQ((*model)->tokenizer().vocab_size(), TinyModel::Vocabulary());
+  EXPECT_EQ((*model)->base->config.layers, config_.layers);
+  EXPECT_EQ((*model)->base->bytes, 0);
+  EXPECT_EQ(residency.resident_bytes(), 0);
+  EXPECT_TRUE(absl::IsNotFound(residency.Describe("nothing").status()));
 }
 
 TEST_F(ResidencyTest, FullWeightsTakeTheTokenizerOfTheImportedModel) {

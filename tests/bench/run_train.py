@@ -87,7 +87,8 @@ def summary(result, work, peak):
         return result["error"]
     rate = sum(result["tokens"]) / sum(result["seconds"])
     return {"tokens_per_second": rate, "utilisation": rate * flops_per_token(work) / peak if peak else None,
-            "peak_gib": result.get("peak_bytes", 0) / GIB, "estimate_gib": result.get("estimated_bytes", 0) / GIB, "median_ms": 1e3 * statistics.median(result["seconds"]),
+            "peak_gib": result.get("peak_bytes", 0) / GIB,
+            "estimate_gib": result.get("estimated_bytes", 0) / GIB, "median_ms": 1e3 * statistics.median(result["seconds"]),
             "first_loss": result["losses"][0]}
 
 

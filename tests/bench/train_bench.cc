@@ -106,7 +106,8 @@ struct Job {
   std::unique_ptr<Trainer> trainer;
 };
 
-absl::StatusOr<std::unique_ptr<Job>> MakeJob(const Json& work, const std::shared_ptr<const BaseModel>& base, Arbiter* arbiter) {
+absl::StatusOr<std::unique_ptr<Job>> MakeJob(const Json& work, const std::shared_ptr<const BaseModel>& base,
+                                             Arbiter* arbiter) {
   const int64_t steps = work.at("warmup").get<int64_t>() + work.at("steps").get<int64_t>(), batch = work.at("batch");
   auto made = std::make_unique<Job>();  // the batcher keeps the examples' address
   Job& job = *made;

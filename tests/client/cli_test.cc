@@ -242,7 +242,8 @@ TEST_F(CliTest, TuneLoraFillsTheJob) {
   CliResult r = Run({"tune", "--base", "m", "--data", "d", "--method", "lora", "--rank", "8", "--dropout", "0",
                      "--targets", "q_proj,v_proj", "--rslora", "--epochs", "1.5", "--learning-rate", "2e-4",
                      "--schedule", "linear", "--warmup-ratio", "0", "--eval-steps", "-1", "--no-keep-best", "--seed",
-                     "7", "--precision", "float32", "--quantize", "nf4", "--optimizer-state", "int8", "--validation-fraction", "-1", "--name", "j", "--output", "tuned",
+                     "7", "--precision", "float32", "--quantize", "nf4", "--optimizer-state", "int8",
+                     "--validation-fraction", "-1", "--name", "j", "--output", "tuned",
                      "--priority", "-3", "--label", "a=b"});
   EXPECT_EQ(r.code, 0) << r.err;
   EXPECT_THAT(r.out, StartsWith("queued tuningJobs/j: LoRA, rank 8, rsLoRA of models/m on datasets/d\n"));

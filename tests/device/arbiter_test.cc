@@ -102,7 +102,8 @@ TEST_F(ArbiterTest, SharedTurnsOverlapAndCountOnce) {
 
 TEST_F(ArbiterTest, NobodyJoinsATurnThatIsNotShared) {
   Make(0.5);
-  for (const auto& [held, asked] : {std::pair{Sharing::kAlone, Sharing::kShared}, {Sharing::kShared, Sharing::kAlone}}) {
+  for (const auto& [held, asked] :
+       {std::pair{Sharing::kAlone, Sharing::kShared}, {Sharing::kShared, Sharing::kAlone}}) {
     Arbiter::Turn turn = arbiter_->Acquire(kTraining, held);
     std::atomic<bool> has_turn = false;
     std::thread other([&, asked = asked] {

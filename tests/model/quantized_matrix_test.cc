@@ -26,13 +26,13 @@ class QuantizedMatrixTest : public ::testing::TestWithParam<QuantizedCase> {
     if (GetParam().gpu && !FindGpu()) GTEST_SKIP() << "no GPU";
     at::manual_seed(8);
   }
-  Tensor Moved(const Tensor& x) const { return GetParam().gpu ? x.to(at::kCUDA) : x; }
+  at::Device Device() const { return GetParam().gpu ? at::kCUDA : at::kCPU; }
 };
 
 // Every value is the nearest of what its block can represent: brute force over all codes.
 TEST_P(QuantizedMatrixTest, GivesTheNearestRepresentableValues) {
   const Tensor w = at::randn({6, 96}) * at::rand({6, 1}) * 3;
-  const QuantizedMatrix matrix = Quantize(Moved(w), GetParam().codes);
+  const QuantizedMatrix matrix = Quantize(w, GetParam().codes, Device());
   const Tensor actual = Dequantize(matrix, at::kFloat).cpu();
   ASSERT_EQ(actual.sizes(), w.sizes());
   const bool is_int8 = GetParam().codes == Codes::kInt8;
@@ -46,15 +46,23 @@ TEST_P(QuantizedMatrixTest, GivesTheNearestRepresentableValues) {
   EXPECT_LT((actual - w).norm().item<double>(), (is_int8 ? 0.01 : 0.12) * w.norm().item<double>());
 }
 
+// More blocks than a piece has.
+TEST_P(QuantizedMatrixTest, LargeMatricesAreTheirPieces) {
+  const Tensor w = at::randn({130, 65536});
+  const Tensor whole = Dequantize(Quantize(w, GetParam().codes, Device()), at::kBFloat16);
+  const Tensor tail = Dequantize(Quantize(w.narrow(0, 127, 3), GetParam().codes, Device()), at::kBFloat16);
+  EXPECT_TRUE(at::equal(whole.narrow(0, 127, 3), tail));
+}
+
 TEST_P(QuantizedMatrixTest, ZerosAndScalesAreExact) {
   Tensor w = at::zeros({2, 64});
   w[0][5] = -2.5;
-  const Tensor actual = Dequantize(Quantize(Moved(w), GetParam().codes), at::kFloat).cpu();
+  const Tensor actual = Dequantize(Quantize(w, GetParam().codes, Device()), at::kFloat).cpu();
   EXPECT_TRUE(at::equal(actual, w));
 }
 
 TEST_P(QuantizedMatrixTest, InBfloat16RoundsTheSameValues) {
-  const QuantizedMatrix matrix = Quantize(Moved(at::randn({4, 160})), GetParam().codes);
+  const QuantizedMatrix matrix = Quantize(at::randn({4, 160}), GetParam().codes, Device());
   EXPECT_TRUE(at::equal(Dequantize(matrix, at::kBFloat16), Dequantize(matrix, at::kFloat).to(at::kBFloat16)));
   // By way of ATen, as where there are no loops and no CUDA kernels.
   EXPECT_TRUE(Near(Dequantize(matrix, at::kDouble), Dequantize(matrix, at::kFloat), 1e-6));

@@ -34,7 +34,8 @@ inline std::shared_ptr<const BaseModel> MakeRandomModel(const ModelConfig& confi
                     random({2 * c.intermediate, c.hidden}), random({c.hidden, c.intermediate})};
     for (int l = 0; l < kLinears && format != WeightFormat::kDense; ++l) {
       const cuda::Codes codes = format == WeightFormat::kInt8 ? cuda::Codes::kInt8 : cuda::Codes::kNf4;
-      layer.quantized[l] = std::make_shared<QuantizedMatrix>(Quantize(std::exchange(layer.linear[l], {}), codes));
+      const at::Tensor dense = std::exchange(layer.linear[l], {});
+      layer.quantized[l] = std::make_shared<QuantizedMatrix>(Quantize(dense, codes, options.device()));
     }
     w.layers.push_back(std::move(layer));
   }

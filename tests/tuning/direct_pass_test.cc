@@ -240,24 +240,61 @@ TEST_P(DirectPassTest, ReplayedGraphsFollowTheirInput) {
   if (!GetParam().gpu) GTEST_SKIP() << "graphs are the GPU's";
   Make(ComputeTarget::Type::kBfloat16);
   PassGraphs graphs(direct_.get(), base_.get(), at::kBFloat16, int64_t{1} << 30);
-  const Outcome first = Collect(graphs.Run(graphs.Pack(batch_, kSeed, kLossTokens), true));
+  auto run = [&] { return Collect(graphs.Run(graphs.Pack(batch_, kSeed, kLossTokens), true)); };
+  const Outcome first = run();
   EXPECT_EQ(graphs.captured(), 0);
-  for (int i = 0; i < 3; ++i) ExpectSame(Collect(graphs.Run(graphs.Pack(batch_, kSeed, kLossTokens), true)), first);
+  for (int i = 0; i < 3; ++i) ExpectSame(run(), first);
   EXPECT_EQ(graphs.captured(), 1);
   // Another batch of the same bucket, another mask, and a graph of another bucket between.
   const MicroBatch small = batch_;
   batch_ = Batch({120, 90}, {50, 2});
   for (int i = 0; i < 2; ++i) {
-    ExpectSame(Collect(graphs.Run(graphs.Pack(batch_, kSeed, kLossTokens), true)), Direct(BucketShape(batch_), Keep::kAll));
+    ExpectSame(run(), Direct(BucketShape(batch_), Keep::kAll));
   }
   EXPECT_EQ(graphs.captured(), 1) << "the larger pass takes the place of the smaller";
   batch_ = Batch({2, 7, 4}, {1, 3, 2});
   ASSERT_EQ(BucketShape(batch_), BucketShape(small));
-  ExpectSame(Collect(graphs.Run(graphs.Pack(batch_, kSeed, kLossTokens), true)), Direct(BucketShape(batch_), Keep::kAll));
-  const Outcome before = Collect(graphs.Run(graphs.Pack(batch_, kSeed, kLossTokens), true));
+  ExpectSame(run(), Direct(BucketShape(batch_), Keep::kAll));
+  const Outcome before = run();
   const Outcome other_mask = Collect(graphs.Run(graphs.Pack(batch_, kSeed + 1, kLossTokens), true));
   EXPECT_EQ(before.loss == other_mask.loss, Dropout() == 0);
   EXPECT_EQ(graphs.captured(), 2);
+}
+
+// A step's later passes add, also as graphs.
+TEST_P(DirectPassTest, GraphsOfLaterPassesAdd) {
+  if (!GetParam().gpu) GTEST_SKIP() << "graphs are the GPU's";
+  Make(ComputeTarget::Type::kBfloat16);
+  PassGraphs graphs(direct_.get(), base_.get(), at::kBFloat16, int64_t{1} << 30);
+  const PackedMicroBatch packed = graphs.Pack(batch_, kSeed, kLossTokens);
+  const Outcome once = Collect(graphs.Run(packed, true));
+  for (int i = 0; i < 3; ++i) {
+    graphs.Run(packed, true);
+    const Outcome twice = Collect(graphs.Run(packed, false));
+    for (size_t p = 0; p < once.gradients.size(); ++p) {
+      EXPECT_TRUE(Near(twice.gradients[p], 2 * once.gradients[p], 1e-4)) << method_->parameters()[p].name;
+    }
+  }
+  EXPECT_EQ(graphs.captured(), 2);
+}
+
+// What a process computes must not depend on whether it has seen the shape: resuming starts anew.
+TEST_P(DirectPassTest, GraphsGiveTheirFirstPassesBits) {
+  if (!GetParam().gpu) GTEST_SKIP() << "graphs are the GPU's";
+  Make(ComputeTarget::Type::kBfloat16);
+  batch_ = Batch(std::vector<int64_t>(75, 120), std::vector<int64_t>(75, 2));
+  for (int64_t activation_bytes : {int64_t{1} << 30, int64_t{1000}}) {
+    PassGraphs graphs(direct_.get(), base_.get(), at::kBFloat16, activation_bytes);
+    const PackedMicroBatch packed = graphs.Pack(batch_, kSeed, kLossTokens);
+    const Outcome first = Collect(graphs.Run(packed, true));
+    for (int i = 0; i < 2; ++i) {
+      const Outcome again = Collect(graphs.Run(packed, true));
+      EXPECT_EQ(again.loss, first.loss);
+      for (size_t p = 0; p < first.gradients.size(); ++p) {
+        EXPECT_TRUE(at::equal(again.gradients[p], first.gradients[p])) << method_->parameters()[p].name;
+      }
+    }
+  }
 }
 
 const std::vector<TargetModule> kSome = {static_cast<TargetModule>(1), static_cast<TargetModule>(3),

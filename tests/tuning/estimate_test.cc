@@ -61,6 +61,7 @@ TEST(EstimateTest, CountsWhatJobsDiffersIn) {
 TEST(EstimateTest, LayersThatKeepLessTakeLess) {
   const ModelConfig config = MiddleConfig();
   MemoryInputs inputs = SomeInputs();
+  inputs.on_gpu = true;
   int64_t last = EstimateTrainingBytes(config, inputs);
   for (int64_t budget : {1'800'000'000, 1'200'000'000, 600'000'000, 250'000'000, 1}) {
     inputs.activation_bytes = budget;
@@ -68,8 +69,28 @@ TEST(EstimateTest, LayersThatKeepLessTakeLess) {
     EXPECT_LT(bytes, last) << budget;
     last = bytes;
   }
-  EXPECT_GT(ActivationBudget(int64_t{80} << 30, int64_t{14} << 30, inputs), int64_t{30} << 30);
-  EXPECT_EQ(ActivationBudget(1, 2, inputs), 1);
+}
+
+TEST(EstimateTest, BudgetsFollowWhatIsFree) {
+  constexpr int64_t kGiB = int64_t{1} << 30;
+  const MemoryInputs inputs = SomeInputs();
+  EXPECT_NEAR(ActivationBudget(80 * kGiB, 40 * kGiB, 14 * kGiB, inputs), 20 * kGiB, kGiB);
+  EXPECT_NEAR(ActivationBudget(80 * kGiB, 0, 14 * kGiB, inputs), 8 * kGiB, kGiB) << "not slow for ever";
+  EXPECT_EQ(ActivationBudget(1, 1, 2, inputs), 1);
+}
+
+// What a job was admitted with gives back a budget that it fits, and the same layers keep the same.
+TEST(EstimateTest, AdmittedBytesGiveTheBudgetBack) {
+  const ModelConfig config = MiddleConfig();
+  for (int64_t budget : {int64_t{1}, int64_t{250'000'000}, int64_t{1'000'000'000}, int64_t{1} << 40}) {
+    MemoryInputs inputs = SomeInputs();
+    inputs.on_gpu = true;
+    inputs.activation_bytes = budget;
+    const int64_t bytes = EstimateTrainingBytes(config, inputs);
+    inputs.activation_bytes = ActivationBudgetWithin(bytes, config, inputs);
+    EXPECT_LE(EstimateTrainingBytes(config, inputs), bytes) << budget;
+    EXPECT_GE(EstimateTrainingBytes(config, inputs), 0.98 * bytes) << budget;
+  }
 }
 
 struct MeasuredCase {

@@ -159,7 +159,8 @@ class StepInteropTest : public ModelInteropTest {
 
   void ExpectSameSteps(const std::string& name, const MethodSpec& spec, bool starts_from_file) {
     const nlohmann::json& expected = reference_.at("methods").at(name);
-    const double norm_tolerance = std::holds_alternative<SoftPromptSpec>(spec) ? kSwingingNormTolerance : kStepTolerance;
+    const bool swings = std::holds_alternative<SoftPromptSpec>(spec);
+    const double norm_tolerance = swings ? kSwingingNormTolerance : kStepTolerance;
     auto method = MakeMethod(spec, base_, 1);
     ASSERT_TRUE(method.ok()) << method.status();
     if (starts_from_file) StartFrom(absl::StrCat("model_steps_", name, ".safetensors"), method->get());

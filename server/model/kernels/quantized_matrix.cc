@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "server/model/kernels/cuda_dispatch.h"
@@ -55,14 +56,20 @@ int64_t QuantizedMatrix::BytesFor(Codes codes, int64_t count) {
   return (codes == Codes::kInt8 ? count : count / 2) + count / kBlock * static_cast<int64_t>(sizeof(float));
 }
 
-QuantizedMatrix Quantize(const Tensor& w_OI, Codes codes) {
+QuantizedMatrix Quantize(const Tensor& w_OI, Codes codes, at::Device device) {
   at::NoGradGuard no_grad;
   TORCH_CHECK(w_OI.numel() % QuantizedMatrix::kBlock == 0, "a quantised matrix has whole blocks");
-  const Tensor blocks = w_OI.to(at::kFloat).reshape({-1, QuantizedMatrix::kBlock});
-  const Tensor scales = blocks.abs().amax(1);
-  const Tensor values = blocks / scales.clamp_min(1e-30).unsqueeze(1);
-  const Tensor data = codes == Codes::kInt8 ? (values * 127).round().to(at::kChar) : Nf4Codes(values);
-  return {codes, w_OI.size(0), w_OI.size(1), data.flatten(), scales};
+  constexpr int64_t kPieceBlocks = int64_t{1} << 17;
+  const Tensor all = w_OI.reshape({-1, QuantizedMatrix::kBlock});
+  std::vector<Tensor> data, scales;
+  for (int64_t begin = 0; begin < all.size(0); begin += kPieceBlocks) {
+    const Tensor blocks =
+        all.narrow(0, begin, std::min(kPieceBlocks, all.size(0) - begin)).to(device).to(at::kFloat);
+    scales.push_back(blocks.abs().amax(1));
+    const Tensor values = blocks / scales.back().clamp_min(1e-30).unsqueeze(1);
+    data.push_back(codes == Codes::kInt8 ? (values * 127).round().to(at::kChar).flatten() : Nf4Codes(values));
+  }
+  return {codes, w_OI.size(0), w_OI.size(1), at::cat(data), at::cat(scales)};
 }
 
 Tensor Dequantize(const QuantizedMatrix& matrix, at::ScalarType type) {

@@ -27,9 +27,10 @@ struct QuantizedMatrix {
   static int64_t BytesFor(cuda::Codes codes, int64_t count);
 };
 
-// The nearest representable matrix, on the device of w_OI. REQUIRES: w_OI is fp32 or bf16,
-// its size a multiple of kBlock.
-QuantizedMatrix Quantize(const at::Tensor& w_OI, cuda::Codes codes);
+// The nearest representable matrix, on `device`: made there, a piece after the other, so that
+// little more than the result is taken. REQUIRES: w_OI is fp32 or bf16, contiguous, its size
+// a multiple of kBlock.
+QuantizedMatrix Quantize(const at::Tensor& w_OI, cuda::Codes codes, at::Device device);
 // The matrix in fp32 or bf16.
 at::Tensor Dequantize(const QuantizedMatrix& matrix, at::ScalarType type);
 
