@@ -34,12 +34,13 @@ Lane::Lane(const BaseModel& base, const EngineOptions& options, Arbiter* arbiter
 absl::StatusOr<std::unique_ptr<Lane>> Lane::Make(const BaseModel& base, const EngineOptions& options,
                                                  Arbiter* arbiter) {
   auto lane = std::unique_ptr<Lane>(new Lane(base, options, arbiter));
-  const int64_t element = base.target.type == ComputeTarget::Type::kBfloat16 ? 2 : 4;
+  const at::ScalarType type = ServingTypeOf(base.target);
+  const int64_t element = static_cast<int64_t>(at::elementSize(type));
   const int64_t bytes = lane->pages_.total() * kPageTokens * base.config.layers * 2 * base.config.kv_size() * element;
   ATTUNE_ASSIGN_OR_RETURN(lane->memory_, arbiter->memory().Reserve(bytes, "the KV cache"));
   ATTUNE_RETURN_IF_ERROR(CatchTorch([&] {
     lane->cache_ = MakeKvCache(base.config.layers, lane->pages_.total(), kPageTokens, AttentionShapeOf(base.config),
-                               at::TensorOptions(TypeOf(base.target)).device(DeviceOf(base.target)));
+                               at::TensorOptions(type).device(DeviceOf(base.target)));
     return absl::OkStatus();
   }));
   return lane;

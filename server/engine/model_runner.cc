@@ -18,10 +18,14 @@ struct LoraRows {
   int64_t first, count;
 };
 
-// x W^T by whichever product is faster for so few, or so many, rows.
+// x W^T by whichever product is faster for so few, or so many, rows; x may be in fp32 where
+// w is in bf16, and so is the result then.
 at::Tensor Product(const at::Tensor& x, const at::Tensor& w, const PackedWeight* packed) {
-  if (packed && x.size(0) <= PackedWeight::kMaxTokens) return packed->Multiply(x.contiguous());
-  return at::linear(x, w);
+  const bool is_bf16 = w.scalar_type() == at::kBFloat16;
+  if (packed && x.size(0) <= (is_bf16 ? PackedWeight::kMaxBf16Tokens : PackedWeight::kMaxTokens)) {
+    return packed->Multiply(x.contiguous());
+  }
+  return at::linear(x.to(w.scalar_type()), w).to(x.scalar_type());
 }
 
 class PagedOps final : public LayerOps {
@@ -48,9 +52,13 @@ class PagedOps final : public LayerOps {
       const LoraModule& module = rows.lora->layers[layer][p];
       const ProjectionSlice slice = SliceOf(base_.config, static_cast<Projection>(p));
       if (slice.linear != which || !module.defined()) continue;
-      y.narrow(0, rows.first, rows.count)
-          .narrow(1, slice.row, slice.rows)
-          .addmm_(at::mm(part, module.a_RI.t()), module.b_OR.t(), 1, module.scale);
+      at::Tensor to = y.narrow(0, rows.first, rows.count).narrow(1, slice.row, slice.rows);
+      const at::Tensor u = at::mm(part.to(module.a_RI.scalar_type()), module.a_RI.t());
+      if (u.scalar_type() == y.scalar_type()) {
+        to.addmm_(u, module.b_OR.t(), 1, module.scale);
+      } else {
+        to.add_(at::mm(u, module.b_OR.t()), module.scale);
+      }
     }
   }
 
@@ -105,6 +113,7 @@ at::Tensor ForwardPart(const BaseModel& base, const std::vector<ForwardItem>& it
   const at::Device device = DeviceOf(base.target);
   BatchRows rows = Collect(items);
   at::Tensor x = at::embedding(base.weights.embedding_VD, at::tensor(rows.ids, at::kLong).to(device));
+  x = x.to(ServingTypeOf(base.target));
   PlaceSoftPrompts(items, x);
   PagedBatch batch = MakePagedBatch(std::move(rows.segments), cache->page_tokens, device);
   PagedOps ops(base, batch, std::move(rows.loras), cache);

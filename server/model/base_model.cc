@@ -97,7 +97,7 @@ absl::StatusOr<at::Tensor> Loader::HostMatrix(const Parts& parts, int64_t column
     });
     out += entry.rows * columns;
   }
-  const bool keeps_packed = target_.device == ComputeTarget::Device::kCpu && target_.type == ComputeTarget::Type::kFloat32;
+  const bool keeps_packed = target_.device == ComputeTarget::Device::kCpu;
   if (packed && keeps_packed) *packed = Pack(entries);
   return values;
 }

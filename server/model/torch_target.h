@@ -19,6 +19,11 @@ inline at::Device DeviceOf(const ComputeTarget& target) {
 inline at::ScalarType TypeOf(const ComputeTarget& target) {
   return target.type == ComputeTarget::Type::kBfloat16 ? at::kBFloat16 : at::kFloat;
 }
+// What generation computes in and caches keys and values in: on the CPU fp32 whatever the
+// weights are in, for attention and products of few rows have their kernels in fp32 there.
+inline at::ScalarType ServingTypeOf(const ComputeTarget& target) {
+  return target.device == ComputeTarget::Device::kCpu ? at::kFloat : TypeOf(target);
+}
 
 // Waits until the device has done what this thread's stream was asked for; nothing to
 // wait for on the CPU. Not for the whole device: that would break a capture elsewhere.

@@ -259,6 +259,39 @@ TEST_F(EngineTest, ScoresContinuationsAsTheWholeForwardPassDoes) {
   AwaitNoPagesInUse();
 }
 
+// On the CPU generation computes in fp32 over weights in bf16: the fp32 model's answers, to the
+// rounding of the weights.
+TEST_F(EngineTest, WeightsInBfloat16ScoreAlmostAsInFloat) {
+  at::manual_seed(5);
+  const Ids prompt = MakePrompt(20, 4), continuation = MakePrompt(30, 5);
+  Ids all = prompt;
+  all.insert(all.end(), continuation.begin(), continuation.end());
+  std::vector<at::Tensor> exact;
+  for (const auto& model : {Model(), Model(Lora()), Model(Prompt(3))}) {
+    exact.push_back(AllLogits(*base_, model->adapter.get(), all).log_softmax(-1));
+  }
+  ComputeTarget target;
+  target.type = ComputeTarget::Type::kBfloat16;
+  Load(target);
+  Start();
+  at::manual_seed(5);
+  int i = 0;
+  for (const auto& model : {Model(), Model(Lora()), Model(Prompt(3))}) {
+    ScoreParams params;
+    params.model = model;
+    params.prompt = prompt;
+    params.continuations = {continuation};
+    const auto result = engine_->Score(params);
+    ASSERT_TRUE(result.ok()) << result.status();
+    for (size_t t = 0; t < continuation.size(); ++t) {
+      const double expected = exact[i][19 + t][continuation[t]].item<float>();
+      EXPECT_NEAR(result->continuations[0].tokens[t].logprob, expected, 0.05) << "model " << i << ", token " << t;
+    }
+    ++i;
+  }
+  AwaitNoPagesInUse();
+}
+
 TEST_F(EngineTest, ACancelledRequestFreesItsPlace) {
   options_.max_sequences = 1;
   Start();

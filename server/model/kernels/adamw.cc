@@ -4,7 +4,9 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <vector>
 
 #include "server/model/kernels/cuda_dispatch.h"
 #include "server/model/kernels/element.h"
@@ -33,11 +35,28 @@ inline float Updated(const cuda::AdamWSettings& s, const StepFactors& step, floa
   return p * (1 - s.learning_rate * s.weight_decay) - step.rate * *m / (std::sqrt(*v) * step.root + s.epsilon);
 }
 
-// The index of the table's nearest value.
-uint8_t Nearest(const float* table, float x) {
-  const auto above = std::clamp<std::ptrdiff_t>(std::upper_bound(table, table + 256, x) - table, 1, 255);
-  return static_cast<uint8_t>(x - table[above - 1] <= table[above] - x ? above - 1 : above);
-}
+// Finds the nearest of a table's values. A number's upper half says where that is to a step or
+// two, which is several times as fast as searching.
+class NearestCode {
+ public:
+  explicit NearestCode(const float* table) : start_(1 << 16) {
+    for (int i = 0; i < 255; ++i) middles_[i] = (table[i] + table[i + 1]) / 2;
+    for (uint32_t upper = 0; upper < start_.size(); ++upper) {
+      start_[upper] = static_cast<uint8_t>(
+          std::lower_bound(middles_, middles_ + 255, std::bit_cast<float>(upper << 16)) - middles_);
+    }
+  }
+  uint8_t operator()(float x) const {
+    int code = start_[std::bit_cast<uint32_t>(x) >> 16];
+    while (code > 0 && x <= middles_[code - 1]) --code;
+    while (code < 255 && x > middles_[code]) ++code;
+    return static_cast<uint8_t>(code);
+  }
+
+ private:
+  float middles_[255];
+  std::vector<uint8_t> start_;
+};
 
 // A moment's block as numbers and back.
 struct MomentBlock {
@@ -53,10 +72,11 @@ struct MomentBlock {
   void Unpack(int64_t size) {
     for (int64_t i = 0; i < size; ++i) values[i] = table[codes[i]] * *scale;
   }
-  void Pack(int64_t size) {
+  void Pack(int64_t size, const NearestCode& nearest) {
     float top = 0;
     for (int64_t i = 0; i < size; ++i) top = std::max(top, std::abs(values[i]));
-    for (int64_t i = 0; i < size; ++i) codes[i] = Nearest(table, top > 0 ? values[i] / top : 0.0f);
+    const float inverse = top > 0 ? 1 / top : 0.0f;
+    for (int64_t i = 0; i < size; ++i) codes[i] = nearest(values[i] * inverse);
     *scale = top;
   }
 };
@@ -117,6 +137,7 @@ void AdamWStep8Bit(const cuda::AdamWSettings& s, const Tensor& norm, const AdamW
   const float value = norm.item<float>();
   if (!std::isfinite(value)) return;
   const StepFactors step(s, value);
+  const NearestCode first_code(first.table.const_data_ptr<float>()), second_code(second.table.const_data_ptr<float>());
   auto* copy = static_cast<Bf16*>(CopyOf(a));
   at::parallel_for(0, first.scales.numel(), 16, [&](int64_t from, int64_t to) {
     for (int64_t block = from; block < to; ++block) {
@@ -127,8 +148,8 @@ void AdamWStep8Bit(const cuda::AdamWSettings& s, const Tensor& norm, const AdamW
       for (int64_t i = begin; i < end; ++i) {
         p[i] = Updated(s, step, p[i], g[i], m.values + i - begin, v.values + i - begin);
       }
-      m.Pack(size);
-      v.Pack(size);
+      m.Pack(size, first_code);
+      v.Pack(size, second_code);
       for (int64_t i = begin; copy && i < end; ++i) Store(p[i], copy + i);
     }
   });

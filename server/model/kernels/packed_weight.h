@@ -31,6 +31,8 @@ class PackedWeight {
   // about kMaxTokens rows; beyond, a dense product is faster.
   at::Tensor Multiply(const at::Tensor& x_TI) const;
   static constexpr int64_t kMaxTokens = 16;
+  // The same where the dense product is in bf16, on a CPU that multiplies it fast.
+  static constexpr int64_t kMaxBf16Tokens = 4;
 
   GgmlType type() const { return type_; }
   int64_t rows() const { return rows_; }
