@@ -45,9 +45,11 @@ PassShape ExactShape(const MicroBatch& batch) {
   return shape;
 }
 
+int64_t BucketTokens(int64_t tokens) { return RoundUp(tokens, kTokenStep); }
+
 PassShape BucketShape(const MicroBatch& batch) {
   const PassShape exact = ExactShape(batch);
-  PassShape shape{RoundUp(exact.tokens, kTokenStep), RoundUp(exact.sequences + 1, kSequenceStep),
+  PassShape shape{BucketTokens(exact.tokens), RoundUp(exact.sequences + 1, kSequenceStep),
                   RoundUp(exact.loss_rows, kLossRowStep), 0};
   // The padding is a sequence, too.
   shape.longest = RoundUp(std::max(exact.longest, shape.tokens - exact.tokens), kLongestStep);

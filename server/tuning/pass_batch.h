@@ -19,6 +19,8 @@ struct PassShape {
 
 // The batch's own sizes.
 PassShape ExactShape(const MicroBatch& batch);
+// What a batch of so many tokens is padded to.
+int64_t BucketTokens(int64_t tokens);
 // Where it is long, at most a sixteenth larger in each, one of few.
 PassShape BucketShape(const MicroBatch& batch);
 

@@ -83,10 +83,8 @@ DirectPass::Result PassGraphs::Run(const PackedMicroBatch& batch, bool is_first)
   // Once without: what allocates or compiles on first use does so outside the capture.
   if (!small || graph->seen++ == 0) {
     if (!small) DropGraphsFor(shape);
-    const Tensor moved = packed.to(DeviceOf(base_->target), /*non_blocking=*/true);
     // The graphs' pool is not there for it: a pass that will be captured makes do with the least.
-    return pass_->Run(ViewBatch(moved, shape, packed),
-                      small ? FirstKeepFor(shape) : KeepFor(shape), is_first);
+    return RunUncaptured(batch, small ? FirstKeepFor(shape) : KeepFor(shape), is_first);
   }
   if (!graph->graph) {
     DropGraphsFor(shape);
@@ -96,6 +94,28 @@ DirectPass::Result PassGraphs::Run(const PackedMicroBatch& batch, bool is_first)
   graph->input.copy_(packed, /*non_blocking=*/true);
   graph->graph->replay();
   return graph->result;
+}
+
+DirectPass::Result PassGraphs::RunUncaptured(const PackedMicroBatch& batch, const std::vector<Keep>& keep,
+                                             bool is_first) {
+  auto run = [&] {
+    const Tensor moved = batch.packed.to(DeviceOf(base_->target), /*non_blocking=*/true);
+    return pass_->Run(ViewBatch(moved, batch.shape, batch.packed), keep, is_first);
+  };
+  try {
+    return run();
+  } catch (const c10::OutOfMemoryError&) {
+    // A pass that failed half-way may have added gradients: only a first one can begin again.
+    if (!is_first || captured() == 0) throw;
+  }
+  DropAll();
+  return run();
+}
+
+void PassGraphs::DropAll() {
+  c10::cuda::getCurrentCUDAStream().synchronize();
+  for (const auto& [other, graph] : graphs_) graph->graph = nullptr;
+  c10::cuda::CUDACachingAllocator::emptyCache();
 }
 
 bool PassGraphs::IsReplay(const PackedMicroBatch& batch, bool is_first) const {
@@ -109,8 +129,7 @@ void PassGraphs::DropGraphsFor(const PassShape& shape) {
     if (graph->graph) largest = std::max(largest, other.shape.tokens);
   }
   if (largest == 0 || (shape.tokens <= largest && captured() < kMaxGraphs)) return;
-  c10::cuda::getCurrentCUDAStream().synchronize();
-  for (const auto& [other, graph] : graphs_) graph->graph = nullptr;
+  DropAll();
 }
 
 void PassGraphs::Capture(const Key& key, Graph* graph) {

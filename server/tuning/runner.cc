@@ -1,11 +1,13 @@
 #include "server/tuning/runner.h"
 
 #include <algorithm>
+#include <functional>
 #include <numeric>
 
 #include "absl/strings/str_cat.h"
 #include "common/error.h"
 #include "server/tuning/estimate.h"
+#include "server/tuning/pass_batch.h"
 #include "server/tuning/run.h"
 
 namespace attune {
@@ -15,6 +17,17 @@ bool TrainsWeights(const MethodSpec& method) {
   return std::holds_alternative<FullSpec>(method) || std::holds_alternative<PartialSpec>(method);
 }
 
+// That a batch can hold: of the examples with the most.
+int64_t MostLossTokens(const std::vector<Example>& examples, int64_t batch_size) {
+  std::vector<int64_t> counts;
+  for (const Example& example : examples) {
+    counts.push_back(std::count_if(example.has_loss.begin(), example.has_loss.end(), [](uint8_t flag) { return flag; }));
+  }
+  const int64_t count = std::min<int64_t>(batch_size, counts.size());
+  std::partial_sort(counts.begin(), counts.begin() + count, counts.end(), std::greater<>());
+  return std::accumulate(counts.begin(), counts.begin() + count, int64_t{0});
+}
+
 }  // namespace
 
 MemoryInputs MemoryInputsOf(const TuningRunnerDeps& deps, const PlannedRun& plan, const JobSpec& spec) {
@@ -22,17 +35,15 @@ MemoryInputs MemoryInputsOf(const TuningRunnerDeps& deps, const PlannedRun& plan
   Batcher batcher(&plan.data.train, h.batch_size, h.micro_batch_tokens, plan.virtual_tokens, *h.seed);
   MemoryInputs inputs;
   inputs.trainable_parameters = plan.trainable_parameters;
+  inputs.on_gpu = deps.target.device == ComputeTarget::Device::kCuda;
   inputs.micro_batch_tokens = batcher.MaxGroupTokens();
-  const DataReport& report = plan.data.report;
-  inputs.loss_tokens = std::min<int64_t>(
-      inputs.micro_batch_tokens,
-      inputs.micro_batch_tokens * report.train_loss_tokens / std::max<int64_t>(1, report.train_tokens) + 1);
+  if (inputs.on_gpu) inputs.micro_batch_tokens = BucketTokens(inputs.micro_batch_tokens);
+  inputs.loss_tokens = std::min(inputs.micro_batch_tokens, MostLossTokens(plan.data.train, h.batch_size));
   if (const auto* lora = std::get_if<LoraSpec>(&spec.method)) inputs.lora_rank = lora->rank ? lora->rank : 16;
   inputs.trains_weights = TrainsWeights(spec.method);
   inputs.bfloat16 = h.precision == "bfloat16";
   inputs.quantized = QuantizedWeightBytes(deps, plan) > 0;
   inputs.is_8bit_optimizer = h.optimizer_state == "int8";
-  inputs.on_gpu = deps.target.device == ComputeTarget::Device::kCuda;
   return inputs;
 }
 

@@ -151,6 +151,16 @@ absl::StatusOr<StepResult> Trainer::Step(int64_t step) {
   return result;
 }
 
+DirectPass::Result Trainer::EvaluatePass(const PassBatch& batch) {
+  try {
+    return direct_.Evaluate(batch);
+  } catch (const c10::OutOfMemoryError&) {
+    if (!graphs_ || graphs_->captured() == 0) throw;
+  }
+  graphs_->DropAll();
+  return direct_.Evaluate(batch);
+}
+
 absl::StatusOr<ValidationResult> Trainer::Evaluate(const Batcher& batches, const std::function<bool()>& stop) {
   ValidationResult result;
   int64_t tokens = 0, correct = 0;
@@ -164,8 +174,7 @@ absl::StatusOr<ValidationResult> Trainer::Evaluate(const Batcher& batches, const
         const PassShape shape = ExactShape(batch);
         const at::Tensor packed = PackBatch(batch, shape, 0, batch.targets.size(), /*pinned=*/false);
         const Arbiter::Turn turn = TakeTurn();
-        const DirectPass::Result found =
-            direct_.Evaluate(ViewBatch(packed.to(DeviceOf(base_->target)), shape, packed));
+        const DirectPass::Result found = EvaluatePass(ViewBatch(packed.to(DeviceOf(base_->target)), shape, packed));
         result.loss += found.loss_sum.item<double>();
         correct += found.correct.item<int64_t>();
         tokens += batch.targets.size();

@@ -70,6 +70,8 @@ class Trainer {
   // Prepared while the step before ran, or now; and the next one is begun.
   PreparedStep TakePrepared(int64_t step);
   DirectPass::Result RunPass(const PackedMicroBatch& batch, bool is_first);
+  // Where there is no room beside the graphs, in their place.
+  DirectPass::Result EvaluatePass(const PassBatch& batch);
   // The sum of the step's losses, with gradients left for the optimizer. INTERNAL (NAN_LOSS).
   absl::StatusOr<double> Accumulate(const PreparedStep& step);
   // Before the first pass: a checkpoint may have been loaded since the copy was made.
