@@ -89,11 +89,15 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> Residency::AcquireQuantized(a
   ATTUNE_ASSIGN_OR_RETURN(ModelInfo info, registry_->Get(id));
   // An adapter has no weights to quantise: whoever asked says what is wrong with it.
   if (!HasOwnWeights(info.kind)) return Acquire(id);
-  absl::MutexLock lock(&quantized_mutex_);
-  std::weak_ptr<const ServedModel>& kept = quantized_[{std::string(id), format}];
-  if (std::shared_ptr<const ServedModel> model = kept.lock()) return model;
+  const std::pair<std::string, WeightFormat> key{std::string(id), format};
+  absl::MutexLock load_lock(&quantized_load_mutex_);
+  {
+    absl::MutexLock lock(&mutex_);
+    if (std::shared_ptr<const ServedModel> model = quantized_[key].lock()) return model;
+  }
   ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> served, LoadUncounted(info, format));
-  kept = served;
+  absl::MutexLock lock(&mutex_);
+  quantized_[key] = served;
   return served;
 }
 
@@ -181,9 +185,8 @@ absl::StatusOr<std::shared_ptr<const BaseModel>> Residency::LoadWeights(const Mo
 }
 
 void Residency::Drop(absl::string_view id) {
-  absl::MutexLock quantized_lock(&quantized_mutex_);
-  for (WeightFormat format : {WeightFormat::kInt8, WeightFormat::kNf4}) quantized_.erase({std::string(id), format});
   absl::MutexLock lock(&mutex_);
+  for (WeightFormat format : {WeightFormat::kInt8, WeightFormat::kNf4}) quantized_.erase({std::string(id), format});
   auto it = entries_.find(id);
   if (it != entries_.end()) entries_.erase(it);
 }

@@ -87,10 +87,9 @@ class Residency {
   MemoryBudget* const budget_;
   mutable absl::Mutex mutex_;
   std::map<std::string, std::shared_ptr<Entry>, std::less<>> entries_ ABSL_GUARDED_BY(mutex_);
-  // Loads of quantised models take turns.
-  absl::Mutex quantized_mutex_ ABSL_ACQUIRED_BEFORE(mutex_);
+  absl::Mutex quantized_load_mutex_ ABSL_ACQUIRED_BEFORE(mutex_);  // loads of quantised models take turns
   std::map<std::pair<std::string, WeightFormat>, std::weak_ptr<const ServedModel>> quantized_
-      ABSL_GUARDED_BY(quantized_mutex_);
+      ABSL_GUARDED_BY(mutex_);
   uint64_t next_uid_ ABSL_GUARDED_BY(mutex_) = 1;
   uint64_t clock_ ABSL_GUARDED_BY(mutex_) = 0;  // counts uses, for least recently used
 };

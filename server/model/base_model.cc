@@ -97,7 +97,7 @@ absl::StatusOr<at::Tensor> Loader::HostMatrix(const Parts& parts, int64_t column
     });
     out += entry.rows * columns;
   }
-  const bool keeps_packed = target_.device == ComputeTarget::Device::kCpu;
+  const bool keeps_packed = target_.device == ComputeTarget::Device::kCpu && format_ == WeightFormat::kDense;
   if (packed && keeps_packed) *packed = Pack(entries);
   return values;
 }

@@ -93,15 +93,17 @@ absl::StatusOr<TrainingState> LoadCheckpoint(const std::string& directory, Metho
   nlohmann::json json = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!json.is_object()) return BadCheckpoint(directory, "state.json is no JSON object");
   TrainingState state;
+  int64_t optimizer_steps = 0;
   try {
     state = {json.at("step"), json.at("trained_tokens"), json.at("validation_loss"),
              json.at("validation_token_accuracy"), json.at("best_validation_loss"), json.at("best_step"),
              json.at("evaluations_since_best")};
+    optimizer_steps = json.value("optimizer_steps", state.step);
   } catch (const nlohmann::json::exception& error) {
     return BadCheckpoint(directory, error.what());
   }
   ATTUNE_RETURN_IF_ERROR(CatchTorch([&] { return LoadTensors(directory, SavedTensors(*method, optimizer)); }));
-  optimizer->set_steps(json.value("optimizer_steps", state.step));
+  optimizer->set_steps(optimizer_steps);
   return state;
 }
 

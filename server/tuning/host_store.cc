@@ -6,6 +6,7 @@
 #include <c10/cuda/CUDAStream.h>
 
 #include <algorithm>
+#include <exception>
 #include <utility>
 
 #include "server/model/torch_target.h"
@@ -31,7 +32,12 @@ constexpr int64_t kPieceBytes = int64_t{1} << 26;
 
 HostStore::HostStore(const ComputeTarget& target, int64_t slots) : target_(target), slots_(slots) {}
 
-HostStore::~HostStore() = default;
+HostStore::~HostStore() {
+  try {
+    Reset();  // a copy under way must not write into memory that is given back
+  } catch (const std::exception&) {  // the device has failed: nothing is under way
+  }
+}
 
 void HostStore::MakeStream() {
   if (!copies_) copies_ = std::make_unique<OwnStream>(target_);

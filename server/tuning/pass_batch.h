@@ -43,6 +43,7 @@ struct PackedMicroBatch {
   PassShape shape;
   at::Tensor packed;   // as PackBatch gives it
   int64_t tokens = 0;  // without padding
+  bool is_captured = false;  // to run as a CUDA graph
 };
 // Views of such a vector on any device. Where sequences start is known to the host, too,
 // if `host` is the vector there: attention without a kernel of its own asks for it.

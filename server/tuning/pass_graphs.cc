@@ -61,8 +61,9 @@ bool PassGraphs::IsCaptured(const PassShape& shape, int64_t tokens) const {
 PackedMicroBatch PassGraphs::Pack(const MicroBatch& batch, int64_t step_seed, int64_t loss_tokens) const {
   const int64_t tokens = static_cast<int64_t>(batch.tokens.size());
   PassShape shape = BucketShape(batch);
-  if (!IsCaptured(shape, tokens)) shape = ExactShape(batch);
-  return {shape, PackBatch(batch, shape, step_seed, loss_tokens, /*pinned=*/true), tokens};
+  const bool is_captured = IsCaptured(shape, tokens);
+  if (!is_captured) shape = ExactShape(batch);
+  return {shape, PackBatch(batch, shape, step_seed, loss_tokens, /*pinned=*/true), tokens, is_captured};
 }
 
 // The least, as far as the numbers stay the replays': what runs in chunks then does so now.
@@ -76,16 +77,20 @@ std::vector<Keep> PassGraphs::FirstKeepFor(const PassShape& shape) const {
 
 DirectPass::Result PassGraphs::Run(const PackedMicroBatch& batch, bool is_first) {
   const PassShape& shape = batch.shape;
-  const bool small = IsCaptured(shape, batch.tokens);
   const Tensor& packed = batch.packed;
+  auto run = [&](const std::vector<Keep>& keep) {
+    const Tensor moved = packed.to(DeviceOf(base_->target), /*non_blocking=*/true);
+    return pass_->Run(ViewBatch(moved, shape, packed), keep, is_first);
+  };
+  if (!batch.is_captured) {
+    DropGraphsFor(shape);
+    return run(KeepFor(shape));
+  }
   std::unique_ptr<Graph>& graph = graphs_[{shape, is_first}];
   if (!graph) graph = std::make_unique<Graph>();
-  // Once without: what allocates or compiles on first use does so outside the capture.
-  if (!small || graph->seen++ == 0) {
-    if (!small) DropGraphsFor(shape);
-    // The graphs' pool is not there for it: a pass that will be captured makes do with the least.
-    return RunUncaptured(batch, small ? FirstKeepFor(shape) : KeepFor(shape), is_first);
-  }
+  // Once without: what allocates or compiles on first use does so outside the capture. The
+  // graphs' pool is not there for it: the pass makes do with the least.
+  if (graph->seen++ == 0) return run(FirstKeepFor(shape));
   if (!graph->graph) {
     DropGraphsFor(shape);
     graph->input = at::empty_like(packed, at::TensorOptions().device(DeviceOf(base_->target)).pinned_memory(false));
@@ -96,26 +101,12 @@ DirectPass::Result PassGraphs::Run(const PackedMicroBatch& batch, bool is_first)
   return graph->result;
 }
 
-DirectPass::Result PassGraphs::RunUncaptured(const PackedMicroBatch& batch, const std::vector<Keep>& keep,
-                                             bool is_first) {
-  auto run = [&] {
-    const Tensor moved = batch.packed.to(DeviceOf(base_->target), /*non_blocking=*/true);
-    return pass_->Run(ViewBatch(moved, batch.shape, batch.packed), keep, is_first);
-  };
-  try {
-    return run();
-  } catch (const c10::OutOfMemoryError&) {
-    // A pass that failed half-way may have added gradients: only a first one can begin again.
-    if (!is_first || captured() == 0) throw;
-  }
-  DropAll();
-  return run();
-}
-
-void PassGraphs::DropAll() {
+bool PassGraphs::DropAll() {
+  const bool any = captured() > 0;
   c10::cuda::getCurrentCUDAStream().synchronize();
   for (const auto& [other, graph] : graphs_) graph->graph = nullptr;
   c10::cuda::CUDACachingAllocator::emptyCache();
+  return any;
 }
 
 bool PassGraphs::IsReplay(const PackedMicroBatch& batch, bool is_first) const {

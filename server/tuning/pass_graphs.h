@@ -35,8 +35,9 @@ class PassGraphs {
   // next call.
   DirectPass::Result Run(const PackedMicroBatch& batch, bool is_first);
 
-  // Gives the graphs' memory back, for a pass that found none; they are captured again.
-  void DropAll();
+  // Gives the graphs' memory back, for work that found none; they are captured again. False
+  // if there are none.
+  bool DropAll();
 
   // Whether Run would do no more than replay a graph: then others' graphs may run beside it.
   bool IsReplay(const PackedMicroBatch& batch, bool is_first) const;
@@ -55,7 +56,6 @@ class PassGraphs {
   bool IsCaptured(const PassShape& shape, int64_t tokens) const;
   std::vector<Keep> KeepFor(const PassShape& shape) const;
   std::vector<Keep> FirstKeepFor(const PassShape& shape) const;
-  DirectPass::Result RunUncaptured(const PackedMicroBatch& batch, const std::vector<Keep>& keep, bool is_first);
   // Makes way for a pass of this shape. A pool that grew with ever larger passes would
   // hold them all: the larger pass comes first, and the others are captured again.
   void DropGraphsFor(const PassShape& shape);

@@ -40,7 +40,9 @@ absl::StatusOr<JobOutcome> TuningRun::Run() {
   train_ = std::make_unique<Batcher>(&plan_.data.train, h.batch_size, h.micro_batch_tokens, plan_.virtual_tokens,
                                      *h.seed);
   if (!plan_.data.validation.empty()) {
-    validation_ = std::make_unique<Batcher>(&plan_.data.validation, h.batch_size, h.micro_batch_tokens,
+    // No larger than the batches that the job was admitted with.
+    validation_ = std::make_unique<Batcher>(&plan_.data.validation, h.batch_size,
+                                            std::min(h.micro_batch_tokens, train_->MaxGroupTokens()),
                                             plan_.virtual_tokens, *h.seed);
   }
   const int64_t activation_bytes =

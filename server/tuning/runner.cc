@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/error.h"
+#include "server/model/torch_target.h"
 #include "server/tuning/estimate.h"
 #include "server/tuning/pass_batch.h"
 #include "server/tuning/run.h"
@@ -83,7 +84,8 @@ class TuningRunner final : public JobRunner {
     // What only making the method can tell, e.g. a start text without tokens.
     const int64_t quantized_bytes = QuantizedWeightBytes(deps_, plan);
     if (std::holds_alternative<SoftPromptSpec>(spec.method) && quantized_bytes == 0) {
-      ATTUNE_RETURN_IF_ERROR(MakeMethod(spec.method, plan.model->base, 0).status());
+      ATTUNE_RETURN_IF_ERROR(
+          CatchTorch([&] { return MakeMethod(spec.method, plan.model->base, 0).status(); }));
     }
     const ModelConfig& config = plan.model->base->config;
     JobEstimate estimate;

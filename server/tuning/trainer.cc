@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <cmath>
+#include <exception>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -72,6 +73,24 @@ uint64_t Trainer::FirstSeed(int64_t step) const {
   return (static_cast<uint64_t>(*h_.seed) * 1000003u + step) * 1009u + 1;
 }
 
+bool Trainer::MakeRoom() {
+  if (!graphs_) return false;
+  const Arbiter::Turn turn = TakeTurn();
+  return graphs_->DropAll();
+}
+
+template <typename Body>
+auto Trainer::WithRoom(const Body& body) {
+  std::exception_ptr failure;
+  try {
+    return body();
+  } catch (const c10::OutOfMemoryError&) {
+    failure = std::current_exception();
+  }
+  if (!MakeRoom()) std::rethrow_exception(failure);
+  return body();
+}
+
 void Trainer::RefreshOnce() {
   if (!std::exchange(is_fresh_, true)) flat_.Refresh();
 }
@@ -139,7 +158,8 @@ absl::StatusOr<StepResult> Trainer::Step(int64_t step) {
     const PreparedStep prepared = TakePrepared(step);
     result.tokens = prepared.tokens;
     result.loss_tokens = prepared.loss_tokens;
-    ATTUNE_ASSIGN_OR_RETURN(const double loss, Accumulate(prepared));
+    // From its first micro-batch on, which takes no notice of gradients that a failed try left.
+    ATTUNE_ASSIGN_OR_RETURN(const double loss, WithRoom([&] { return Accumulate(prepared); }));
     result.loss = result.loss_tokens ? loss / result.loss_tokens : 0;
     if (result.loss_tokens == 0) return absl::OkStatus();  // nothing to learn from: nothing changes
     // Many parameters' step fills the device; few ones' is over before it counts.
@@ -152,13 +172,10 @@ absl::StatusOr<StepResult> Trainer::Step(int64_t step) {
 }
 
 DirectPass::Result Trainer::EvaluatePass(const PassBatch& batch) {
-  try {
-    return direct_.Evaluate(batch);
-  } catch (const c10::OutOfMemoryError&) {
-    if (!graphs_ || graphs_->captured() == 0) throw;
-  }
-  graphs_->DropAll();
-  return direct_.Evaluate(batch);
+  const Arbiter::Turn turn = TakeTurn();
+  const DirectPass::Result found = direct_.Evaluate(batch);
+  Synchronize(base_->target);
+  return found;
 }
 
 absl::StatusOr<ValidationResult> Trainer::Evaluate(const Batcher& batches, const std::function<bool()>& stop) {
@@ -173,8 +190,8 @@ absl::StatusOr<ValidationResult> Trainer::Evaluate(const Batcher& batches, const
         if (batch.targets.empty()) continue;
         const PassShape shape = ExactShape(batch);
         const at::Tensor packed = PackBatch(batch, shape, 0, batch.targets.size(), /*pinned=*/false);
-        const Arbiter::Turn turn = TakeTurn();
-        const DirectPass::Result found = EvaluatePass(ViewBatch(packed.to(DeviceOf(base_->target)), shape, packed));
+        const PassBatch moved = ViewBatch(packed.to(DeviceOf(base_->target)), shape, packed);
+        const DirectPass::Result found = WithRoom([&] { return EvaluatePass(moved); });
         result.loss += found.loss_sum.item<double>();
         correct += found.correct.item<int64_t>();
         tokens += batch.targets.size();

@@ -70,7 +70,11 @@ class Trainer {
   // Prepared while the step before ran, or now; and the next one is begun.
   PreparedStep TakePrepared(int64_t step);
   DirectPass::Result RunPass(const PackedMicroBatch& batch, bool is_first);
-  // Where there is no room beside the graphs, in their place.
+  // Whether giving up the graphs made room for another try.
+  bool MakeRoom();
+  // body(), and once more in the graphs' place if it found no room beside them.
+  template <typename Body>
+  auto WithRoom(const Body& body);
   DirectPass::Result EvaluatePass(const PassBatch& batch);
   // The sum of the step's losses, with gradients left for the optimizer. INTERNAL (NAN_LOSS).
   absl::StatusOr<double> Accumulate(const PreparedStep& step);
