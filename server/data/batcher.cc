@@ -50,54 +50,34 @@ int64_t Batcher::Length(int64_t example) const {
   return static_cast<int64_t>((*examples_)[example].tokens.size()) + virtual_tokens_;
 }
 
-std::vector<std::vector<int64_t>> Batcher::Pack(std::vector<int64_t> indices) const {
+std::vector<MicroBatch> Batcher::Pack(std::vector<int64_t> indices) const {
   std::stable_sort(indices.begin(), indices.end(), [&](int64_t a, int64_t b) { return Length(a) > Length(b); });
-  std::vector<std::vector<int64_t>> bins;
-  std::vector<int64_t> used;
+  std::vector<MicroBatch> batches;
   for (int64_t index : indices) {
-    size_t bin = 0;
-    while (bin < bins.size() && used[bin] + Length(index) > micro_batch_tokens_) ++bin;
-    if (bin == bins.size()) {
-      bins.emplace_back();
-      used.push_back(0);
-    }
-    bins[bin].push_back(index);
-    used[bin] += Length(index);
+    auto fits = [&](const MicroBatch& batch) {
+      return static_cast<int64_t>(batch.tokens.size()) + Length(index) <= micro_batch_tokens_;
+    };
+    auto batch = std::find_if(batches.begin(), batches.end(), fits);
+    if (batch == batches.end()) batch = batches.emplace(batches.end());
+    Append((*examples_)[index], virtual_tokens_, &*batch);
   }
-  return bins;
+  return batches;
 }
 
-Batcher::Group Batcher::Split(const std::vector<int64_t>& bin, int64_t ways) const {
-  Group parts(std::min<int64_t>(ways, bin.size()));
-  for (int64_t index : bin) {
-    auto smallest = std::min_element(parts.begin(), parts.end(), [](const MicroBatch& a, const MicroBatch& b) {
-      return a.tokens.size() < b.tokens.size();
-    });
-    Append((*examples_)[index], virtual_tokens_, &*smallest);
-  }
-  return parts;
-}
-
-std::vector<Batcher::Group> Batcher::Groups(std::vector<int64_t> indices, int64_t ways) const {
-  std::vector<Group> groups;
-  for (const std::vector<int64_t>& bin : Pack(std::move(indices))) groups.push_back(Split(bin, ways));
-  return groups;
-}
-
-std::vector<Batcher::Group> Batcher::Step(int64_t step, int64_t ways) const {
+std::vector<MicroBatch> Batcher::Step(int64_t step) const {
   const int64_t epoch = step / steps_per_epoch(), begin = step % steps_per_epoch() * batch_size_;
   std::vector<int64_t> order = Permutation(examples_->size(), seed_ * 0x9E3779B97F4A7C15ULL + epoch);
   const int64_t end = std::min<int64_t>(begin + batch_size_, order.size());
-  return Groups({order.begin() + begin, order.begin() + end}, ways);
+  return Pack({order.begin() + begin, order.begin() + end});
 }
 
-std::vector<Batcher::Group> Batcher::All(int64_t ways) const {
+std::vector<MicroBatch> Batcher::All() const {
   std::vector<int64_t> order(examples_->size());
   std::iota(order.begin(), order.end(), 0);
-  return Groups(std::move(order), ways);
+  return Pack(std::move(order));
 }
 
-int64_t Batcher::MaxGroupTokens() const {
+int64_t Batcher::MaxTokens() const {
   int64_t longest = 0, total = 0;
   for (size_t i = 0; i < examples_->size(); ++i) {
     longest = std::max(longest, Length(i));

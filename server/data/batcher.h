@@ -30,27 +30,21 @@ class Batcher {
 
   int64_t steps_per_epoch() const;
 
-  // Micro-batches that run side by side, of about the same size.
-  using Group = std::vector<MicroBatch>;
+  // The micro-batches of an optimizer step, counted from 0. Their tokens do not exceed
+  // micro_batch_tokens unless a single example does. Examples are packed by first fit,
+  // longest first.
+  std::vector<MicroBatch> Step(int64_t step) const;
 
-  // The micro-batches of an optimizer step, counted from 0, in groups of at most `ways`.
-  // A group's tokens do not exceed micro_batch_tokens unless a single example does.
-  // Examples are packed by first fit, longest first.
-  std::vector<Group> Step(int64_t step, int64_t ways = 1) const;
+  // All examples once, packed the same way: for evaluation.
+  std::vector<MicroBatch> All() const;
 
-  // All examples once, in order, packed the same way: for evaluation.
-  std::vector<Group> All(int64_t ways = 1) const;
-
-  // The largest number of tokens of one group, over all steps it could form:
+  // The largest number of tokens of a micro-batch, over all steps that could be formed:
   // what memory has to hold.
-  int64_t MaxGroupTokens() const;
+  int64_t MaxTokens() const;
 
  private:
   int64_t Length(int64_t example) const;
-  // Bins of examples, longest first, none fuller than micro_batch_tokens.
-  std::vector<std::vector<int64_t>> Pack(std::vector<int64_t> indices) const;
-  Group Split(const std::vector<int64_t>& bin, int64_t ways) const;
-  std::vector<Group> Groups(std::vector<int64_t> indices, int64_t ways) const;
+  std::vector<MicroBatch> Pack(std::vector<int64_t> indices) const;
 
   const std::vector<Example>* examples_;
   const int64_t batch_size_, micro_batch_tokens_, virtual_tokens_;

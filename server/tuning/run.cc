@@ -42,7 +42,7 @@ absl::StatusOr<JobOutcome> TuningRun::Run() {
   if (!plan_.data.validation.empty()) {
     // No larger than the batches that the job was admitted with.
     validation_ = std::make_unique<Batcher>(&plan_.data.validation, h.batch_size,
-                                            std::min(h.micro_batch_tokens, train_->MaxGroupTokens()),
+                                            std::min(h.micro_batch_tokens, train_->MaxTokens()),
                                             plan_.virtual_tokens, *h.seed);
   }
   const int64_t activation_bytes =

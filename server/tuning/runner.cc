@@ -37,7 +37,7 @@ MemoryInputs MemoryInputsOf(const TuningRunnerDeps& deps, const PlannedRun& plan
   MemoryInputs inputs;
   inputs.trainable_parameters = plan.trainable_parameters;
   inputs.on_gpu = deps.target.device == ComputeTarget::Device::kCuda;
-  inputs.micro_batch_tokens = batcher.MaxGroupTokens();
+  inputs.micro_batch_tokens = batcher.MaxTokens();
   if (inputs.on_gpu) inputs.micro_batch_tokens = BucketTokens(inputs.micro_batch_tokens);
   inputs.loss_tokens = std::min(inputs.micro_batch_tokens, MostLossTokens(plan.data.train, h.batch_size));
   if (const auto* lora = std::get_if<LoraSpec>(&spec.method)) inputs.lora_rank = lora->rank ? lora->rank : 16;

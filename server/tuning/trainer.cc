@@ -97,26 +97,22 @@ void Trainer::RefreshOnce() {
 
 Trainer::PreparedStep Trainer::Prepare(int64_t step) const {
   PreparedStep prepared{.step = step};
-  const std::vector<Batcher::Group> groups = batches_->Step(step);
-  for (const Batcher::Group& group : groups) {
-    for (const MicroBatch& batch : group) {
-      prepared.tokens += batch.tokens.size();
-      prepared.loss_tokens += batch.targets.size();
-    }
+  const std::vector<MicroBatch> batches = batches_->Step(step);
+  for (const MicroBatch& batch : batches) {
+    prepared.tokens += batch.tokens.size();
+    prepared.loss_tokens += batch.targets.size();
   }
   int64_t seed = static_cast<int64_t>(FirstSeed(step));
-  for (const Batcher::Group& group : groups) {
-    for (const MicroBatch& batch : group) {
-      const int64_t batch_seed = seed++;
-      if (batch.targets.empty()) continue;
-      if (graphs_) {
-        prepared.batches.push_back(graphs_->Pack(batch, batch_seed, prepared.loss_tokens));
-        continue;
-      }
-      const PassShape shape = ExactShape(batch);
-      prepared.batches.push_back({shape, PackBatch(batch, shape, batch_seed, prepared.loss_tokens, /*pinned=*/false),
-                                  static_cast<int64_t>(batch.tokens.size())});
+  for (const MicroBatch& batch : batches) {
+    const int64_t batch_seed = seed++;
+    if (batch.targets.empty()) continue;
+    if (graphs_) {
+      prepared.batches.push_back(graphs_->Pack(batch, batch_seed, prepared.loss_tokens));
+      continue;
     }
+    const PassShape shape = ExactShape(batch);
+    prepared.batches.push_back({shape, PackBatch(batch, shape, batch_seed, prepared.loss_tokens, /*pinned=*/false),
+                                static_cast<int64_t>(batch.tokens.size())});
   }
   return prepared;
 }
@@ -184,18 +180,16 @@ absl::StatusOr<ValidationResult> Trainer::Evaluate(const Batcher& batches, const
   const OwnStream::Scope scope(stream_);
   absl::Status status = CatchTorch([&]() -> absl::Status {
     RefreshOnce();
-    for (const Batcher::Group& group : batches.All()) {
-      for (const MicroBatch& batch : group) {
-        if (stop && stop()) return absl::CancelledError("stopped while evaluating");
-        if (batch.targets.empty()) continue;
-        const PassShape shape = ExactShape(batch);
-        const at::Tensor packed = PackBatch(batch, shape, 0, batch.targets.size(), /*pinned=*/false);
-        const PassBatch moved = ViewBatch(packed.to(DeviceOf(base_->target)), shape, packed);
-        const DirectPass::Result found = WithRoom([&] { return EvaluatePass(moved); });
-        result.loss += found.loss_sum.item<double>();
-        correct += found.correct.item<int64_t>();
-        tokens += batch.targets.size();
-      }
+    for (const MicroBatch& batch : batches.All()) {
+      if (stop && stop()) return absl::CancelledError("stopped while evaluating");
+      if (batch.targets.empty()) continue;
+      const PassShape shape = ExactShape(batch);
+      const at::Tensor packed = PackBatch(batch, shape, 0, batch.targets.size(), /*pinned=*/false);
+      const PassBatch moved = ViewBatch(packed.to(DeviceOf(base_->target)), shape, packed);
+      const DirectPass::Result found = WithRoom([&] { return EvaluatePass(moved); });
+      result.loss += found.loss_sum.item<double>();
+      correct += found.correct.item<int64_t>();
+      tokens += batch.targets.size();
     }
     return absl::OkStatus();
   });

@@ -178,7 +178,7 @@ absl::StatusOr<Json> TimeJobs(const Json& work, std::vector<std::unique_ptr<Job>
 int64_t Estimated(const Json& work, const BaseModel& base, const Job& job) {
   MemoryInputs inputs;
   for (const Parameter& parameter : job.method->parameters()) inputs.trainable_parameters += parameter.leaf.numel();
-  inputs.micro_batch_tokens = job.batcher->MaxGroupTokens();
+  inputs.micro_batch_tokens = job.batcher->MaxTokens();
   const int64_t length = work.at("length"), loss_tokens = work.value("loss_tokens", 0);
   inputs.loss_tokens = loss_tokens ? inputs.micro_batch_tokens * loss_tokens / length : inputs.micro_batch_tokens;
   inputs.lora_rank = work.value("rank", 0);

@@ -30,22 +30,19 @@ std::vector<Example> MakeExamples(const std::vector<int>& lengths) {
 }
 
 // Which examples (from 1) are in it.
-std::multiset<int64_t> ExamplesOf(const std::vector<Batcher::Group>& groups) {
+std::multiset<int64_t> ExamplesOf(const std::vector<MicroBatch>& batches) {
   std::multiset<int64_t> found;
-  for (const Batcher::Group& group : groups) {
-    for (const MicroBatch& batch : group) {
-      for (size_t i = 0; i + 1 < batch.starts.size(); ++i) found.insert(batch.tokens[batch.starts[i + 1] - 1] / 100);
-    }
+  for (const MicroBatch& batch : batches) {
+    for (size_t i = 0; i + 1 < batch.starts.size(); ++i) found.insert(batch.tokens[batch.starts[i + 1] - 1] / 100);
   }
   return found;
 }
 
 TEST(BatcherTest, PacksWithoutPaddingAndMarksTheRowsBeforeTrainedTokens) {
   const std::vector<Example> examples = {MakeExample(1, 3, 2), MakeExample(2, 2, 1)};
-  const auto groups = Batcher(&examples, 2, 100, 0, 1).All();
-  ASSERT_EQ(groups.size(), 1u);
-  ASSERT_EQ(groups[0].size(), 1u);
-  const MicroBatch& batch = groups[0][0];
+  const std::vector<MicroBatch> batches = Batcher(&examples, 2, 100, 0, 1).All();
+  ASSERT_EQ(batches.size(), 1u);
+  const MicroBatch& batch = batches[0];
   EXPECT_THAT(batch.tokens, ElementsAre(100, 101, 102, 200, 201));
   EXPECT_THAT(batch.starts, ElementsAre(0, 3, 5));
   EXPECT_THAT(batch.loss_rows, ElementsAre(0, 1, 3));
@@ -54,7 +51,7 @@ TEST(BatcherTest, PacksWithoutPaddingAndMarksTheRowsBeforeTrainedTokens) {
 
 TEST(BatcherTest, VirtualTokensComeFirstAndPredictTheFirstToken) {
   const std::vector<Example> examples = {MakeExample(1, 2, 2)};
-  const MicroBatch batch = Batcher(&examples, 1, 100, 2, 1).All()[0][0];
+  const MicroBatch batch = Batcher(&examples, 1, 100, 2, 1).All()[0];
   EXPECT_THAT(batch.tokens, ElementsAre(-1, -2, 100, 101));
   EXPECT_THAT(batch.starts, ElementsAre(0, 4));
   EXPECT_THAT(batch.loss_rows, ElementsAre(1, 2));
@@ -62,7 +59,7 @@ TEST(BatcherTest, VirtualTokensComeFirstAndPredictTheFirstToken) {
 
 TEST(BatcherTest, NothingPredictsTheVeryFirstToken) {
   const std::vector<Example> examples = {MakeExample(1, 1, 1)};
-  EXPECT_THAT(Batcher(&examples, 1, 100, 0, 1).All()[0][0].targets, IsEmpty());
+  EXPECT_THAT(Batcher(&examples, 1, 100, 0, 1).All()[0].targets, IsEmpty());
 }
 
 TEST(BatcherTest, EveryEpochVisitsEveryExampleOnceInAnOrderOfItsOwn) {
@@ -87,48 +84,37 @@ TEST(BatcherTest, AStepDependsOnSeedAndNumberAlone) {
   const Batcher one(&examples, 2, 100, 0, 5), same(&examples, 2, 100, 0, 5), other(&examples, 2, 100, 0, 6);
   bool differs = false;
   for (int64_t step = 7; step >= 0; --step) {
-    EXPECT_EQ(one.Step(step)[0][0].tokens, same.Step(step)[0][0].tokens);
-    differs = differs || one.Step(step)[0][0].tokens != other.Step(step)[0][0].tokens;
+    EXPECT_EQ(one.Step(step)[0].tokens, same.Step(step)[0].tokens);
+    differs = differs || one.Step(step)[0].tokens != other.Step(step)[0].tokens;
   }
   EXPECT_TRUE(differs);
 }
 
-TEST(BatcherTest, GroupsKeepToTheLimitUnlessOneExampleExceedsIt) {
+TEST(BatcherTest, BatchesKeepToTheLimitUnlessOneExampleExceedsIt) {
   const std::vector<Example> examples = MakeExamples({30, 5, 12, 8, 20, 3, 7, 50});
-  for (int64_t ways : {1, 2, 3}) {
-    const auto groups = Batcher(&examples, 8, 32, 0, 1).All(ways);
-    EXPECT_THAT(ExamplesOf(groups), ElementsAre(1, 2, 3, 4, 5, 6, 7, 8));
-    for (const Batcher::Group& group : groups) {
-      int64_t tokens = 0, count = 0;
-      for (const MicroBatch& batch : group) {
-        EXPECT_FALSE(batch.tokens.empty());
-        tokens += batch.tokens.size();
-        count += batch.starts.size() - 1;
-      }
-      EXPECT_LE(static_cast<int64_t>(group.size()), ways);
-      EXPECT_TRUE(tokens <= 32 || count == 1) << tokens;
-    }
+  const std::vector<MicroBatch> batches = Batcher(&examples, 8, 32, 0, 1).All();
+  EXPECT_THAT(ExamplesOf(batches), ElementsAre(1, 2, 3, 4, 5, 6, 7, 8));
+  for (const MicroBatch& batch : batches) {
+    EXPECT_FALSE(batch.tokens.empty());
+    EXPECT_TRUE(batch.tokens.size() <= 32 || batch.starts.size() == 2) << batch.tokens.size();
   }
 }
 
-TEST(BatcherTest, AGroupsPartsAreOfAboutTheSameSize) {
-  const std::vector<Example> examples = MakeExamples({40, 10, 10, 10, 10});
-  const auto groups = Batcher(&examples, 5, 100, 0, 1).All(2);
-  ASSERT_EQ(groups.size(), 1u);
-  ASSERT_EQ(groups[0].size(), 2u);
-  EXPECT_EQ(groups[0][0].tokens.size(), 40u);
-  EXPECT_EQ(groups[0][1].tokens.size(), 40u);
+// By first fit, longest first: 50 | 30 | 20 12 | 8 7 5 3 for a limit of 32.
+TEST(BatcherTest, FirstFitLeavesFewBatches) {
+  const std::vector<Example> examples = MakeExamples({30, 5, 12, 8, 20, 3, 7, 50});
+  std::vector<size_t> sizes;
+  for (const MicroBatch& batch : Batcher(&examples, 8, 32, 0, 1).All()) sizes.push_back(batch.tokens.size());
+  EXPECT_THAT(sizes, ElementsAre(50, 30, 32, 23));
 }
 
-TEST(BatcherTest, MaxGroupTokensBoundsEveryStep) {
+TEST(BatcherTest, MaxTokensBoundsEveryStep) {
   const std::vector<Example> examples = MakeExamples({30, 5, 12, 8, 20, 3, 7, 50});
   for (int64_t limit : {10, 32, 64, 1000}) {
     const Batcher batcher(&examples, 3, limit, 2, 1);
     for (int64_t step = 0; step < 12; ++step) {
-      for (const Batcher::Group& group : batcher.Step(step, 2)) {
-        int64_t tokens = 0;
-        for (const MicroBatch& batch : group) tokens += batch.tokens.size();
-        EXPECT_LE(tokens, batcher.MaxGroupTokens());
+      for (const MicroBatch& batch : batcher.Step(step)) {
+        EXPECT_LE(static_cast<int64_t>(batch.tokens.size()), batcher.MaxTokens());
       }
     }
   }

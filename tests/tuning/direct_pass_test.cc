@@ -107,7 +107,7 @@ class DirectPassTest : public ::testing::TestWithParam<PassCase> {
       }
       examples.push_back(example);
     }
-    return Batcher(&examples, examples.size(), 1 << 20, method_->virtual_tokens(), 1).Step(0)[0][0];
+    return Batcher(&examples, examples.size(), 1 << 20, method_->virtual_tokens(), 1).Step(0)[0];
   }
 
   struct Outcome {
