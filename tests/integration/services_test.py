@@ -268,6 +268,28 @@ class ServicesTest(unittest.TestCase):
             self.assertLess(time.monotonic(), deadline, job)
             time.sleep(0.05)
 
+    def test_adapter_over_a_quantised_base(self):
+        settings = {"quantization": "nf4", "optimizer_state": "int8"}
+        plain, small = (self.server.tuning.EstimateTuningJob(tuning_service.EstimateTuningJobRequest(
+            tuning_job=lora_job(hyperparameters=given))) for given in ({}, settings))
+        # The estimate holds the quantised weights: half a byte and a sixteenth for each of 106 million.
+        self.assertGreater(small.peak_memory_bytes - plain.peak_memory_bytes, 50e6)
+        name = self.server.create_job(lora_job(hyperparameters=settings, tuned_model_id="mood-qlora"), "qlora").name
+        job = self.wait_for(name, (tuning_job.TuningJob.SUCCEEDED, tuning_job.TuningJob.FAILED))
+        self.assertEqual(job.state, tuning_job.TuningJob.SUCCEEDED, job)
+        self.assertEqual(job.resolved_hyperparameters.quantization, "nf4")
+        self.assertEqual(job.resolved_hyperparameters.optimizer_state, "int8")
+        variables = generation.Prompt(template_input=generation.TemplateInput(variables={"text": "A fine day"}))
+        answer = self.server.generate("models/mood-qlora", prompt=variables, max_tokens=4)
+        self.assertTrue(answer.completions[0].token_ids)
+        full = lora_job(hyperparameters=settings)
+        full.full.SetInParent()
+        with self.assertRaises(grpc.RpcError) as context:
+            self.server.create_job(full)
+        error = Error(context.exception)
+        self.assertEqual((error.code, error.fields),
+                         (Code.INVALID_ARGUMENT, ["tuning_job.hyperparameters.quantization"]), error)
+
     def test_pause_resume_cancel_delete(self):
         # Waits for its own first step, so that pausing meets a job at work.
         name = self.server.create_job(lora_job(hyperparameters={"max_steps": 100000}), "long").name
