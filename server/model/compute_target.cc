@@ -68,6 +68,8 @@ void PrepareDevice(const ComputeTarget& target, bool deterministic) {
   at::globalContext().setDeterministicFillUninitializedMemory(false);  // a debugging aid that costs time
 }
 
+bool IsDeterministic() { return at::globalContext().deterministicCuDNN(); }
+
 int64_t DeviceMemoryBytes(const ComputeTarget& target) {
   if (target.device == ComputeTarget::Device::kCuda) {
     at::accelerator::emptyCache();  // what torch keeps for later is free, too

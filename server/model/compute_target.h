@@ -32,6 +32,8 @@ absl::StatusOr<ComputeTarget> ChooseComputeTarget(const std::string& device, con
 // ruled out, but for attention's gradient of long sequences, where that costs much. With
 // `deterministic` there, too: the same job gives the same bits each time on one device type.
 void PrepareDevice(const ComputeTarget& target, bool deterministic);
+// Whether it was asked for.
+bool IsDeterministic();
 
 // Bytes on the device that programs may use: free GPU memory, or the machine's memory.
 int64_t DeviceMemoryBytes(const ComputeTarget& target);

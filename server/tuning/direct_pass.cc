@@ -242,9 +242,14 @@ Tensor DirectPass::BackwardHead(const PassBatch& batch, const Tensor& x, Result*
   const Tensor predicting = TakeRows(x, batch.loss_rows_N);
   Tensor inverse_rms;
   const Tensor h = RmsNormForward(predicting, final_norm_.weight_D, base_->config.rms_epsilon, &inverse_rms);
-  const Tensor scale = batch.loss_tokens.to(at::kFloat).reciprocal();
+  const JointRows& joint = batch.joint;
+  const Tensor scale = joint.scales_N.defined() ? joint.scales_N : batch.loss_tokens.to(at::kFloat).reciprocal();
   const CrossEntropySums sums = LinearCrossEntropySums(h, Head(), batch.targets_N, scale, true, head_gradient_VD_);
   result->loss_sum = sums.loss_sum;
+  if (joint.scales_N.defined()) {
+    const Tensor losses = sums.losses_N.to(at::kDouble).unsqueeze(1).expand_as(joint.foreign_NP);
+    result->loss_sum = losses.masked_fill(joint.foreign_NP, 0).sum(0);
+  }
   result->correct = sums.correct;
   return TakeRows(NormBackward(final_norm_, sums.dh_ND, predicting, inverse_rms, Tensor()), batch.row_of_T);
 }
@@ -286,9 +291,13 @@ void DirectPass::ClearGradients() const {
 }
 
 Tensor DirectPass::Begin(PassBatch* batch, bool replaces) {
-  products_.Begin(batch->step_seed.is_cuda() ? StepSeed{0, batch->step_seed}
-                                             : StepSeed{batch->step_seed.item<int64_t>(), Tensor()},
-                  replaces);
+  StepSeed seed{.seeds_T = batch->joint.step_seeds_T, .rows_T = batch->joint.rows_T};
+  if (batch->step_seed.is_cuda()) {
+    seed.on_device = batch->step_seed;
+  } else {
+    seed.value = batch->step_seed.item<int64_t>();
+  }
+  products_.Begin(seed, replaces, batch->joint.foreign_TP);
   const Tensor x = Embed(*batch);
   PrepareAttention(x, AttentionShapeOf(base_->config), &batch->sequences);
   return x;

@@ -52,7 +52,7 @@ class DirectPass {
   ~DirectPass();
 
   struct Result {
-    at::Tensor loss_sum;  // double scalar, of the rows that carry loss
+    at::Tensor loss_sum;  // double scalar, of the rows that carry loss; of a joint batch, one a place
     at::Tensor correct;   // int64 scalar
   };
   // Puts the gradients of loss_sum / loss_tokens into the flat buffer: adds them, or, on the

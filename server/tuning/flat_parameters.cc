@@ -4,13 +4,26 @@
 
 namespace attune {
 
+void FlatParameters::Place(const std::vector<Parameter>& parameters) {
+  for (const Parameter& parameter : parameters) {
+    offsets_[parameter.leaf.unsafeGetTensorImpl()] = placed_;
+    placed_ += parameter.leaf.numel();
+  }
+}
+
+FlatParameters FlatParameters::WithoutMasters(const std::vector<Parameter>& parameters, at::ScalarType compute_type,
+                                              at::Device device) {
+  FlatParameters flat;
+  flat.Place(parameters);
+  flat.gradients_ = at::zeros({flat.placed_}, at::TensorOptions(at::kFloat).device(device));
+  flat.copy_ = at::zeros({flat.placed_}, at::TensorOptions(compute_type).device(device));
+  return flat;
+}
+
 FlatParameters::FlatParameters(const std::vector<Parameter>& parameters, at::ScalarType compute_type) {
   at::NoGradGuard no_grad;
-  int64_t count = 0;
-  for (const Parameter& parameter : parameters) {
-    offsets_[parameter.leaf.unsafeGetTensorImpl()] = count;
-    count += parameter.leaf.numel();
-  }
+  Place(parameters);
+  const int64_t count = placed_;
   const at::TensorOptions options = parameters.at(0).leaf.options().requires_grad(false);
   values_ = at::empty({count}, options);
   gradients_ = at::zeros({count}, options);

@@ -19,11 +19,15 @@ class FlatParameters {
  public:
   // Moves the leaves' values into the buffer; the leaves become views of it.
   FlatParameters(const std::vector<Parameter>& parameters, at::ScalarType compute_type);
+  // Compute copy and gradients alone, zeros, of the leaves' sizes; the leaves stay as they
+  // are and may be of no device (meta).
+  static FlatParameters WithoutMasters(const std::vector<Parameter>& parameters, at::ScalarType compute_type,
+                                       at::Device device);
 
-  int64_t count() const { return values_.numel(); }
+  int64_t count() const { return gradients_.numel(); }
   const at::Tensor& values() const { return values_; }
   const at::Tensor& gradients() const { return gradients_; }
-  // The compute copy; undefined where that is fp32, and the values serve.
+  // The compute copy; undefined where that is fp32, and the masters serve.
   const at::Tensor& copy() const { return copy_; }
 
   // Views of one leaf's part, in its shape. REQUIRES: `leaf` is one of the parameters.
@@ -37,8 +41,11 @@ class FlatParameters {
   void Refresh();
 
  private:
+  FlatParameters() = default;
+  void Place(const std::vector<Parameter>& parameters);
   at::Tensor View(const at::Tensor& buffer, const at::Tensor& leaf) const;
 
+  int64_t placed_ = 0;  // values so far
   at::Tensor values_, gradients_, copy_;
   std::unordered_map<const at::TensorImpl*, int64_t> offsets_;
 };

@@ -30,8 +30,16 @@ struct Layout {
         starts(row_of + shape.tokens),
         loss_rows(starts + shape.sequences + 1),
         targets(loss_rows + shape.loss_rows),
-        end(targets + shape.loss_rows) {}
-  int64_t tokens, positions, row_of, starts, loss_rows, targets, end;
+        alone_end(targets + shape.loss_rows),
+        // Of a joint batch alone.
+        place_of(alone_end),
+        step_seeds(place_of + shape.tokens),
+        own_rows(step_seeds + shape.tokens),
+        place_of_loss(own_rows + shape.tokens),
+        loss_tokens(place_of_loss + shape.loss_rows),
+        end(shape.places > 0 ? loss_tokens + shape.loss_rows : alone_end) {}
+  int64_t tokens, positions, row_of, starts, loss_rows, targets, alone_end;
+  int64_t place_of, step_seeds, own_rows, place_of_loss, loss_tokens, end;
 };
 
 }  // namespace
@@ -47,12 +55,24 @@ PassShape ExactShape(const MicroBatch& batch) {
 
 int64_t BucketTokens(int64_t tokens) { return RoundUp(tokens, kTokenStep); }
 
-PassShape BucketShape(const MicroBatch& batch) {
+namespace {
+
+PassShape Bucket(const MicroBatch& batch, int64_t times) {
   const PassShape exact = ExactShape(batch);
-  PassShape shape{BucketTokens(exact.tokens), RoundUp(exact.sequences + 1, kSequenceStep),
-                  RoundUp(exact.loss_rows, kLossRowStep), 0};
+  PassShape shape{RoundUp(exact.tokens, times * kTokenStep), RoundUp(exact.sequences + 1, times * kSequenceStep),
+                  RoundUp(exact.loss_rows, times * kLossRowStep), 0};
   // The padding is a sequence, too.
-  shape.longest = RoundUp(std::max(exact.longest, shape.tokens - exact.tokens), kLongestStep);
+  shape.longest = RoundUp(std::max(exact.longest, shape.tokens - exact.tokens), times * kLongestStep);
+  return shape;
+}
+
+}  // namespace
+
+PassShape BucketShape(const MicroBatch& batch) { return Bucket(batch, 1); }
+
+PassShape JointShape(const MicroBatch& batch, int64_t places) {
+  PassShape shape = Bucket(batch, 4);
+  shape.places = places;
   return shape;
 }
 
@@ -68,7 +88,7 @@ at::Tensor PackBatch(const MicroBatch& batch, const PassShape& shape, int64_t st
   std::fill(data + layout.row_of, data + layout.starts, -1);
   std::fill(data + layout.starts, data + layout.loss_rows, shape.tokens);
   std::fill(data + layout.loss_rows, data + layout.targets, 0);
-  std::fill(data + layout.targets, data + layout.end, -1);
+  std::fill(data + layout.targets, data + layout.alone_end, -1);
   std::copy(batch.tokens.begin(), batch.tokens.end(), data + layout.tokens);
   for (size_t i = 0; i + 1 < batch.starts.size(); ++i) {
     for (int64_t t = batch.starts[i]; t < batch.starts[i + 1]; ++t) data[layout.positions + t] = t - batch.starts[i];
@@ -84,6 +104,42 @@ at::Tensor PackBatch(const MicroBatch& batch, const PassShape& shape, int64_t st
   return packed;
 }
 
+at::Tensor PackJointBatch(const MicroBatch& batch, const std::vector<BatchPart>& parts, const PassShape& shape,
+                          bool pinned) {
+  const Layout layout(shape);
+  at::Tensor packed = PackBatch(batch, shape, 0, 1, pinned);
+  int64_t* data = packed.mutable_data_ptr<int64_t>();
+  std::fill(data + layout.place_of, data + layout.step_seeds, -1);
+  std::fill(data + layout.step_seeds, data + layout.place_of_loss, 0);
+  std::fill(data + layout.place_of_loss, data + layout.loss_tokens, -1);
+  std::fill(data + layout.loss_tokens, data + layout.end, 1);
+  int64_t row = 0, loss_row = 0;
+  for (const BatchPart& part : parts) {
+    for (int64_t i = 0; i < part.tokens; ++i, ++row) {
+      data[layout.place_of + row] = part.place;
+      data[layout.step_seeds + row] = part.step_seed;
+      data[layout.own_rows + row] = i;
+    }
+    for (int64_t i = 0; i < part.loss_rows; ++i, ++loss_row) {
+      data[layout.place_of_loss + loss_row] = part.place;
+      data[layout.loss_tokens + loss_row] = part.loss_tokens;
+    }
+  }
+  return packed;
+}
+
+namespace {
+
+JointRows ViewJointRows(const at::Tensor& packed, const PassShape& shape, const Layout& layout) {
+  const at::Tensor places = at::arange(shape.places, packed.options());
+  auto foreign = [&](int64_t begin, int64_t count) { return packed.narrow(0, begin, count).unsqueeze(1).ne(places); };
+  return {foreign(layout.place_of, shape.tokens), foreign(layout.place_of_loss, shape.loss_rows),
+          packed.narrow(0, layout.step_seeds, shape.tokens), packed.narrow(0, layout.own_rows, shape.tokens),
+          packed.narrow(0, layout.loss_tokens, shape.loss_rows).to(at::kFloat).reciprocal()};
+}
+
+}  // namespace
+
 PassBatch ViewBatch(const at::Tensor& packed, const PassShape& shape, const at::Tensor& host) {
   const Layout layout(shape);
   PassBatch batch;
@@ -96,6 +152,7 @@ PassBatch ViewBatch(const at::Tensor& packed, const PassShape& shape, const at::
   batch.sequences.positions_T = packed.narrow(0, layout.positions, shape.tokens);
   batch.sequences.starts_int32 = packed.narrow(0, layout.starts, shape.sequences + 1).to(at::kInt);
   batch.sequences.longest = shape.longest;
+  if (shape.places > 0) batch.joint = ViewJointRows(packed, shape, layout);
   if (host.defined()) {
     const int64_t* data = host.const_data_ptr<int64_t>();
     batch.sequences.starts.assign(data + layout.starts, data + layout.loss_rows);

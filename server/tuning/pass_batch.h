@@ -5,6 +5,7 @@
 
 #include <compare>
 #include <cstdint>
+#include <vector>
 
 #include "server/data/batcher.h"
 #include "server/model/kernels/attention.h"
@@ -14,6 +15,7 @@ namespace attune {
 // Sizes that a batch is padded to, so that passes of one shape can be replayed.
 struct PassShape {
   int64_t tokens = 0, sequences = 0, loss_rows = 0, longest = 0;
+  int64_t places = 0;  // of a joint batch; 0: it is one job's
   auto operator<=>(const PassShape&) const = default;
 };
 
@@ -23,6 +25,22 @@ PassShape ExactShape(const MicroBatch& batch);
 int64_t BucketTokens(int64_t tokens);
 // Where it is long, at most a sixteenth larger in each, one of few.
 PassShape BucketShape(const MicroBatch& batch);
+// The same of a joint batch, whose sizes vary more: fewer and larger steps.
+PassShape JointShape(const MicroBatch& batch, int64_t places);
+
+// A job's part of a joint batch, whose jobs' rows follow one another.
+struct BatchPart {
+  int64_t place = 0;  // of the job, below PassShape::places
+  int64_t tokens = 0, loss_rows = 0;
+  int64_t step_seed = 0, loss_tokens = 1;  // the job's own
+};
+
+// Which rows of a joint batch are whose.
+struct JointRows {
+  at::Tensor foreign_TP, foreign_NP;  // bool: whether row t, or loss row n, is of another job than place p's
+  at::Tensor step_seeds_T, rows_T;    // int64: of the row's job; the row's place in the job's own batch
+  at::Tensor scales_N;                // fp32: 1 / the loss tokens of the row's job
+};
 
 // A packed micro-batch as the pass reads it. All int64, on the device. Padding tokens
 // form a sequence of their own that carries no loss.
@@ -32,11 +50,15 @@ struct PassBatch {
   at::Tensor row_of_T;                  // the token's place among the loss rows, or -1
   at::Tensor loss_rows_N, targets_N;    // rows whose next token is trained, and that token; -1 for padding
   PackedSequences sequences;
+  JointRows joint;  // of a joint batch; then step_seed and loss_tokens mean nothing
 };
 
 // The batch as one int64 vector on the host, pinned for a GPU. REQUIRES: `shape` has room.
 at::Tensor PackBatch(const MicroBatch& batch, const PassShape& shape, int64_t step_seed, int64_t loss_tokens,
                      bool pinned);
+// The same of a joint batch; shape.places > 0.
+at::Tensor PackJointBatch(const MicroBatch& batch, const std::vector<BatchPart>& parts, const PassShape& shape,
+                          bool pinned);
 
 // A micro-batch that is ready for the device.
 struct PackedMicroBatch {

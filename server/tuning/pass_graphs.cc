@@ -66,6 +66,18 @@ PackedMicroBatch PassGraphs::Pack(const MicroBatch& batch, int64_t step_seed, in
   return {shape, PackBatch(batch, shape, step_seed, loss_tokens, /*pinned=*/true), tokens, is_captured};
 }
 
+PackedMicroBatch PassGraphs::PackJoint(const MicroBatch& batch, const std::vector<BatchPart>& parts,
+                                       int64_t places) const {
+  const int64_t tokens = static_cast<int64_t>(batch.tokens.size());
+  PassShape shape = JointShape(batch, places);
+  const bool is_captured = IsCaptured(shape, tokens);
+  if (!is_captured) {
+    shape = ExactShape(batch);
+    shape.places = places;
+  }
+  return {shape, PackJointBatch(batch, parts, shape, /*pinned=*/true), tokens, is_captured};
+}
+
 // The least, as far as the numbers stay the replays': what runs in chunks then does so now.
 std::vector<Keep> PassGraphs::FirstKeepFor(const PassShape& shape) const {
   std::vector<Keep> keep = KeepFor(shape);
@@ -125,7 +137,8 @@ void PassGraphs::DropGraphsFor(const PassShape& shape) {
 
 void PassGraphs::Capture(const Key& key, Graph* graph) {
   const at::TensorOptions options = graph->input.options();
-  graph->result = {at::zeros({}, options.dtype(at::kDouble)), at::zeros({}, options)};
+  const std::vector<int64_t> sums(key.shape.places > 0 ? 1 : 0, key.shape.places);
+  graph->result = {at::zeros(sums, options.dtype(at::kDouble)), at::zeros({}, options)};
   at::cuda::MempoolId_t pool{0, 0};
   for (const auto& [other_key, other] : graphs_) {
     if (other->graph) pool = other->graph->pool();

@@ -31,6 +31,9 @@ class PassGraphs {
   // A batch in the shape that it will run in, in pinned memory. Thread-safe.
   PackedMicroBatch Pack(const MicroBatch& batch, int64_t step_seed, int64_t loss_tokens) const;
 
+  // The same of several jobs' batches, one behind the other in `batch`, for `places` jobs.
+  PackedMicroBatch PackJoint(const MicroBatch& batch, const std::vector<BatchPart>& parts, int64_t places) const;
+
   // DirectPass::Run on the calling thread's device and stream. The result holds until the
   // next call.
   DirectPass::Result Run(const PackedMicroBatch& batch, bool is_first);

@@ -116,8 +116,9 @@ Tensor PassProducts::Weight(int64_t layer, Linear which) const {
   return product.weight_OI.defined() ? product.weight_OI : LinearWeight(base_->weights.layers[layer], which, type_);
 }
 
-void PassProducts::Begin(const StepSeed& seed, bool replaces) {
+void PassProducts::Begin(const StepSeed& seed, bool replaces, const Tensor& foreign_TP) {
   seed_ = seed;
+  foreign_TP_ = foreign_TP;
   replaces_ = replaces;
   dropout_ = trained_dropout_;
   for (auto& layer : products_) {
@@ -134,12 +135,25 @@ Tensor PassProducts::Dropped(const Product& product, const Tensor& x, int64_t fi
   return dropout_ > 0 ? DropoutOfStep(x, dropout_, seed_, product.number, Tensor(), first_row * x.size(1)) : x;
 }
 
+// Filled, not multiplied: a job whose numbers overflow is no matter to the others.
+void PassProducts::ClearForeign(const Product& product, Tensor u, int64_t first_row) const {
+  if (!foreign_TP_.defined()) return;
+  const int64_t rows = u.size(0), jobs = foreign_TP_.size(1), terms = static_cast<int64_t>(product.terms.size());
+  u.view({rows, terms, jobs, -1}).masked_fill_(foreign_TP_.narrow(0, first_row, rows).view({rows, 1, jobs, 1}), 0);
+}
+
+Tensor PassProducts::Shrink(const Product& product, const Tensor& dropped, int64_t first_row) const {
+  const Tensor u = MatMul(dropped, As::kIs, product.a_RI, As::kTransposed);
+  ClearForeign(product, u, first_row);
+  return u;
+}
+
 Tensor PassProducts::Multiply(int64_t layer, Linear which, const Tensor& x, Tensor* u,
                                int64_t first_row) {
   const Product& product = At(layer, which);
   Tensor y = MatMul(x, As::kIs, Weight(layer, which), As::kTransposed);
   if (product.terms.empty()) return y;
-  if (!u->defined()) *u = MatMul(Dropped(product, x, first_row), As::kIs, product.a_RI, As::kTransposed);
+  if (!u->defined()) *u = Shrink(product, Dropped(product, x, first_row), first_row);
   for (const Product::LoraTerm& term : product.terms) {
     MatMul(u->narrow(1, term.first_rank, term.rank), As::kIs, term.b_OR, As::kTransposed, term.scale, 1,
            y.narrow(1, term.first_column, term.b_OR.size(0)));
@@ -158,7 +172,7 @@ Tensor PassProducts::MultiplyBackward(int64_t layer, Linear which, const Tensor&
   }
   if (product.terms.empty()) return dx;
   const Tensor dropped = Dropped(product, x, first_row);
-  if (!u_TR->defined()) *u_TR = MatMul(dropped, As::kIs, product.a_RI, As::kTransposed);
+  if (!u_TR->defined()) *u_TR = Shrink(product, dropped, first_row);
   const Tensor& u = *u_TR;
   Tensor du = at::empty_like(u);
   for (const Product::LoraTerm& term : product.terms) {
@@ -166,6 +180,7 @@ Tensor PassProducts::MultiplyBackward(int64_t layer, Linear which, const Tensor&
     MatMul(dy_term, As::kIs, term.b_OR, As::kIs, term.scale, 0, du.narrow(1, term.first_rank, term.rank));
     MatMul(dy_term, As::kTransposed, u.narrow(1, term.first_rank, term.rank), As::kIs, term.scale, 1, term.db_OR);
   }
+  ClearForeign(product, du, first_row);
   MatMul(du, As::kTransposed, dropped, As::kIs, 1, 1, product.da_RI);
   if (!needs_dx) return dx;
   if (dropout_ > 0) {

@@ -27,8 +27,9 @@ class PassProducts {
 
   // Before each pass: takes over weights that trained since, and the pass's dropout masks.
   // `replaces`: trained weights' gradients take the place of what is in the buffer; LoRA's
-  // are always added.
-  void Begin(const StepSeed& seed, bool replaces);
+  // are always added. `foreign_TP`, if defined: the LoRA's ranks belong to P jobs, in as many
+  // equal parts of each module, and row t is none of job p's where it is true.
+  void Begin(const StepSeed& seed, bool replaces, const at::Tensor& foreign_TP = {});
   // Until the next Begin.
   void TurnDropoutOff() { dropout_ = 0; }
 
@@ -53,6 +54,10 @@ class PassProducts {
   at::Tensor Weight(int64_t layer, Linear which) const;
   // x under the product's dropout mask.
   at::Tensor Dropped(const Product& product, const at::Tensor& x, int64_t first_row) const;
+  // Clears what other jobs' ranks make of a row.
+  void ClearForeign(const Product& product, at::Tensor u_TR, int64_t first_row) const;
+  // LoRA's inner product.
+  at::Tensor Shrink(const Product& product, const at::Tensor& dropped, int64_t first_row) const;
 
   const BaseModel* const base_;
   const FlatParameters* const parameters_;
@@ -61,6 +66,7 @@ class PassProducts {
   double dropout_;  // of the running pass
   std::vector<std::array<Product, kLinears>> products_;
   StepSeed seed_;  // of the running pass
+  at::Tensor foreign_TP_;
   bool replaces_ = false;
 };
 

@@ -24,8 +24,9 @@ void Smooth(double value, double* average) { *average = *average == 0 ? value : 
 
 }  // namespace
 
-TuningRun::TuningRun(const TuningRunnerDeps& deps, const Job& job, JobControl& control, PlannedRun plan)
-    : deps_(deps), job_(job), control_(control), plan_(std::move(plan)) {}
+TuningRun::TuningRun(const TuningRunnerDeps& deps, JointPasses* joint, const Job& job, JobControl& control,
+                     PlannedRun plan)
+    : deps_(deps), joint_(joint), job_(job), control_(control), plan_(std::move(plan)) {}
 
 std::string TuningRun::CheckpointPath(int64_t step) const {
   return absl::StrCat(deps_.checkpoint_directory, "/", job_.spec.id, "/", step);
@@ -50,7 +51,7 @@ absl::StatusOr<JobOutcome> TuningRun::Run() {
                              MemoryInputsOf(deps_, plan_, job_.spec));
   ATTUNE_RETURN_IF_ERROR(CatchTorch([&] {
     trainer_ = std::make_unique<Trainer>(plan_.model->base.get(), method_.get(), train_.get(), h, deps_.arbiter,
-                                         activation_bytes);
+                                         activation_bytes, joint_);
     return absl::OkStatus();
   }));
   ATTUNE_RETURN_IF_ERROR(MakeDirectories(absl::StrCat(deps_.checkpoint_directory, "/", job_.spec.id)));

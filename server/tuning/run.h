@@ -40,8 +40,8 @@ int64_t QuantizedWeightBytes(const TuningRunnerDeps& deps, const PlannedRun& pla
 // One run of one job: steps, evaluations, checkpoints, publishing. Not thread-safe.
 class TuningRun {
  public:
-  // `deps`, `job` and `control` must outlive this.
-  TuningRun(const TuningRunnerDeps& deps, const Job& job, JobControl& control, PlannedRun plan);
+  // All but the plan must outlive this; `joint`, which may be null, lets small jobs share passes.
+  TuningRun(const TuningRunnerDeps& deps, JointPasses* joint, const Job& job, JobControl& control, PlannedRun plan);
   absl::StatusOr<JobOutcome> Run();
 
  private:
@@ -61,6 +61,7 @@ class TuningRun {
   JobProgress Progress() const;
 
   const TuningRunnerDeps& deps_;
+  JointPasses* const joint_;
   const Job& job_;
   JobControl& control_;
   PlannedRun plan_;

@@ -71,7 +71,9 @@ class TuningRunner final : public JobRunner {
         PlanRun(deps_, job.spec, PlanFor::kRun, [&] { return control.stop_request() != StopRequest::kNone; });
     if (absl::IsCancelled(plan.status())) return JobOutcome{};
     if (!plan.ok()) return plan.status();
-    return TuningRun(deps_, job, control, *std::move(plan)).Run();
+    // On the CPU kernels cost nothing to launch; and whose company a job has is not to show in its bits.
+    const bool may_share = deps_.target.device == ComputeTarget::Device::kCuda && !IsDeterministic();
+    return TuningRun(deps_, may_share ? &joint_ : nullptr, job, control, *std::move(plan)).Run();
   }
 
   absl::StatusOr<JobEstimate> Estimate(const JobSpec& spec) override {
@@ -110,6 +112,7 @@ class TuningRunner final : public JobRunner {
 
  private:
   const TuningRunnerDeps deps_;
+  JointPasses joint_;
 };
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 #include <exception>
 #include <utility>
@@ -29,7 +30,7 @@ at::ScalarType PassType(const Hyperparameters& h) { return h.precision == "bfloa
 }  // namespace
 
 Trainer::Trainer(const BaseModel* base, Method* method, const Batcher* batches, const Hyperparameters& h,
-                 Arbiter* arbiter, int64_t activation_bytes)
+                 Arbiter* arbiter, int64_t activation_bytes, JointPasses* joint)
     : base_(base),
       method_(method),
       batches_(batches),
@@ -48,6 +49,7 @@ Trainer::Trainer(const BaseModel* base, Method* method, const Batcher* batches, 
   if (base->target.device == ComputeTarget::Device::kCuda && cuda::Available()) {
     graphs_ = std::make_unique<PassGraphs>(&direct_, base, PassType(h), activation_bytes);
   }
+  if (joint && method->lora()) joint_ = joint->Join(base, *method->lora(), PassType(h), &flat_, arbiter);
   Synchronize(base->target);
   making_.reset();
 }
@@ -62,10 +64,21 @@ Arbiter::Turn Trainer::TakeTurn(Sharing sharing) {
 // generation wait for several of them: some milliseconds.
 constexpr double kSharedOperations = 2e12;
 
+bool IsSmall(const BaseModel& base, const PackedMicroBatch& batch) {
+  return 4.0 * static_cast<double>(base.config.Parameters() * batch.tokens) <= kSharedOperations;
+}
+
 Sharing Trainer::SharingOf(const PackedMicroBatch& batch, bool is_first) const {
-  const double operations = 4.0 * static_cast<double>(base_->config.Parameters() * batch.tokens);
-  const bool shares = operations <= kSharedOperations && graphs_ && graphs_->IsReplay(batch, is_first);
+  const bool shares = IsSmall(*base_, batch) && graphs_ && graphs_->IsReplay(batch, is_first);
   return shares ? Sharing::kShared : Sharing::kAlone;
+}
+
+// A job that is short of memory keeps less of each layer than a joint pass does.
+bool Trainer::JoinsOthers(const PackedMicroBatch& batch) const {
+  if (!joint_ || !joint_->HasCompany() || !IsSmall(*base_, batch)) return false;
+  const std::vector<Keep> keep = ChooseKeep(base_->config, batch.shape.tokens,
+                                            static_cast<int64_t>(at::elementSize(PassType(h_))), activation_bytes_);
+  return std::all_of(keep.begin(), keep.end(), [](Keep layer) { return layer == Keep::kAll; });
 }
 
 // Micro-batches of a step draw their dropout from this and the following seeds.
@@ -92,7 +105,9 @@ auto Trainer::WithRoom(const Body& body) {
 }
 
 void Trainer::RefreshOnce() {
-  if (!std::exchange(is_fresh_, true)) flat_.Refresh();
+  if (std::exchange(is_fresh_, true)) return;
+  flat_.Refresh();
+  Synchronize(base_->target);  // a joint pass reads it on another stream
 }
 
 Trainer::PreparedStep Trainer::Prepare(int64_t step) const {
@@ -106,6 +121,10 @@ Trainer::PreparedStep Trainer::Prepare(int64_t step) const {
   for (const MicroBatch& batch : batches) {
     const int64_t batch_seed = seed++;
     if (batch.targets.empty()) continue;
+    if (joint_) {
+      prepared.unpacked.push_back(batch);
+      prepared.seeds.push_back(batch_seed);
+    }
     if (graphs_) {
       prepared.batches.push_back(graphs_->Pack(batch, batch_seed, prepared.loss_tokens));
       continue;
@@ -133,17 +152,40 @@ DirectPass::Result Trainer::RunPass(const PackedMicroBatch& batch, bool is_first
                      ChooseKeep(base_->config, batch.shape.tokens, element, activation_bytes_, has_host), is_first);
 }
 
-absl::StatusOr<double> Trainer::Accumulate(const PreparedStep& step) {
+absl::StatusOr<Trainer::StepSums> Trainer::Accumulate(const PreparedStep& step, bool may_join) {
   RefreshOnce();
-  double loss = 0;
-  bool is_first = true;
-  for (const PackedMicroBatch& batch : step.batches) {
-    const Arbiter::Turn turn = TakeTurn(SharingOf(batch, is_first));
-    loss += RunPass(batch, is_first).loss_sum.item<double>();  // waits for the pass
-    is_first = false;
-    if (!std::isfinite(loss)) return NotFinite(step.step, "loss");
+  StepSums sums;
+  for (size_t i = 0; i < step.batches.size(); ++i) {
+    const PackedMicroBatch& batch = step.batches[i];
+    const bool is_first = i == 0, joins = may_join && JoinsOthers(batch);
+    if (joins) {
+      // What this job's own graphs keep is what its part of a joint pass takes.
+      if (!std::exchange(has_joined_, true)) MakeRoom();
+      sums.was_joint = true;
+      sums.loss += joint_->Run(step.unpacked[i], step.seeds[i], step.loss_tokens, is_first);
+    } else {
+      has_joined_ = false;
+      const Arbiter::Turn turn = TakeTurn(SharingOf(batch, is_first));
+      sums.loss += RunPass(batch, is_first).loss_sum.item<double>();  // waits for the pass
+    }
+    if (!std::isfinite(sums.loss)) {
+      if (!sums.was_joint) return NotFinite(step.step, "loss");
+      return sums;
+    }
   }
-  return loss;
+  return sums;
+}
+
+absl::Status Trainer::Take(const PreparedStep& step, bool may_join, StepSums* sums, StepResult* result) {
+  // From its first micro-batch on, which takes no notice of gradients that a failed try left.
+  ATTUNE_ASSIGN_OR_RETURN(*sums, WithRoom([&] { return Accumulate(step, may_join); }));
+  if (!std::isfinite(sums->loss)) return NotFinite(step.step, "loss");
+  result->loss = step.loss_tokens ? sums->loss / step.loss_tokens : 0;
+  if (step.loss_tokens == 0) return absl::OkStatus();  // nothing to learn from: nothing changes
+  // Many parameters' step fills the device; few ones' is over before it counts.
+  const Arbiter::Turn turn = TakeTurn(graphs_ ? Sharing::kShared : Sharing::kAlone);
+  result->gradient_norm = optimizer_.Step(result->learning_rate);
+  return std::isfinite(result->gradient_norm) ? absl::OkStatus() : NotFinite(step.step, "gradient");
 }
 
 absl::StatusOr<StepResult> Trainer::Step(int64_t step) {
@@ -154,14 +196,11 @@ absl::StatusOr<StepResult> Trainer::Step(int64_t step) {
     const PreparedStep prepared = TakePrepared(step);
     result.tokens = prepared.tokens;
     result.loss_tokens = prepared.loss_tokens;
-    // From its first micro-batch on, which takes no notice of gradients that a failed try left.
-    ATTUNE_ASSIGN_OR_RETURN(const double loss, WithRoom([&] { return Accumulate(prepared); }));
-    result.loss = result.loss_tokens ? loss / result.loss_tokens : 0;
-    if (result.loss_tokens == 0) return absl::OkStatus();  // nothing to learn from: nothing changes
-    // Many parameters' step fills the device; few ones' is over before it counts.
-    const Arbiter::Turn turn = TakeTurn(graphs_ ? Sharing::kShared : Sharing::kAlone);
-    result.gradient_norm = optimizer_.Step(result.learning_rate);
-    return std::isfinite(result.gradient_norm) ? absl::OkStatus() : NotFinite(step, "gradient");
+    StepSums sums;
+    const absl::Status taken = Take(prepared, /*may_join=*/true, &sums, &result);
+    // It may have been another job's numbers: nothing has changed yet.
+    const bool again = !taken.ok() && sums.was_joint && GetErrorDetails(taken).reason == "NAN_LOSS";
+    return again ? Take(prepared, /*may_join=*/false, &sums, &result) : taken;
   });
   if (!status.ok()) return status;
   return result;

@@ -13,6 +13,7 @@
 #include "server/model/own_stream.h"
 #include "server/tuning/direct_pass.h"
 #include "server/tuning/flat_parameters.h"
+#include "server/tuning/joint_pass.h"
 #include "server/tuning/methods/method.h"
 #include "server/tuning/optimizer.h"
 
@@ -35,15 +36,16 @@ struct ValidationResult {
 // Takes optimizer steps of one method over one stream of batches, each micro-batch by a
 // DirectPass. The loss of a step is the mean over all its answer tokens, however it is cut
 // into micro-batches. Each micro-batch takes one turn on the device, which passes that
-// would not fill it share with other trainers': each has a stream of its own. Gradients are
-// summed in a fixed order. Not thread-safe.
+// would not fill it share with other trainers': each has a stream of its own, or, where
+// `joint` is given, they are one batch (JointPass). Gradients are summed in a fixed order. Not
+// thread-safe.
 class Trainer {
  public:
-  // All arguments must outlive this; `arbiter` may be null. REQUIRES: `h` is resolved.
+  // All arguments must outlive this; `arbiter` and `joint` may be null. REQUIRES: `h` is resolved.
   // Activations that do not fit into `activation_bytes` are computed again; 0: a share of
   // the memory that is free now.
   Trainer(const BaseModel* base, Method* method, const Batcher* batches, const Hyperparameters& h, Arbiter* arbiter,
-          int64_t activation_bytes = 0);
+          int64_t activation_bytes = 0, JointPasses* joint = nullptr);
   ~Trainer();
 
   // Takes step number `step` (from 0). Parameters may be changed from outside before the
@@ -63,6 +65,12 @@ class Trainer {
   struct PreparedStep {
     int64_t step = -1, tokens = 0, loss_tokens = 0;
     std::vector<PackedMicroBatch> batches;
+    std::vector<MicroBatch> unpacked;  // the same, where they may go into joint passes
+    std::vector<int64_t> seeds;
+  };
+  struct StepSums {
+    double loss = 0;
+    bool was_joint = false;
   };
   Arbiter::Turn TakeTurn(Sharing sharing = Sharing::kAlone);
   Sharing SharingOf(const PackedMicroBatch& batch, bool is_first) const;
@@ -76,8 +84,12 @@ class Trainer {
   template <typename Body>
   auto WithRoom(const Body& body);
   DirectPass::Result EvaluatePass(const PassBatch& batch);
+  // Whether a batch of the step is to go together with other jobs'.
+  bool JoinsOthers(const PackedMicroBatch& batch) const;
   // The sum of the step's losses, with gradients left for the optimizer. INTERNAL (NAN_LOSS).
-  absl::StatusOr<double> Accumulate(const PreparedStep& step);
+  absl::StatusOr<StepSums> Accumulate(const PreparedStep& step, bool may_join);
+  // Accumulates and updates the parameters.
+  absl::Status Take(const PreparedStep& step, bool may_join, StepSums* sums, StepResult* result);
   // Before the first pass: a checkpoint may have been loaded since the copy was made.
   void RefreshOnce();
   uint64_t FirstSeed(int64_t step) const;
@@ -94,6 +106,8 @@ class Trainer {
   FlatParameters flat_;
   DirectPass direct_;
   std::unique_ptr<PassGraphs> graphs_;  // where there are CUDA kernels
+  std::unique_ptr<JointPass::Member> joint_;  // null where passes are never shared
+  bool has_joined_ = false;                   // the last pass went together with others'
   bool is_fresh_ = false;  // the compute copy holds what the parameters are
   std::future<PreparedStep> next_;  // the step after the running one, made beside it
   AdamW optimizer_;

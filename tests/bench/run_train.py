@@ -48,8 +48,9 @@ WORK = {
 
 
 # Small jobs side by side on one base model, each with data, schedule and optimizer of its own.
-WORK["135M-short-b4"] = WORK["135M-short"] | {"batch": 4, "warmup": 40, "steps": 60}
+WORK["135M-short-b4"] = WORK["135M-short"] | {"batch": 4, "warmup": 40, "steps": 240}
 WORK["135M-short-b4-jobs8"] = WORK["135M-short-b4"] | {"jobs": 8}
+WORK["135M-short-b4-jobs8-apart"] = WORK["135M-short-b4-jobs8"] | {"joint": False}
 
 
 def products_per_token(work):

@@ -8,7 +8,8 @@
 // "virtual_tokens", "batch", "length", "loss_tokens" (of each example; 0: all), "vary" (lengths
 // differ by up to this share), "activation_bytes" (0: what is free), "quantization" (of the
 // base), "optimizer_state", "jobs" (side by side on one base model, each with an optimizer and
-// data of its own; "seconds" are then of a step of all), "warmup", "steps",
+// data of its own; "seconds" are then of a step of all), "joint" (false: their small passes are
+// not one batch), "warmup", "steps",
 // "trace" (a file: a Chrome trace of the last step's kernels)}.
 // Prints one line of JSON: {"seconds": [per step], "tokens": [per step], "losses": [...],
 // "peak_bytes": highest that the tensors took}.
@@ -107,7 +108,7 @@ struct Job {
 };
 
 absl::StatusOr<std::unique_ptr<Job>> MakeJob(const Json& work, const std::shared_ptr<const BaseModel>& base,
-                                             Arbiter* arbiter) {
+                                             Arbiter* arbiter, JointPasses* joint) {
   const int64_t steps = work.at("warmup").get<int64_t>() + work.at("steps").get<int64_t>(), batch = work.at("batch");
   auto made = std::make_unique<Job>();  // the batcher keeps the examples' address
   Job& job = *made;
@@ -125,7 +126,7 @@ absl::StatusOr<std::unique_ptr<Job>> MakeJob(const Json& work, const std::shared
   job.batcher =
       std::make_unique<Batcher>(&job.examples, batch, h.micro_batch_tokens, job.method->virtual_tokens(), 1);
   job.trainer = std::make_unique<Trainer>(base.get(), job.method.get(), job.batcher.get(), h, arbiter,
-                                          work.value("activation_bytes", int64_t{0}));
+                                          work.value("activation_bytes", int64_t{0}), joint);
   return made;
 }
 
@@ -201,9 +202,10 @@ absl::StatusOr<Json> Run(const Json& work) {
   at::manual_seed(1);
   const std::shared_ptr<const BaseModel> base = RandomModel(work, target);
   Arbiter arbiter(&Clock::Real(), {});
+  JointPasses joint;
   std::vector<std::unique_ptr<Job>> jobs;
   for (int64_t i = 0; i < work.value("jobs", int64_t{1}); ++i) {
-    ATTUNE_ASSIGN_OR_RETURN(std::unique_ptr<Job> job, MakeJob(work, base, &arbiter));
+    ATTUNE_ASSIGN_OR_RETURN(std::unique_ptr<Job> job, MakeJob(work, base, &arbiter, work.value("joint", true) ? &joint : nullptr));
     jobs.push_back(std::move(job));
   }
   ATTUNE_ASSIGN_OR_RETURN(

@@ -40,14 +40,17 @@ void SoftmaxLossRow(T* row, int64_t vocab, int64_t target, float scale, float* s
 
 // The same for all rows; a negative target leaves zeros.
 template <typename T>
-void SoftmaxLossRows(T* logits, const int64_t* targets, int64_t rows, int64_t vocab, float scale, float* losses,
-                     uint8_t* correct) {
+void SoftmaxLossRows(T* logits, const int64_t* targets, int64_t rows, int64_t vocab, const Tensor& scale,
+                     float* losses, uint8_t* correct) {
+  const float* scales = scale.defined() ? scale.const_data_ptr<float>() : nullptr;
+  const int64_t stride = scale.defined() && scale.dim() == 1 ? 1 : 0;
   at::parallel_for(0, rows, 1, [&](int64_t begin, int64_t end) {
     std::vector<float> scratch(vocab);
     for (int64_t r = begin; r < end; ++r) {
       T* row = logits + r * vocab;
       if (targets[r] >= 0) {
-        SoftmaxLossRow(row, vocab, targets[r], scale, scratch.data(), losses + r, correct + r);
+        SoftmaxLossRow(row, vocab, targets[r], scales ? scales[r * stride] : 1.0f, scratch.data(), losses + r,
+                       correct + r);
         continue;
       }
       std::fill(row, row + vocab, T{});
@@ -60,6 +63,7 @@ void SoftmaxLossRows(T* logits, const int64_t* targets, int64_t rows, int64_t vo
 struct ChunkResult {
   Tensor loss_sum;
   Tensor correct;
+  Tensor losses;  // fp32, one a row
 };
 
 // Leaves d(scale * loss)/d(logits) in `logits`, in its own type; `scale` may be undefined.
@@ -70,29 +74,29 @@ ChunkResult SoftmaxLossChunk(Tensor& logits, const Tensor& targets, const Tensor
     Tensor losses = at::empty({rows}, logits.options().dtype(at::kFloat));
     Tensor correct = at::empty({rows}, logits.options().dtype(at::kByte));
     if (loops) {
-      const float factor = scale.defined() ? scale.item<float>() : 1.0f;
       WithElementOf(logits, [&]<typename T>() {
-        SoftmaxLossRows(MutableElements<T>(logits), targets.const_data_ptr<int64_t>(), rows, logits.size(1), factor,
+        SoftmaxLossRows(MutableElements<T>(logits), targets.const_data_ptr<int64_t>(), rows, logits.size(1), scale,
                         losses.mutable_data_ptr<float>(), correct.mutable_data_ptr<uint8_t>());
       });
     } else {
       cuda::SoftmaxLoss(CudaTypeOf(logits), logits.mutable_data_ptr(), targets.const_data_ptr<int64_t>(),
-                        scale.defined() ? scale.const_data_ptr<float>() : nullptr, losses.mutable_data_ptr<float>(),
+                        scale.defined() ? scale.const_data_ptr<float>() : nullptr,
+                        scale.defined() && scale.dim() == 1 ? 1 : 0, losses.mutable_data_ptr<float>(),
                         correct.mutable_data_ptr<uint8_t>(), rows, logits.size(1), CurrentCudaStream());
     }
-    return {losses.sum(at::kDouble), correct.sum()};
+    return {losses.sum(at::kDouble), correct.sum(), losses};
   }
   Tensor log_probabilities = at::log_softmax(logits, -1, at::kFloat);
   Tensor counts = targets.ge(0), index = targets.clamp_min(0).unsqueeze(1);
   Tensor at_target = log_probabilities.gather(1, index).squeeze(1);
   Tensor correct = at_target.ge(log_probabilities.amax(1)).logical_and(counts).sum();
-  Tensor loss = -at_target.masked_fill(counts.logical_not(), 0).sum(at::kDouble);
+  Tensor losses = -at_target.masked_fill(counts.logical_not(), 0);
   Tensor gradient = log_probabilities.exp_();
   gradient.scatter_add_(1, index, at::full_like(index, -1, gradient.options()));
   gradient.mul_(counts.unsqueeze(1));
-  if (scale.defined()) gradient.mul_(scale);
+  if (scale.defined()) gradient.mul_(scale.dim() == 1 ? scale.unsqueeze(1) : scale);
   logits = gradient.to(logits.scalar_type());
-  return {loss, correct};
+  return {losses.sum(at::kDouble), correct, losses};
 }
 
 class LinearCrossEntropyFunction : public torch::autograd::Function<LinearCrossEntropyFunction> {
@@ -148,10 +152,13 @@ CrossEntropySums LinearCrossEntropySums(const Tensor& h_ND, const Tensor& w_VD, 
   sums.loss_sum = at::zeros({}, h_ND.options().dtype(at::kDouble));
   sums.correct = at::zeros({}, h_ND.options().dtype(at::kLong));
   if (needs_gradient) sums.dh_ND = at::empty_like(h_ND);
+  const bool by_row = scale.defined() && scale.dim() == 1;
+  if (by_row) sums.losses_N = at::empty({rows}, h_ND.options().dtype(at::kFloat));
   for (int64_t begin = 0; begin < rows; begin += chunk) {
     const int64_t n = std::min(chunk, rows - begin);
     Tensor logits = MatMul(h_ND.narrow(0, begin, n), As::kIs, w_VD, As::kTransposed);
-    ChunkResult result = SoftmaxLossChunk(logits, targets_N.narrow(0, begin, n), scale);
+    ChunkResult result = SoftmaxLossChunk(logits, targets_N.narrow(0, begin, n), by_row ? scale.narrow(0, begin, n) : scale);
+    if (by_row) sums.losses_N.narrow(0, begin, n).copy_(result.losses);
     sums.loss_sum += result.loss_sum;
     sums.correct += result.correct;
     if (needs_gradient) MatMul(logits, As::kIs, w_VD, As::kIs, 1, 0, sums.dh_ND.narrow(0, begin, n));

@@ -25,9 +25,10 @@ struct CrossEntropySums {
   at::Tensor loss_sum;  // double scalar
   at::Tensor correct;   // int64 scalar
   at::Tensor dh_ND;     // the gradient of scale * loss_sum, if asked for
+  at::Tensor losses_N;  // fp32, if there is a scale for each row
 };
-// A negative target's row counts for nothing. `scale` an fp32 scalar on the device. The
-// gradient of w is added to dw_VD, fp32, if that is defined.
+// A negative target's row counts for nothing. `scale`, fp32 on the device, is a scalar or
+// has a value for each row. The gradient of w is added to dw_VD, fp32, if that is defined.
 CrossEntropySums LinearCrossEntropySums(const at::Tensor& h_ND, const at::Tensor& w_VD, const at::Tensor& targets_N,
                                         const at::Tensor& scale, bool needs_gradient,
                                         const at::Tensor& dw_VD = {});

@@ -333,8 +333,33 @@ at::Tensor DropoutWithSeed(const Tensor& x, double p, uint64_t seed, int64_t fir
   return out;
 }
 
+namespace {
+
+Tensor DropoutOfRows(const Tensor& x_TD, double p, const Tensor& seeds_T, const Tensor& rows_T, uint32_t which,
+                     const Tensor& addend_TD) {
+  const int64_t rows = x_TD.size(0), columns = x_TD.size(1);
+  Tensor y = at::empty_like(x_TD);
+  if (UsesCudaKernels(x_TD)) {
+    cuda::DropoutRows(CudaTypeOf(x_TD), x_TD.const_data_ptr(), addend_TD.defined() ? addend_TD.const_data_ptr() : nullptr,
+                      p, seeds_T.const_data_ptr<int64_t>(), rows_T.const_data_ptr<int64_t>(), which,
+                      y.mutable_data_ptr(), rows, columns, CurrentCudaStream());
+    return y;
+  }
+  for (int64_t t = 0; t < rows; ++t) {
+    const uint32_t seed = DropoutSeed(seeds_T[t].item<int64_t>(), which);
+    y.narrow(0, t, 1).copy_(DropoutWithSeed(x_TD.narrow(0, t, 1), p, seed, rows_T[t].item<int64_t>() * columns));
+  }
+  return addend_TD.defined() ? y.add_(addend_TD) : y;
+}
+
+}  // namespace
+
 at::Tensor DropoutOfStep(const Tensor& x, double p, const StepSeed& seed, uint32_t which, const Tensor& addend,
                          int64_t first) {
+  if (seed.seeds_T.defined()) {
+    const int64_t begin = first / x.size(1), count = x.size(0);
+    return DropoutOfRows(x, p, seed.seeds_T.narrow(0, begin, count), seed.rows_T.narrow(0, begin, count), which, addend);
+  }
   if (seed.on_device.defined() && UsesCudaKernels(x)) {
     return LaunchDropout(x, p, seed.on_device.const_data_ptr<int64_t>(), which, first, addend);
   }

@@ -45,6 +45,9 @@ at::Tensor SwiGluBackward(const at::Tensor& gate_up_T2I, const at::Tensor& dy_TI
 struct StepSeed {
   int64_t value = 0;
   at::Tensor on_device;
+  // Of a matrix whose rows are of several steps' matrices, instead: each row's step seed, and
+  // its place there. int64, on the device.
+  at::Tensor seeds_T, rows_T;
 };
 // DropoutWithSeed under mask number `which` of a step, plus `addend` if that is defined.
 at::Tensor DropoutOfStep(const at::Tensor& x, double p, const StepSeed& seed, uint32_t which,

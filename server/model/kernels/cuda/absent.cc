@@ -33,7 +33,7 @@ void RopeBackwardPack(Type, const void*, const void*, const void*, const float*,
 void Dropout(Type, const void*, const void*, double, const int64_t*, uint32_t, int64_t, void*, int64_t, Stream) {
   std::abort();
 }
-void SoftmaxLoss(Type, void*, const int64_t*, const float*, float*, uint8_t*, int64_t, int64_t, Stream) {
+void SoftmaxLoss(Type, void*, const int64_t*, const float*, int64_t, float*, uint8_t*, int64_t, int64_t, Stream) {
   std::abort();
 }
 void TakeRows(Type, const void*, const int64_t*, void*, int64_t, int64_t, Stream) { std::abort(); }
@@ -45,6 +45,29 @@ void AdamW(const AdamWSettings&, const float*, float*, void*, const float*, floa
 }
 void AdamW8Bit(const AdamWSettings&, const float*, const float*, const float*, float*, void*, const float*, uint8_t*,
                float*, uint8_t*, float*, int64_t, Stream) {
+  std::abort();
+}
+
+void DropoutRows(Type, const void*, const void*, double, const int64_t*, const int64_t*, uint32_t, void*, int64_t,
+                 int64_t, Stream) {
+  std::abort();
+}
+void SpreadBlocks(Type, const void*, void*, const BlockCopy*, int64_t, int64_t, Stream) { std::abort(); }
+void CollectBlocks(const float*, float*, const BlockCopy*, int64_t, int64_t, bool, Stream) { std::abort(); }
+void EmbedTokens(const void*, const int32_t*, const int32_t*, void*, int64_t, int64_t, Stream) { std::abort(); }
+void RopeAndCache(void*, int64_t, const float*, const float*, const int32_t*, const int32_t*, void*, void*, int64_t,
+                  RopeShape, Stream) {
+  std::abort();
+}
+bool PagedAttentionTakes(RopeShape) { return false; }
+void PagedAttention(const PagedAttentionCall&, Stream) { std::abort(); }
+void Argmax(const void*, int32_t*, int64_t, int64_t, Stream) { std::abort(); }
+void LoraShrink(const void*, int64_t, const LoraEntry*, int64_t, const int32_t*, LoraTarget, float*, int64_t, int64_t,
+                int64_t, Stream) {
+  std::abort();
+}
+void LoraExpand(const float*, const LoraEntry*, int64_t, const int32_t*, LoraTarget, void*, int64_t, int64_t, int64_t,
+                Stream) {
   std::abort();
 }
 

@@ -60,12 +60,29 @@ void RopeBackwardPack(Type type, const void* dq, const void* dk, const void* dv,
 // is x's place in the matrix that the mask is for.
 void Dropout(Type type, const void* x, const void* addend, double p, const int64_t* step_seed, uint32_t seed,
              int64_t first, void* y, int64_t count, Stream stream);
+// The same where rows are of several steps' matrices: row t's mask is that of row rows_T[t]
+// of the matrix that mask number `which` of step_seeds_T[t] is for.
+void DropoutRows(Type type, const void* x_TD, const void* addend_TD, double p, const int64_t* step_seeds_T,
+                 const int64_t* rows_T, uint32_t which, void* y_TD, int64_t rows, int64_t columns, Stream stream);
 
 // Per row: losses_N[r] = -log softmax(logits)[target], correct_N[r] whether the target
-// is the likeliest, and the logits become (softmax - onehot) * *scale (1 if null).
+// is the likeliest, and the logits become (softmax - onehot) * scale[r * scale_stride] (1 if null).
 // A negative target leaves zeros.
-void SoftmaxLoss(Type type, void* logits_NV, const int64_t* targets_N, const float* scale, float* losses_N,
-                 uint8_t* correct_N, int64_t rows, int64_t vocabulary, Stream stream);
+void SoftmaxLoss(Type type, void* logits_NV, const int64_t* targets_N, const float* scale, int64_t scale_stride,
+                 float* losses_N, uint8_t* correct_N, int64_t rows, int64_t vocabulary, Stream stream);
+
+// Matrices that stand one behind the other in `packed`, and with room between their rows in
+// `spread`: value (r, c) is packed[b.packed + r * columns + c], and, of part number `part`,
+// spread[b.spread + part * b.part + r * b.stride + c].
+struct BlockCopy {
+  int64_t packed, spread, part;
+  int32_t rows, columns, stride;
+};
+void SpreadBlocks(Type type, const void* packed, void* spread, const BlockCopy* blocks, int64_t count, int64_t part,
+                  Stream stream);
+// packed = or, with `adds`, += those values.
+void CollectBlocks(const float* spread, float* packed, const BlockCopy* blocks, int64_t count, int64_t part, bool adds,
+                   Stream stream);
 
 // out row t = x row index_T[t], or zeros where that is negative.
 void TakeRows(Type type, const void* x, const int64_t* index_T, void* out_TD, int64_t rows, int64_t columns,
@@ -107,6 +124,76 @@ inline constexpr int kMomentBlock = 256;
 void AdamW8Bit(const AdamWSettings& settings, const float* norm, const float* first_table, const float* second_table,
                float* parameters, void* copy, const float* gradients, uint8_t* first, float* first_scales,
                uint8_t* second, float* second_scales, int64_t count, Stream stream);
+
+// Serving. Everything below is bf16, and reads what differs from step to step, all int32,
+// from memory on the device: a captured step serves every batch that it has room for.
+
+// x row t = row tokens_T[t] of the embedding; where that is negative, of the token that
+// sampled[-1 - tokens_T[t]] holds.
+void EmbedTokens(const void* embedding_VD, const int32_t* tokens_T, const int32_t* sampled, void* x_TD, int64_t rows,
+                 int64_t columns, Stream stream);
+
+// Rotates the query columns of qkv_TE in place, and writes rotated keys, and values, to their
+// slots of the cache; rows whose slot is negative are left out.
+void RopeAndCache(void* qkv_TE, int64_t row_stride, const float* cos_PH, const float* sin_PH,
+                  const int32_t* positions_T, const int32_t* slots_T, void* keys, void* values, int64_t tokens,
+                  RopeShape shape, Stream stream);
+
+// How attention over a paged cache is cut: `segments` have consecutive queries each, which see
+// the keys up to themselves. A tile is tile_rows rows (query times head of a group) of a
+// segment, against a chunk of its keys.
+struct PagedAttentionPlan {
+  int64_t segments = 0, rows = 0, tiles = 0;  // that there is room for
+  int tile_rows = 16;                         // 16, 64 or 128
+  const int32_t* query_starts;                // segments + 1
+  const int32_t* page_starts;                 // segments + 1, into `pages`
+  const int32_t* pages;
+  const int32_t* last_page_tokens;            // segments: keys in a segment's last page
+  const int32_t *tile_segments, *tile_queries, *tile_chunks;  // tiles
+  const uint8_t* tile_used;                   // tiles
+  const int32_t* row_parts;                   // rows + 1: where a row's parts begin
+  const int32_t* out_starts;                  // segments + 1: where a segment's parts begin
+  const int32_t* chunk_tokens;                // one
+  const int32_t* rows_used;                   // one
+};
+struct PagedAttentionCall {
+  RopeShape shape;
+  int64_t page_tokens, row_stride;  // of q
+  float scale;
+  const void *q, *keys, *values;    // cache: page, token in the page, head, dimension
+  void* out;                        // rows x heads x head_dim
+  // Keys are cut into chunks if these are given: room for a part of a row for each tile row, of
+  // out's width, and its fp32 sum for each head.
+  void* partial_out = nullptr;
+  float* partial_sums = nullptr;
+  PagedAttentionPlan plan;
+};
+bool PagedAttentionTakes(RopeShape shape);
+void PagedAttention(const PagedAttentionCall& call, Stream stream);
+
+// sampled[n] = the likeliest token of a row, the lowest id among equals.
+void Argmax(const void* logits_NV, int32_t* sampled, int64_t rows, int64_t vocabulary, Stream stream);
+
+// One projection's LoRA, as the grouped kernels read it; rank 0 where there is none.
+struct LoraEntry {
+  const void* a_RI;
+  const void* b_OR;
+  int32_t rank;
+  float scale;
+};
+// A product's projections: where each one's entry lies and its outputs begin.
+struct LoraTarget {
+  int32_t count = 0;
+  int32_t entry[3], first_column[3], columns[3];
+};
+// u_TPR = x A^T for each row by its own adapter, slots_T[t] (none if negative), whose entries
+// are entries[slot * entries_per_slot + target.entry[p]]; fp32, R = most_ranks. Then
+// y_TO += scale * u B^T.
+void LoraShrink(const void* x_TI, int64_t x_stride, const LoraEntry* entries, int64_t entries_per_slot,
+                const int32_t* slots_T, LoraTarget target, float* u_TPR, int64_t most_ranks, int64_t rows,
+                int64_t inputs, Stream stream);
+void LoraExpand(const float* u_TPR, const LoraEntry* entries, int64_t entries_per_slot, const int32_t* slots_T,
+                LoraTarget target, void* y_TO, int64_t y_stride, int64_t most_ranks, int64_t rows, Stream stream);
 
 }  // namespace attune::cuda
 

@@ -32,8 +32,8 @@ __device__ inline Running ReduceRunning(Running value, Running* shared) {
 }
 
 template <typename T, int N>
-__global__ void SoftmaxRows(T* logits, const int64_t* targets, const float* scale_pointer, float* losses, uint8_t* correct,
-                       int vocabulary) {
+__global__ void SoftmaxRows(T* logits, const int64_t* targets, const float* scales, int64_t scale_stride, float* losses,
+                            uint8_t* correct, int vocabulary) {
   __shared__ Running shared[32];
   T* row = logits + blockIdx.x * static_cast<int64_t>(vocabulary);
   const int64_t target = targets[blockIdx.x];
@@ -57,7 +57,7 @@ __global__ void SoftmaxRows(T* logits, const int64_t* targets, const float* scal
     for (int j = 0; j < N; ++j) mine.sum += __expf(v[j] - top);
   }
   const Running all = ReduceRunning(mine, shared);  // every thread has read at_target by now
-  const float scale = scale_pointer ? *scale_pointer : 1.0f, factor = scale / all.sum;
+  const float scale = scales ? scales[blockIdx.x * scale_stride] : 1.0f, factor = scale / all.sum;
   for (int i = threadIdx.x * N; i < vocabulary; i += blockDim.x * N) {
     float v[N];
     Load(row + i, v);
@@ -73,11 +73,12 @@ __global__ void SoftmaxRows(T* logits, const int64_t* targets, const float* scal
 
 }  // namespace
 
-void SoftmaxLoss(Type type, void* logits_NV, const int64_t* targets_N, const float* scale, float* losses_N,
-                 uint8_t* correct_N, int64_t rows, int64_t vocabulary, Stream stream) {
+void SoftmaxLoss(Type type, void* logits_NV, const int64_t* targets_N, const float* scale, int64_t scale_stride,
+                 float* losses_N, uint8_t* correct_N, int64_t rows, int64_t vocabulary, Stream stream) {
   Dispatch(type, vocabulary, [&]<typename T, int N>() {
-    SoftmaxRows<T, N><<<rows, RowThreads(vocabulary, N), 0, stream>>>(static_cast<T*>(logits_NV), targets_N, scale, losses_N,
-                                                                correct_N, static_cast<int>(vocabulary));
+    SoftmaxRows<T, N><<<rows, RowThreads(vocabulary, N), 0, stream>>>(static_cast<T*>(logits_NV), targets_N, scale,
+                                                                      scale_stride, losses_N, correct_N,
+                                                                      static_cast<int>(vocabulary));
   });
 }
 
