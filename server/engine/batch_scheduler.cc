@@ -47,13 +47,14 @@ BatchScheduler::Plan BatchScheduler::Next() {
   for (size_t i = 0; i < running_.size(); ++i) {
     Sequence* sequence = running_[i];
     const int64_t tokens = std::min(sequence->remaining(), budget);
-    if (tokens <= 0 || !Provide(sequence, tokens, /*may_preempt=*/true, &plan)) continue;
+    if (tokens <= 0 || sequence->is_ending() || !Provide(sequence, tokens, /*may_preempt=*/true, &plan)) continue;
     plan.items.push_back({sequence, tokens});
     budget -= tokens;
   }
   // Nobody is let in in a step that had to push somebody out.
   while (plan.preempted.empty() && !waiting_.empty() && budget > 0 && running() < max_sequences_) {
     Sequence* sequence = waiting_.front();
+    if (sequence->in_flight > 0) break;  // pushed out with a token on its way, which comes first
     const int64_t tokens = std::min(sequence->remaining(), budget);
     if (!Provide(sequence, tokens, /*may_preempt=*/false, &plan)) break;
     waiting_.pop_front();

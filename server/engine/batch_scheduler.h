@@ -40,8 +40,9 @@ class BatchScheduler {
   // Takes a sequence out and frees its pages.
   void Remove(Sequence* sequence);
 
-  // What to compute next; empty only if there is no sequence with remaining tokens.
-  // The caller advances `computed` of each item when it has been done.
+  // What to compute next; empty only if there is no sequence with remaining tokens, or all wait
+  // for tokens in flight. The caller advances `computed` of each item when it has been done, or
+  // is on its way, and then `in_flight` where that chooses a token.
   Plan Next();
 
   // Gives `child` the pages of the parent's first `tokens` tokens: full ones shared,

@@ -127,6 +127,8 @@ absl::StatusOr<std::unique_ptr<Generation>> EngineImpl::Generate(GenerateParams 
     task->model = state->params.model;
     task->sequence.tokens = tokens;
     task->prompt_tokens = tokens.size();
+    task->sequence.most_tokens =
+        std::min(task->prompt_tokens + state->params.max_tokens, state->params.model->base->config.context);
     task->generation = state;
     task->index = i;
     task->sampling = state->params.sampling;
@@ -275,7 +277,7 @@ void EngineImpl::StepLane(Lane* lane) {
     const bool decodes = task->got_first_token && output.computed == 1;
     if (!decodes) prompt_tokens += static_cast<int>(output.computed);
     // The end of the prompt yields the answer's first token.
-    if (task->kind == Task::Kind::kAnswer && task->sequence.remaining() == 0) ++generated;
+    if (task->kind == Task::Kind::kAnswer && output.ends_input) ++generated;
   }
   const int sequences = static_cast<int>(result.outputs.size());
   for (const Lane::Output& output : result.outputs) {
@@ -308,12 +310,13 @@ void EngineImpl::NoteFirstToken(Task* task) {
 
 void EngineImpl::HandleAnswer(Lane* lane, const Lane::Output& output) {
   Task* task = output.task;
-  if (task->sequence.remaining() > 0) return;  // more of the prompt to read
+  if (!output.ends_input) return;  // more of the prompt to read
   const GenerateParams& params = task->generation->params;
   const std::vector<int32_t>& tokens = task->sequence.tokens;
-  SamplerInput input{output.logits, output.vocab, tokens.data(), static_cast<int64_t>(tokens.size()),
-                     task->prompt_tokens};
-  const int32_t token = SampleToken(input, task->sampling);
+  const int32_t token = output.logits ? SampleToken({output.logits, output.vocab, tokens.data(),
+                                                     static_cast<int64_t>(tokens.size()), task->prompt_tokens},
+                                                    task->sampling)
+                                      : output.likeliest;
   NoteFirstToken(task);
   const std::vector<int32_t>& ends = task->model->base->end_ids;
   if (!params.ignore_eos && std::find(ends.begin(), ends.end(), token) != ends.end()) {
@@ -352,7 +355,7 @@ void ScoreToken(const float* row, int64_t vocab, int32_t token, ScoredContinuati
 
 void EngineImpl::HandlePrompt(Lane* lane, const Lane::Output& output) {
   Task* task = output.task;
-  if (task->sequence.remaining() > 0) return;
+  if (!output.ends_input) return;
   NoteFirstToken(task);
   std::shared_ptr<ScoreState> score = task->score;
   score->result.timings.first_token_seconds = Seconds(clock_->Now() - score->arrival);
@@ -390,7 +393,7 @@ void EngineImpl::HandleContinuation(Lane* lane, const Lane::Output& output) {
     ScoreToken(output.logits + i * output.vocab, output.vocab, continuation[next],
                &score->result.continuations[task->index]);
   }
-  if (task->sequence.remaining() > 0) return;
+  if (!output.ends_input) return;
   if (--score->open == 0) EndScore(score.get(), *task);
   lane->Remove(task);
 }

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <optional>
 #include <tuple>
 
 #include "common/error.h"
@@ -36,20 +37,30 @@ absl::StatusOr<std::unique_ptr<Lane>> Lane::Make(const BaseModel& base, const En
   auto lane = std::unique_ptr<Lane>(new Lane(base, options, arbiter));
   const at::ScalarType type = ServingTypeOf(base.target);
   const int64_t element = static_cast<int64_t>(at::elementSize(type));
-  const int64_t bytes = lane->pages_.total() * kPageTokens * base.config.layers * 2 * base.config.kv_size() * element;
+  int64_t bytes = lane->pages_.total() * kPageTokens * base.config.layers * 2 * base.config.kv_size() * element;
+  if (GpuRunner::Serves(base)) bytes += GpuRunner::Bytes(base, options.max_sequences, options.max_batch_tokens);
   ATTUNE_ASSIGN_OR_RETURN(lane->memory_, arbiter->memory().Reserve(bytes, "the KV cache"));
-  ATTUNE_RETURN_IF_ERROR(CatchTorch([&] {
-    lane->cache_ = MakeKvCache(base.config.layers, lane->pages_.total(), kPageTokens, AttentionShapeOf(base.config),
-                               at::TensorOptions(type).device(DeviceOf(base.target)));
-    return absl::OkStatus();
-  }));
+  ATTUNE_RETURN_IF_ERROR(CatchTorch([&] { return lane->MakeTensors(base, options); }));
   return lane;
+}
+
+absl::Status Lane::MakeTensors(const BaseModel& base, const EngineOptions& options) {
+  cache_ = MakeKvCache(base.config.layers, pages_.total(), kPageTokens, AttentionShapeOf(base.config),
+                       at::TensorOptions(ServingTypeOf(base.target)).device(DeviceOf(base.target)));
+  if (base.target.device != ComputeTarget::Device::kCuda) return absl::OkStatus();
+  stream_ = std::make_unique<OwnStream>(base.target);
+  const OwnStream::Scope scope(*stream_);
+  if (GpuRunner::Serves(base)) {
+    gpu_ = std::make_unique<GpuRunner>(base, &cache_, options.max_sequences, options.max_batch_tokens);
+  }
+  return absl::OkStatus();
 }
 
 bool Lane::Fits(const BaseModel& base) const {
   const ModelConfig& c = base.config;
-  return c.layers == config_.layers && c.kv_heads == config_.kv_heads && c.head_dim == config_.head_dim &&
-         base.target.type == target_.type;
+  return c.layers == config_.layers && c.heads == config_.heads && c.kv_heads == config_.kv_heads &&
+         c.head_dim == config_.head_dim && c.hidden == config_.hidden && c.intermediate == config_.intermediate &&
+         c.vocab == config_.vocab && base.target.type == target_.type;
 }
 
 void Lane::Add(std::unique_ptr<Task> task) {
@@ -64,11 +75,21 @@ void Lane::AddFork(const Task& parent, std::unique_ptr<Task> child) {
   const bool forked = scheduler_.Fork(parent.sequence, parent.sequence.computed, sequence, &copies);
   tasks_[sequence] = std::move(child);
   if (!forked) return scheduler_.Add(sequence);  // computes the beginning anew
+  std::optional<OwnStream::Scope> scope;
+  if (stream_) scope.emplace(*stream_);
   CopyPages(&cache_, copies);
   scheduler_.AddRunning(sequence);
 }
 
 void Lane::Remove(Task* task) {
+  // Its pages may go to another at once: what is on its way is done before what that asks for.
+  if (in_flight_) {
+    for (Pass& pass : *in_flight_) {
+      for (Output& output : pass.outputs) {
+        if (output.task == task) output.task = nullptr;
+      }
+    }
+  }
   scheduler_.Remove(&task->sequence);
   tasks_.erase(&task->sequence);
 }
@@ -79,58 +100,164 @@ std::vector<Task*> Lane::tasks() const {
   return out;
 }
 
-Lane::StepResult Lane::Step() {
-  StepResult result;
-  BatchScheduler::Plan plan = scheduler_.Next();
-  result.preempted = static_cast<int>(plan.preempted.size());
-  // By weights, then adapter: one forward pass each, and adapters' rows side by side.
+// By weights; then, for the grouped kernels, single tokens first; then by adapter, whose rows
+// stand side by side.
+Lane::Passes Lane::Divide(const BatchScheduler::Plan& plan) const {
+  std::vector<BatchScheduler::Item> items = plan.items;
   auto key = [&](const BatchScheduler::Item& item) {
     const ServedModel& model = *tasks_.at(item.sequence)->model;
-    return std::make_tuple(model.base.get(), model.adapter.get());
+    return std::make_tuple(model.base.get(), gpu_ && item.tokens > 1, model.adapter.get());
   };
-  std::stable_sort(plan.items.begin(), plan.items.end(), [&](const auto& a, const auto& b) { return key(a) < key(b); });
-  Arbiter::Turn turn = arbiter_->Acquire(WorkClass::kGeneration);
-  for (size_t begin = 0; begin < plan.items.size();) {
-    const BaseModel* base = std::get<0>(key(plan.items[begin]));
-    size_t end = begin;
-    while (end < plan.items.size() && std::get<0>(key(plan.items[end])) == base) ++end;
-    Forward(*base, absl::MakeConstSpan(plan.items).subspan(begin, end - begin), &result);
-    begin = end;
+  std::stable_sort(items.begin(), items.end(), [&](const auto& a, const auto& b) { return key(a) < key(b); });
+  Passes passes;
+  for (const BatchScheduler::Item& item : items) {
+    Task* task = tasks_.at(item.sequence).get();
+    if (passes.empty() || passes.back().base != task->model->base) passes.push_back({task->model->base, {}, {}, nullptr});
+    const Sequence& s = task->sequence;
+    const ForwardItem forward = ItemFor(*task, item.tokens);
+    passes.back().items.push_back(forward);
+    passes.back().outputs.push_back({task, item.tokens, s.computed + forward.first_logits,
+                                     item.tokens - forward.first_logits, nullptr, task->model->base->config.vocab,
+                                     item.tokens == s.remaining()});
   }
+  return passes;
+}
+
+ForwardItem Lane::ItemFor(const Task& task, int64_t tokens) const {
+  const Sequence& s = task.sequence;
+  ForwardItem item{s.tokens.data() + s.computed, tokens, s.computed, &s.pages, task.model->adapter.get()};
+  item.first_logits = std::min(std::max<int64_t>(0, FirstWantedPosition(task) - s.computed), tokens);
+  item.adapter_uid = task.model->uid;
+  if (s.in_flight > 0 && s.computed == static_cast<int64_t>(s.tokens.size())) item.sampled_row = task.sampled_row;
+  item.wants_logits = WantsLogits(task);
+  return item;
+}
+
+bool Lane::WantsLogits(const Task& task) {
+  if (task.kind != Task::Kind::kAnswer) return true;
+  const SamplingParams& sampling = task.sampling;
+  const GenerateParams& params = task.generation->params;
+  return sampling.temperature > 0 || sampling.repetition_penalty != 1 || sampling.frequency_penalty != 0 ||
+         sampling.presence_penalty != 0 || params.logprobs || params.top_logprobs > 0;
+}
+
+// Not where the host has to choose first, nor beside training that waits for its turn.
+bool Lane::MayRunAhead(const Passes& passes) const {
+  // Now and then the turn ends, so that its seconds are counted.
+  constexpr int64_t kMostAhead = 256;
+  if (!gpu_ || passes.empty() || ahead_ >= kMostAhead || arbiter_->Waiting(WorkClass::kTraining) > 0) return false;
+  for (const Pass& pass : passes) {
+    for (const ForwardItem& item : pass.items) {
+      if (item.wants_logits && item.first_logits < item.count) return false;
+    }
+  }
+  return true;
+}
+
+Lane::StepResult Lane::Step() {
+  StepResult result;
+  const BatchScheduler::Plan plan = scheduler_.Next();
+  result.preempted = static_cast<int>(plan.preempted.size());
+  Passes passes = Divide(plan);
+  std::optional<OwnStream::Scope> scope;
+  if (stream_) scope.emplace(*stream_);
+  if (!in_flight_) {
+    turn_ = arbiter_->Acquire(WorkClass::kGeneration);
+    ahead_ = 0;
+  }
+  if (!gpu_) {
+    for (Pass& pass : passes) Run(&pass, &result);
+    turn_.Release();
+    return result;
+  }
+  std::erase_if(passes, [&](Pass& pass) { return !Launch(&pass, &result); });
+  const bool runs_ahead = MayRunAhead(passes);
+  if (in_flight_) Collect(in_flight_.get(), &result);
+  in_flight_ = nullptr;
+  if (runs_ahead) {
+    in_flight_ = std::make_unique<Passes>(std::move(passes));
+    ++ahead_;
+    return result;
+  }
+  Collect(&passes, &result);
+  turn_.Release();
   return result;
 }
 
-void Lane::Forward(const BaseModel& base, absl::Span<const BatchScheduler::Item> items, StepResult* result) {
-  std::vector<ForwardItem> batch;
-  std::vector<Output> outputs;
-  for (const BatchScheduler::Item& item : items) {
-    Task* task = tasks_.at(item.sequence).get();
-    const Sequence& s = task->sequence;
-    const int64_t first = std::max<int64_t>(0, FirstWantedPosition(*task) - s.computed);
-    ForwardItem forward{s.tokens.data() + s.computed, item.tokens, s.computed, &s.pages, task->model->adapter.get(),
-                        std::min(first, item.tokens)};
-    batch.push_back(forward);
-    outputs.push_back({task, item.tokens, s.computed + forward.first_logits, item.tokens - forward.first_logits,
-                       nullptr, base.config.vocab});
+void Lane::Fail(const Pass& pass, const absl::Status& status, StepResult* result) {
+  result->error = status;
+  for (const Output& output : pass.outputs) {
+    if (output.task) result->failed.push_back(output.task);
   }
+}
+
+void Lane::Run(Pass* pass, StepResult* result) {
   at::Tensor logits;
-  absl::Status status = CatchTorch([&] {
-    logits = ForwardBatch(base, batch, &cache_);
+  const absl::Status status = CatchTorch([&] {
+    logits = ForwardBatch(*pass->base, pass->items, &cache_);
     return absl::OkStatus();
   });
-  if (!status.ok()) {
-    result->error = status;
-    for (const Output& output : outputs) result->failed.push_back(output.task);
-    return;
-  }
+  if (!status.ok()) return Fail(*pass, status, result);
   const float* row = logits.const_data_ptr<float>();
-  for (Output& output : outputs) {
+  for (Output& output : pass->outputs) {
     output.task->sequence.computed += output.computed;
     output.logits = row;
     row += output.rows * output.vocab;
     result->outputs.push_back(output);
   }
   result->alive.push_back(std::move(logits));
+}
+
+bool Lane::Launch(Pass* pass, StepResult* result) {
+  const absl::Status status = CatchTorch([&] {
+    pass->step = gpu_->Launch(pass->base, pass->items);
+    return absl::OkStatus();
+  });
+  if (!status.ok()) {
+    Fail(*pass, status, result);
+    return false;
+  }
+  int32_t row = 0;
+  for (const Output& output : pass->outputs) {
+    Task* task = output.task;
+    task->sequence.computed += output.computed;
+    row += static_cast<int32_t>(output.rows);
+    if (task->kind != Task::Kind::kAnswer || !output.ends_input) continue;
+    task->sequence.in_flight = 1;
+    task->sampled_row = row - 1;
+  }
+  return true;
+}
+
+void Lane::Collect(Passes* passes, StepResult* result) {
+  for (Pass& pass : *passes) {
+    const absl::Status status = CatchTorch([&] {
+      pass.step->Wait();
+      return absl::OkStatus();
+    });
+    if (!status.ok()) {
+      Fail(pass, status, result);
+      continue;
+    }
+    const at::Tensor& logits = pass.step->logits();
+    const float* row = logits.defined() ? logits.const_data_ptr<float>() : nullptr;
+    const int32_t* token = pass.step->tokens();
+    for (size_t i = 0; i < pass.outputs.size(); ++i) {
+      Output& output = pass.outputs[i];
+      if (pass.items[i].wants_logits) {
+        output.logits = row;
+        row += output.rows * output.vocab;
+      } else if (output.rows > 0) {
+        output.likeliest = token[output.rows - 1];
+      }
+      token += output.rows;
+      if (!output.task) continue;
+      // A token that came with this step is known from now on.
+      if (output.ends_input) output.task->sequence.in_flight = 0;
+      result->outputs.push_back(output);
+    }
+    result->alive.push_back(logits);
+  }
 }
 
 }  // namespace attune

@@ -9,9 +9,11 @@
 #include "absl/types/span.h"
 #include "server/device/arbiter.h"
 #include "server/engine/batch_scheduler.h"
+#include "server/engine/gpu_runner.h"
 #include "server/engine/kv_pages.h"
 #include "server/engine/model_runner.h"
 #include "server/engine/request.h"
+#include "server/model/own_stream.h"
 
 namespace attune {
 
@@ -33,17 +35,19 @@ class Lane {
   void AddFork(const Task& parent, std::unique_ptr<Task> child);
   void Remove(Task* task);
   std::vector<Task*> tasks() const;
-  bool empty() const { return tasks_.empty(); }
+  bool empty() const { return tasks_.empty() && !in_flight_; }
 
   // A task with the logits of its last tokens: rows of `vocab` floats, valid until
   // the next step. Row i is what follows the token at `first_position` + i.
   struct Output {
-    Task* task;
+    Task* task;        // null once it has been removed
     int64_t computed;  // tokens, in this step
     int64_t first_position;
     int64_t rows;
-    const float* logits;
+    const float* logits;  // null if the task only asked for the likeliest token
     int64_t vocab;
+    bool ends_input = false;  // nothing of the sequence was left to compute
+    int32_t likeliest = -1;   // after the last row, where the device has chosen
   };
   struct StepResult {
     std::vector<Output> outputs;
@@ -54,7 +58,8 @@ class Lane {
     absl::Status error;
   };
   // One step under one turn on the device: a forward pass for each base model that
-  // has sequences in it.
+  // has sequences in it. On a GPU the next step may be launched before the last one's results
+  // are waited for: then these are what is returned, and the turn is kept.
   StepResult Step();
 
   const KvPages& pages() const { return pages_; }
@@ -62,8 +67,28 @@ class Lane {
   int64_t waiting() const { return scheduler_.waiting(); }
 
  private:
+  // A forward pass of one base model.
+  struct Pass {
+    std::shared_ptr<const BaseModel> base;
+    std::vector<ForwardItem> items;
+    std::vector<Output> outputs;
+    std::unique_ptr<GpuRunner::Step> step;  // on a GpuRunner
+  };
+  using Passes = std::vector<Pass>;
+
   Lane(const BaseModel& base, const EngineOptions& options, Arbiter* arbiter);
-  void Forward(const BaseModel& base, absl::Span<const BatchScheduler::Item> items, StepResult* result);
+  absl::Status MakeTensors(const BaseModel& base, const EngineOptions& options);
+  Passes Divide(const BatchScheduler::Plan& plan) const;
+  ForwardItem ItemFor(const Task& task, int64_t tokens) const;
+  static bool WantsLogits(const Task& task);
+  // Computes a pass and files its outputs.
+  void Run(Pass* pass, StepResult* result);
+  // Sends a pass to the device; false if that failed, which is filed.
+  bool Launch(Pass* pass, StepResult* result);
+  // Waits for launched passes and files their outputs.
+  void Collect(Passes* passes, StepResult* result);
+  static void Fail(const Pass& pass, const absl::Status& status, StepResult* result);
+  bool MayRunAhead(const Passes& passes) const;
 
   const ModelConfig config_;
   const ComputeTarget target_;
@@ -72,6 +97,11 @@ class Lane {
   KvPages pages_;
   BatchScheduler scheduler_;
   KvCache cache_;
+  std::unique_ptr<OwnStream> stream_;  // on a GPU
+  std::unique_ptr<GpuRunner> gpu_;     // null: ForwardBatch serves
+  std::unique_ptr<Passes> in_flight_;  // launched by the last step, not collected
+  Arbiter::Turn turn_;                 // held while something is in flight
+  int64_t ahead_ = 0;                  // steps since the turn was taken
   std::unordered_map<const Sequence*, std::unique_ptr<Task>> tasks_;
 };
 

@@ -20,6 +20,10 @@ struct ForwardItem {
   const std::vector<int32_t>* pages = nullptr;
   const Adapter* adapter = nullptr;   // null: the base model
   int64_t first_logits = 0;           // logits are wanted after tokens first_logits .. count - 1 of the piece
+  // For a GpuRunner alone:
+  uint64_t adapter_uid = 0;           // tells adapters apart
+  int32_t sampled_row = -1;           // >= 0: the one token is what this row of the step before chose
+  bool wants_logits = true;           // else the likeliest token is all that is asked for
 };
 
 // One forward pass of a model over pieces of any sequences, each under its own

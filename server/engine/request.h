@@ -74,6 +74,8 @@ struct Task {
   std::shared_ptr<ScoreState> score;
   int index = 0;  // answer or continuation
   SamplingParams sampling;
+  // On a GPU: where the last step that chose a token for it has it, until the host knows it.
+  int32_t sampled_row = -1;
   absl::Time arrival, started = absl::InfinitePast(), last_token;
   absl::Time deadline = absl::InfiniteFuture();
   bool got_first_token = false;

@@ -2,6 +2,7 @@
 #define ATTUNE_SERVER_ENGINE_SEQUENCE_H_
 
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 namespace attune {
@@ -10,12 +11,21 @@ namespace attune {
 struct Sequence {
   // Virtual token i of a soft prompt is -1 - i; then the prompt; then what was generated.
   std::vector<int32_t> tokens;
-  // Tokens whose keys and values are cached, from the first on.
+  // Tokens whose keys and values are cached, from the first on, or will be after the steps on
+  // their way.
   int64_t computed = 0;
+  // Tokens that steps on their way will add, chosen on the device: 0 or 1.
+  int64_t in_flight = 0;
+  // It ends at so many tokens at the latest, and the last one is never computed.
+  int64_t most_tokens = std::numeric_limits<int64_t>::max();
   // Pages that hold them, in order.
   std::vector<int32_t> pages;
 
-  int64_t remaining() const { return static_cast<int64_t>(tokens.size()) - computed; }
+  int64_t remaining() const { return static_cast<int64_t>(tokens.size()) + in_flight - computed; }
+  // Whether all that it will ever need is computed or on its way.
+  bool is_ending() const {
+    return in_flight > 0 && static_cast<int64_t>(tokens.size()) + in_flight >= most_tokens;
+  }
 };
 
 }  // namespace attune

@@ -1,0 +1,437 @@
+#include "server/engine/gpu_runner.h"
+
+#include <ATen/ATen.h>
+#include <ATen/cuda/CUDAContext.h>
+#include <ATen/cuda/CUDAEvent.h>
+#include <ATen/cuda/CUDAGraph.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <utility>
+
+#include "server/model/kernels/cuda_dispatch.h"
+#include "server/model/kernels/matmul.h"
+#include "server/model/torch_target.h"
+
+namespace attune {
+namespace {
+
+using at::Tensor;
+
+// Adapters whose entries are kept on the device; their weights are the residency's matter.
+constexpr int64_t kSlots = 256;
+// Steps whose inputs may be on their way at once.
+constexpr int64_t kRing = 4;
+// Rows of logits that exist at a time.
+constexpr int64_t kHeadRows = 256;
+
+cuda::RopeShape RopeShapeOf(const ModelConfig& c) { return {c.heads, c.kv_heads, c.head_dim}; }
+
+// Few sizes, none of them much larger than the one before.
+int64_t BucketRows(int64_t rows) {
+  for (int64_t size : {1, 2, 4}) {
+    if (rows <= size) return size;
+  }
+  const int64_t step = rows <= 64 ? 8 : rows <= 256 ? 16 : 64;
+  return (rows + step - 1) / step * step;
+}
+
+int64_t BucketRanks(int64_t rank) {
+  int64_t bucket = 8;
+  while (bucket < rank) bucket *= 2;
+  return rank == 0 ? 0 : bucket;
+}
+
+int64_t RankOf(const LoraAdapter& lora) {
+  int64_t rank = 0;
+  for (const auto& layer : lora.layers) {
+    for (const LoraModule& module : layer) {
+      if (module.defined()) rank = std::max(rank, module.a_RI.size(0));
+    }
+  }
+  return rank;
+}
+
+cuda::LoraTarget TargetOf(const ModelConfig& config, int64_t layer, Linear which) {
+  cuda::LoraTarget target;
+  for (int p = 0; p < kProjections; ++p) {
+    const ProjectionSlice slice = SliceOf(config, static_cast<Projection>(p));
+    if (slice.linear != which) continue;
+    target.entry[target.count] = static_cast<int32_t>(layer * kProjections + p);
+    target.first_column[target.count] = static_cast<int32_t>(slice.row);
+    target.columns[target.count++] = static_cast<int32_t>(slice.rows);
+  }
+  return target;
+}
+
+}  // namespace
+
+struct GpuRunner::Buffers {
+  Buffers(const ModelConfig& c, int64_t sequences, int64_t tokens, int64_t tiles, at::Device device) {
+    const at::TensorOptions bf16 = at::TensorOptions(at::kBFloat16).device(device);
+    auto rows = [&](int64_t count, int64_t width) { return at::zeros({count, width}, bf16); };
+    x = rows(tokens, c.hidden);
+    delta = rows(tokens, c.hidden);
+    normed = rows(tokens, c.hidden);
+    qkv = rows(tokens, c.qkv_size());
+    attended = rows(tokens, c.q_size());
+    gate_up = rows(tokens, 2 * c.intermediate);
+    inner = rows(tokens, c.intermediate);
+    head_in = rows(std::max(kHeadRows, sequences), c.hidden);
+    logits = rows(std::max(kHeadRows, sequences), c.vocab);
+    parts = rows(tiles, c.q_size());
+    part_sums = at::zeros({tiles, c.heads}, bf16.dtype(at::kFloat));
+    inverse_rms = at::zeros({tokens}, bf16.dtype(at::kFloat));
+  }
+  Tensor x, delta, normed, qkv, attended, gate_up, inner, head_in, logits;
+  Tensor parts, part_sums;  // of attention whose keys are cut
+  Tensor inverse_rms;
+  Tensor lora_u;            // of the grouped kernels; as wide as the ranks so far need
+  Tensor inputs;            // int32, on the device
+  struct Host {
+    Tensor values;             // int32, pinned
+    at::cuda::CUDAEvent read;  // by the device
+  };
+  std::array<Host, kRing> hosts;
+};
+
+struct GpuRunner::Model {
+  std::weak_ptr<const BaseModel> base;
+  const BaseModel* weights = nullptr;
+  Tensor sampled;  // int32: the likeliest token after each wanted row of its last step
+  struct Graph {
+    bool was_run = false;
+    std::unique_ptr<at::cuda::CUDAGraph> graph;
+  };
+  std::map<GraphKey, Graph> graphs;
+};
+
+// A step's sizes, and where its lists are.
+struct GpuRunner::Batch {
+  StepInputs inputs;
+  int64_t rows = 0;     // with padding
+  int64_t singles = 0;  // rows of single tokens, with padding; they come first
+  int64_t wanted = 0;
+  int64_t ranks = 0;    // of the grouped kernels; 0: nobody has a LoRA
+  bool is_decode = false;
+  // Of the pieces that are longer than one token.
+  struct LoraRows {
+    const LoraAdapter* lora;
+    int64_t first, count;
+  };
+  std::vector<LoraRows> loras;
+  struct PromptRows {
+    const SoftPrompt* prompt;
+    int64_t row, first, count;
+  };
+  std::vector<PromptRows> prompts;
+};
+
+struct GpuRunner::Step::State {
+  at::cuda::CUDAEvent done;
+  Tensor tokens, logits;
+};
+
+GpuRunner::Step::Step(std::unique_ptr<State> state) : state_(std::move(state)) {}
+GpuRunner::Step::~Step() = default;
+void GpuRunner::Step::Wait() { state_->done.synchronize(); }
+const int32_t* GpuRunner::Step::tokens() const { return state_->tokens.const_data_ptr<int32_t>(); }
+const Tensor& GpuRunner::Step::logits() const { return state_->logits; }
+
+bool GpuRunner::Serves(const BaseModel& base) {
+  return base.target.device == ComputeTarget::Device::kCuda && base.target.type == ComputeTarget::Type::kBfloat16 &&
+         base.format == WeightFormat::kDense && cuda::Available() &&
+         cuda::PagedAttentionTakes(RopeShapeOf(base.config)) && base.config.heads / base.config.kv_heads <= 16;
+}
+
+int64_t GpuRunner::Bytes(const BaseModel& base, int64_t max_sequences, int64_t max_tokens) {
+  const ModelConfig& c = base.config;
+  const int64_t row = 3 * c.hidden + c.qkv_size() + c.q_size() + 3 * c.intermediate + 2;
+  return 2 * (max_tokens * row + std::max(kHeadRows, max_sequences) * (c.hidden + c.vocab));
+}
+
+GpuRunner::GpuRunner(const BaseModel& like, KvCache* cache, int64_t max_sequences, int64_t max_tokens)
+    : config_(like.config),
+      cache_(cache),
+      max_sequences_(BucketRows(max_sequences)),
+      max_tokens_(std::max(max_tokens, max_sequences_)),
+      processors_(at::cuda::getCurrentDeviceProperties()->multiProcessorCount),
+      buffers_(std::make_unique<Buffers>(like.config, max_sequences_, max_tokens_,
+                                         TilesFor(max_sequences_, like.config.kv_heads, processors_),
+                                         DeviceOf(like.target))),
+      slots_(kSlots, like.config.layers, DeviceOf(like.target)) {}
+
+GpuRunner::~GpuRunner() = default;
+
+GpuRunner::Model& GpuRunner::ModelFor(const std::shared_ptr<const BaseModel>& base) {
+  std::erase_if(models_, [](const auto& entry) { return entry.second->base.expired(); });
+  std::unique_ptr<Model>& model = models_[base.get()];
+  if (!model) {
+    model = std::make_unique<Model>();
+    model->base = base;
+    model->weights = base.get();
+    model->sampled = at::zeros({max_tokens_}, at::TensorOptions(at::kInt).device(DeviceOf(base->target)));
+  }
+  return *model;
+}
+
+GpuRunner::Batch GpuRunner::MakeBatch(const std::vector<ForwardItem>& items) {
+  Batch batch;
+  std::vector<StepSegment> segments;
+  int64_t row = 0, rank = 0;
+  batch.is_decode = true;
+  slots_.BeginStep();
+  for (const ForwardItem& item : items) {
+    StepSegment segment{item.tokens, item.sampled_row, item.count, item.context, item.pages, -1, item.first_logits};
+    const LoraAdapter* lora = item.adapter ? item.adapter->lora.get() : nullptr;
+    if (lora && item.count == 1) {
+      segment.adapter_slot = slots_.SlotOf(*lora, item.adapter_uid);
+      TORCH_CHECK(segment.adapter_slot >= 0, "more than ", kSlots, " adapters in one step");
+      rank = std::max(rank, RankOf(*lora));
+    } else if (lora) {
+      batch.loras.push_back({lora, row, item.count});
+    }
+    int64_t prompt = 0;
+    while (item.sampled_row < 0 && prompt < item.count && item.tokens[prompt] < 0) ++prompt;
+    if (prompt > 0) batch.prompts.push_back({item.adapter->soft_prompt.get(), row, -1 - item.tokens[0], prompt});
+    batch.is_decode = batch.is_decode && item.count == 1 && item.first_logits == 0 && prompt == 0;
+    batch.singles += item.count == 1;
+    batch.wanted += item.count - std::min(item.count, item.first_logits);
+    row += item.count;
+    segments.push_back(segment);
+  }
+  batch.ranks = BucketRanks(rank);
+  const int64_t group = config_.heads / config_.kv_heads;
+  if (batch.is_decode) {
+    const int64_t rows = BucketRows(row), tiles = TilesFor(rows, config_.kv_heads, processors_);
+    const StepRoom room{rows, 0, {rows, rows, tiles}, {}};
+    batch.inputs = MakeStepInputs(segments, cache_->page_tokens, group, tiles, &room);
+    batch.rows = batch.singles = rows;
+  } else {
+    const int64_t tiles = TilesFor(batch.singles, config_.kv_heads, processors_);
+    batch.inputs = MakeStepInputs(segments, cache_->page_tokens, group, tiles);
+    batch.rows = row;
+  }
+  if (batch.ranks > 0 && (!buffers_->lora_u.defined() || buffers_->lora_u.size(1) < 3 * batch.ranks)) {
+    buffers_->lora_u = at::zeros({max_sequences_, 3 * batch.ranks}, buffers_->part_sums.options());
+    for (auto& [base, model] : models_) model->graphs.clear();  // they have the old one's address
+  }
+  return batch;
+}
+
+void GpuRunner::Upload(const StepInputs& inputs) {
+  Buffers::Host& host = buffers_->hosts[steps_++ % kRing];
+  const int64_t count = static_cast<int64_t>(inputs.values.size());
+  if (!buffers_->inputs.defined() || buffers_->inputs.numel() < count) {
+    buffers_->inputs = at::zeros({2 * count + (1 << 16)}, at::TensorOptions(at::kInt).device(buffers_->x.device()));
+    for (auto& [base, model] : models_) model->graphs.clear();
+  }
+  host.read.synchronize();
+  if (!host.values.defined() || host.values.numel() < count) {
+    host.values = at::empty({2 * count + (1 << 16)}, at::TensorOptions(at::kInt).pinned_memory(true));
+  }
+  std::copy(inputs.values.begin(), inputs.values.end(), host.values.mutable_data_ptr<int32_t>());
+  buffers_->inputs.narrow(0, 0, count).copy_(host.values.narrow(0, 0, count), /*non_blocking=*/true);
+  host.read.record();
+}
+
+const int32_t* GpuRunner::Input(int64_t offset) const { return buffers_->inputs.const_data_ptr<int32_t>() + offset; }
+
+void GpuRunner::Product(const Model& model, const Batch& batch, int64_t layer, Linear which, const Tensor& x,
+                        const Tensor& y) {
+  MatMul(x, As::kIs, model.weights->weights.layers[layer].linear[static_cast<int>(which)], As::kTransposed, 1, 0, y);
+  const cuda::Stream stream = CurrentCudaStream();
+  if (batch.ranks > 0) {
+    const cuda::LoraTarget target = TargetOf(config_, layer, which);
+    const auto* entries = static_cast<const cuda::LoraEntry*>(slots_.table().const_data_ptr());
+    const int32_t* slots = Input(batch.inputs.offsets.adapters);
+    float* u = buffers_->lora_u.mutable_data_ptr<float>();
+    cuda::LoraShrink(x.const_data_ptr(), x.stride(0), entries, slots_.entries_per_slot(), slots, target, u, batch.ranks,
+                     batch.singles, x.size(1), stream);
+    cuda::LoraExpand(u, entries, slots_.entries_per_slot(), slots, target, y.mutable_data_ptr(), y.stride(0),
+                     batch.ranks, batch.singles, stream);
+  }
+  for (const Batch::LoraRows& rows : batch.loras) {
+    for (int p = 0; p < kProjections; ++p) {
+      const LoraModule& module = rows.lora->layers[layer][p];
+      const ProjectionSlice slice = SliceOf(config_, static_cast<Projection>(p));
+      if (slice.linear != which || !module.defined()) continue;
+      const Tensor u = MatMul(x.narrow(0, rows.first, rows.count), As::kIs, module.a_RI, As::kTransposed);
+      MatMul(u, As::kIs, module.b_OR, As::kTransposed, module.scale, 1,
+             y.narrow(0, rows.first, rows.count).narrow(1, slice.row, slice.rows));
+    }
+  }
+}
+
+void GpuRunner::Attend(const Model& model, const Batch& batch, int64_t layer) {
+  const Buffers& b = *buffers_;
+  const StepOffsets& o = batch.inputs.offsets;
+  const cuda::Stream stream = CurrentCudaStream();
+  const Tensor &keys = cache_->keys[layer], &values = cache_->values[layer];
+  const BaseModel& base = *model.weights;
+  cuda::RopeAndCache(b.qkv.mutable_data_ptr(), b.qkv.stride(0), base.rope_cos_PH.const_data_ptr<float>(),
+                     base.rope_sin_PH.const_data_ptr<float>(), Input(o.positions), Input(o.slots),
+                     keys.mutable_data_ptr(), values.mutable_data_ptr(), batch.rows, RopeShapeOf(config_), stream);
+  auto attend = [&](const AttentionRoom& room, const AttentionOffsets& at, int tile_rows, int64_t first, bool is_split) {
+    cuda::PagedAttentionCall call;
+    call.shape = RopeShapeOf(config_);
+    call.page_tokens = cache_->page_tokens;
+    call.row_stride = b.qkv.stride(0);
+    call.scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
+    call.q = b.qkv.narrow(0, first, room.rows).const_data_ptr();
+    call.out = b.attended.narrow(0, first, room.rows).mutable_data_ptr();
+    call.keys = keys.const_data_ptr();
+    call.values = values.const_data_ptr();
+    if (is_split) {
+      call.partial_out = b.parts.mutable_data_ptr();
+      call.partial_sums = b.part_sums.mutable_data_ptr<float>();
+    }
+    call.plan = {room.segments,         room.rows,
+                 room.tiles,            tile_rows,
+                 Input(at.query_starts), Input(at.page_starts),
+                 Input(o.pages),        Input(at.last_page_tokens),
+                 Input(at.tile_segments), Input(at.tile_queries),
+                 Input(at.tile_chunks), reinterpret_cast<const uint8_t*>(Input(at.tile_used)),
+                 Input(at.row_parts),   Input(at.out_starts),
+                 Input(at.chunk_tokens), Input(at.rows_used)};
+    cuda::PagedAttention(call, stream);
+  };
+  const StepRoom& room = batch.inputs.room;
+  const bool is_split = batch.is_decode ? room.singles.tiles > room.singles.segments : batch.inputs.is_split;
+  if (room.singles.segments > 0) attend(room.singles, o.singles, batch.inputs.tile_rows_singles, 0, is_split);
+  if (room.longer.segments > 0) {
+    attend(room.longer, o.longer, batch.inputs.tile_rows_longer, room.singles.rows, false);
+  }
+}
+
+namespace {
+
+Tensor Rows(const Tensor& buffer, int64_t rows) { return buffer.narrow(0, 0, rows); }
+
+}  // namespace
+
+void GpuRunner::Layer(const Model& model, const Batch& batch, int64_t layer) {
+  const Buffers& b = *buffers_;
+  const DecoderWeights& weights = model.weights->weights;
+  const cuda::Stream stream = CurrentCudaStream();
+  const int64_t rows = batch.rows;
+  // x += delta, and its norm: the next product's input.
+  auto add_and_norm = [&](const Tensor& weight) {
+    cuda::RmsNormForward(cuda::Type::kBfloat16, b.x.const_data_ptr(), b.delta.const_data_ptr(), weight.const_data_ptr(),
+                         config_.rms_epsilon, b.x.mutable_data_ptr(), b.normed.mutable_data_ptr(),
+                         b.inverse_rms.mutable_data_ptr<float>(), rows, config_.hidden, stream);
+  };
+  Product(model, batch, layer, Linear::kQkv, Rows(b.normed, rows), Rows(b.qkv, rows));
+  Attend(model, batch, layer);
+  Product(model, batch, layer, Linear::kO, Rows(b.attended, rows), Rows(b.delta, rows));
+  add_and_norm(weights.layers[layer].ffn_norm_D);
+  Product(model, batch, layer, Linear::kGateUp, Rows(b.normed, rows), Rows(b.gate_up, rows));
+  cuda::SwiGluForward(cuda::Type::kBfloat16, b.gate_up.const_data_ptr(), b.inner.mutable_data_ptr(), rows,
+                      config_.intermediate, stream);
+  Product(model, batch, layer, Linear::kDown, Rows(b.inner, rows), Rows(b.delta, rows));
+  add_and_norm(layer + 1 < config_.layers ? weights.layers[layer + 1].attention_norm_D : weights.final_norm_D);
+}
+
+void GpuRunner::Forward(Model* model, const Batch& batch) {
+  const Buffers& b = *buffers_;
+  const DecoderWeights& weights = model->weights->weights;
+  const cuda::Stream stream = CurrentCudaStream();
+  cuda::EmbedTokens(weights.embedding_VD.const_data_ptr(), Input(batch.inputs.offsets.tokens),
+                    model->sampled.const_data_ptr<int32_t>(), b.x.mutable_data_ptr(), batch.rows, config_.hidden, stream);
+  for (const Batch::PromptRows& rows : batch.prompts) {
+    b.x.narrow(0, rows.row, rows.count).copy_(rows.prompt->embeddings_ND.narrow(0, rows.first, rows.count));
+  }
+  cuda::RmsNormForward(cuda::Type::kBfloat16, b.x.const_data_ptr(), nullptr,
+                       weights.layers[0].attention_norm_D.const_data_ptr(), config_.rms_epsilon, nullptr,
+                       b.normed.mutable_data_ptr(), b.inverse_rms.mutable_data_ptr<float>(), batch.rows, config_.hidden,
+                       stream);
+  for (int64_t layer = 0; layer < config_.layers; ++layer) Layer(*model, batch, layer);
+  if (!batch.is_decode) return;
+  // Every row is wanted.
+  const Tensor logits = Rows(b.logits, batch.rows);
+  MatMul(Rows(b.normed, batch.rows), As::kIs, weights.head_VD, As::kTransposed, 1, 0, logits);
+  cuda::Argmax(logits.const_data_ptr(), model->sampled.mutable_data_ptr<int32_t>(), batch.rows, config_.vocab, stream);
+}
+
+void GpuRunner::Replay(Model* model, const Batch& batch) {
+  Model::Graph& graph = model->graphs[{batch.rows, batch.ranks}];
+  // Once without: what is made on first use is made outside the capture.
+  if (!std::exchange(graph.was_run, true)) return Forward(model, batch);
+  if (!graph.graph) {
+    auto captured = std::make_unique<at::cuda::CUDAGraph>();
+    captured->capture_begin({0, 0}, cudaStreamCaptureModeRelaxed);
+    try {
+      Forward(model, batch);
+    } catch (...) {
+      try {
+        captured->capture_end();  // the stream must leave its capture, whatever that is worth
+      } catch (...) {
+      }
+      throw;
+    }
+    captured->capture_end();
+    graph.graph = std::move(captured);
+  }
+  graph.graph->replay();
+}
+
+// Logits of the wanted rows: chosen from on the device, and copied out for items that want them.
+void GpuRunner::Head(Model* model, const Batch& batch, const std::vector<ForwardItem>* items, Step::State* step) {
+  const Buffers& b = *buffers_;
+  const cuda::Stream stream = CurrentCudaStream();
+  std::vector<int64_t> asked;  // among the wanted rows
+  int64_t wanted = 0;
+  for (const ForwardItem& item : *items) {
+    for (int64_t i = std::min(item.first_logits, item.count); i < item.count; ++i, ++wanted) {
+      if (item.wants_logits) asked.push_back(wanted);
+    }
+  }
+  if (!asked.empty()) {
+    step->logits = at::empty({static_cast<int64_t>(asked.size()), config_.vocab},
+                             at::TensorOptions(at::kFloat).pinned_memory(true));
+  }
+  size_t next = 0;
+  auto copy_asked = [&](int64_t begin, int64_t count) {
+    const size_t first = next;
+    std::vector<int64_t> rows;
+    while (next < asked.size() && asked[next] < begin + count) rows.push_back(asked[next++] - begin);
+    if (rows.empty()) return;
+    const Tensor index = at::tensor(rows, at::kLong).to(b.logits.device());
+    step->logits.narrow(0, first, rows.size())
+        .copy_(b.logits.index_select(0, index).to(at::kFloat), /*non_blocking=*/true);
+  };
+  if (batch.is_decode) return copy_asked(0, batch.rows);
+  const int64_t* rows = reinterpret_cast<const int64_t*>(Input(batch.inputs.offsets.wanted_rows));
+  for (int64_t begin = 0; begin < batch.wanted; begin += b.logits.size(0)) {
+    const int64_t count = std::min(b.logits.size(0), batch.wanted - begin);
+    cuda::TakeRows(cuda::Type::kBfloat16, b.normed.const_data_ptr(), rows + begin, b.head_in.mutable_data_ptr(), count,
+                   config_.hidden, stream);
+    MatMul(Rows(b.head_in, count), As::kIs, model->weights->weights.head_VD, As::kTransposed, 1, 0,
+           Rows(b.logits, count));
+    cuda::Argmax(b.logits.const_data_ptr(), model->sampled.mutable_data_ptr<int32_t>() + begin, count, config_.vocab,
+                 stream);
+    copy_asked(begin, count);
+  }
+}
+
+std::unique_ptr<GpuRunner::Step> GpuRunner::Launch(const std::shared_ptr<const BaseModel>& base,
+                                                   const std::vector<ForwardItem>& items) {
+  at::NoGradGuard no_grad;
+  Model& model = ModelFor(base);
+  const Batch batch = MakeBatch(items);
+  Upload(batch.inputs);
+  auto step = std::make_unique<Step::State>();
+  if (batch.is_decode) {
+    Replay(&model, batch);
+  } else {
+    Forward(&model, batch);
+  }
+  Head(&model, batch, &items, step.get());
+  step->tokens = at::empty({batch.wanted}, at::TensorOptions(at::kInt).pinned_memory(true));
+  step->tokens.copy_(model.sampled.narrow(0, 0, batch.wanted), /*non_blocking=*/true);
+  step->done.record();
+  return std::unique_ptr<Step>(new Step(std::move(step)));
+}
+
+}  // namespace attune

@@ -1,0 +1,88 @@
+#ifndef ATTUNE_SERVER_ENGINE_GPU_RUNNER_H_
+#define ATTUNE_SERVER_ENGINE_GPU_RUNNER_H_
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "server/engine/adapter_slots.h"
+#include "server/engine/model_runner.h"
+#include "server/engine/step_inputs.h"
+
+namespace attune {
+
+// Forward passes of the engine on a GPU in bf16, over the hand-written kernels and
+// FlashInfer's attention. A step that only adds one token to each sequence is replayed as a
+// CUDA graph, one for each of a few numbers of sequences; all that differs between two steps
+// goes to the device in one copy. Each wanted row's likeliest token is chosen on the device,
+// where the next step may read it before the host knows it. Buffers are made once: nothing is
+// allocated from step to step but logits that the host asked for. Launches on the calling
+// thread's stream, which must always be the same and not the default one. Throws what libtorch throws. Not
+// thread-safe.
+class GpuRunner {
+ public:
+  // Whether it takes models of this kind; model_runner.h's ForwardBatch serves the others.
+  static bool Serves(const BaseModel& base);
+  // Device memory that it takes for models of this shape.
+  static int64_t Bytes(const BaseModel& base, int64_t max_sequences, int64_t max_tokens);
+
+  // For models of the shape of `like`; `cache` must outlive this.
+  GpuRunner(const BaseModel& like, KvCache* cache, int64_t max_sequences, int64_t max_tokens);
+  ~GpuRunner();
+
+  // A step on its way.
+  class Step {
+   public:
+    ~Step();
+    // Blocks until the device has done it.
+    void Wait();
+    // After Wait: the likeliest token after each wanted token, in item order.
+    const int32_t* tokens() const;
+    // fp32 on the CPU, a row for each wanted token of the items that wanted logits.
+    const at::Tensor& logits() const;
+
+   private:
+    friend class GpuRunner;
+    struct State;
+    explicit Step(std::unique_ptr<State> state);
+    std::unique_ptr<State> state_;
+  };
+  // REQUIRES: pieces of one token come first.
+  std::unique_ptr<Step> Launch(const std::shared_ptr<const BaseModel>& base, const std::vector<ForwardItem>& items);
+
+ private:
+  struct Buffers;
+  struct Model;
+  struct Batch;
+  struct GraphKey {
+    int64_t rows = 0, ranks = 0;
+    auto operator<=>(const GraphKey&) const = default;
+  };
+
+  Model& ModelFor(const std::shared_ptr<const BaseModel>& base);
+  Batch MakeBatch(const std::vector<ForwardItem>& items);
+  void Upload(const StepInputs& inputs);
+  void Forward(Model* model, const Batch& batch);
+  void Layer(const Model& model, const Batch& batch, int64_t layer);
+  void Product(const Model& model, const Batch& batch, int64_t layer, Linear which, const at::Tensor& x,
+               const at::Tensor& y);
+  void Attend(const Model& model, const Batch& batch, int64_t layer);
+  void Head(Model* model, const Batch& batch, const std::vector<ForwardItem>* items, Step::State* step);
+  void Replay(Model* model, const Batch& batch);
+  const int32_t* Input(int64_t offset) const;
+
+  const ModelConfig config_;
+  KvCache* const cache_;
+  const int64_t max_sequences_, max_tokens_, processors_;
+  std::unique_ptr<Buffers> buffers_;
+  AdapterSlots slots_;
+  std::map<const BaseModel*, std::unique_ptr<Model>> models_;
+  int64_t steps_ = 0;
+};
+
+}  // namespace attune
+
+#endif  // ATTUNE_SERVER_ENGINE_GPU_RUNNER_H_

@@ -1,0 +1,143 @@
+#include "server/engine/step_inputs.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+namespace attune {
+namespace {
+
+// Takes places in the vector one behind the other.
+struct Places {
+  int64_t next = 0;
+  int64_t Take(int64_t count) {
+    const int64_t at = next;
+    next += (count + 3) / 4 * 4;  // each list on 16 bytes
+    return at;
+  }
+};
+
+AttentionOffsets Take(const AttentionRoom& room, Places* places) {
+  AttentionOffsets o;
+  o.query_starts = places->Take(room.segments + 1);
+  o.page_starts = places->Take(room.segments + 1);
+  o.last_page_tokens = places->Take(room.segments);
+  o.tile_segments = places->Take(room.tiles);
+  o.tile_queries = places->Take(room.tiles);
+  o.tile_chunks = places->Take(room.tiles);
+  o.tile_used = places->Take((room.tiles + 3) / 4);
+  o.row_parts = places->Take(room.rows + 1);
+  o.out_starts = places->Take(room.segments + 1);
+  o.chunk_tokens = places->Take(1);
+  o.rows_used = places->Take(1);
+  return o;
+}
+
+int32_t SlotOf(const StepSegment& segment, int64_t position, int64_t page_tokens) {
+  return static_cast<int32_t>((*segment.pages)[position / page_tokens] * page_tokens + position % page_tokens);
+}
+
+void FillRows(const std::vector<StepSegment>& segments, int64_t page_tokens, StepInputs* in) {
+  int32_t* v = in->values.data();
+  const StepOffsets& o = in->offsets;
+  int64_t row = 0, wanted = 0;
+  for (const StepSegment& s : segments) {
+    for (int64_t i = 0; i < s.count; ++i, ++row) {
+      v[o.tokens + row] = s.sampled_row >= 0 ? -1 - s.sampled_row : std::max(s.tokens[i], 0);
+      v[o.positions + row] = static_cast<int32_t>(s.context + i);
+      v[o.slots + row] = SlotOf(s, s.context + i, page_tokens);
+      v[o.adapters + row] = s.adapter_slot;
+      if (i < s.first_wanted) continue;
+      const int64_t at = row;
+      std::memcpy(v + o.wanted_rows + 2 * wanted++, &at, sizeof(at));
+    }
+  }
+  for (; row < in->room.rows; ++row) v[o.slots + row] = v[o.adapters + row] = -1;
+}
+
+// The list, its last value again in the places that are left.
+void Copy(const std::vector<int32_t>& from, int64_t room, int32_t* to) {
+  std::copy(from.begin(), from.end(), to);
+  if (!from.empty()) std::fill(to + from.size(), to + room, from.back());
+}
+
+void FillAttention(const StepSegment* begin, const StepSegment* end, int64_t page_tokens, const AttentionTiles& tiles,
+                   const AttentionRoom& room, const AttentionOffsets& o, StepInputs* in) {
+  std::vector<int32_t> queries = {0}, page_starts = {static_cast<int32_t>(in->values.size() - in->offsets.pages)}, last;
+  for (const StepSegment* s = begin; s < end; ++s) {
+    const int64_t keys = s->context + s->count, pages = (keys + page_tokens - 1) / page_tokens;
+    queries.push_back(queries.back() + static_cast<int32_t>(s->count));
+    in->values.insert(in->values.end(), s->pages->begin(), s->pages->begin() + pages);
+    page_starts.push_back(page_starts.back() + static_cast<int32_t>(pages));
+    last.push_back(static_cast<int32_t>(keys - (pages - 1) * page_tokens));
+  }
+  int32_t* v = in->values.data();
+  Copy(queries, room.segments + 1, v + o.query_starts);
+  Copy(page_starts, room.segments + 1, v + o.page_starts);
+  Copy(last, room.segments, v + o.last_page_tokens);
+  Copy(tiles.segments, room.tiles, v + o.tile_segments);
+  Copy(tiles.queries, room.tiles, v + o.tile_queries);
+  Copy(tiles.chunks, room.tiles, v + o.tile_chunks);
+  Copy(tiles.row_parts, room.rows + 1, v + o.row_parts);
+  Copy(tiles.out_starts, room.segments + 1, v + o.out_starts);
+  auto* used = reinterpret_cast<uint8_t*>(v + o.tile_used);
+  std::fill(used, used + tiles.segments.size(), 1);
+  std::fill(used + tiles.segments.size(), used + room.tiles, 0);
+  v[o.chunk_tokens] = tiles.chunk_tokens;
+  v[o.rows_used] = queries.back();
+}
+
+std::vector<AttentionWork> WorkOf(const StepSegment* begin, const StepSegment* end) {
+  std::vector<AttentionWork> work;
+  for (const StepSegment* s = begin; s < end; ++s) work.push_back({s->count, s->context + s->count});
+  return work;
+}
+
+}  // namespace
+
+StepOffsets OffsetsFor(const StepRoom& room) {
+  Places places;
+  StepOffsets o;
+  o.tokens = places.Take(room.rows);
+  o.positions = places.Take(room.rows);
+  o.slots = places.Take(room.rows);
+  o.adapters = places.Take(room.rows);
+  o.wanted_rows = places.Take(2 * room.wanted);
+  o.singles = Take(room.singles, &places);
+  o.longer = Take(room.longer, &places);
+  o.pages = places.next;
+  return o;
+}
+
+StepInputs MakeStepInputs(const std::vector<StepSegment>& segments, int64_t page_tokens, int64_t group,
+                          int64_t tiles_for_singles, const StepRoom* room) {
+  StepInputs in;
+  const StepSegment *begin = segments.data(), *end = begin + segments.size();
+  const StepSegment* middle = std::find_if(begin, end, [](const StepSegment& s) { return s.count != 1; });
+  const std::vector<AttentionWork> singles = WorkOf(begin, middle), longer = WorkOf(middle, end);
+  in.tile_rows_singles = ChooseTileRows(singles, group);
+  in.tile_rows_longer = ChooseTileRows(longer, group);
+  const AttentionTiles single_tiles = CutAttention(singles, group, in.tile_rows_singles, tiles_for_singles);
+  // Long segments have tiles enough: their keys stay together.
+  const AttentionTiles longer_tiles = CutAttention(longer, group, in.tile_rows_longer, 0);
+  in.is_split = single_tiles.is_split;
+  if (room) {
+    in.room = *room;
+  } else {
+    for (const StepSegment& s : segments) {
+      in.room.rows += s.count;
+      in.room.wanted += s.count - std::min(s.count, s.first_wanted);
+    }
+    in.room.singles = {middle - begin, middle - begin, static_cast<int64_t>(single_tiles.segments.size())};
+    in.room.longer = {end - middle, in.room.rows - in.room.singles.rows,
+                      static_cast<int64_t>(longer_tiles.segments.size())};
+  }
+  in.offsets = OffsetsFor(in.room);
+  in.values.assign(in.offsets.pages, 0);
+  FillRows(segments, page_tokens, &in);
+  FillAttention(begin, middle, page_tokens, single_tiles, in.room.singles, in.offsets.singles, &in);
+  FillAttention(middle, end, page_tokens, longer_tiles, in.room.longer, in.offsets.longer, &in);
+  return in;
+}
+
+}  // namespace attune

@@ -1,0 +1,79 @@
+#!/usr/bin/env python3
+"""Attune's generation against transformers (+ PEFT), in one run, on models with random weights.
+
+    tests/bench/run_serve.py [--work NAME...] [--variants ours,eager,compiled] [--ours build/tests/serve_bench]
+
+Greedy, prompts of 128 tokens and 128 new ones; only steps that add a token to every request are timed, the first tokens
+left out. `compiled` is a static cache under torch.compile. Each line is a process of its own. The peer has no batch of
+different adapters: its line for such a work is one LoRA that all requests share. The `x base` column is against our own
+base model's line of the same batch, if that ran before.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+SMALL = {"layers": 30, "hidden": 576, "intermediate": 1536, "heads": 9, "kv_heads": 3, "vocab": 49152}
+MIDDLE = {"layers": 22, "hidden": 2048, "intermediate": 5632, "heads": 32, "kv_heads": 4, "vocab": 32000,
+          "tied_head": False}
+LARGE = {"layers": 32, "hidden": 4096, "intermediate": 11008, "heads": 32, "kv_heads": 32, "vocab": 32000,
+         "tied_head": False}
+TEXT = {"prompt": 128, "new": 128}
+
+WORK = {}
+for shape_name, shape in (("135M", SMALL), ("1.1B", MIDDLE), ("7B", LARGE)):
+    for size in (1, 32, 128):
+        WORK[f"{shape_name}-b{size}"] = shape | TEXT | {"batch": size}
+    WORK[f"{shape_name}-b32-lora32"] = shape | TEXT | {"batch": 32, "models": ["lora"], "rank": 16}
+    WORK[f"{shape_name}-b32-mixed"] = shape | TEXT | {"batch": 32, "models": ["base", "lora", "soft_prompt"], "rank": 16}
+
+
+def run(command, work):
+    with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False) as file:
+        json.dump(work, file)
+    try:
+        done = subprocess.run(command + [file.name], capture_output=True, text=True, timeout=900, check=False)
+    finally:
+        os.unlink(file.name)
+    if done.returncode != 0:
+        return (done.stderr.strip().splitlines() or ["no message"])[-1]
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ours", nargs="+", default=["build/tests/serve_bench"], help="the command of serve_bench")
+    parser.add_argument("--work", nargs="+", choices=sorted(WORK), default=list(WORK))
+    parser.add_argument("--variants", default="ours,eager", help="of ours, eager, compiled")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--trace", help="a folder for a trace of each of our lines")
+    given = parser.parse_args()
+    peer = [sys.executable, os.path.join(os.path.dirname(os.path.abspath(__file__)), "serve_peer.py")]
+    print("| work | by | tokens/s | ms a step | first token ms | x base | peak GiB |\n|---|---|---|---|---|---|---|")
+    base = {}
+    for name in given.work:
+        for variant in given.variants.split(","):
+            work = {"rounds": given.rounds} | WORK[name]
+            if variant == "compiled":
+                work["compile"] = True
+            if given.trace and variant == "ours":
+                work["trace"] = os.path.join(given.trace, f"{name}.json")
+            found = run(given.ours if variant == "ours" else peer, work)
+            if isinstance(found, str):
+                print(f"| {name} | {variant} | failed: {found} | | | | |", flush=True)
+                continue
+            speed = sum(found["decode_tokens"]) / max(1e-9, sum(found["decode_seconds"]))
+            family = "-".join(name.split("-")[:2])
+            if variant == "ours" and name == family:
+                base[family] = speed
+            share = f"{speed / base[family]:.2f}" if variant == "ours" and family in base and name != family else ""
+            first = 1000 * min(found["first_token_seconds"])
+            print(f"| {name} | {variant} | {speed:,.0f} | {1000 * WORK[name]['batch'] / max(1, speed):.2f} | {first:.1f} | "
+                  f"{share} | {found['peak_bytes'] / 2**30:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

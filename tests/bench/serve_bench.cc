@@ -1,0 +1,207 @@
+// Times generation by the engine with random weights: what tests/bench/run_serve compares with
+// transformers and PEFT.
+//
+//   serve_bench WORK.json
+//
+// WORK.json: {"device": "cuda", "precision": "bfloat16", "layers", "hidden", "intermediate",
+// "heads", "kv_heads", "vocab", "tied_head", "batch" (requests at once), "prompt", "new" (tokens),
+// "models" (a list of kinds that requests take in turn: "base", "lora", "soft_prompt"; each
+// request has an adapter of its own), "rank", "virtual_tokens", "rounds", "trace" (a file: a Chrome trace of
+// the last round's kernels)}.
+// Prints one line of JSON: {"decode_seconds": [a round's steps that add a token to every
+// request and read no prompt], "decode_tokens": [...], "first_token_seconds": [of the first
+// request], "peak_bytes"}.
+#include <ATen/ATen.h>
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <torch/csrc/autograd/profiler_kineto.h>
+
+#include <chrono>
+#include <fstream>
+#include <iostream>
+#include <memory>
+#include <random>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "common/error.h"
+#include "nlohmann/json.hpp"
+#include "server/adapters/adapter.h"
+#include "server/device/arbiter.h"
+#include "server/engine/engine.h"
+#include "tests/testing/random_model.h"
+
+namespace attune {
+namespace {
+
+using Json = nlohmann::json;
+using SteadyClock = std::chrono::steady_clock;
+
+std::shared_ptr<const BaseModel> RandomModel(const Json& work, const ComputeTarget& target) {
+  ModelConfig c;
+  c.family = "llama";
+  c.layers = work.at("layers");
+  c.hidden = work.at("hidden");
+  c.intermediate = work.at("intermediate");
+  c.heads = work.at("heads");
+  c.kv_heads = work.at("kv_heads");
+  c.head_dim = c.hidden / c.heads;
+  c.vocab = work.at("vocab");
+  c.context = 8192;
+  c.tied_head = work.value("tied_head", true);
+  return MakeRandomModel(c, target);
+}
+
+std::shared_ptr<const Adapter> RandomAdapter(const BaseModel& base, const std::string& kind, const Json& work) {
+  if (kind == "base") return nullptr;
+  auto adapter = std::make_shared<Adapter>();
+  const at::TensorOptions options = base.weights.embedding_VD.options();
+  if (kind == "soft_prompt") {
+    adapter->soft_prompt = std::make_unique<SoftPrompt>();
+    adapter->soft_prompt->embeddings_ND =
+        at::randn({work.value("virtual_tokens", int64_t{20}), base.config.hidden}, options) * 0.02;
+    return adapter;
+  }
+  const int64_t rank = work.value("rank", int64_t{16});
+  adapter->lora = std::make_unique<LoraAdapter>();
+  adapter->lora->rank = rank;
+  adapter->lora->layers.resize(base.config.layers);
+  for (auto& layer : adapter->lora->layers) {
+    for (int p = 0; p < kProjections; ++p) {
+      const ProjectionSlice slice = SliceOf(base.config, static_cast<Projection>(p));
+      layer[p] = {at::randn({rank, InputSize(base.config, slice.linear)}, options) * 0.02,
+                  at::randn({slice.rows, rank}, options) * 0.02, 2.0};
+    }
+  }
+  return adapter;
+}
+
+// When each step ended, and what was in it.
+class StepLog final : public EngineObserver {
+ public:
+  struct Entry {
+    SteadyClock::time_point end;
+    int sequences, prompt_tokens, generated;
+  };
+  void OnStep(int sequences, int prompt_tokens, int generated, double) override {
+    entries.push_back({SteadyClock::now(), sequences, prompt_tokens, generated});
+  }
+  std::vector<Entry> entries;  // to be read while nothing runs
+};
+
+absl::Status RunRound(const Json& work, const std::vector<std::shared_ptr<const ServedModel>>& models, Engine* engine,
+                      StepLog* log, Json* out) {
+  const int batch = work.at("batch"), prompt = work.at("prompt"), most = work.at("new");
+  std::mt19937 random(7);
+  log->entries.clear();
+  const auto start = SteadyClock::now();
+  std::vector<std::unique_ptr<Generation>> running;
+  for (int i = 0; i < batch; ++i) {
+    GenerateParams params;
+    params.model = models[i];
+    for (int t = 0; t < prompt; ++t) {
+      params.prompt.push_back(static_cast<int32_t>(random() % work.at("vocab").get<int64_t>()));
+    }
+    params.max_tokens = most;
+    params.ignore_eos = true;
+    ATTUNE_ASSIGN_OR_RETURN(auto generation, engine->Generate(std::move(params)));
+    running.push_back(std::move(generation));
+  }
+  GenerationUpdate update;
+  for (auto& generation : running) {
+    while (generation->Next(&update)) {
+    }
+    ATTUNE_RETURN_IF_ERROR(generation->status());
+  }
+  (*out)["first_token_seconds"].push_back(running[0]->timings().first_token_seconds);
+  const std::chrono::duration<double> whole = SteadyClock::now() - start;
+  (*out)["seconds"].push_back(whole.count());
+  while (engine->stats().running > 0) {
+  }
+  double seconds = 0;
+  int64_t tokens = 0;
+  for (size_t i = 1; i < log->entries.size(); ++i) {
+    const StepLog::Entry &before = log->entries[i - 1], &entry = log->entries[i];
+    const bool whole_batch = entry.generated == batch && entry.prompt_tokens == 0 && before.prompt_tokens == 0 &&
+                             before.generated == batch;
+    if (!whole_batch) continue;
+    seconds += std::chrono::duration<double>(entry.end - before.end).count();
+    tokens += entry.generated;
+  }
+  (*out)["decode_seconds"].push_back(seconds);
+  (*out)["decode_tokens"].push_back(tokens);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Json> Run(const Json& work) {
+  ATTUNE_ASSIGN_OR_RETURN(const ComputeTarget target,
+                          ChooseComputeTarget(work.value("device", "cuda"), work.value("precision", "bfloat16")));
+  PrepareDevice(target, /*deterministic=*/false);
+  at::manual_seed(1);
+  const std::shared_ptr<const BaseModel> base = RandomModel(work, target);
+  const std::vector<std::string> kinds = work.value("models", std::vector<std::string>{"base"});
+  std::vector<std::shared_ptr<const ServedModel>> models;
+  for (int i = 0; i < work.at("batch").get<int>(); ++i) {
+    auto model = std::make_shared<ServedModel>();
+    model->base = base;
+    model->adapter = RandomAdapter(*base, kinds[i % kinds.size()], work);
+    model->uid = i + 1;
+    models.push_back(std::move(model));
+  }
+  Synchronize(target);
+  Arbiter::Options arbiter_options;
+  arbiter_options.memory_bytes = int64_t{60} << 30;
+  Arbiter arbiter(&Clock::Real(), arbiter_options);
+  EngineOptions options;
+  options.max_sequences = std::max(64, work.at("batch").get<int>());
+  options.max_batch_tokens = work.value("max_batch_tokens", 2048);
+  options.kv_tokens = work.value("kv_tokens", int64_t{65536});
+  StepLog log;
+  Json out = Json::object();
+  {
+    const std::unique_ptr<Engine> engine = MakeEngine(options, target, &arbiter, &Clock::Real(), &log);
+    const int rounds = work.value("rounds", 3);
+    for (int round = -1; round < rounds; ++round) {  // the first is for graphs to be made
+      const bool traced = work.contains("trace") && round + 1 == rounds;
+      Json found = Json::object();
+      if (traced) {
+        using namespace torch::autograd::profiler;  // NOLINT: a name of five parts
+        const std::set<ActivityType> activities = {ActivityType::CUDA};
+        prepareProfiler(ProfilerConfig(ProfilerState::KINETO), activities);
+        enableProfiler(ProfilerConfig(ProfilerState::KINETO), activities);
+      }
+      ATTUNE_RETURN_IF_ERROR(RunRound(work, models, engine.get(), &log, &found));
+      if (traced) torch::autograd::profiler::disableProfiler()->save(work.at("trace"));
+      if (round < 0) continue;
+      for (const auto& [key, value] : found.items()) out[key].push_back(value[0]);
+    }
+  }
+  if (target.device == ComputeTarget::Device::kCuda) {
+    out["peak_bytes"] = c10::cuda::CUDACachingAllocator::getDeviceStats(0).allocated_bytes[0].peak;
+  }
+  return out;
+}
+
+}  // namespace
+}  // namespace attune
+
+int main(int argc, char** argv) {
+  if (argc != 2) {
+    std::cerr << "usage: serve_bench WORK.json\n";
+    return 2;
+  }
+  std::ifstream file(argv[1]);
+  const auto work = nlohmann::json::parse(file, nullptr, /*allow_exceptions=*/false);
+  if (work.is_discarded()) {
+    std::cerr << argv[1] << " is no JSON\n";
+    return 2;
+  }
+  const auto result = attune::Run(work);
+  if (!result.ok()) {
+    std::cerr << "serve_bench: " << result.status() << "\n";
+    return 1;
+  }
+  std::cout << result->dump() << "\n";
+  return 0;
+}

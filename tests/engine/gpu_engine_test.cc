@@ -1,0 +1,259 @@
+// The engine on a GPU in bf16, over kernels of its own: graphs, grouped LoRA, paged attention,
+// steps that are launched before the last one's tokens are known. Rounding differs between
+// batches, so an answer is checked token by token: each must be about as likely as the likeliest
+// by a plain forward pass over what came before it.
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "common/error.h"
+#include "server/adapters/packed_ops.h"
+#include "server/engine/engine.h"
+#include "server/engine/gpu_runner.h"
+#include "tests/testing/gpu.h"
+#include "tests/testing/random_model.h"
+
+namespace attune {
+namespace {
+
+using Ids = std::vector<int32_t>;
+
+struct Shape {
+  const char* name;
+  int64_t heads, kv_heads, head_dim;
+};
+
+class GpuEngineTest : public ::testing::TestWithParam<Shape> {
+ protected:
+  void SetUp() override {
+    const std::optional<ComputeTarget> gpu = FindGpu(ComputeTarget::Type::kBfloat16);
+    if (!gpu) GTEST_SKIP() << "no GPU";
+    at::manual_seed(5);
+    ModelConfig c;
+    c.family = "llama";
+    c.layers = 3;
+    c.heads = GetParam().heads;
+    c.kv_heads = GetParam().kv_heads;
+    c.head_dim = GetParam().head_dim;
+    c.hidden = c.heads * c.head_dim;
+    c.intermediate = 2 * c.hidden + 8;
+    c.vocab = 1003;
+    c.context = 2048;
+    c.tied_head = false;
+    base_ = MakeRandomModel(c, *gpu);
+    ASSERT_TRUE(GpuRunner::Serves(*base_));
+    Arbiter::Options options;
+    options.memory_bytes = int64_t{4} << 30;
+    arbiter_ = std::make_unique<Arbiter>(&Clock::Real(), options);
+    options_.kv_tokens = 16384;
+  }
+  void Start() { engine_ = MakeEngine(options_, base_->target, arbiter_.get(), &Clock::Real(), nullptr); }
+
+  std::shared_ptr<const ServedModel> Model(std::shared_ptr<const Adapter> adapter = nullptr) {
+    auto model = std::make_shared<ServedModel>();
+    model->base = base_;
+    model->adapter = std::move(adapter);
+    model->uid = ++uid_;
+    return model;
+  }
+  // On all projections, or on some.
+  std::shared_ptr<const Adapter> Lora(int64_t rank, bool all = true) {
+    auto adapter = std::make_shared<Adapter>();
+    adapter->lora = std::make_unique<LoraAdapter>();
+    adapter->lora->rank = rank;
+    adapter->lora->layers.resize(base_->config.layers);
+    for (auto& layer : adapter->lora->layers) {
+      for (int p = 0; p < kProjections; ++p) {
+        if (!all && p % 2 == 0) continue;
+        const ProjectionSlice slice = SliceOf(base_->config, static_cast<Projection>(p));
+        const int64_t in = InputSize(base_->config, slice.linear);
+        const at::TensorOptions options = base_->weights.embedding_VD.options();
+        layer[p] = {(at::randn({rank, in}) * 0.05).to(options), (at::randn({slice.rows, rank}) * 0.05).to(options), 2.0};
+      }
+    }
+    return adapter;
+  }
+  std::shared_ptr<const Adapter> Prompt(int64_t tokens) {
+    auto adapter = std::make_shared<Adapter>();
+    adapter->soft_prompt = std::make_unique<SoftPrompt>();
+    adapter->soft_prompt->embeddings_ND =
+        (at::randn({tokens, base_->config.hidden}) * 0.05).to(base_->weights.embedding_VD.options());
+    return adapter;
+  }
+
+  static Ids MakePrompt(int length, int start) {
+    Ids ids;
+    for (int i = 0; i < length; ++i) ids.push_back(3 + (start * 131 + i * 17) % 997);
+    return ids;
+  }
+  std::unique_ptr<Generation> Submit(std::shared_ptr<const ServedModel> model, Ids prompt, int max_tokens) {
+    GenerateParams params;
+    params.model = std::move(model);
+    params.prompt = std::move(prompt);
+    params.max_tokens = max_tokens;
+    params.ignore_eos = true;
+    auto generation = engine_->Generate(std::move(params));
+    EXPECT_TRUE(generation.ok()) << generation.status();
+    return generation.ok() ? std::move(*generation) : nullptr;
+  }
+  static Ids Collect(Generation* generation) {
+    Ids tokens;
+    GenerationUpdate update;
+    while (generation->Next(&update)) {
+      if (update.has_token) tokens.push_back(update.token.id);
+    }
+    return tokens;
+  }
+  // How far each token of the answer is below the likeliest, at most, in standard deviations of the logits.
+  double Shortfall(const ServedModel& model, const Ids& prompt, const Ids& answer) const {
+    Ids all = prompt;
+    all.insert(all.end(), answer.begin(), answer.end());
+    const at::Tensor logits = AllLogits(*base_, model.adapter.get(), all);
+    double worst = 0;
+    for (size_t i = 0; i < answer.size(); ++i) {
+      const at::Tensor row = logits[static_cast<int64_t>(prompt.size() + i) - 1];
+      const double gap = (row.max() - row[answer[i]]).item<double>() / row.std().item<double>();
+      worst = std::max(worst, gap);
+    }
+    return worst;
+  }
+  void AwaitNoPagesInUse() const {
+    while (engine_->stats().kv_pages_used != 0) std::this_thread::yield();
+  }
+
+  struct Asked {
+    std::shared_ptr<const ServedModel> model;
+    Ids prompt;
+    int tokens;
+    std::unique_ptr<Generation> generation;
+  };
+  // All of them at once.
+  void ExpectLikelyAnswers(std::vector<Asked> asked) {
+    for (Asked& request : asked) request.generation = Submit(request.model, request.prompt, request.tokens);
+    for (size_t i = 0; i < asked.size(); ++i) {
+      const Ids answer = Collect(asked[i].generation.get());
+      ASSERT_TRUE(asked[i].generation->status().ok()) << asked[i].generation->status();
+      EXPECT_EQ(answer.size(), static_cast<size_t>(asked[i].tokens)) << "request " << i;
+      EXPECT_LT(Shortfall(*asked[i].model, asked[i].prompt, answer), 0.1) << "request " << i;
+    }
+    asked.clear();
+    AwaitNoPagesInUse();
+  }
+  std::vector<Asked> Mixed(int count) {
+    const std::vector<std::shared_ptr<const ServedModel>> models = {Model(), Model(Lora(4)), Model(Prompt(5)),
+                                                                    Model(Lora(16)), Model(Lora(3, false))};
+    std::vector<Asked> asked;
+    for (int i = 0; i < count; ++i) {
+      asked.push_back({models[i % models.size()], MakePrompt(1 + (i * 37) % 150, i), 20 + i % 7, nullptr});
+    }
+    return asked;
+  }
+
+  std::shared_ptr<const BaseModel> base_;
+  std::unique_ptr<Arbiter> arbiter_;
+  EngineOptions options_;
+  std::unique_ptr<Engine> engine_;
+  uint64_t uid_ = 0;
+};
+
+TEST_P(GpuEngineTest, OneAnswerWithGraphs) {
+  Start();
+  std::vector<Asked> asked;
+  asked.push_back({Model(), MakePrompt(30, 1), 100, nullptr});
+  ExpectLikelyAnswers(std::move(asked));
+}
+
+TEST_P(GpuEngineTest, ManyModelsInOneBatch) {
+  Start();
+  ExpectLikelyAnswers(Mixed(37));
+}
+
+TEST_P(GpuEngineTest, PromptsInPiecesBesideAnswers) {
+  options_.max_batch_tokens = 48;
+  options_.max_sequences = 16;
+  Start();
+  ExpectLikelyAnswers(Mixed(24));
+}
+
+TEST_P(GpuEngineTest, LittleCacheThatPushesSequencesOut) {
+  options_.kv_tokens = 400;
+  Start();
+  ExpectLikelyAnswers(Mixed(16));
+}
+
+TEST_P(GpuEngineTest, LongContextsWhoseKeysAreCut) {
+  Start();
+  std::vector<Asked> asked;
+  for (int i = 0; i < 3; ++i) asked.push_back({Model(), MakePrompt(700 + 400 * i, i), 24, nullptr});
+  ExpectLikelyAnswers(std::move(asked));
+}
+
+// A task that wants logits keeps the others from running ahead, and is itself no other.
+TEST_P(GpuEngineTest, LogitsAndLikeliestTokensTogether) {
+  Start();
+  const auto model = Model(Lora(8));
+  std::vector<std::unique_ptr<Generation>> greedy;
+  for (int i = 0; i < 4; ++i) greedy.push_back(Submit(Model(), MakePrompt(20, i), 30));
+  GenerateParams params;
+  params.model = model;
+  params.prompt = MakePrompt(25, 9);
+  params.max_tokens = 12;
+  params.ignore_eos = true;
+  params.logprobs = true;
+  params.top_logprobs = 2;
+  auto generation = engine_->Generate(params);
+  ASSERT_TRUE(generation.ok());
+  GenerationUpdate update;
+  Ids answer;
+  std::vector<float> logprobs;
+  while ((*generation)->Next(&update)) {
+    if (!update.has_token) continue;
+    answer.push_back(update.token.id);
+    logprobs.push_back(update.token.logprob);
+    ASSERT_EQ(update.token.alternatives.size(), 2u);
+    EXPECT_EQ(update.token.alternatives[0].first, update.token.id);
+  }
+  ASSERT_EQ(answer.size(), 12u);
+  Ids all = params.prompt;
+  all.insert(all.end(), answer.begin(), answer.end());
+  const at::Tensor expected = at::log_softmax(AllLogits(*base_, model->adapter.get(), all), -1);
+  for (size_t i = 0; i < answer.size(); ++i) {
+    EXPECT_NEAR(logprobs[i], expected[static_cast<int64_t>(params.prompt.size() + i) - 1][answer[i]].item<float>(), 0.1);
+  }
+  auto scored = engine_->Score({model, MakePrompt(25, 9), {{5, 6, 7}, {8}}});
+  ASSERT_TRUE(scored.ok());
+  EXPECT_NEAR(scored->continuations[1].tokens[0].logprob,
+              expected[static_cast<int64_t>(params.prompt.size()) - 1][8].item<float>(), 0.1);
+  for (auto& one : greedy) EXPECT_EQ(Collect(one.get()).size(), 30u);
+}
+
+// Answers that are stopped while a step with them is on its way leave nothing behind.
+TEST_P(GpuEngineTest, StoppedAndCancelledOnTheWay) {
+  Start();
+  for (int round = 0; round < 8; ++round) {
+    std::vector<std::unique_ptr<Generation>> running;
+    for (int i = 0; i < 6; ++i) running.push_back(Submit(Model(), MakePrompt(10 + i, i), 200));
+    GenerationUpdate update;
+    for (int i = 0; i <= round; ++i) ASSERT_TRUE(running[0]->Next(&update));
+    running[1]->Cancel();
+    running[2]->StopAnswer(0);
+    running.clear();
+  }
+  AwaitNoPagesInUse();
+  std::vector<Asked> asked;
+  asked.push_back({Model(), MakePrompt(30, 1), 20, nullptr});
+  ExpectLikelyAnswers(std::move(asked));
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, GpuEngineTest,
+                         ::testing::Values(Shape{"Grouped", 8, 2, 64}, Shape{"OneToOne", 4, 4, 128},
+                                           Shape{"ThreeToOne", 9, 3, 64}, Shape{"SevenToOne", 7, 1, 64}),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+}  // namespace
+}  // namespace attune
