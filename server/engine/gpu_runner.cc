@@ -12,6 +12,7 @@
 
 #include "server/model/kernels/cuda_dispatch.h"
 #include "server/model/kernels/matmul.h"
+#include "server/model/own_stream.h"
 #include "server/model/torch_target.h"
 
 namespace attune {
@@ -37,13 +38,8 @@ int64_t BucketRows(int64_t rows) {
   return (rows + step - 1) / step * step;
 }
 
-int64_t BucketRanks(int64_t rank) {
-  int64_t bucket = 8;
-  while (bucket < rank) bucket *= 2;
-  return rank == 0 ? 0 : bucket;
-}
-
 int64_t RankOf(const LoraAdapter& lora) {
+  if (lora.rank > 0) return lora.rank;
   int64_t rank = 0;
   for (const auto& layer : lora.layers) {
     for (const LoraModule& module : layer) {
@@ -51,6 +47,21 @@ int64_t RankOf(const LoraAdapter& lora) {
     }
   }
   return rank;
+}
+
+// Longer pieces under so few LoRAs are worth products of their own.
+constexpr int64_t kFewLoras = 4;
+
+int64_t CountLongLoras(const std::vector<ForwardItem>& items) {
+  int64_t count = 0;
+  for (const ForwardItem& item : items) count += item.count > 1 && item.adapter && item.adapter->lora;
+  return count;
+}
+
+// Attention over short contexts is over before the second kernel that joins the parts would be.
+bool IsWorthCutting(const std::vector<ForwardItem>& items) {
+  constexpr int64_t kWorth = 384;
+  return std::any_of(items.begin(), items.end(), [](const ForwardItem& i) { return i.count == 1 && i.context >= kWorth; });
 }
 
 cuda::LoraTarget TargetOf(const ModelConfig& config, int64_t layer, Linear which) {
@@ -82,18 +93,24 @@ struct GpuRunner::Buffers {
     logits = rows(std::max(kHeadRows, sequences), c.vocab);
     parts = rows(tiles, c.q_size());
     part_sums = at::zeros({tiles, c.heads}, bf16.dtype(at::kFloat));
-    inverse_rms = at::zeros({tokens}, bf16.dtype(at::kFloat));
+    lora_delta = rows(tokens, std::max({c.hidden, c.qkv_size(), 2 * c.intermediate}));
   }
   Tensor x, delta, normed, qkv, attended, gate_up, inner, head_in, logits;
   Tensor parts, part_sums;  // of attention whose keys are cut
-  Tensor inverse_rms;
-  Tensor lora_u;            // of the grouped kernels; as wide as the ranks so far need
+  Tensor lora_delta;        // what the grouped kernel makes of the product at hand
   Tensor inputs;            // int32, on the device
   struct Host {
     Tensor values;             // int32, pinned
     at::cuda::CUDAEvent read;  // by the device
   };
   std::array<Host, kRing> hosts;
+};
+
+// Where the grouped kernel runs beside the base model's product.
+struct GpuRunner::Side {
+  explicit Side(const ComputeTarget& target) : stream(target) {}
+  OwnStream stream;
+  at::cuda::CUDAEvent begin, end;
 };
 
 struct GpuRunner::Model {
@@ -113,9 +130,10 @@ struct GpuRunner::Batch {
   int64_t rows = 0;     // with padding
   int64_t singles = 0;  // rows of single tokens, with padding; they come first
   int64_t wanted = 0;
-  int64_t ranks = 0;    // of the grouped kernels; 0: nobody has a LoRA
+  int64_t lora_rows = 0;  // the first ones, which the grouped kernel serves
   bool is_decode = false;
-  // Of the pieces that are longer than one token.
+  bool is_cut = false;  // single tokens' keys may lie in several chunks
+  // Pieces that have products of their own.
   struct LoraRows {
     const LoraAdapter* lora;
     int64_t first, count;
@@ -142,12 +160,14 @@ const Tensor& GpuRunner::Step::logits() const { return state_->logits; }
 bool GpuRunner::Serves(const BaseModel& base) {
   return base.target.device == ComputeTarget::Device::kCuda && base.target.type == ComputeTarget::Type::kBfloat16 &&
          base.format == WeightFormat::kDense && cuda::Available() &&
-         cuda::PagedAttentionTakes(RopeShapeOf(base.config)) && base.config.heads / base.config.kv_heads <= 16;
+         cuda::PagedAttentionTakes(RopeShapeOf(base.config)) && base.config.heads / base.config.kv_heads <= 16 &&
+         cuda::AddAndNormTakes(base.config.hidden);
 }
 
 int64_t GpuRunner::Bytes(const BaseModel& base, int64_t max_sequences, int64_t max_tokens) {
   const ModelConfig& c = base.config;
-  const int64_t row = 3 * c.hidden + c.qkv_size() + c.q_size() + 3 * c.intermediate + 2;
+  const int64_t row = 3 * c.hidden + c.qkv_size() + c.q_size() + 3 * c.intermediate +
+                      std::max({c.hidden, c.qkv_size(), 2 * c.intermediate});
   return 2 * (max_tokens * row + std::max(kHeadRows, max_sequences) * (c.hidden + c.vocab));
 }
 
@@ -160,7 +180,8 @@ GpuRunner::GpuRunner(const BaseModel& like, KvCache* cache, int64_t max_sequence
       buffers_(std::make_unique<Buffers>(like.config, max_sequences_, max_tokens_,
                                          TilesFor(max_sequences_, like.config.kv_heads, processors_),
                                          DeviceOf(like.target))),
-      slots_(kSlots, like.config.layers, DeviceOf(like.target)) {}
+      slots_(kSlots, like.config.layers, DeviceOf(like.target)),
+      side_(std::make_unique<Side>(like.target)) {}
 
 GpuRunner::~GpuRunner() = default;
 
@@ -179,44 +200,43 @@ GpuRunner::Model& GpuRunner::ModelFor(const std::shared_ptr<const BaseModel>& ba
 GpuRunner::Batch GpuRunner::MakeBatch(const std::vector<ForwardItem>& items) {
   Batch batch;
   std::vector<StepSegment> segments;
-  int64_t row = 0, rank = 0;
+  int64_t row = 0;
   batch.is_decode = true;
+  const bool groups_all = CountLongLoras(items) > kFewLoras;
+  bool has_lora = false;
+  batch.is_cut = IsWorthCutting(items);
   slots_.BeginStep();
   for (const ForwardItem& item : items) {
     StepSegment segment{item.tokens, item.sampled_row, item.count, item.context, item.pages, -1, item.first_logits};
     const LoraAdapter* lora = item.adapter ? item.adapter->lora.get() : nullptr;
-    if (lora && item.count == 1) {
+    if (lora && (item.count == 1 || groups_all) && RankOf(*lora) <= cuda::MostGroupedRanks()) {
       segment.adapter_slot = slots_.SlotOf(*lora, item.adapter_uid);
-      TORCH_CHECK(segment.adapter_slot >= 0, "more than ", kSlots, " adapters in one step");
-      rank = std::max(rank, RankOf(*lora));
-    } else if (lora) {
+      has_lora = true;
+    }
+    if (lora && segment.adapter_slot < 0) {
       batch.loras.push_back({lora, row, item.count});
     }
     int64_t prompt = 0;
     while (item.sampled_row < 0 && prompt < item.count && item.tokens[prompt] < 0) ++prompt;
     if (prompt > 0) batch.prompts.push_back({item.adapter->soft_prompt.get(), row, -1 - item.tokens[0], prompt});
-    batch.is_decode = batch.is_decode && item.count == 1 && item.first_logits == 0 && prompt == 0;
+    batch.is_decode = batch.is_decode && item.count == 1 && item.first_logits == 0 && prompt == 0 && batch.loras.empty();
     batch.singles += item.count == 1;
     batch.wanted += item.count - std::min(item.count, item.first_logits);
     row += item.count;
     segments.push_back(segment);
   }
-  batch.ranks = BucketRanks(rank);
   const int64_t group = config_.heads / config_.kv_heads;
   if (batch.is_decode) {
-    const int64_t rows = BucketRows(row), tiles = TilesFor(rows, config_.kv_heads, processors_);
+    const int64_t rows = BucketRows(row), tiles = batch.is_cut ? TilesFor(rows, config_.kv_heads, processors_) : rows;
     const StepRoom room{rows, 0, {rows, rows, tiles}, {}};
-    batch.inputs = MakeStepInputs(segments, cache_->page_tokens, group, tiles, &room);
+    batch.inputs = MakeStepInputs(segments, cache_->page_tokens, group, batch.is_cut ? tiles : 0, &room);
     batch.rows = batch.singles = rows;
   } else {
-    const int64_t tiles = TilesFor(batch.singles, config_.kv_heads, processors_);
+    const int64_t tiles = batch.is_cut ? TilesFor(batch.singles, config_.kv_heads, processors_) : 0;
     batch.inputs = MakeStepInputs(segments, cache_->page_tokens, group, tiles);
     batch.rows = row;
   }
-  if (batch.ranks > 0 && (!buffers_->lora_u.defined() || buffers_->lora_u.size(1) < 3 * batch.ranks)) {
-    buffers_->lora_u = at::zeros({max_sequences_, 3 * batch.ranks}, buffers_->part_sums.options());
-    for (auto& [base, model] : models_) model->graphs.clear();  // they have the old one's address
-  }
+  if (has_lora) batch.lora_rows = groups_all ? batch.rows : batch.singles;
   return batch;
 }
 
@@ -240,18 +260,18 @@ const int32_t* GpuRunner::Input(int64_t offset) const { return buffers_->inputs.
 
 void GpuRunner::Product(const Model& model, const Batch& batch, int64_t layer, Linear which, const Tensor& x,
                         const Tensor& y) {
+  // The larger kernel first: the grouped one takes the processors that it leaves.
+  if (batch.lora_rows > 0) side_->begin.record();
   MatMul(x, As::kIs, model.weights->weights.layers[layer].linear[static_cast<int>(which)], As::kTransposed, 1, 0, y);
-  const cuda::Stream stream = CurrentCudaStream();
-  if (batch.ranks > 0) {
-    const cuda::LoraTarget target = TargetOf(config_, layer, which);
-    const auto* entries = static_cast<const cuda::LoraEntry*>(slots_.table().const_data_ptr());
-    const int32_t* slots = Input(batch.inputs.offsets.adapters);
-    float* u = buffers_->lora_u.mutable_data_ptr<float>();
-    cuda::LoraShrink(x.const_data_ptr(), x.stride(0), entries, slots_.entries_per_slot(), slots, target, u, batch.ranks,
-                     batch.singles, x.size(1), stream);
-    cuda::LoraExpand(u, entries, slots_.entries_per_slot(), slots, target, y.mutable_data_ptr(), y.stride(0),
-                     batch.ranks, batch.singles, stream);
+  if (batch.lora_rows > 0) {
+    const OwnStream::Scope scope(side_->stream);
+    side_->begin.block(c10::cuda::getCurrentCUDAStream());
+    cuda::GroupedLora(x.const_data_ptr(), x.stride(0), static_cast<const cuda::LoraEntry*>(slots_.table().const_data_ptr()),
+                      slots_.entries_per_slot(), Input(batch.inputs.offsets.adapters), TargetOf(config_, layer, which),
+                      buffers_->lora_delta.mutable_data_ptr(), y.size(1), batch.lora_rows, x.size(1), CurrentCudaStream());
+    side_->end.record();
   }
+  if (batch.lora_rows > 0) side_->end.block(c10::cuda::getCurrentCUDAStream());
   for (const Batch::LoraRows& rows : batch.loras) {
     for (int p = 0; p < kProjections; ++p) {
       const LoraModule& module = rows.lora->layers[layer][p];
@@ -264,16 +284,20 @@ void GpuRunner::Product(const Model& model, const Batch& batch, int64_t layer, L
   }
 }
 
+cuda::Addend GpuRunner::LoraAddend(const Batch& batch) const {
+  return {buffers_->lora_delta.const_data_ptr(), batch.lora_rows};
+}
+
 void GpuRunner::Attend(const Model& model, const Batch& batch, int64_t layer) {
   const Buffers& b = *buffers_;
   const StepOffsets& o = batch.inputs.offsets;
   const cuda::Stream stream = CurrentCudaStream();
   const Tensor &keys = cache_->keys[layer], &values = cache_->values[layer];
   const BaseModel& base = *model.weights;
-  cuda::RopeAndCache(b.qkv.mutable_data_ptr(), b.qkv.stride(0), base.rope_cos_PH.const_data_ptr<float>(),
+  cuda::RopeAndCache(b.qkv.mutable_data_ptr(), LoraAddend(batch), base.rope_cos_PH.const_data_ptr<float>(),
                      base.rope_sin_PH.const_data_ptr<float>(), Input(o.positions), Input(o.slots),
                      keys.mutable_data_ptr(), values.mutable_data_ptr(), batch.rows, RopeShapeOf(config_), stream);
-  auto attend = [&](const AttentionRoom& room, const AttentionOffsets& at, int tile_rows, int64_t first, bool is_split) {
+  auto attend = [&](const AttentionRoom& room, const AttentionOffsets& at, int tile_rows, int64_t first, bool is_cut) {
     cuda::PagedAttentionCall call;
     call.shape = RopeShapeOf(config_);
     call.page_tokens = cache_->page_tokens;
@@ -283,7 +307,7 @@ void GpuRunner::Attend(const Model& model, const Batch& batch, int64_t layer) {
     call.out = b.attended.narrow(0, first, room.rows).mutable_data_ptr();
     call.keys = keys.const_data_ptr();
     call.values = values.const_data_ptr();
-    if (is_split) {
+    if (is_cut) {
       call.partial_out = b.parts.mutable_data_ptr();
       call.partial_sums = b.part_sums.mutable_data_ptr<float>();
     }
@@ -298,8 +322,9 @@ void GpuRunner::Attend(const Model& model, const Batch& batch, int64_t layer) {
     cuda::PagedAttention(call, stream);
   };
   const StepRoom& room = batch.inputs.room;
-  const bool is_split = batch.is_decode ? room.singles.tiles > room.singles.segments : batch.inputs.is_split;
-  if (room.singles.segments > 0) attend(room.singles, o.singles, batch.inputs.tile_rows_singles, 0, is_split);
+  if (room.singles.segments > 0) {
+    attend(room.singles, o.singles, batch.inputs.tile_rows_singles, 0, batch.is_cut);
+  }
   if (room.longer.segments > 0) {
     attend(room.longer, o.longer, batch.inputs.tile_rows_longer, room.singles.rows, false);
   }
@@ -316,19 +341,19 @@ void GpuRunner::Layer(const Model& model, const Batch& batch, int64_t layer) {
   const DecoderWeights& weights = model.weights->weights;
   const cuda::Stream stream = CurrentCudaStream();
   const int64_t rows = batch.rows;
+  const double epsilon = model.weights->config.rms_epsilon;
   // x += delta, and its norm: the next product's input.
   auto add_and_norm = [&](const Tensor& weight) {
-    cuda::RmsNormForward(cuda::Type::kBfloat16, b.x.const_data_ptr(), b.delta.const_data_ptr(), weight.const_data_ptr(),
-                         config_.rms_epsilon, b.x.mutable_data_ptr(), b.normed.mutable_data_ptr(),
-                         b.inverse_rms.mutable_data_ptr<float>(), rows, config_.hidden, stream);
+    cuda::AddAndNorm(b.x.mutable_data_ptr(), b.delta.const_data_ptr(), LoraAddend(batch), weight.const_data_ptr(),
+                     epsilon, b.normed.mutable_data_ptr(), rows, config_.hidden, stream);
   };
   Product(model, batch, layer, Linear::kQkv, Rows(b.normed, rows), Rows(b.qkv, rows));
   Attend(model, batch, layer);
   Product(model, batch, layer, Linear::kO, Rows(b.attended, rows), Rows(b.delta, rows));
   add_and_norm(weights.layers[layer].ffn_norm_D);
   Product(model, batch, layer, Linear::kGateUp, Rows(b.normed, rows), Rows(b.gate_up, rows));
-  cuda::SwiGluForward(cuda::Type::kBfloat16, b.gate_up.const_data_ptr(), b.inner.mutable_data_ptr(), rows,
-                      config_.intermediate, stream);
+  cuda::SwiGluAdded(b.gate_up.const_data_ptr(), LoraAddend(batch), b.inner.mutable_data_ptr(), rows,
+                    config_.intermediate, stream);
   Product(model, batch, layer, Linear::kDown, Rows(b.inner, rows), Rows(b.delta, rows));
   add_and_norm(layer + 1 < config_.layers ? weights.layers[layer + 1].attention_norm_D : weights.final_norm_D);
 }
@@ -342,10 +367,8 @@ void GpuRunner::Forward(Model* model, const Batch& batch) {
   for (const Batch::PromptRows& rows : batch.prompts) {
     b.x.narrow(0, rows.row, rows.count).copy_(rows.prompt->embeddings_ND.narrow(0, rows.first, rows.count));
   }
-  cuda::RmsNormForward(cuda::Type::kBfloat16, b.x.const_data_ptr(), nullptr,
-                       weights.layers[0].attention_norm_D.const_data_ptr(), config_.rms_epsilon, nullptr,
-                       b.normed.mutable_data_ptr(), b.inverse_rms.mutable_data_ptr<float>(), batch.rows, config_.hidden,
-                       stream);
+  cuda::AddAndNorm(b.x.mutable_data_ptr(), nullptr, {}, weights.layers[0].attention_norm_D.const_data_ptr(),
+                   model->weights->config.rms_epsilon, b.normed.mutable_data_ptr(), batch.rows, config_.hidden, stream);
   for (int64_t layer = 0; layer < config_.layers; ++layer) Layer(*model, batch, layer);
   if (!batch.is_decode) return;
   // Every row is wanted.
@@ -355,7 +378,7 @@ void GpuRunner::Forward(Model* model, const Batch& batch) {
 }
 
 void GpuRunner::Replay(Model* model, const Batch& batch) {
-  Model::Graph& graph = model->graphs[{batch.rows, batch.ranks}];
+  Model::Graph& graph = model->graphs[{batch.rows, batch.lora_rows > 0, batch.is_cut}];
   // Once without: what is made on first use is made outside the capture.
   if (!std::exchange(graph.was_run, true)) return Forward(model, batch);
   if (!graph.graph) {

@@ -11,6 +11,7 @@
 #include "server/engine/adapter_slots.h"
 #include "server/engine/model_runner.h"
 #include "server/engine/step_inputs.h"
+#include "server/model/kernels/cuda/launch.h"
 
 namespace attune {
 
@@ -57,8 +58,10 @@ class GpuRunner {
   struct Buffers;
   struct Model;
   struct Batch;
+  struct Side;
   struct GraphKey {
-    int64_t rows = 0, ranks = 0;
+    int64_t rows = 0;
+    bool has_lora = false, is_cut = false;
     auto operator<=>(const GraphKey&) const = default;
   };
 
@@ -69,6 +72,8 @@ class GpuRunner {
   void Layer(const Model& model, const Batch& batch, int64_t layer);
   void Product(const Model& model, const Batch& batch, int64_t layer, Linear which, const at::Tensor& x,
                const at::Tensor& y);
+  // What the grouped kernel made, for the product that was last.
+  cuda::Addend LoraAddend(const Batch& batch) const;
   void Attend(const Model& model, const Batch& batch, int64_t layer);
   void Head(Model* model, const Batch& batch, const std::vector<ForwardItem>* items, Step::State* step);
   void Replay(Model* model, const Batch& batch);
@@ -79,6 +84,7 @@ class GpuRunner {
   const int64_t max_sequences_, max_tokens_, processors_;
   std::unique_ptr<Buffers> buffers_;
   AdapterSlots slots_;
+  std::unique_ptr<Side> side_;
   std::map<const BaseModel*, std::unique_ptr<Model>> models_;
   int64_t steps_ = 0;
 };

@@ -48,7 +48,7 @@ absl::Status Lane::MakeTensors(const BaseModel& base, const EngineOptions& optio
   cache_ = MakeKvCache(base.config.layers, pages_.total(), kPageTokens, AttentionShapeOf(base.config),
                        at::TensorOptions(ServingTypeOf(base.target)).device(DeviceOf(base.target)));
   if (base.target.device != ComputeTarget::Device::kCuda) return absl::OkStatus();
-  stream_ = std::make_unique<OwnStream>(base.target);
+  stream_ = std::make_unique<OwnStream>(base.target, OwnStream::Priority::kHigh);
   const OwnStream::Scope scope(*stream_);
   if (GpuRunner::Serves(base)) {
     gpu_ = std::make_unique<GpuRunner>(base, &cache_, options.max_sequences, options.max_batch_tokens);
@@ -223,7 +223,7 @@ bool Lane::Launch(Pass* pass, StepResult* result) {
     task->sequence.computed += output.computed;
     row += static_cast<int32_t>(output.rows);
     if (task->kind != Task::Kind::kAnswer || !output.ends_input) continue;
-    task->sequence.in_flight = 1;
+    ++task->sequence.in_flight;
     task->sampled_row = row - 1;
   }
   return true;
@@ -253,7 +253,7 @@ void Lane::Collect(Passes* passes, StepResult* result) {
       token += output.rows;
       if (!output.task) continue;
       // A token that came with this step is known from now on.
-      if (output.ends_input) output.task->sequence.in_flight = 0;
+      if (output.ends_input && output.task->kind == Task::Kind::kAnswer) --output.task->sequence.in_flight;
       result->outputs.push_back(output);
     }
     result->alive.push_back(logits);

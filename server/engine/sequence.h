@@ -14,7 +14,7 @@ struct Sequence {
   // Tokens whose keys and values are cached, from the first on, or will be after the steps on
   // their way.
   int64_t computed = 0;
-  // Tokens that steps on their way will add, chosen on the device: 0 or 1.
+  // Tokens that steps on their way will add, chosen on the device.
   int64_t in_flight = 0;
   // It ends at so many tokens at the latest, and the last one is never computed.
   int64_t most_tokens = std::numeric_limits<int64_t>::max();

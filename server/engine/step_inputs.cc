@@ -120,7 +120,6 @@ StepInputs MakeStepInputs(const std::vector<StepSegment>& segments, int64_t page
   const AttentionTiles single_tiles = CutAttention(singles, group, in.tile_rows_singles, tiles_for_singles);
   // Long segments have tiles enough: their keys stay together.
   const AttentionTiles longer_tiles = CutAttention(longer, group, in.tile_rows_longer, 0);
-  in.is_split = single_tiles.is_split;
   if (room) {
     in.room = *room;
   } else {

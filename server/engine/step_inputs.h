@@ -49,12 +49,11 @@ struct StepInputs {
   StepRoom room;
   StepOffsets offsets;
   int tile_rows_singles = 16, tile_rows_longer = 64;
-  bool is_split = false;  // single tokens' keys lie in several chunks
   std::vector<int32_t> values;
 };
 
 // REQUIRES: single-token segments first; `room`, if given, holds them (and there are no
-// others). `tiles_for_singles`: how many tiles single tokens may be cut into.
+// others). `tiles_for_singles`: how many tiles single tokens may be cut into; 0: their keys stay together.
 StepInputs MakeStepInputs(const std::vector<StepSegment>& segments, int64_t page_tokens, int64_t group,
                           int64_t tiles_for_singles, const StepRoom* room = nullptr);
 

@@ -13,8 +13,10 @@ namespace attune {
 // waited for (Synchronize, or a value that was read).
 class OwnStream {
  public:
+  // Whose blocks the device takes first where there is a choice.
+  enum class Priority { kNormal, kHigh };
   // Waits for what the calling thread's stream was asked for: the new one goes on from there.
-  explicit OwnStream(const ComputeTarget& target);
+  explicit OwnStream(const ComputeTarget& target, Priority priority = Priority::kNormal);
 
   // While it lives, the calling thread's work goes to the stream.
   class Scope {

@@ -69,7 +69,7 @@ def main():
             family = "-".join(name.split("-")[:2])
             if variant == "ours" and name == family:
                 base[family] = speed
-            share = f"{speed / base[family]:.2f}" if variant == "ours" and family in base and name != family else ""
+            share = f"{speed / base[family]:.2f}" if variant == "ours" and base.get(family) and name != family else ""
             first = 1000 * min(found["first_token_seconds"])
             print(f"| {name} | {variant} | {speed:,.0f} | {1000 * WORK[name]['batch'] / max(1, speed):.2f} | {first:.1f} | "
                   f"{share} | {found['peak_bytes'] / 2**30:.1f} |", flush=True)

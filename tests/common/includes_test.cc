@@ -40,7 +40,7 @@ const std::map<std::string, std::set<std::string>>& Allowed() {
                          "server/model/kernels", "server/model/kernels/cuda", "server/tokenizer", "server/data",
                          "server/device", "server/jobs"}},
       {"server/engine", {"server/adapters", "server/model", "server/model/weights",
-                         "server/model/kernels", "server/tokenizer", "server/device"}},
+                         "server/model/kernels", "server/model/kernels/cuda", "server/tokenizer", "server/device"}},
       {"server/evaluation", {"server/engine", "server/adapters", "server/data", "server/tokenizer"}},
       {"server/rpc", {"server/jobs", "server/engine", "server/adapters", "server/evaluation", "server/data",
                       "server/tokenizer", "server/metrics"}},

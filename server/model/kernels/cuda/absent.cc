@@ -55,19 +55,19 @@ void DropoutRows(Type, const void*, const void*, double, const int64_t*, const i
 void SpreadBlocks(Type, const void*, void*, const BlockCopy*, int64_t, int64_t, Stream) { std::abort(); }
 void CollectBlocks(const float*, float*, const BlockCopy*, int64_t, int64_t, bool, Stream) { std::abort(); }
 void EmbedTokens(const void*, const int32_t*, const int32_t*, void*, int64_t, int64_t, Stream) { std::abort(); }
-void RopeAndCache(void*, int64_t, const float*, const float*, const int32_t*, const int32_t*, void*, void*, int64_t,
+void RopeAndCache(void*, Addend, const float*, const float*, const int32_t*, const int32_t*, void*, void*, int64_t,
                   RopeShape, Stream) {
   std::abort();
 }
+bool AddAndNormTakes(int64_t) { return false; }
+void AddAndNorm(void*, const void*, Addend, const void*, double, void*, int64_t, int64_t, Stream) { std::abort(); }
+void SwiGluAdded(const void*, Addend, void*, int64_t, int64_t, Stream) { std::abort(); }
 bool PagedAttentionTakes(RopeShape) { return false; }
 void PagedAttention(const PagedAttentionCall&, Stream) { std::abort(); }
 void Argmax(const void*, int32_t*, int64_t, int64_t, Stream) { std::abort(); }
-void LoraShrink(const void*, int64_t, const LoraEntry*, int64_t, const int32_t*, LoraTarget, float*, int64_t, int64_t,
-                int64_t, Stream) {
-  std::abort();
-}
-void LoraExpand(const float*, const LoraEntry*, int64_t, const int32_t*, LoraTarget, void*, int64_t, int64_t, int64_t,
-                Stream) {
+int MostGroupedRanks() { return 0; }
+void GroupedLora(const void*, int64_t, const LoraEntry*, int64_t, const int32_t*, LoraTarget, void*, int64_t, int64_t,
+                 int64_t, Stream) {
   std::abort();
 }
 

@@ -1,92 +1,160 @@
+#include <cooperative_groups.h>
+
 #include "server/model/kernels/cuda/common.cuh"
 
-// Low-rank terms of a batch whose rows have adapters of their own (after Chen et al. 2024, Punica):
-// memory-bound, so plain loads; rows of one adapter share it in the L2 cache.
+// Low-rank terms of a batch whose rows have adapters of their own (after Chen et al. 2024, Punica).
+// Bound by reading the adapters once; rows of one adapter find it in the L2 cache. A row under a
+// projection is the work of a cluster of blocks, which share out the inputs, add up A x between
+// them, and share out the outputs.
 namespace attune::cuda {
 namespace {
 
-using Bf16 = __nv_bfloat16;
-constexpr int kWarps = 8;
+namespace cg = cooperative_groups;
 
-// A block has kWarps ranks of a projection of a row; a warp the dot product of one.
+constexpr int kThreads = 256, kWarps = kThreads / 32;
+constexpr int kBlocks = 2;  // of a cluster; of 1, 2, 4 and 8 the fastest
+constexpr int kMostRanks = 512;
+
+// Clusters came with compute capability 9.0; before, a block does all.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+__device__ inline int BlocksOfRow() { return static_cast<int>(cg::this_cluster().num_blocks()); }
+__device__ inline int BlockOfRow() { return static_cast<int>(cg::this_cluster().block_rank()); }
+__device__ inline void SyncRow() { cg::this_cluster().sync(); }
+__device__ inline const float* SharedOf(float* mine, int block) { return cg::this_cluster().map_shared_rank(mine, block); }
+#else
+__device__ inline int BlocksOfRow() { return 1; }
+__device__ inline int BlockOfRow() { return 0; }
+__device__ inline void SyncRow() { __syncthreads(); }
+__device__ inline const float* SharedOf(float* mine, int) { return mine; }
+#endif
+
+// part[r] = A's row r times x over inputs [begin, end). A warp has two rows at a time, and
+// loads of four steps on their way.
 template <typename T, int N>
-__global__ void Shrink(const T* x, int64_t x_stride, const LoraEntry* entries, int64_t entries_per_slot,
-                       const int32_t* slots, LoraTarget target, float* u, int most_ranks, int inputs) {
-  const int t = blockIdx.x, p = blockIdx.y, r = blockIdx.z * kWarps + threadIdx.y, slot = slots[t];
-  if (slot < 0) return;
-  const LoraEntry entry = entries[slot * entries_per_slot + target.entry[p]];
-  if (r >= entry.rank) return;
-  const T* a = static_cast<const T*>(entry.a_RI) + static_cast<int64_t>(r) * inputs;
-  x += t * x_stride;
-  float sum = 0;
+__device__ inline void Shrink(const T* x, const T* a, int inputs, int begin, int end, int rank, float* part) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  for (int r = warp; r < rank; r += 2 * kWarps) {
+    const bool has_second = r + kWarps < rank;
+    const T *first = a + static_cast<int64_t>(r) * inputs, *second = first + (has_second ? kWarps * static_cast<int64_t>(inputs) : 0);
+    float sum = 0, other = 0;
 #pragma unroll 4
-  for (int i = threadIdx.x * N; i < inputs; i += 32 * N) {
-    float v[N], w[N];
-    Load(a + i, w);
-    Load(x + i, v);
+    for (int i = begin + lane * N; i < end; i += 32 * N) {
+      float v[N], w[N], u[N];
+      Load(x + i, v);
+      Load(first + i, w);
+      Load(second + i, u);
 #pragma unroll
-    for (int j = 0; j < N; ++j) sum += v[j] * w[j];
+      for (int j = 0; j < N; ++j) sum += v[j] * w[j], other += v[j] * u[j];
+    }
+#pragma unroll
+    for (int offset = 16; offset > 0; offset /= 2) {
+      sum += __shfl_xor_sync(~0u, sum, offset);
+      other += __shfl_xor_sync(~0u, other, offset);
+    }
+    if (lane == 0) part[r] = sum;
+    if (lane == 0 && has_second) part[r + kWarps] = other;
   }
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
-  if (threadIdx.x == 0) u[(static_cast<int64_t>(t) * target.count + p) * most_ranks + r] = sum;
 }
 
-// A thread has one output; a block those of a projection of a row.
-template <typename T, int N>
-__global__ void Expand(const float* u, const LoraEntry* entries, int64_t entries_per_slot, const int32_t* slots,
-                       LoraTarget target, T* y, int64_t y_stride, int most_ranks) {
-  extern __shared__ float inner[];
-  const int t = blockIdx.x, p = blockIdx.y, slot = slots[t];
-  if (slot < 0) return;
-  const LoraEntry entry = entries[slot * entries_per_slot + target.entry[p]];
-  if (entry.rank == 0) return;
-  for (int r = threadIdx.x; r < entry.rank; r += blockDim.x) {
-    inner[r] = u[(static_cast<int64_t>(t) * target.count + p) * most_ranks + r] * entry.scale;
-  }
-  __syncthreads();
-  const int o = blockIdx.z * blockDim.x + threadIdx.x;
-  if (o >= target.columns[p]) return;
-  const T* b = static_cast<const T*>(entry.b_OR) + static_cast<int64_t>(o) * entry.rank;
-  float sum = 0;
-  int r = 0;
-  if (entry.rank % kWide<T> == 0) {
-    for (; r < entry.rank; r += kWide<T>) {
-      float w[kWide<T>];
-      Load(b + r, w);
-#pragma unroll
-      for (int j = 0; j < kWide<T>; ++j) sum += w[j] * inner[r + j];
+// out[o] = scale * B's row o times inner, for o in [begin, end); kRank is the rank, or 0 for any.
+template <typename T, int kRank>
+__device__ inline void Expand(const T* b, const float* inner, int any_rank, float scale, int begin, int end, T* out) {
+  constexpr int kTogether = 4, kPacks = kRank / kWide<T>;
+  if constexpr (kRank == 0) {
+    for (int o = begin + threadIdx.x; o < end; o += kThreads) {
+      float sum = 0;
+      for (int r = 0; r < any_rank; ++r) sum += ToFloat(b[static_cast<int64_t>(o) * any_rank + r]) * inner[r];
+      out[o] = FromFloat<T>(scale * sum);
     }
   } else {
-    for (; r < entry.rank; ++r) sum += ToFloat(b[r]) * inner[r];
+    for (int o = begin + threadIdx.x; o < end; o += kTogether * kThreads) {
+      float sum[kTogether] = {};
+#pragma unroll
+      for (int k = 0; k < kPacks; ++k) {
+        float w[kTogether][kWide<T>];
+#pragma unroll
+        for (int m = 0; m < kTogether; ++m) {
+          const int row = o + m * kThreads < end ? o + m * kThreads : o;  // all loads at once, needed or not
+          Load(b + static_cast<int64_t>(row) * kRank + k * kWide<T>, w[m]);
+        }
+#pragma unroll
+        for (int m = 0; m < kTogether; ++m) {
+#pragma unroll
+          for (int j = 0; j < kWide<T>; ++j) sum[m] += w[m][j] * inner[k * kWide<T> + j];
+        }
+      }
+#pragma unroll
+      for (int m = 0; m < kTogether; ++m) {
+        if (o + m * kThreads < end) out[o + m * kThreads] = FromFloat<T>(scale * sum[m]);
+      }
+    }
   }
-  T* out = y + t * y_stride + target.first_column[p] + o;
-  *out = FromFloat<T>(ToFloat(*out) + sum);
+}
+
+template <typename T, int N>
+__global__ void __launch_bounds__(kThreads)
+    Delta(const T* x, int64_t x_stride, const LoraEntry* entries, int64_t entries_per_slot, const int32_t* slots,
+          LoraTarget target, T* delta, int64_t delta_stride, int inputs) {
+  __shared__ float part[kMostRanks], inner[kMostRanks];
+  const int row = blockIdx.x / BlocksOfRow(), block = BlockOfRow(), blocks = BlocksOfRow(), p = blockIdx.y;
+  const int slot = slots[row], columns = target.columns[p];
+  const int width = (columns + blocks - 1) / blocks, first = block * width;
+  const int last = first + width < columns ? first + width : columns;
+  T* out = delta + row * delta_stride + target.first_column[p];
+  LoraEntry entry{nullptr, nullptr, 0, 0};
+  if (slot >= 0) entry = entries[slot * entries_per_slot + target.entry[p]];
+  if (entry.rank == 0) {  // for all blocks of the cluster alike
+    for (int o = first + threadIdx.x; o < last; o += kThreads) out[o] = FromFloat<T>(0);
+    return;
+  }
+  const T *a = static_cast<const T*>(entry.a_RI), *b = static_cast<const T*>(entry.b_OR);
+  const int step = (inputs / N + blocks - 1) / blocks * N, begin = block * step;
+  Shrink<T, N>(x + row * x_stride, a, inputs, begin, begin + step < inputs ? begin + step : inputs, entry.rank, part);
+  SyncRow();
+  for (int r = threadIdx.x; r < entry.rank; r += kThreads) {
+    float sum = 0;
+    for (int k = 0; k < blocks; ++k) sum += SharedOf(part, k)[r];
+    inner[r] = sum;
+  }
+  SyncRow();  // and nobody leaves while another reads from it
+  switch (entry.rank) {
+    case 8: return Expand<T, 8>(b, inner, 8, entry.scale, first, last, out);
+    case 16: return Expand<T, 16>(b, inner, 16, entry.scale, first, last, out);
+    case 32: return Expand<T, 32>(b, inner, 32, entry.scale, first, last, out);
+    case 64: return Expand<T, 64>(b, inner, 64, entry.scale, first, last, out);
+    default: return Expand<T, 0>(b, inner, entry.rank, entry.scale, first, last, out);
+  }
+}
+
+bool HasClusters() {
+  static const bool has = [] {
+    int device = 0, major = 0;
+    return cudaGetDevice(&device) == cudaSuccess &&
+           cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major >= 9;
+  }();
+  return has;
 }
 
 }  // namespace
 
-void LoraShrink(const void* x_TI, int64_t x_stride, const LoraEntry* entries, int64_t entries_per_slot,
-                const int32_t* slots_T, LoraTarget target, float* u_TPR, int64_t most_ranks, int64_t rows,
-                int64_t inputs, Stream stream) {
-  const dim3 blocks(rows, target.count, (most_ranks + kWarps - 1) / kWarps), threads(32, kWarps);
-  Dispatch(Type::kBfloat16, inputs, [&]<typename T, int N>() {
-    Shrink<T, N><<<blocks, threads, 0, stream>>>(static_cast<const T*>(x_TI), x_stride, entries, entries_per_slot,
-                                                 slots_T, target, u_TPR, static_cast<int>(most_ranks),
-                                                 static_cast<int>(inputs));
-  });
-}
+int MostGroupedRanks() { return kMostRanks; }
 
-void LoraExpand(const float* u_TPR, const LoraEntry* entries, int64_t entries_per_slot, const int32_t* slots_T,
-                LoraTarget target, void* y_TO, int64_t y_stride, int64_t most_ranks, int64_t rows, Stream stream) {
-  int64_t widest = 0;
-  for (int p = 0; p < target.count; ++p) widest = target.columns[p] > widest ? target.columns[p] : widest;
-  constexpr int kThreads = 256;
-  const dim3 blocks(rows, target.count, (widest + kThreads - 1) / kThreads);
-  Dispatch(Type::kBfloat16, 1, [&]<typename T, int N>() {
-    Expand<T, N><<<blocks, kThreads, most_ranks * sizeof(float), stream>>>(
-        u_TPR, entries, entries_per_slot, slots_T, target, static_cast<T*>(y_TO), y_stride,
-        static_cast<int>(most_ranks));
+void GroupedLora(const void* x_TI, int64_t x_stride, const LoraEntry* entries, int64_t entries_per_slot,
+                 const int32_t* slots_T, LoraTarget target, void* delta_TO, int64_t delta_stride, int64_t rows,
+                 int64_t inputs, Stream stream) {
+  Dispatch(Type::kBfloat16, inputs, [&]<typename T, int N>() {
+    cudaLaunchAttribute cluster;
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim = {kBlocks, 1, 1};
+    cudaLaunchConfig_t config = {};
+    const unsigned blocks = HasClusters() ? kBlocks : 1;
+    config.gridDim = dim3(static_cast<unsigned>(rows) * blocks, target.count);
+    config.blockDim = dim3(kThreads);
+    config.stream = stream;
+    config.attrs = &cluster;
+    config.numAttrs = HasClusters() ? 1 : 0;
+    cudaLaunchKernelEx(&config, Delta<T, N>, static_cast<const T*>(x_TI), x_stride, entries, entries_per_slot, slots_T,
+                       target, static_cast<T*>(delta_TO), delta_stride, static_cast<int>(inputs));
   });
 }
 

@@ -133,11 +133,23 @@ void AdamW8Bit(const AdamWSettings& settings, const float* norm, const float* fi
 void EmbedTokens(const void* embedding_VD, const int32_t* tokens_T, const int32_t* sampled, void* x_TD, int64_t rows,
                  int64_t columns, Stream stream);
 
-// Rotates the query columns of qkv_TE in place, and writes rotated keys, and values, to their
+// What is to be added to a matrix's first rows before use; contiguous, of its width.
+struct Addend {
+  const void* values = nullptr;
+  int64_t rows = 0;
+};
+
+// Rotates the query columns of qkv_TE + addend in place, and writes rotated keys, and values, to their
 // slots of the cache; rows whose slot is negative are left out.
-void RopeAndCache(void* qkv_TE, int64_t row_stride, const float* cos_PH, const float* sin_PH,
-                  const int32_t* positions_T, const int32_t* slots_T, void* keys, void* values, int64_t tokens,
-                  RopeShape shape, Stream stream);
+void RopeAndCache(void* qkv_TE, Addend addend, const float* cos_PH, const float* sin_PH, const int32_t* positions_T,
+                  const int32_t* slots_T, void* keys, void* values, int64_t tokens, RopeShape shape, Stream stream);
+// x += delta + addend, and its RMS norm times w, as RmsNormForward's. Only for rows as wide as
+// AddAndNormTakes allows: 8192.
+bool AddAndNormTakes(int64_t columns);
+void AddAndNorm(void* x_TD, const void* delta_TD, Addend addend, const void* w_D, double epsilon, void* y_TD,
+                int64_t rows, int64_t columns, Stream stream);
+// silu(gate) * up of gate_up_T2I + addend.
+void SwiGluAdded(const void* gate_up_T2I, Addend addend, void* out_TI, int64_t rows, int64_t inner, Stream stream);
 
 // How attention over a paged cache is cut: `segments` have consecutive queries each, which see
 // the keys up to themselves. A tile is tile_rows rows (query times head of a group) of a
@@ -186,14 +198,12 @@ struct LoraTarget {
   int32_t count = 0;
   int32_t entry[3], first_column[3], columns[3];
 };
-// u_TPR = x A^T for each row by its own adapter, slots_T[t] (none if negative), whose entries
-// are entries[slot * entries_per_slot + target.entry[p]]; fp32, R = most_ranks. Then
-// y_TO += scale * u B^T.
-void LoraShrink(const void* x_TI, int64_t x_stride, const LoraEntry* entries, int64_t entries_per_slot,
-                const int32_t* slots_T, LoraTarget target, float* u_TPR, int64_t most_ranks, int64_t rows,
-                int64_t inputs, Stream stream);
-void LoraExpand(const float* u_TPR, const LoraEntry* entries, int64_t entries_per_slot, const int32_t* slots_T,
-                LoraTarget target, void* y_TO, int64_t y_stride, int64_t most_ranks, int64_t rows, Stream stream);
+// delta_TO = scale * (x A^T) B^T for each row by its own adapter, slots_T[t] (zeros if negative),
+// whose entries are entries[slot * entries_per_slot + target.entry[p]].
+int MostGroupedRanks();
+void GroupedLora(const void* x_TI, int64_t x_stride, const LoraEntry* entries, int64_t entries_per_slot,
+                 const int32_t* slots_T, LoraTarget target, void* delta_TO, int64_t delta_stride, int64_t rows,
+                 int64_t inputs, Stream stream);
 
 }  // namespace attune::cuda
 

@@ -15,23 +15,36 @@ __global__ void Embed(const T* embedding, const int32_t* tokens, const int32_t* 
   }
 }
 
+// v += what the addend has there.
+template <typename T, int N>
+__device__ inline void Add(const T* addend, int64_t addend_rows, int64_t row, int64_t at, float (&v)[N]) {
+  if (row >= addend_rows) return;
+  float d[N];
+  Load(addend + at, d);
+#pragma unroll
+  for (int j = 0; j < N; ++j) v[j] += d[j];
+}
+
 // A thread has the same few dimensions in both halves of a head: queries' first, then keys', then values'.
 template <typename T, int N>
-__global__ void RopeCache(T* qkv, int64_t row_stride, const float* cos, const float* sin, const int32_t* positions,
-                          const int32_t* slots, T* keys, T* values, int heads, int kv_heads, int half) {
+__global__ void RopeCache(T* qkv, const T* addend, int64_t addend_rows, const float* cos, const float* sin,
+                          const int32_t* positions, const int32_t* slots, T* keys, T* values, int heads, int kv_heads,
+                          int half) {
   const int64_t t = blockIdx.x, slot = slots[t];
   if (slot < 0) return;
   const int64_t position = static_cast<int64_t>(positions[t]) * half;
-  qkv += t * row_stride;
+  const int64_t row = t * (heads + 2 * kv_heads) * 2 * half;
   keys += slot * kv_heads * 2 * half;
   values += slot * kv_heads * 2 * half;
   for (int item = threadIdx.x; item < (heads + 2 * kv_heads) * half / N; item += blockDim.x) {
     const int head = item / (half / N), i = item % (half / N) * N;
-    T* x = qkv + head * 2 * half + i;
+    const int64_t at = row + head * 2 * half + i;
     float a[N], b[N], c[N], s[N];
-    Load(x, a);
-    Load(x + half, b);
-    T* to = x;
+    Load(qkv + at, a);
+    Load(qkv + at + half, b);
+    Add<T, N>(addend, addend_rows, t, at, a);
+    Add<T, N>(addend, addend_rows, t, at + half, b);
+    T* to = qkv + at;
     if (head >= heads + kv_heads) {
       to = values + (head - heads - kv_heads) * 2 * half + i;
     } else {
@@ -48,6 +61,51 @@ __global__ void RopeCache(T* qkv, int64_t row_stride, const float* cos, const fl
     Store(to, a);
     Store(to + half, b);
   }
+}
+
+// A row's threads hold it at once.
+template <typename T, int N>
+__global__ void AddNorm(T* x, const T* delta, const T* addend, int64_t addend_rows, const T* w, float epsilon, T* y,
+                        int columns) {
+  __shared__ float shared[33];
+  const int i = threadIdx.x * N;
+  const int64_t at = blockIdx.x * static_cast<int64_t>(columns) + i;
+  const bool inside = i < columns;
+  float v[N] = {}, g[N] = {}, squares = 0;
+  if (inside) {
+    Load(x + at, v);
+    Load(w + i, g);
+    if (delta) {
+      float d[N];
+      Load(delta + at, d);
+      Add<T, N>(addend, addend_rows, blockIdx.x, at, d);
+#pragma unroll
+      for (int j = 0; j < N; ++j) v[j] = ToFloat(FromFloat<T>(v[j] + d[j]));
+      Store(x + at, v);
+    }
+  }
+#pragma unroll
+  for (int j = 0; j < N; ++j) squares += v[j] * v[j];
+  const float r = rsqrtf(BlockReduce(squares, 0.0f, shared, Sum()) / columns + epsilon);
+  if (!inside) return;
+#pragma unroll
+  for (int j = 0; j < N; ++j) v[j] *= r * g[j];
+  Store(y + at, v);
+}
+
+template <typename T, int N>
+__global__ void Gate(const T* gate_up, const T* addend, int64_t addend_rows, T* out, int inner) {
+  const int i = (blockIdx.y * blockDim.x + threadIdx.x) * N;
+  if (i >= inner) return;
+  const int64_t at = blockIdx.x * static_cast<int64_t>(2 * inner) + i;
+  float g[N], u[N];
+  Load(gate_up + at, g);
+  Load(gate_up + at + inner, u);
+  Add<T, N>(addend, addend_rows, blockIdx.x, at, g);
+  Add<T, N>(addend, addend_rows, blockIdx.x, at + inner, u);
+#pragma unroll
+  for (int j = 0; j < N; ++j) u[j] *= g[j] / (1.0f + __expf(-g[j]));
+  Store(out + blockIdx.x * static_cast<int64_t>(inner) + i, u);
 }
 
 // Larger for larger values, and for lower tokens among equals.
@@ -86,15 +144,35 @@ void EmbedTokens(const void* embedding_VD, const int32_t* tokens_T, const int32_
   });
 }
 
-void RopeAndCache(void* qkv_TE, int64_t row_stride, const float* cos_PH, const float* sin_PH,
-                  const int32_t* positions_T, const int32_t* slots_T, void* keys, void* values, int64_t tokens,
-                  RopeShape shape, Stream stream) {
+void RopeAndCache(void* qkv_TE, Addend addend, const float* cos_PH, const float* sin_PH, const int32_t* positions_T,
+                  const int32_t* slots_T, void* keys, void* values, int64_t tokens, RopeShape shape, Stream stream) {
   const int half = static_cast<int>(shape.head_dim / 2);
   const int heads = static_cast<int>(shape.heads), kv_heads = static_cast<int>(shape.kv_heads);
   Dispatch(Type::kBfloat16, half, [&]<typename T, int N>() {
     RopeCache<T, N><<<tokens, RowThreads((heads + 2 * kv_heads) * half, N), 0, stream>>>(
-        static_cast<T*>(qkv_TE), row_stride, cos_PH, sin_PH, positions_T, slots_T, static_cast<T*>(keys),
-        static_cast<T*>(values), heads, kv_heads, half);
+        static_cast<T*>(qkv_TE), static_cast<const T*>(addend.values), addend.rows, cos_PH, sin_PH, positions_T, slots_T,
+        static_cast<T*>(keys), static_cast<T*>(values), heads, kv_heads, half);
+  });
+}
+
+bool AddAndNormTakes(int64_t columns) { return columns % kWide<Bf16> == 0 && columns <= 1024 * kWide<Bf16>; }
+
+void AddAndNorm(void* x_TD, const void* delta_TD, Addend addend, const void* w_D, double epsilon, void* y_TD,
+                int64_t rows, int64_t columns, Stream stream) {
+  Dispatch(Type::kBfloat16, columns, [&]<typename T, int N>() {
+    AddNorm<T, N><<<rows, RowThreads(columns, N), 0, stream>>>(
+        static_cast<T*>(x_TD), static_cast<const T*>(delta_TD), static_cast<const T*>(addend.values), addend.rows,
+        static_cast<const T*>(w_D), static_cast<float>(epsilon), static_cast<T*>(y_TD), static_cast<int>(columns));
+  });
+}
+
+void SwiGluAdded(const void* gate_up_T2I, Addend addend, void* out_TI, int64_t rows, int64_t inner, Stream stream) {
+  Dispatch(Type::kBfloat16, inner, [&]<typename T, int N>() {
+    constexpr int kThreads = 128;
+    const unsigned blocks = static_cast<unsigned>((inner / N + kThreads - 1) / kThreads);
+    Gate<T, N><<<dim3(rows, blocks), kThreads, 0, stream>>>(static_cast<const T*>(gate_up_T2I),
+                                                           static_cast<const T*>(addend.values), addend.rows,
+                                                           static_cast<T*>(out_TI), static_cast<int>(inner));
   });
 }
 

@@ -1,0 +1,237 @@
+// The kernels that generation on a GPU runs, against their formulas in fp64.
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "server/engine/step_inputs.h"
+#include "server/model/kernels/cuda/launch.h"
+#include "server/model/kernels/cuda_dispatch.h"
+#include "tests/testing/gpu.h"
+#include "tests/testing/tensor_matchers.h"
+
+namespace attune {
+namespace {
+
+using at::Tensor;
+
+constexpr double kBf16 = 0.02;
+
+class ServingKernelsTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!FindGpu(ComputeTarget::Type::kBfloat16) || !cuda::Available()) GTEST_SKIP() << "no GPU";
+    at::manual_seed(11);
+  }
+  static Tensor Random(at::IntArrayRef sizes) { return at::randn(sizes, at::TensorOptions(at::kBFloat16).device(at::kCUDA)); }
+  static Tensor Ints(const std::vector<int32_t>& values) {
+    return at::tensor(values, at::kInt).to(at::kCUDA);
+  }
+  static Tensor Exact(const Tensor& x) { return x.to(at::kCPU, at::kDouble); }
+  static const int32_t* Data(const Tensor& x) { return x.const_data_ptr<int32_t>(); }
+};
+
+TEST_F(ServingKernelsTest, GpuEmbedsKnownAndSampledTokens) {
+  const Tensor table = Random({50, 40}), x = at::zeros_like(Random({4, 40}));
+  const Tensor tokens = Ints({7, -1, 0, -3}), sampled = Ints({11, 12, 49});
+  cuda::EmbedTokens(table.const_data_ptr(), Data(tokens), Data(sampled), x.mutable_data_ptr(), 4, 40, CurrentCudaStream());
+  const Tensor expected = table.index_select(0, at::tensor({7, 11, 0, 49}, at::kLong).to(at::kCUDA));
+  EXPECT_TRUE(at::equal(x, expected));
+}
+
+TEST_F(ServingKernelsTest, GpuAddsAndNorms) {
+  for (int64_t width : {64, 448, 2048, 8192}) {
+    const int64_t rows = 5, added = 3;
+    const Tensor x = Random({rows, width}), delta = Random({rows, width}), addend = Random({added, width});
+    const Tensor w = Random({width}), y = at::empty_like(x), before = x.clone();
+    cuda::AddAndNorm(x.mutable_data_ptr(), delta.const_data_ptr(), {addend.const_data_ptr(), added}, w.const_data_ptr(),
+                     1e-5, y.mutable_data_ptr(), rows, width, CurrentCudaStream());
+    Tensor sum = Exact(before) + Exact(delta);
+    sum.narrow(0, 0, added) += Exact(addend);
+    EXPECT_TRUE(Near(x, sum, kBf16)) << width;
+    EXPECT_TRUE(Near(y, sum * (sum.square().mean(-1, true) + 1e-5).rsqrt() * Exact(w), kBf16)) << width;
+    cuda::AddAndNorm(x.mutable_data_ptr(), nullptr, {}, w.const_data_ptr(), 1e-5, y.mutable_data_ptr(), rows, width,
+                     CurrentCudaStream());
+    sum = Exact(x);
+    EXPECT_TRUE(Near(y, sum * (sum.square().mean(-1, true) + 1e-5).rsqrt() * Exact(w), kBf16)) << width;
+  }
+}
+
+TEST_F(ServingKernelsTest, GpuGates) {
+  for (int64_t inner : {48, 1032, 5632}) {
+    const Tensor gate_up = Random({4, 2 * inner}), addend = Random({2, 2 * inner}), out = Random({4, inner});
+    cuda::SwiGluAdded(gate_up.const_data_ptr(), {addend.const_data_ptr(), 2}, out.mutable_data_ptr(), 4, inner,
+                      CurrentCudaStream());
+    Tensor in = Exact(gate_up);
+    in.narrow(0, 0, 2) += Exact(addend);
+    EXPECT_TRUE(Near(out, at::silu(in.narrow(1, 0, inner)) * in.narrow(1, inner, inner), kBf16)) << inner;
+  }
+}
+
+TEST_F(ServingKernelsTest, GpuChoosesTheLowestOfTheLikeliest) {
+  const int64_t rows = 6, vocabulary = 1003;
+  Tensor logits = Random({rows, vocabulary}) - 20;
+  logits[0][1002] = 3;
+  logits[1][17] = logits[1][900] = 5;  // the lower one
+  logits[2].fill_(-7);                 // all alike
+  logits[3][0] = 0.5;
+  const Tensor chosen = at::zeros({rows}, at::TensorOptions(at::kInt).device(at::kCUDA));
+  cuda::Argmax(logits.const_data_ptr(), chosen.mutable_data_ptr<int32_t>(), rows, vocabulary, CurrentCudaStream());
+  const Tensor found = chosen.cpu();
+  EXPECT_EQ(found[0].item<int>(), 1002);
+  EXPECT_EQ(found[1].item<int>(), 17);
+  EXPECT_EQ(found[2].item<int>(), 0);
+  EXPECT_EQ(found[3].item<int>(), 0);
+  for (int64_t row = 4; row < rows; ++row) {
+    EXPECT_EQ(logits[row][found[row].item<int64_t>()].item<float>(), logits[row].max().item<float>());
+  }
+}
+
+TEST_F(ServingKernelsTest, GpuRotatesAndCaches) {
+  const cuda::RopeShape shape{6, 2, 64};
+  const int64_t rows = 5, width = (6 + 4) * 64, half = 32;
+  const Tensor qkv = Random({rows, width}), addend = Random({2, width}), before = qkv.clone();
+  const Tensor keys = at::zeros_like(Random({40, 2, 64})), values = at::zeros_like(keys);
+  const Tensor angles = at::rand({100, half}) * 6, cos = angles.cos().to(at::kCUDA), sin = angles.sin().to(at::kCUDA);
+  const std::vector<int32_t> position = {3, 0, 99, 50, 7}, slot = {1, 39, -1, 20, 0};
+  const Tensor positions = Ints(position), slots = Ints(slot);
+  cuda::RopeAndCache(qkv.mutable_data_ptr(), {addend.const_data_ptr(), 2}, cos.const_data_ptr<float>(),
+                     sin.const_data_ptr<float>(), Data(positions), Data(slots), keys.mutable_data_ptr(),
+                     values.mutable_data_ptr(), rows, shape, CurrentCudaStream());
+  Tensor in = Exact(before);
+  in.narrow(0, 0, 2) += Exact(addend);
+  for (int64_t t = 0; t < rows; ++t) {
+    if (slot[t] < 0) {
+      EXPECT_TRUE(at::equal(qkv[t], before[t]));
+      continue;
+    }
+    const Tensor heads = in[t].view({10, 64}), c = Exact(cos)[position[t]], s = Exact(sin)[position[t]];
+    const Tensor a = heads.narrow(1, 0, half), b = heads.narrow(1, half, half);
+    const Tensor turned = at::cat({a * c - b * s, b * c + a * s}, 1);
+    EXPECT_TRUE(Near(qkv[t].view({10, 64}).narrow(0, 0, 6), turned.narrow(0, 0, 6), kBf16)) << t;
+    EXPECT_TRUE(Near(keys[slot[t]], turned.narrow(0, 6, 2), kBf16)) << t;
+    EXPECT_TRUE(Near(values[slot[t]], heads.narrow(0, 8, 2), kBf16)) << t;
+  }
+}
+
+// Rows of many ranks and of none, under projections of which some have no LoRA.
+TEST_F(ServingKernelsTest, GpuGroupsLoras) {
+  const std::vector<int64_t> ranks = {1, 3, 8, 16, 20, 32, 64, 100};
+  for (int64_t inputs : {64, 1032, 2048}) {
+    const std::vector<int64_t> columns = {96, 40, 2000};
+    const int64_t width = 96 + 40 + 2000, per_slot = 4;
+    std::vector<std::vector<std::pair<Tensor, Tensor>>> adapters;
+    std::vector<cuda::LoraEntry> entries(ranks.size() * per_slot);
+    for (size_t i = 0; i < ranks.size(); ++i) {
+      adapters.emplace_back();
+      for (int p = 0; p < 3; ++p) {
+        adapters[i].emplace_back(Random({ranks[i], inputs}) * 0.1, Random({columns[p], ranks[i]}) * 0.1);
+        if ((i + p) % 4 == 3) continue;
+        entries[i * per_slot + 1 + p] = {adapters[i][p].first.const_data_ptr(), adapters[i][p].second.const_data_ptr(),
+                                         static_cast<int32_t>(ranks[i]), 0.5f + p};
+      }
+    }
+    Tensor host = at::empty({static_cast<int64_t>(entries.size() * sizeof(cuda::LoraEntry))}, at::kByte);
+    std::memcpy(host.mutable_data_ptr(), entries.data(), host.numel());
+    const Tensor table = host.to(at::kCUDA);
+    const std::vector<int32_t> slot = {0, 1, -1, 2, 3, 4, 5, 6, 7, 3, -1};
+    const int64_t rows = static_cast<int64_t>(slot.size());
+    const Tensor x = Random({rows, inputs}), delta = Random({rows, width}), slots = Ints(slot);
+    cuda::LoraTarget target{3, {1, 2, 3}, {0, 96, 136}, {96, 40, 2000}};
+    cuda::GroupedLora(x.const_data_ptr(), inputs, static_cast<const cuda::LoraEntry*>(table.const_data_ptr()), per_slot,
+                      Data(slots), target, delta.mutable_data_ptr(), width, rows, inputs, CurrentCudaStream());
+    Tensor expected = at::zeros({rows, width}, at::kDouble);
+    for (int64_t t = 0; t < rows; ++t) {
+      for (int p = 0; p < 3 && slot[t] >= 0; ++p) {
+        if ((slot[t] + p) % 4 == 3) continue;
+        const auto& [a, b] = adapters[slot[t]][p];
+        expected[t].narrow(0, target.first_column[p], columns[p]) =
+            at::matmul(Exact(b), at::matmul(Exact(a), Exact(x[t]))) * (0.5 + p);
+      }
+    }
+    EXPECT_TRUE(Near(delta, expected, kBf16)) << inputs;
+  }
+}
+
+struct AttentionCase {
+  int64_t heads, kv_heads, head_dim;
+  int64_t tiles_for_singles;
+};
+
+// Single tokens, whose keys are cut or not, and longer segments, over pages in any order.
+TEST_F(ServingKernelsTest, GpuAttendsOverPages) {
+  for (const AttentionCase& c : {AttentionCase{8, 2, 64, 0}, {8, 2, 64, 200}, {4, 4, 128, 0}, {4, 4, 128, 64},
+                                 {7, 1, 64, 100}, {9, 3, 64, 0}}) {
+    constexpr int64_t kPage = 16, kPages = 400;
+    std::mt19937 random(5);
+    std::vector<int32_t> order(kPages);
+    for (int32_t i = 0; i < kPages; ++i) order[i] = i;
+    std::shuffle(order.begin(), order.end(), random);
+    const Tensor keys = Random({kPages * kPage, c.kv_heads, c.head_dim}), values = Random({kPages * kPage, c.kv_heads, c.head_dim});
+    struct Piece {
+      int64_t count, context;
+    };
+    const std::vector<Piece> pieces = {{1, 0}, {1, 5}, {1, 777}, {1, 63}, {1, 64}, {1, 1200}, {40, 0}, {130, 333}, {2, 17}};
+    std::vector<std::vector<int32_t>> pages(pieces.size());
+    std::vector<StepSegment> segments;
+    const std::vector<int32_t> tokens(200, 1);
+    size_t next = 0;
+    int64_t rows = 0;
+    for (size_t i = 0; i < pieces.size(); ++i) {
+      for (int64_t p = 0; p * kPage < pieces[i].context + pieces[i].count; ++p) pages[i].push_back(order[next++]);
+      segments.push_back({tokens.data(), -1, pieces[i].count, pieces[i].context, &pages[i], -1, 0});
+      rows += pieces[i].count;
+    }
+    const int64_t group = c.heads / c.kv_heads;
+    const StepInputs in = MakeStepInputs(segments, kPage, group, c.tiles_for_singles);
+    const Tensor lists = at::tensor(in.values, at::kInt).to(at::kCUDA);
+    auto at_list = [&](int64_t offset) { return Data(lists) + offset; };
+    const int64_t width = (c.heads + 2 * c.kv_heads) * c.head_dim;
+    const Tensor q = Random({rows, width}), out = at::zeros_like(Random({rows, c.heads * c.head_dim}));
+    const Tensor parts = Random({300, c.heads * c.head_dim}), sums = at::zeros({300, c.heads}, at::TensorOptions(at::kFloat).device(at::kCUDA));
+    auto attend = [&](const AttentionRoom& room, const AttentionOffsets& o, int tile_rows, int64_t first, bool is_cut) {
+      cuda::PagedAttentionCall call;
+      call.shape = {c.heads, c.kv_heads, c.head_dim};
+      call.page_tokens = kPage;
+      call.row_stride = width;
+      call.scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
+      call.q = q.narrow(0, first, room.rows).const_data_ptr();
+      call.out = out.narrow(0, first, room.rows).mutable_data_ptr();
+      call.keys = keys.const_data_ptr();
+      call.values = values.const_data_ptr();
+      if (is_cut) call.partial_out = parts.mutable_data_ptr(), call.partial_sums = sums.mutable_data_ptr<float>();
+      call.plan = {room.segments, room.rows, room.tiles, tile_rows, at_list(o.query_starts), at_list(o.page_starts),
+                   at_list(in.offsets.pages), at_list(o.last_page_tokens), at_list(o.tile_segments),
+                   at_list(o.tile_queries), at_list(o.tile_chunks), reinterpret_cast<const uint8_t*>(at_list(o.tile_used)),
+                   at_list(o.row_parts), at_list(o.out_starts), at_list(o.chunk_tokens), at_list(o.rows_used)};
+      cuda::PagedAttention(call, CurrentCudaStream());
+    };
+    attend(in.room.singles, in.offsets.singles, in.tile_rows_singles, 0, c.tiles_for_singles > 0);
+    attend(in.room.longer, in.offsets.longer, in.tile_rows_longer, in.room.singles.rows, false);
+    const Tensor all_keys = Exact(keys), all_values = Exact(values), queries = Exact(q);
+    int64_t row = 0;
+    for (size_t i = 0; i < pieces.size(); ++i) {
+      std::vector<int64_t> slots;
+      for (int64_t j = 0; j < pieces[i].context + pieces[i].count; ++j) slots.push_back(pages[i][j / kPage] * kPage + j % kPage);
+      const Tensor index = at::tensor(slots, at::kLong);
+      const Tensor k = all_keys.index_select(0, index).repeat_interleave(group, 1).transpose(0, 1);
+      const Tensor v = all_values.index_select(0, index).repeat_interleave(group, 1).transpose(0, 1);
+      for (int64_t t = 0; t < pieces[i].count; ++t, ++row) {
+        const int64_t seen = pieces[i].context + t + 1;
+        const Tensor one = queries[row].narrow(0, 0, c.heads * c.head_dim).view({c.heads, 1, c.head_dim});
+        const Tensor weights = at::softmax(at::matmul(one, k.narrow(1, 0, seen).transpose(1, 2)) / std::sqrt(c.head_dim), -1);
+        const Tensor expected = at::matmul(weights, v.narrow(1, 0, seen)).view({-1});
+        if (!Near(out[row], expected, kBf16)) {
+          ADD_FAILURE() << "heads " << c.heads << ", tiles " << c.tiles_for_singles << ", piece " << i << ", token " << t;
+          break;
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace attune
