@@ -81,6 +81,9 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->envname("ATTUNE_KV_TOKENS")
       ->check(at_least(16))
       ->capture_default_str();
+  app->add_flag("--prefix-cache,!--no-prefix-cache", server.prefix_cache,
+                "Keep what was computed of prompts for others that begin alike (default: on)")
+      ->envname("ATTUNE_PREFIX_CACHE");
   app->add_option("--max-sequences", server.max_sequences, "Answers that are generated together")
       ->envname("ATTUNE_MAX_SEQUENCES")
       ->check(CLI::Range(1, 4096))

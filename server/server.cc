@@ -161,6 +161,7 @@ class ServerImpl final : public Server {
     EngineOptions engine;
     engine.max_sequences = options_.max_sequences;
     engine.kv_tokens = options_.kv_tokens;
+    engine.prefix_cache = options_.prefix_cache;
     engine_ = MakeEngine(engine, target_, arbiter_.get(), clock_, engine_metrics_.get());
     return absl::OkStatus();
   }

@@ -22,6 +22,7 @@ struct ServerOptions {
   std::string export_root;                       // empty: DATA_DIR/exports
   int max_concurrent_jobs = 1;
   int64_t kv_tokens = 65536;                     // capacity of the KV cache
+  bool prefix_cache = true;                      // prompts that begin alike share what was computed
   int max_sequences = 64;                        // generated together
   double training_share = 0.5;                   // of the device's time while generation wants it too
 };

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "server/engine/kv_pages.h"
+#include "server/engine/prefix_cache.h"
 #include "server/engine/sequence.h"
 
 namespace attune {
@@ -15,12 +16,18 @@ namespace attune {
 // Running sequences go first (one token each, or the next piece of their prompt), then
 // waiting ones are let in, in order of arrival. When pages run out, the sequence that
 // was let in last gives its pages up and waits at the head of the queue, to be computed
-// anew: so the oldest always gets on, and nothing starves. Not thread-safe.
+// anew: so the oldest always gets on, and nothing starves. With a prefix cache, full pages
+// stay known while there is room, and a sequence that is let in starts behind the longest
+// beginning that is known. Not thread-safe.
 class BatchScheduler {
  public:
   // `pages` must outlive this.
-  BatchScheduler(KvPages* pages, int64_t max_sequences, int64_t max_tokens)
-      : pages_(pages), max_sequences_(max_sequences), max_tokens_(max_tokens) {}
+  BatchScheduler(KvPages* pages, int64_t max_sequences, int64_t max_tokens, bool reuses_prefixes = false)
+      : pages_(pages),
+        max_sequences_(max_sequences),
+        max_tokens_(max_tokens),
+        prefixes_(pages),
+        reuses_prefixes_(reuses_prefixes) {}
 
   struct Item {
     Sequence* sequence;
@@ -37,7 +44,7 @@ class BatchScheduler {
   // Lets a sequence in at once, past the queue: a fork of one that runs, which brings
   // its pages with it. May exceed max_sequences.
   void AddRunning(Sequence* sequence);
-  // Takes a sequence out and frees its pages.
+  // Takes a sequence out and lets its pages go.
   void Remove(Sequence* sequence);
 
   // What to compute next; empty only if there is no sequence with remaining tokens, or all wait
@@ -50,6 +57,10 @@ class BatchScheduler {
   // nothing changed, if there is no free page for the copy.
   bool Fork(const Sequence& parent, int64_t tokens, Sequence* child, std::vector<std::pair<int32_t, int32_t>>* copies);
 
+  // Tokens of sequences that were let in, and how many of those were found in the cache.
+  int64_t prefix_queries() const { return prefix_queries_; }
+  int64_t prefix_hits() const { return prefix_hits_; }
+
   int64_t running() const { return static_cast<int64_t>(running_.size()); }
   int64_t waiting() const { return static_cast<int64_t>(waiting_.size()); }
 
@@ -59,9 +70,16 @@ class BatchScheduler {
   bool Provide(Sequence* sequence, int64_t tokens, bool may_preempt, Plan* plan);
   void Preempt(Sequence* sequence, Plan* plan);
   void FreePages(Sequence* sequence);
+  // Whether so many pages are free, at the cost of idle ones if need be.
+  bool HasFree(int64_t pages);
+  // Lets the first that waits in, as far as `budget` goes; false if there is no room.
+  bool LetIn(int64_t* budget, Plan* plan);
 
   KvPages* const pages_;
   const int64_t max_sequences_, max_tokens_;
+  PrefixCache prefixes_;
+  const bool reuses_prefixes_;
+  int64_t prefix_queries_ = 0, prefix_hits_ = 0;
   std::deque<Sequence*> waiting_;
   std::vector<Sequence*> running_;  // in the order of being let in
 };

@@ -126,6 +126,7 @@ absl::StatusOr<std::unique_ptr<Generation>> EngineImpl::Generate(GenerateParams 
     auto task = std::make_unique<Task>();
     task->model = state->params.model;
     task->sequence.tokens = tokens;
+    task->sequence.model = task->model->uid;
     task->prompt_tokens = tokens.size();
     task->sequence.most_tokens =
         std::min(task->prompt_tokens + state->params.max_tokens, state->params.model->base->config.context);
@@ -152,6 +153,7 @@ void EngineImpl::ScoreAsync(ScoreParams params, std::function<void(absl::StatusO
   task->kind = Task::Kind::kScorePrompt;
   task->model = params.model;
   task->sequence.tokens = WithVirtualTokens(*params.model, params.prompt);
+  task->sequence.model = params.model->uid;
   task->prompt_tokens = task->sequence.tokens.size();
   task->arrival = state->arrival;
   task->deadline = params.deadline;
@@ -264,6 +266,7 @@ void EngineImpl::StepLane(Lane* lane) {
   const absl::Time start = clock_->Now();
   Lane::StepResult result = lane->Step();
   for (int i = 0; i < result.preempted; ++i) observer_->OnPreempted();
+  if (result.prefix_queries > 0) observer_->OnLetIn(result.prefix_queries, result.prefix_hits);
   int prompt_tokens = 0, generated = 0;
   for (const Lane::Output& output : result.outputs) {
     Task* task = output.task;
@@ -372,6 +375,8 @@ void EngineImpl::HandlePrompt(Lane* lane, const Lane::Output& output) {
     child->sequence.tokens = task->sequence.tokens;
     child->sequence.tokens.insert(child->sequence.tokens.end(), continuation.begin(), continuation.end() - 1);
     child->prompt_tokens = task->prompt_tokens;
+    child->sequence.model = task->sequence.model;
+    child->sequence.most_reused = task->prompt_tokens - 1;  // what follows is to be scored
     child->score = score;
     child->index = static_cast<int>(i);
     child->arrival = task->arrival;

@@ -115,6 +115,8 @@ class EngineObserver {
   virtual void OnFinished(const ServedModel& model, FinishReason reason, int prompt_tokens, int generated_tokens,
                           const RequestTimings& timings) {}
   virtual void OnPreempted() {}
+  // Tokens of sequences that were let in, and how many of those the prefix cache had.
+  virtual void OnLetIn(int64_t tokens, int64_t cached) {}
 };
 
 struct EngineStats {
@@ -129,6 +131,7 @@ struct EngineOptions {
   int max_batch_tokens = 2048;    // per step; longer prompts are read in pieces
   int max_waiting = 1024;         // more are refused: RESOURCE_EXHAUSTED (QUEUE_FULL)
   int64_t kv_tokens = 65536;      // capacity of the KV cache for one base model's shape
+  bool prefix_cache = true;       // what was computed stays known, while there is room, for prompts that begin alike
 };
 
 // Continuous batching over paged KV caches: one thread runs steps; each step reads

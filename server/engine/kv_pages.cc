@@ -4,7 +4,7 @@
 
 namespace attune {
 
-KvPages::KvPages(int64_t pages, int64_t page_tokens) : page_tokens_(page_tokens), users_(pages, 0) {
+KvPages::KvPages(int64_t pages, int64_t page_tokens) : page_tokens_(page_tokens), users_(pages, 0), kept_(pages, false) {
   for (int64_t page = pages - 1; page >= 0; --page) free_.push_back(static_cast<int32_t>(page));
 }
 
@@ -17,13 +17,31 @@ std::optional<int32_t> KvPages::Allocate() {
 }
 
 void KvPages::Share(int32_t page) {
-  assert(users_[page] > 0);
-  ++users_[page];
+  assert(users_[page] > 0 || kept_[page]);
+  if (users_[page]++ == 0) --idle_;
 }
 
 void KvPages::Release(int32_t page) {
   assert(users_[page] > 0);
-  if (--users_[page] == 0) free_.push_back(page);
+  if (--users_[page] > 0) return;
+  if (kept_[page]) {
+    ++idle_;
+  } else {
+    free_.push_back(page);
+  }
+}
+
+void KvPages::Keep(int32_t page) {
+  assert(users_[page] > 0 && !kept_[page]);
+  kept_[page] = true;
+}
+
+void KvPages::LetGo(int32_t page) {
+  assert(kept_[page]);
+  kept_[page] = false;
+  if (users_[page] > 0) return;
+  --idle_;
+  free_.push_back(page);
 }
 
 }  // namespace attune

@@ -30,7 +30,7 @@ Lane::Lane(const BaseModel& base, const EngineOptions& options, Arbiter* arbiter
       target_(base.target),
       arbiter_(arbiter),
       pages_(options.kv_tokens / kPageTokens, kPageTokens),
-      scheduler_(&pages_, options.max_sequences, options.max_batch_tokens) {}
+      scheduler_(&pages_, options.max_sequences, options.max_batch_tokens, options.prefix_cache) {}
 
 absl::StatusOr<std::unique_ptr<Lane>> Lane::Make(const BaseModel& base, const EngineOptions& options,
                                                  Arbiter* arbiter) {
@@ -156,7 +156,10 @@ bool Lane::MayRunAhead(const Passes& passes) const {
 
 Lane::StepResult Lane::Step() {
   StepResult result;
+  const int64_t queries = scheduler_.prefix_queries(), hits = scheduler_.prefix_hits();
   const BatchScheduler::Plan plan = scheduler_.Next();
+  result.prefix_queries = scheduler_.prefix_queries() - queries;
+  result.prefix_hits = scheduler_.prefix_hits() - hits;
   result.preempted = static_cast<int>(plan.preempted.size());
   Passes passes = Divide(plan);
   std::optional<OwnStream::Scope> scope;
@@ -187,7 +190,9 @@ Lane::StepResult Lane::Step() {
 void Lane::Fail(const Pass& pass, const absl::Status& status, StepResult* result) {
   result->error = status;
   for (const Output& output : pass.outputs) {
-    if (output.task) result->failed.push_back(output.task);
+    if (!output.task) continue;
+    output.task->sequence.is_sound = false;
+    result->failed.push_back(output.task);
   }
 }
 

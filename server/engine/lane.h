@@ -53,6 +53,7 @@ class Lane {
     std::vector<Output> outputs;
     std::vector<at::Tensor> alive;  // own the logits
     int preempted = 0;
+    int64_t prefix_queries = 0, prefix_hits = 0;  // tokens let in; of those in the prefix cache
     // Tasks whose forward pass failed, and why.
     std::vector<Task*> failed;
     absl::Status error;

@@ -21,6 +21,17 @@ struct Sequence {
   // Pages that hold them, in order.
   std::vector<int32_t> pages;
 
+  // Whose weights and adapter compute it: sequences of different ones share nothing.
+  uint64_t model = 0;
+  // Of its first tokens at most so many may come from a cache: what follows is wanted from the
+  // pass itself.
+  int64_t most_reused = std::numeric_limits<int64_t>::max();
+  // Tokens it came with, and its full pages that the prefix cache has seen.
+  int64_t given = 0;
+  mutable int64_t remembered = 0;
+  // Whether what its pages hold can be relied on.
+  bool is_sound = true;
+
   int64_t remaining() const { return static_cast<int64_t>(tokens.size()) + in_flight - computed; }
   // Whether all that it will ever need is computed or on its way.
   bool is_ending() const {

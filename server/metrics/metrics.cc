@@ -105,6 +105,10 @@ struct Metrics::Families {
       MakeGauge("attune_num_requests_running", "Sequences that have a place in the batch now.").Add({});
   Gauge& requests_waiting = MakeGauge("attune_num_requests_waiting", "Sequences that wait for a place now.").Add({});
   Gauge& kv_cache_usage = MakeGauge("attune_kv_cache_usage_perc", "Used share of the KV cache, 0 to 1.").Add({});
+  Counter& prefix_queries =
+      MakeCounter("attune_prefix_cache_queries_total", "Tokens of prompts that were let in.").Add({});
+  Counter& prefix_hits =
+      MakeCounter("attune_prefix_cache_hits_total", "Tokens of these that the prefix cache had.").Add({});
   Counter& preemptions =
       MakeCounter("attune_num_preemptions_total", "Answers that lost their KV pages to others and were read again.")
           .Add({});
@@ -236,6 +240,11 @@ void Metrics::RequestFinished(absl::string_view model, absl::string_view reason,
 }
 
 void Metrics::Preempted() { families_->preemptions.Increment(); }
+
+void Metrics::LetIn(int64_t tokens, int64_t cached) {
+  families_->prefix_queries.Increment(static_cast<double>(tokens));
+  families_->prefix_hits.Increment(static_cast<double>(cached));
+}
 
 void Metrics::TrainingStep(absl::string_view model, int64_t tokens, double seconds, double loss) {
   absl::MutexLock lock(&mutex_);

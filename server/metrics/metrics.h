@@ -53,6 +53,7 @@ class Metrics {
   void RequestFinished(absl::string_view model, absl::string_view reason, int prompt_tokens, int generated_tokens,
                        double decode, double total);
   void Preempted();
+  void LetIn(int64_t tokens, int64_t cached);
 
   // An optimizer step of a job that tunes `model`.
   void TrainingStep(absl::string_view model, int64_t tokens, double seconds, double loss);

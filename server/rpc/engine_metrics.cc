@@ -42,4 +42,6 @@ void EngineMetrics::OnFinished(const ServedModel& model, FinishReason reason, in
 
 void EngineMetrics::OnPreempted() { metrics_->Preempted(); }
 
+void EngineMetrics::OnLetIn(int64_t tokens, int64_t cached) { metrics_->LetIn(tokens, cached); }
+
 }  // namespace attune

@@ -19,6 +19,7 @@ class EngineMetrics final : public EngineObserver {
   void OnFinished(const ServedModel& model, FinishReason reason, int prompt_tokens, int generated_tokens,
                   const RequestTimings& timings) override;
   void OnPreempted() override;
+  void OnLetIn(int64_t tokens, int64_t cached) override;
 
  private:
   Metrics* const metrics_;

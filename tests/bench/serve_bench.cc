@@ -6,7 +6,7 @@
 // WORK.json: {"device": "cuda", "precision": "bfloat16", "layers", "hidden", "intermediate",
 // "heads", "kv_heads", "vocab", "tied_head", "batch" (requests at once), "prompt", "new" (tokens),
 // "models" (a list of kinds that requests take in turn: "base", "lora", "soft_prompt"; each
-// request has an adapter of its own), "rank", "virtual_tokens", "rounds", "trace" (a file: a Chrome trace of
+// request has an adapter of its own), "same_prompts" (in each round), "rank", "virtual_tokens", "rounds", "trace" (a file: a Chrome trace of
 // the last round's kernels)}.
 // Prints one line of JSON: {"decode_seconds": [a round's steps that add a token to every
 // request and read no prompt], "decode_tokens": [...], "first_token_seconds": [of the first
@@ -90,10 +90,10 @@ class StepLog final : public EngineObserver {
   std::vector<Entry> entries;  // to be read while nothing runs
 };
 
-absl::Status RunRound(const Json& work, const std::vector<std::shared_ptr<const ServedModel>>& models, Engine* engine,
+absl::Status RunRound(const Json& work, int round, const std::vector<std::shared_ptr<const ServedModel>>& models, Engine* engine,
                       StepLog* log, Json* out) {
   const int batch = work.at("batch"), prompt = work.at("prompt"), most = work.at("new");
-  std::mt19937 random(7);
+  std::mt19937 random(work.value("same_prompts", false) ? 0 : round + 1);
   log->entries.clear();
   const auto start = SteadyClock::now();
   std::vector<std::unique_ptr<Generation>> running;
@@ -171,7 +171,7 @@ absl::StatusOr<Json> Run(const Json& work) {
         prepareProfiler(ProfilerConfig(ProfilerState::KINETO), activities);
         enableProfiler(ProfilerConfig(ProfilerState::KINETO), activities);
       }
-      ATTUNE_RETURN_IF_ERROR(RunRound(work, models, engine.get(), &log, &found));
+      ATTUNE_RETURN_IF_ERROR(RunRound(work, round, models, engine.get(), &log, &found));
       if (traced) torch::autograd::profiler::disableProfiler()->save(work.at("trace"));
       if (round < 0) continue;
       for (const auto& [key, value] : found.items()) out[key].push_back(value[0]);

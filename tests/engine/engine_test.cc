@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <memory>
 #include <string>
 #include <thread>
@@ -172,6 +173,50 @@ INSTANTIATE_TEST_SUITE_P(Limits, MixedBatchTest,
                                            Squeeze{"GpuRoomy", 2048, 64, 1024, true}, Squeeze{"GpuPieces", 7, 64, 1024, true},
                                            Squeeze{"GpuSmallCache", 64, 64, 128, true}),
                          [](const auto& info) { return info.param.name; });
+
+// Counts what the prefix cache had.
+class PrefixLog final : public EngineObserver {
+ public:
+  void OnLetIn(int64_t tokens, int64_t cached) override {
+    tokens_ += tokens;
+    cached_ += cached;
+  }
+  int64_t tokens() const { return tokens_; }
+  int64_t cached() const { return cached_; }
+
+ private:
+  std::atomic<int64_t> tokens_ = 0, cached_ = 0;
+};
+
+TEST_F(EngineTest, PromptsThatBeginAlikeAreReadOnceAndAnswerTheSame) {
+  for (bool has_cache : {true, false}) {
+    options_.prefix_cache = has_cache;
+    PrefixLog log;
+    engine_ = MakeEngine(options_, base_->target, arbiter_.get(), &Clock::Real(), &log);
+    const auto base = Model(), lora = Model(Lora()), prompt = Model(Prompt(5));
+    for (const auto& model : {base, lora, prompt}) {
+      for (int last : {7, 7, 9}) {  // the same again, and one that ends differently
+        Ids tokens = MakePrompt(40, 3);
+        tokens.push_back(last);
+        auto running = Submit(Params(model, tokens, 8));
+        EXPECT_EQ(Collect(running.get()).tokens[0], Greedy(*model, tokens, 8));
+      }
+      // A continuation is scored from the prompt's last token on, whatever is known.
+      Ids tokens = MakePrompt(40, 3);
+      auto scored = engine_->Score({model, tokens, {{5, 6, 7}, {8, 9}}});
+      ASSERT_TRUE(scored.ok());
+      Ids all = tokens;
+      all.insert(all.end(), {5, 6});
+      const at::Tensor expected = at::log_softmax(AllLogits(*base_, model->adapter.get(), all), -1);
+      for (int i = 0; i < 3; ++i) {
+        EXPECT_NEAR(scored->continuations[0].tokens[i].logprob, expected[39 + i][5 + i].item<float>(), 1e-3);
+      }
+    }
+    // Of each model two answers that begin as one before, and the scored prompt: two full pages each.
+    EXPECT_EQ(log.cached(), has_cache ? 3 * 3 * 2 * 16 : 0);
+    engine_.reset();
+  }
+}
 
 TEST_F(EngineTest, StopsAtAnEndToken) {
   Start();

@@ -125,12 +125,13 @@ TEST(BatchSchedulerTest, AForkSharesFullPagesAndCopiesThePartlyFilledOne) {
 // Requests that come, run, fork, are cancelled and end at random.
 class RandomTrace {
  public:
-  explicit RandomTrace(uint32_t seed)
+  RandomTrace(uint32_t seed, bool reuses_prefixes)
       : random_(seed),
+        reuses_prefixes_(reuses_prefixes),
         pages_(6 + Below(20), 1 + Below(8)),
         max_sequences_(1 + Below(6)),
         max_tokens_(1 + Below(40)),
-        scheduler_(&pages_, max_sequences_, max_tokens_) {}
+        scheduler_(&pages_, max_sequences_, max_tokens_, reuses_prefixes) {}
 
   void Run() {
     for (int step = 0; step < 400 && !::testing::Test::HasFatalFailure(); ++step) {
@@ -152,6 +153,7 @@ class RandomTrace {
   }
   int64_t preempted() const { return preempted_; }
   int64_t forked() const { return forked_; }
+  int64_t reused() const { return scheduler_.prefix_hits(); }
 
  private:
   struct Request {
@@ -167,6 +169,9 @@ class RandomTrace {
     const int64_t most = pages_.total() * pages_.page_tokens();
     const int64_t length = 2 + Below(most - 1);
     auto sequence = std::make_unique<Sequence>(Prompt(1 + Below(length - 1)));
+    sequence->model = Below(2);
+    // Many begin alike, few go on alike.
+    for (size_t i = 0; i < sequence->tokens.size(); ++i) sequence->tokens[i] = Below(10) == 0 ? 2 : 1;
     Sequence* raw = sequence.get();
     live_[raw] = {std::move(sequence), length, next_++};
     scheduler_.Add(raw);
@@ -182,6 +187,8 @@ class RandomTrace {
     for (auto& [parent, request] : live_) {
       if (parent->computed == 0 || parent->computed + 1 > request.length) continue;
       auto child = std::make_unique<Sequence>(Prompt(parent->computed + 1));
+      child->model = parent->model;
+      std::copy(parent->tokens.begin(), parent->tokens.begin() + parent->computed, child->tokens.begin());
       std::vector<std::pair<int32_t, int32_t>> copies;
       if (!scheduler_.Fork(*parent, parent->computed, child.get(), &copies)) return;
       Sequence* raw = child.get();
@@ -201,6 +208,7 @@ class RandomTrace {
     CheckPlan(plan, before);
     CheckPages();
     Compute(plan);
+    Write(plan);
     std::vector<Sequence*> ended;
     for (const auto& item : plan.items) {
       if (item.sequence->remaining() > 0) continue;
@@ -222,7 +230,9 @@ class RandomTrace {
       ASSERT_LE(item.tokens, item.sequence->remaining());
       ASSERT_GE(static_cast<int64_t>(item.sequence->pages.size()),
                 pages_.PagesFor(item.sequence->computed + item.tokens));
-      ASSERT_EQ(item.sequence->computed, before.at(item.sequence));
+      if (before.at(item.sequence) > 0 || !reuses_prefixes_) {
+        ASSERT_EQ(item.sequence->computed, before.at(item.sequence));
+      }
       tokens += item.tokens;
     }
     ASSERT_LE(tokens, max_tokens_);
@@ -243,6 +253,27 @@ class RandomTrace {
     if (!any_fork) ASSERT_EQ(seen.count(oldest->sequence.get()), 1u) << "the oldest does not get on";
   }
 
+  // What a page would hold: of which model, and its tokens with all before them.
+  void Write(const BatchScheduler::Plan& plan) {
+    for (const auto& item : plan.items) {
+      const Sequence& s = *item.sequence;
+      for (int64_t t = s.computed - item.tokens; t < s.computed; ++t) {
+        const int32_t page = s.pages[t / pages_.page_tokens()];
+        std::vector<int32_t>& held = held_[page];
+        held.assign(s.tokens.begin(), s.tokens.begin() + t + 1);
+        held.push_back(-1 - static_cast<int32_t>(s.model));
+      }
+    }
+    // Everyone finds in their pages what they would have computed themselves.
+    for (const auto& [sequence, request] : live_) {
+      for (int64_t end = pages_.page_tokens(); end <= sequence->computed; end += pages_.page_tokens()) {
+        std::vector<int32_t> expected(sequence->tokens.begin(), sequence->tokens.begin() + end);
+        expected.push_back(-1 - static_cast<int32_t>(sequence->model));
+        ASSERT_EQ(held_[sequence->pages[end / pages_.page_tokens() - 1]], expected) << "another's page";
+      }
+    }
+  }
+
   // Each page in use belongs to sequences that hold the same tokens there; all others are free.
   void CheckPages() {
     std::map<int32_t, std::vector<const Sequence*>> users;
@@ -261,6 +292,8 @@ class RandomTrace {
   }
 
   std::mt19937 random_;
+  const bool reuses_prefixes_;
+  std::map<int32_t, std::vector<int32_t>> held_;
   KvPages pages_;
   const int64_t max_sequences_, max_tokens_;
   BatchScheduler scheduler_;
@@ -269,16 +302,58 @@ class RandomTrace {
 };
 
 TEST(BatchSchedulerTest, RandomTracesKeepAllPromises) {
-  int64_t preempted = 0, forked = 0;
-  for (uint32_t seed = 0; seed < 40 && !HasFatalFailure(); ++seed) {
-    SCOPED_TRACE(seed);
-    RandomTrace trace(seed);
-    trace.Run();
-    preempted += trace.preempted();
-    forked += trace.forked();
+  for (bool reuses_prefixes : {false, true}) {
+    int64_t preempted = 0, forked = 0, reused = 0;
+    for (uint32_t seed = 0; seed < 40 && !HasFatalFailure(); ++seed) {
+      SCOPED_TRACE(seed);
+      RandomTrace trace(seed, reuses_prefixes);
+      trace.Run();
+      preempted += trace.preempted();
+      forked += trace.forked();
+      reused += trace.reused();
+    }
+    EXPECT_GT(preempted, 20);
+    EXPECT_GT(forked, 20);
+    EXPECT_EQ(reused > 500, reuses_prefixes) << reused;
   }
-  EXPECT_GT(preempted, 20);
-  EXPECT_GT(forked, 20);
+}
+
+TEST(BatchSchedulerTest, ATokenInFlightIsWaitedForNeitherTwiceNorInVain) {
+  KvPages pages(3, 4);
+  BatchScheduler scheduler(&pages, 4, 100);
+  Sequence a = Prompt(3);
+  a.most_tokens = 5;
+  scheduler.Add(&a);
+  Compute(scheduler.Next());
+  ++a.in_flight;  // the fourth token, which the device has chosen
+  EXPECT_EQ(Items(scheduler.Next()), (ItemList{{&a, 1}}));
+  ++a.computed;
+  ++a.in_flight;  // and the fifth, the last one that there may be
+  a.tokens.push_back(1);
+  --a.in_flight;
+  EXPECT_TRUE(scheduler.Next().items.empty());
+  a.tokens.push_back(1);
+  --a.in_flight;
+  scheduler.Remove(&a);
+
+  // Pushed out with a token on its way, it is let in again once the token is known.
+  Sequence first = Prompt(4), second = Prompt(4);
+  scheduler.Add(&first);
+  scheduler.Add(&second);
+  Compute(scheduler.Next());
+  ++first.in_flight;
+  ++second.in_flight;
+  auto plan = scheduler.Next();  // a third page for the first, none for the second
+  EXPECT_EQ(Items(plan), (ItemList{{&first, 1}}));
+  EXPECT_EQ(plan.preempted, std::vector<Sequence*>{&second});
+  ++first.computed;
+  scheduler.Remove(&first);
+  EXPECT_TRUE(scheduler.Next().items.empty());
+  second.tokens.push_back(1);
+  --second.in_flight;
+  EXPECT_EQ(Items(scheduler.Next()), (ItemList{{&second, 5}}));
+  scheduler.Remove(&second);
+  EXPECT_EQ(pages.used(), 0);
 }
 
 }  // namespace

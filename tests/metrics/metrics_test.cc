@@ -47,6 +47,7 @@ void UseEverything(Metrics* metrics) {
   metrics->InterToken("m", 0.04);
   metrics->RequestFinished("m", "stop", 10, 5, 0.2, 0.5);
   metrics->Preempted();
+  metrics->LetIn(100, 64);
   metrics->TrainingStep("m", 1000, 2, 1.5);
   metrics->JobStarted("lora", 3);
   metrics->DatasetStored(7, 2);
@@ -60,6 +61,8 @@ TEST(MetricsTest, CountsUnderTheDocumentedNames) {
            "attune_prompt_tokens_total{model_name=\"m\"} 10",
            "attune_generation_tokens_total{model_name=\"m\"} 5",
            "attune_num_preemptions_total 1",
+           "attune_prefix_cache_queries_total 100",
+           "attune_prefix_cache_hits_total 64",
            "attune_time_to_first_token_seconds_count{model_name=\"m\"} 1",
            "attune_inter_token_latency_seconds_count{model_name=\"m\"} 1",
            "attune_e2e_request_latency_seconds_sum{model_name=\"m\"} 0.5",
