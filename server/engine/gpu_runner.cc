@@ -24,6 +24,8 @@ using at::Tensor;
 constexpr int64_t kSlots = 256;
 // Steps whose inputs may be on their way at once.
 constexpr int64_t kRing = 4;
+// Parts of rows that attention over cut keys makes at a time.
+constexpr int64_t kMostParts = 2048;
 // Rows of logits that exist at a time.
 constexpr int64_t kHeadRows = 256;
 
@@ -49,6 +51,40 @@ int64_t RankOf(const LoraAdapter& lora) {
   return rank;
 }
 
+// Longer pieces of a step that have so many rows in all are replayed as a graph, too: below, the
+// host takes longer to launch a pass than the device to run it. So many of them are wanted at most.
+constexpr int64_t kMostGraphRows = 512, kMostGraphWanted = 64;
+// Of those, so few rows over long contexts leave processors idle unless the keys are cut.
+constexpr int64_t kMostCutRows = 256;
+
+// The next power of two.
+int64_t BucketPower(int64_t n, int64_t least) {
+  int64_t bucket = least;
+  while (bucket < n) bucket *= 2;
+  return bucket;
+}
+
+int64_t RowsOf(const std::vector<ForwardItem>& items) {
+  int64_t rows = 0;
+  for (const ForwardItem& item : items) rows += item.count;
+  return rows;
+}
+
+int64_t WantedOf(const ForwardItem& item) { return item.count - std::min(item.count, item.first_logits); }
+
+bool HasPromptRows(const ForwardItem& item) { return item.sampled_row < 0 && item.tokens[0] < 0; }
+
+// Whether these pieces, all longer than one token, may be replayed.
+bool IsForGraph(const std::vector<ForwardItem>& items) {
+  int64_t wanted = 0;
+  for (const ForwardItem& item : items) {
+    wanted += WantedOf(item);
+    const LoraAdapter* lora = item.adapter ? item.adapter->lora.get() : nullptr;
+    if (HasPromptRows(item) || (lora && RankOf(*lora) > cuda::MostGroupedRanks())) return false;
+  }
+  return !items.empty() && RowsOf(items) <= kMostGraphRows && wanted <= kMostGraphWanted;
+}
+
 // Longer pieces under so few LoRAs are worth products of their own.
 constexpr int64_t kFewLoras = 4;
 
@@ -58,10 +94,12 @@ int64_t CountLongLoras(const std::vector<ForwardItem>& items) {
   return count;
 }
 
-// Attention over short contexts is over before the second kernel that joins the parts would be.
+// Attention over shorter contexts is over before the second kernel that joins the parts would be.
+constexpr int64_t kWorthCutting = 384;
+
 bool IsWorthCutting(const std::vector<ForwardItem>& items) {
-  constexpr int64_t kWorth = 384;
-  return std::any_of(items.begin(), items.end(), [](const ForwardItem& i) { return i.count == 1 && i.context >= kWorth; });
+  return std::any_of(items.begin(), items.end(),
+                     [](const ForwardItem& i) { return i.count == 1 && i.context >= kWorthCutting; });
 }
 
 cuda::LoraTarget TargetOf(const ModelConfig& config, int64_t layer, Linear which) {
@@ -91,8 +129,8 @@ struct GpuRunner::Buffers {
     inner = rows(tokens, c.intermediate);
     head_in = rows(std::max(kHeadRows, sequences), c.hidden);
     logits = rows(std::max(kHeadRows, sequences), c.vocab);
-    parts = rows(tiles, c.q_size());
-    part_sums = at::zeros({tiles, c.heads}, bf16.dtype(at::kFloat));
+    parts = rows(std::max(tiles, kMostParts), c.q_size());
+    part_sums = at::zeros({parts.size(0), c.heads}, bf16.dtype(at::kFloat));
     lora_delta = rows(tokens, std::max({c.hidden, c.qkv_size(), 2 * c.intermediate}));
   }
   Tensor x, delta, normed, qkv, attended, gate_up, inner, head_in, logits;
@@ -131,8 +169,10 @@ struct GpuRunner::Batch {
   int64_t singles = 0;  // rows of single tokens, with padding; they come first
   int64_t wanted = 0;
   int64_t lora_rows = 0;  // the first ones, which the grouped kernel serves
-  bool is_decode = false;
-  bool is_cut = false;  // single tokens' keys may lie in several chunks
+  bool is_decode = false;    // one token each, all wanted
+  bool is_captured = false;  // that, or few longer pieces: padded to a size that is replayed
+  bool is_cut = false;       // single tokens' keys may lie in several chunks
+  bool is_cut_longer = false;
   // Pieces that have products of their own.
   struct LoraRows {
     const LoraAdapter* lora;
@@ -149,6 +189,7 @@ struct GpuRunner::Batch {
 struct GpuRunner::Step::State {
   at::cuda::CUDAEvent done;
   Tensor tokens, logits;
+  int64_t logits_copied = 0;  // rows
 };
 
 GpuRunner::Step::Step(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -168,14 +209,14 @@ int64_t GpuRunner::Bytes(const BaseModel& base, int64_t max_sequences, int64_t m
   const ModelConfig& c = base.config;
   const int64_t row = 3 * c.hidden + c.qkv_size() + c.q_size() + 3 * c.intermediate +
                       std::max({c.hidden, c.qkv_size(), 2 * c.intermediate});
-  return 2 * (max_tokens * row + std::max(kHeadRows, max_sequences) * (c.hidden + c.vocab));
+  return 2 * (max_tokens * row + std::max(kHeadRows, max_sequences) * (c.hidden + c.vocab) + kMostParts * c.q_size());
 }
 
 GpuRunner::GpuRunner(const BaseModel& like, KvCache* cache, int64_t max_sequences, int64_t max_tokens)
     : config_(like.config),
       cache_(cache),
       max_sequences_(BucketRows(max_sequences)),
-      max_tokens_(std::max(max_tokens, max_sequences_)),
+      max_tokens_(std::max({max_tokens, max_sequences_, BucketPower(std::min(max_tokens, kMostGraphRows), 16)})),
       processors_(at::cuda::getCurrentDeviceProperties()->multiProcessorCount),
       buffers_(std::make_unique<Buffers>(like.config, max_sequences_, max_tokens_,
                                          TilesFor(max_sequences_, like.config.kv_heads, processors_),
@@ -197,15 +238,16 @@ GpuRunner::Model& GpuRunner::ModelFor(const std::shared_ptr<const BaseModel>& ba
   return *model;
 }
 
+// As a decoding step, one of longer pieces that is replayed, or of any pieces that is not.
 GpuRunner::Batch GpuRunner::MakeBatch(const std::vector<ForwardItem>& items) {
   Batch batch;
   std::vector<StepSegment> segments;
   int64_t row = 0;
   batch.is_decode = true;
-  const bool groups_all = CountLongLoras(items) > kFewLoras;
+  const bool is_longer_graph = items.front().count > 1 && IsForGraph(items);
+  const bool groups_all = is_longer_graph || CountLongLoras(items) > kFewLoras;
   bool has_lora = false;
   batch.is_cut = IsWorthCutting(items);
-  slots_.BeginStep();
   for (const ForwardItem& item : items) {
     StepSegment segment{item.tokens, item.sampled_row, item.count, item.context, item.pages, -1, item.first_logits};
     const LoraAdapter* lora = item.adapter ? item.adapter->lora.get() : nullptr;
@@ -217,11 +259,11 @@ GpuRunner::Batch GpuRunner::MakeBatch(const std::vector<ForwardItem>& items) {
       batch.loras.push_back({lora, row, item.count});
     }
     int64_t prompt = 0;
-    while (item.sampled_row < 0 && prompt < item.count && item.tokens[prompt] < 0) ++prompt;
+    while (HasPromptRows(item) && prompt < item.count && item.tokens[prompt] < 0) ++prompt;
     if (prompt > 0) batch.prompts.push_back({item.adapter->soft_prompt.get(), row, -1 - item.tokens[0], prompt});
     batch.is_decode = batch.is_decode && item.count == 1 && item.first_logits == 0 && prompt == 0 && batch.loras.empty();
     batch.singles += item.count == 1;
-    batch.wanted += item.count - std::min(item.count, item.first_logits);
+    batch.wanted += WantedOf(item);
     row += item.count;
     segments.push_back(segment);
   }
@@ -231,13 +273,39 @@ GpuRunner::Batch GpuRunner::MakeBatch(const std::vector<ForwardItem>& items) {
     const StepRoom room{rows, 0, {rows, rows, tiles}, {}};
     batch.inputs = MakeStepInputs(segments, cache_->page_tokens, group, batch.is_cut ? tiles : 0, &room);
     batch.rows = batch.singles = rows;
+    batch.is_captured = true;
+  } else if (is_longer_graph && batch.loras.empty()) {
+    PadLonger(segments, &batch);
   } else {
     const int64_t tiles = batch.is_cut ? TilesFor(batch.singles, config_.kv_heads, processors_) : 0;
-    batch.inputs = MakeStepInputs(segments, cache_->page_tokens, group, tiles);
+    // Few rows over long contexts do not fill the device as they are.
+    batch.inputs = MakeStepInputs(segments, cache_->page_tokens, group, tiles, nullptr,
+                                  TilesFor(0, config_.kv_heads, processors_), buffers_->parts.size(0));
+    batch.is_cut_longer = batch.inputs.is_cut_longer;
     batch.rows = row;
   }
   if (has_lora) batch.lora_rows = groups_all ? batch.rows : batch.singles;
   return batch;
+}
+
+void GpuRunner::PadLonger(const std::vector<StepSegment>& segments, Batch* batch) const {
+  std::vector<AttentionWork> work;
+  int64_t rows = 0, longest = 0;
+  for (const StepSegment& s : segments) {
+    work.push_back({s.count, s.context + s.count});
+    rows += s.count;
+    longest = std::max(longest, s.context);
+  }
+  const int64_t group = config_.heads / config_.kv_heads, tile_rows = ChooseTileRows(work, group);
+  AttentionRoom room{BucketPower(static_cast<int64_t>(segments.size()), 1), BucketPower(rows, 16), 0};
+  batch->is_cut_longer = room.rows <= kMostCutRows && longest >= kWorthCutting;
+  room.tiles = room.rows * group / tile_rows + room.segments;
+  if (batch->is_cut_longer) room.tiles = std::max(room.tiles, TilesFor(0, config_.kv_heads, processors_));
+  const StepRoom step{room.rows, kMostGraphWanted, {}, room};
+  batch->inputs = MakeStepInputs(segments, cache_->page_tokens, group, 0, &step, batch->is_cut_longer ? room.tiles : 0,
+                                 buffers_->parts.size(0));
+  batch->rows = room.rows;
+  batch->is_captured = true;
 }
 
 void GpuRunner::Upload(const StepInputs& inputs) {
@@ -326,7 +394,7 @@ void GpuRunner::Attend(const Model& model, const Batch& batch, int64_t layer) {
     attend(room.singles, o.singles, batch.inputs.tile_rows_singles, 0, batch.is_cut);
   }
   if (room.longer.segments > 0) {
-    attend(room.longer, o.longer, batch.inputs.tile_rows_longer, room.singles.rows, false);
+    attend(room.longer, o.longer, batch.inputs.tile_rows_longer, room.singles.rows, batch.is_cut_longer);
   }
 }
 
@@ -378,7 +446,10 @@ void GpuRunner::Forward(Model* model, const Batch& batch) {
 }
 
 void GpuRunner::Replay(Model* model, const Batch& batch) {
-  Model::Graph& graph = model->graphs[{batch.rows, batch.lora_rows > 0, batch.is_cut}];
+  const GraphKey key = batch.is_decode ? GraphKey{batch.rows, 0, 0, batch.lora_rows > 0, batch.is_cut}
+                                       : GraphKey{batch.rows, batch.inputs.room.longer.segments,
+                                                  batch.inputs.tile_rows_longer, batch.lora_rows > 0, batch.is_cut_longer};
+  Model::Graph& graph = model->graphs[key];
   // Once without: what is made on first use is made outside the capture.
   if (!std::exchange(graph.was_run, true)) return Forward(model, batch);
   if (!graph.graph) {
@@ -399,30 +470,29 @@ void GpuRunner::Replay(Model* model, const Batch& batch) {
   graph.graph->replay();
 }
 
-// Logits of the wanted rows: chosen from on the device, and copied out for items that want them.
-void GpuRunner::Head(Model* model, const Batch& batch, const std::vector<ForwardItem>* items, Step::State* step) {
+// Logits of the wanted rows: chosen from on the device, and copied out for items that want
+// them. `first`: of the step's wanted rows, where this batch's begin.
+void GpuRunner::Head(Model* model, const Batch& batch, const std::vector<ForwardItem>& items, int64_t first,
+                     Step::State* step) {
   const Buffers& b = *buffers_;
   const cuda::Stream stream = CurrentCudaStream();
   std::vector<int64_t> asked;  // among the wanted rows
   int64_t wanted = 0;
-  for (const ForwardItem& item : *items) {
-    for (int64_t i = std::min(item.first_logits, item.count); i < item.count; ++i, ++wanted) {
+  for (const ForwardItem& item : items) {
+    for (int64_t i = 0; i < WantedOf(item); ++i, ++wanted) {
       if (item.wants_logits) asked.push_back(wanted);
     }
   }
-  if (!asked.empty()) {
-    step->logits = at::empty({static_cast<int64_t>(asked.size()), config_.vocab},
-                             at::TensorOptions(at::kFloat).pinned_memory(true));
-  }
   size_t next = 0;
   auto copy_asked = [&](int64_t begin, int64_t count) {
-    const size_t first = next;
     std::vector<int64_t> rows;
     while (next < asked.size() && asked[next] < begin + count) rows.push_back(asked[next++] - begin);
     if (rows.empty()) return;
+    const int64_t n = static_cast<int64_t>(rows.size());
     const Tensor index = at::tensor(rows, at::kLong).to(b.logits.device());
-    step->logits.narrow(0, first, rows.size())
+    step->logits.narrow(0, step->logits_copied, n)
         .copy_(b.logits.index_select(0, index).to(at::kFloat), /*non_blocking=*/true);
+    step->logits_copied += n;
   };
   if (batch.is_decode) return copy_asked(0, batch.rows);
   const int64_t* rows = reinterpret_cast<const int64_t*>(Input(batch.inputs.offsets.wanted_rows));
@@ -432,27 +502,50 @@ void GpuRunner::Head(Model* model, const Batch& batch, const std::vector<Forward
                    config_.hidden, stream);
     MatMul(Rows(b.head_in, count), As::kIs, model->weights->weights.head_VD, As::kTransposed, 1, 0,
            Rows(b.logits, count));
-    cuda::Argmax(b.logits.const_data_ptr(), model->sampled.mutable_data_ptr<int32_t>() + begin, count, config_.vocab,
-                 stream);
+    cuda::Argmax(b.logits.const_data_ptr(), model->sampled.mutable_data_ptr<int32_t>() + first + begin, count,
+                 config_.vocab, stream);
     copy_asked(begin, count);
   }
 }
+
+namespace {
+
+// Passes that a step is run in: single tokens and a few longer rows are replayed each for
+// itself, for launching them together would take longer than reading the weights twice.
+std::vector<std::vector<ForwardItem>> Divide(const std::vector<ForwardItem>& items) {
+  const auto middle = std::find_if(items.begin(), items.end(), [](const ForwardItem& i) { return i.count > 1; });
+  std::vector<ForwardItem> singles(items.begin(), middle), longer(middle, items.end());
+  const bool is_plain = std::none_of(singles.begin(), singles.end(), HasPromptRows);
+  if (singles.empty() || !is_plain || !IsForGraph(longer)) return {items};
+  return {std::move(singles), std::move(longer)};
+}
+
+}  // namespace
 
 std::unique_ptr<GpuRunner::Step> GpuRunner::Launch(const std::shared_ptr<const BaseModel>& base,
                                                    const std::vector<ForwardItem>& items) {
   at::NoGradGuard no_grad;
   Model& model = ModelFor(base);
-  const Batch batch = MakeBatch(items);
-  Upload(batch.inputs);
   auto step = std::make_unique<Step::State>();
-  if (batch.is_decode) {
-    Replay(&model, batch);
-  } else {
-    Forward(&model, batch);
+  int64_t asked = 0, wanted = 0;
+  for (const ForwardItem& item : items) asked += item.wants_logits ? WantedOf(item) : 0;
+  if (asked > 0) {
+    step->logits = at::empty({asked, config_.vocab}, at::TensorOptions(at::kFloat).pinned_memory(true));
   }
-  Head(&model, batch, &items, step.get());
-  step->tokens = at::empty({batch.wanted}, at::TensorOptions(at::kInt).pinned_memory(true));
-  step->tokens.copy_(model.sampled.narrow(0, 0, batch.wanted), /*non_blocking=*/true);
+  slots_.BeginStep();
+  for (const std::vector<ForwardItem>& part : Divide(items)) {
+    const Batch batch = MakeBatch(part);
+    Upload(batch.inputs);
+    if (batch.is_captured) {
+      Replay(&model, batch);
+    } else {
+      Forward(&model, batch);
+    }
+    Head(&model, batch, part, wanted, step.get());
+    wanted += batch.wanted;
+  }
+  step->tokens = at::empty({wanted}, at::TensorOptions(at::kInt).pinned_memory(true));
+  step->tokens.copy_(model.sampled.narrow(0, 0, wanted), /*non_blocking=*/true);
   step->done.record();
   return std::unique_ptr<Step>(new Step(std::move(step)));
 }

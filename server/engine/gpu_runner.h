@@ -17,8 +17,8 @@ namespace attune {
 
 // Forward passes of the engine on a GPU in bf16, over the hand-written kernels and
 // FlashInfer's attention. A step that only adds one token to each sequence is replayed as a
-// CUDA graph, one for each of a few numbers of sequences; all that differs between two steps
-// goes to the device in one copy. Each wanted row's likeliest token is chosen on the device,
+// CUDA graph, one for each of a few numbers of sequences, and so are a few rows of prompts, for
+// themselves; all that differs between two passes goes to the device in one copy. Each wanted row's likeliest token is chosen on the device,
 // where the next step may read it before the host knows it. Buffers are made once: nothing is
 // allocated from step to step but logits that the host asked for. Launches on the calling
 // thread's stream, which must always be the same and not the default one. Throws what libtorch throws. Not
@@ -60,7 +60,8 @@ class GpuRunner {
   struct Batch;
   struct Side;
   struct GraphKey {
-    int64_t rows = 0;
+    int64_t rows = 0, segments = 0;  // segments 0: one token each
+    int tile_rows = 0;
     bool has_lora = false, is_cut = false;
     auto operator<=>(const GraphKey&) const = default;
   };
@@ -75,7 +76,9 @@ class GpuRunner {
   // What the grouped kernel made, for the product that was last.
   cuda::Addend LoraAddend(const Batch& batch) const;
   void Attend(const Model& model, const Batch& batch, int64_t layer);
-  void Head(Model* model, const Batch& batch, const std::vector<ForwardItem>* items, Step::State* step);
+  // Rounds a batch of longer pieces up to a size that is replayed.
+  void PadLonger(const std::vector<StepSegment>& segments, Batch* batch) const;
+  void Head(Model* model, const Batch& batch, const std::vector<ForwardItem>& items, int64_t first, Step::State* step);
   void Replay(Model* model, const Batch& batch);
   const int32_t* Input(int64_t offset) const;
 

@@ -110,7 +110,8 @@ StepOffsets OffsetsFor(const StepRoom& room) {
 }
 
 StepInputs MakeStepInputs(const std::vector<StepSegment>& segments, int64_t page_tokens, int64_t group,
-                          int64_t tiles_for_singles, const StepRoom* room) {
+                          int64_t tiles_for_singles, const StepRoom* room, int64_t tiles_for_longer,
+                          int64_t most_parts) {
   StepInputs in;
   const StepSegment *begin = segments.data(), *end = begin + segments.size();
   const StepSegment* middle = std::find_if(begin, end, [](const StepSegment& s) { return s.count != 1; });
@@ -118,8 +119,11 @@ StepInputs MakeStepInputs(const std::vector<StepSegment>& segments, int64_t page
   in.tile_rows_singles = ChooseTileRows(singles, group);
   in.tile_rows_longer = ChooseTileRows(longer, group);
   const AttentionTiles single_tiles = CutAttention(singles, group, in.tile_rows_singles, tiles_for_singles);
-  // Long segments have tiles enough: their keys stay together.
-  const AttentionTiles longer_tiles = CutAttention(longer, group, in.tile_rows_longer, 0);
+  AttentionTiles longer_tiles = CutAttention(longer, group, in.tile_rows_longer, tiles_for_longer);
+  if (longer_tiles.is_split && longer_tiles.out_starts.back() > most_parts) {
+    longer_tiles = CutAttention(longer, group, in.tile_rows_longer, 0);
+  }
+  in.is_cut_longer = longer_tiles.is_split;
   if (room) {
     in.room = *room;
   } else {

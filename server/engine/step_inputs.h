@@ -49,13 +49,15 @@ struct StepInputs {
   StepRoom room;
   StepOffsets offsets;
   int tile_rows_singles = 16, tile_rows_longer = 64;
+  bool is_cut_longer = false;  // longer segments' keys lie in several chunks
   std::vector<int32_t> values;
 };
 
-// REQUIRES: single-token segments first; `room`, if given, holds them (and there are no
-// others). `tiles_for_singles`: how many tiles single tokens may be cut into; 0: their keys stay together.
+// REQUIRES: single-token segments first; `room`, if given, has room for all. `tiles_for_singles` and `tiles_for_longer`: how many tiles each kind may be cut into; 0: a
+// segment's keys stay together. `most_parts`: of all rows of longer segments, else they stay together, too.
 StepInputs MakeStepInputs(const std::vector<StepSegment>& segments, int64_t page_tokens, int64_t group,
-                          int64_t tiles_for_singles, const StepRoom* room = nullptr);
+                          int64_t tiles_for_singles, const StepRoom* room = nullptr, int64_t tiles_for_longer = 0,
+                          int64_t most_parts = 0);
 
 }  // namespace attune
 

@@ -158,12 +158,12 @@ TEST_F(ServingKernelsTest, GpuGroupsLoras) {
 
 struct AttentionCase {
   int64_t heads, kv_heads, head_dim;
-  int64_t tiles_for_singles;
+  int64_t tiles_for_singles, tiles_for_longer = 0;
 };
 
 // Single tokens, whose keys are cut or not, and longer segments, over pages in any order.
 TEST_F(ServingKernelsTest, GpuAttendsOverPages) {
-  for (const AttentionCase& c : {AttentionCase{8, 2, 64, 0}, {8, 2, 64, 200}, {4, 4, 128, 0}, {4, 4, 128, 64},
+  for (const AttentionCase& c : {AttentionCase{8, 2, 64, 0}, {8, 2, 64, 200, 100}, {4, 1, 128, 50, 40}, {4, 4, 128, 0}, {4, 4, 128, 64},
                                  {7, 1, 64, 100}, {9, 3, 64, 0}}) {
     constexpr int64_t kPage = 16, kPages = 400;
     std::mt19937 random(5);
@@ -186,12 +186,13 @@ TEST_F(ServingKernelsTest, GpuAttendsOverPages) {
       rows += pieces[i].count;
     }
     const int64_t group = c.heads / c.kv_heads;
-    const StepInputs in = MakeStepInputs(segments, kPage, group, c.tiles_for_singles);
+    const StepInputs in = MakeStepInputs(segments, kPage, group, c.tiles_for_singles, nullptr, c.tiles_for_longer, 2000);
+    EXPECT_EQ(in.is_cut_longer, c.tiles_for_longer > 0);
     const Tensor lists = at::tensor(in.values, at::kInt).to(at::kCUDA);
     auto at_list = [&](int64_t offset) { return Data(lists) + offset; };
     const int64_t width = (c.heads + 2 * c.kv_heads) * c.head_dim;
     const Tensor q = Random({rows, width}), out = at::zeros_like(Random({rows, c.heads * c.head_dim}));
-    const Tensor parts = Random({300, c.heads * c.head_dim}), sums = at::zeros({300, c.heads}, at::TensorOptions(at::kFloat).device(at::kCUDA));
+    const Tensor parts = Random({2000, c.heads * c.head_dim}), sums = at::zeros({2000, c.heads}, at::TensorOptions(at::kFloat).device(at::kCUDA));
     auto attend = [&](const AttentionRoom& room, const AttentionOffsets& o, int tile_rows, int64_t first, bool is_cut) {
       cuda::PagedAttentionCall call;
       call.shape = {c.heads, c.kv_heads, c.head_dim};
@@ -210,7 +211,7 @@ TEST_F(ServingKernelsTest, GpuAttendsOverPages) {
       cuda::PagedAttention(call, CurrentCudaStream());
     };
     attend(in.room.singles, in.offsets.singles, in.tile_rows_singles, 0, c.tiles_for_singles > 0);
-    attend(in.room.longer, in.offsets.longer, in.tile_rows_longer, in.room.singles.rows, false);
+    attend(in.room.longer, in.offsets.longer, in.tile_rows_longer, in.room.singles.rows, in.is_cut_longer);
     const Tensor all_keys = Exact(keys), all_values = Exact(values), queries = Exact(q);
     int64_t row = 0;
     for (size_t i = 0; i < pieces.size(); ++i) {
