@@ -1,5 +1,7 @@
 #include "server/engine/engine.h"
 
+#include <ATen/Parallel.h>
+
 #include <algorithm>
 #include <atomic>
 #include <thread>
@@ -72,6 +74,9 @@ class EngineImpl final : public Engine {
   absl::StatusOr<Lane*> LaneFor(const BaseModel& base);
   void DropAbandoned();
   void StepLane(Lane* lane);
+  // Reads the logits that came to the host, on all threads: chooses answers' tokens, and sums
+  // up rows that are scored.
+  static void ReadLogits(std::vector<Lane::Output>* outputs);
   void Handle(Lane* lane, const Lane::Output& output);
   void HandleAnswer(Lane* lane, const Lane::Output& output);
   void HandlePrompt(Lane* lane, const Lane::Output& output);
@@ -262,6 +267,27 @@ void EngineImpl::DropAbandoned() {
   }
 }
 
+void EngineImpl::ReadLogits(std::vector<Lane::Output>* outputs) {
+  at::parallel_for(0, static_cast<int64_t>(outputs->size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      Lane::Output& output = (*outputs)[i];
+      const Task& task = *output.task;
+      if (!output.logits) continue;
+      if (task.kind != Task::Kind::kAnswer) {
+        for (int64_t row = 0; row < output.rows; ++row) {
+          output.summaries.push_back(SummariseLogits(output.logits + row * output.vocab, output.vocab));
+        }
+        continue;
+      }
+      if (!output.ends_input) continue;
+      const std::vector<int32_t>& tokens = task.sequence.tokens;
+      output.chosen = SampleToken({output.logits, output.vocab, tokens.data(), static_cast<int64_t>(tokens.size()),
+                                   task.prompt_tokens},
+                                  task.sampling);
+    }
+  });
+}
+
 void EngineImpl::StepLane(Lane* lane) {
   const absl::Time start = clock_->Now();
   Lane::StepResult result = lane->Step();
@@ -282,6 +308,7 @@ void EngineImpl::StepLane(Lane* lane) {
     // The end of the prompt yields the answer's first token.
     if (task->kind == Task::Kind::kAnswer && output.ends_input) ++generated;
   }
+  ReadLogits(&result.outputs);
   const int sequences = static_cast<int>(result.outputs.size());
   for (const Lane::Output& output : result.outputs) {
     if (output.rows > 0) Handle(lane, output);
@@ -315,11 +342,7 @@ void EngineImpl::HandleAnswer(Lane* lane, const Lane::Output& output) {
   Task* task = output.task;
   if (!output.ends_input) return;  // more of the prompt to read
   const GenerateParams& params = task->generation->params;
-  const std::vector<int32_t>& tokens = task->sequence.tokens;
-  const int32_t token = output.logits ? SampleToken({output.logits, output.vocab, tokens.data(),
-                                                     static_cast<int64_t>(tokens.size()), task->prompt_tokens},
-                                                    task->sampling)
-                                      : output.likeliest;
+  const int32_t token = output.chosen;
   NoteFirstToken(task);
   const std::vector<int32_t>& ends = task->model->base->end_ids;
   if (!params.ignore_eos && std::find(ends.begin(), ends.end(), token) != ends.end()) {
@@ -344,12 +367,12 @@ void EngineImpl::HandleAnswer(Lane* lane, const Lane::Output& output) {
   lane->Remove(task);
 }
 
-// Scores the token that `row` predicts.
-void ScoreToken(const float* row, int64_t vocab, int32_t token, ScoredContinuation* scored) {
+// Scores the token that a row predicts.
+void ScoreToken(const float* logits, const LogitRow& row, int32_t token, ScoredContinuation* scored) {
   TokenInfo info;
   info.id = token;
-  info.logprob = LogProbability(row, vocab, token);
-  const bool greedy = Argmax(row, vocab) == token;
+  info.logprob = static_cast<float>(logits[token] - row.log_sum);
+  const bool greedy = row.argmax == token;
   scored->logprob += info.logprob;
   scored->is_greedy = scored->is_greedy && greedy;
   scored->greedy.push_back(greedy);
@@ -364,7 +387,7 @@ void EngineImpl::HandlePrompt(Lane* lane, const Lane::Output& output) {
   score->result.timings.first_token_seconds = Seconds(clock_->Now() - score->arrival);
   for (size_t i = 0; i < score->params.continuations.size(); ++i) {
     const std::vector<int32_t>& continuation = score->params.continuations[i];
-    ScoreToken(output.logits, output.vocab, continuation[0], &score->result.continuations[i]);
+    ScoreToken(output.logits, output.summaries[0], continuation[0], &score->result.continuations[i]);
     if (continuation.size() == 1) {
       --score->open;
       continue;
@@ -395,7 +418,7 @@ void EngineImpl::HandleContinuation(Lane* lane, const Lane::Output& output) {
   for (int64_t i = 0; i < output.rows; ++i) {
     // The row after position p predicts the token at p + 1.
     const int64_t next = output.first_position + i + 1 - task->prompt_tokens;
-    ScoreToken(output.logits + i * output.vocab, output.vocab, continuation[next],
+    ScoreToken(output.logits + i * output.vocab, output.summaries[i], continuation[next],
                &score->result.continuations[task->index]);
   }
   if (!output.ends_input) return;

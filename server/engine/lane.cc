@@ -253,7 +253,7 @@ void Lane::Collect(Passes* passes, StepResult* result) {
         output.logits = row;
         row += output.rows * output.vocab;
       } else if (output.rows > 0) {
-        output.likeliest = token[output.rows - 1];
+        output.chosen = token[output.rows - 1];
       }
       token += output.rows;
       if (!output.task) continue;

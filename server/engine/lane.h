@@ -13,6 +13,7 @@
 #include "server/engine/kv_pages.h"
 #include "server/engine/model_runner.h"
 #include "server/engine/request.h"
+#include "server/model/kernels/logit_rows.h"
 #include "server/model/own_stream.h"
 
 namespace attune {
@@ -47,7 +48,8 @@ class Lane {
     const float* logits;  // null if the task only asked for the likeliest token
     int64_t vocab;
     bool ends_input = false;  // nothing of the sequence was left to compute
-    int32_t likeliest = -1;   // after the last row, where the device has chosen
+    int32_t chosen = -1;      // the token after the last row: the device's choice, or set by the caller
+    std::vector<LogitRow> summaries;  // of the rows, where a task is scored; set by the caller
   };
   struct StepResult {
     std::vector<Output> outputs;

@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <unordered_map>
+
+#include "server/model/kernels/logit_rows.h"
 
 namespace attune {
 namespace {
@@ -43,45 +46,105 @@ void ApplyPenalties(const SamplerInput& input, const SamplingParams& p, std::vec
   }
 }
 
-// Probabilities of the tokens that the filters leave, likeliest first.
-std::vector<std::pair<int32_t, double>> Candidates(const float* logits, int64_t vocab, const SamplingParams& p) {
+struct Candidate {
+  int32_t token;
+  double weight;  // relative to the likeliest token's
+};
+
+double Weight(float logit, float top, double temperature) { return std::exp((logit - top) / temperature); }
+
+// The `order`ed tokens with their weights, likeliest first.
+std::vector<Candidate> Sorted(std::vector<int32_t> order, const float* logits, float top, double temperature) {
+  std::sort(order.begin(), order.end(),
+            [&](int32_t a, int32_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; });
+  std::vector<Candidate> out;
+  out.reserve(order.size());
+  for (int32_t token : order) out.push_back({token, Weight(logits[token], top, temperature)});
+  return out;
+}
+
+std::vector<int32_t> TopK(const float* logits, int64_t vocab, int64_t k) {
   std::vector<int32_t> order(vocab);
   std::iota(order.begin(), order.end(), 0);
-  auto likelier = [&](int32_t a, int32_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; };
-  int64_t keep = p.top_k > 0 ? std::min<int64_t>(p.top_k, vocab) : vocab;
-  if (keep < vocab) {
-    std::nth_element(order.begin(), order.begin() + keep - 1, order.end(), likelier);
-    order.resize(keep);
+  std::nth_element(order.begin(), order.begin() + k - 1, order.end(),
+                   [&](int32_t a, int32_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; });
+  order.resize(k);
+  return order;
+}
+
+// Tokens no further below the likeliest than this.
+std::vector<int32_t> Above(const float* logits, int64_t vocab, float least) {
+  std::vector<int32_t> order;
+  for (int64_t i = 0; i < vocab; ++i) {
+    if (logits[i] >= least) order.push_back(static_cast<int32_t>(i));
   }
-  std::sort(order.begin(), order.end(), likelier);
-  std::vector<std::pair<int32_t, double>> out;
-  out.reserve(order.size());
+  return order;
+}
+
+double SumOf(const std::vector<Candidate>& candidates) {
   double sum = 0;
-  for (int32_t token : order) {
-    const double weight = std::exp((logits[token] - logits[order[0]]) / p.temperature);
-    out.emplace_back(token, weight);
-    sum += weight;
-  }
-  // Smallest set that reaches top_p, then those at least min_p as likely as the first.
+  for (const Candidate& candidate : candidates) sum += candidate.weight;
+  return sum;
+}
+
+// Of all candidates, whose weights add up to `sum`, the smallest set that reaches top_p, then
+// those at least min_p as likely as the first.
+void Filter(const SamplingParams& p, double sum, std::vector<Candidate>* candidates) {
   double reached = 0;
   size_t count = 0;
-  while (count < out.size() && (count == 0 || reached < p.top_p * sum)) reached += out[count++].second;
-  while (count > 1 && out[count - 1].second < p.min_p * out[0].second) --count;
-  out.resize(count);
-  return out;
+  while (count < candidates->size() && (count == 0 || reached < p.top_p * sum)) reached += (*candidates)[count++].weight;
+  while (count > 1 && (*candidates)[count - 1].weight < p.min_p * (*candidates)[0].weight) --count;
+  candidates->resize(count);
+}
+
+// The candidate at which the weights add up to more than `left`; -1 if there is none.
+int32_t Walk(const std::vector<Candidate>& candidates, double left) {
+  for (const Candidate& candidate : candidates) {
+    left -= candidate.weight;
+    if (left < 0) return candidate.token;
+  }
+  return -1;
+}
+
+int32_t Pick(const std::vector<Candidate>& candidates, double uniform) {
+  const int32_t token = Walk(candidates, uniform * SumOf(candidates));
+  return token >= 0 ? token : candidates.back().token;
+}
+
+// From the likeliest on, in order, without sorting the whole vocabulary: what is far below the
+// likeliest is looked at only if what is above does not decide.
+int32_t Sample(const float* logits, int64_t vocab, const SamplingParams& p, double uniform) {
+  const float top = logits[Argmax(logits, vocab)];
+  if (p.top_k > 0 && p.top_k < vocab) {
+    std::vector<Candidate> candidates = Sorted(TopK(logits, vocab, p.top_k), logits, top, p.temperature);
+    Filter(p, SumOf(candidates), &candidates);
+    return Pick(candidates, uniform);
+  }
+  const double sum = SumOfExp(logits, vocab, top, static_cast<float>(1 / p.temperature));
+  constexpr double kAll = std::numeric_limits<double>::infinity();
+  for (double below : {8.0, 16.0, 32.0, kAll}) {
+    const float least = below == kAll ? -std::numeric_limits<float>::infinity() : static_cast<float>(top - below * p.temperature);
+    std::vector<Candidate> candidates = Sorted(Above(logits, vocab, least), logits, top, p.temperature);
+    if (p.top_p >= 1 && p.min_p <= 0) {
+      const int32_t token = Walk(candidates, uniform * sum);
+      if (token >= 0) return token;
+      if (below == kAll) return candidates.back().token;
+      continue;
+    }
+    const bool is_complete = below == kAll || SumOf(candidates) >= p.top_p * sum || std::exp(-below) < p.min_p;
+    if (!is_complete) continue;
+    Filter(p, sum, &candidates);
+    return Pick(candidates, uniform);
+  }
+  return static_cast<int32_t>(Argmax(logits, vocab));  // not reached
 }
 
 }  // namespace
 
-int32_t Argmax(const float* logits, int64_t vocab) {
-  return static_cast<int32_t>(std::max_element(logits, logits + vocab) - logits);
-}
+int32_t Argmax(const float* logits, int64_t vocab) { return ArgmaxOf(logits, vocab); }
 
 float LogProbability(const float* logits, int64_t vocab, int32_t token) {
-  const float top = *std::max_element(logits, logits + vocab);
-  double sum = 0;
-  for (int64_t i = 0; i < vocab; ++i) sum += std::exp(logits[i] - top);
-  return static_cast<float>(logits[token] - top - std::log(sum));
+  return static_cast<float>(logits[token] - SummariseLogits(logits, vocab).log_sum);
 }
 
 std::vector<std::pair<int32_t, float>> TopLogprobs(const float* logits, int64_t vocab, int count) {
@@ -105,15 +168,7 @@ int32_t SampleToken(const SamplerInput& input, const SamplingParams& params) {
     logits = changed.data();
   }
   if (params.temperature <= 0) return Argmax(logits, input.vocab);
-  const auto candidates = Candidates(logits, input.vocab, params);
-  double sum = 0;
-  for (const auto& [token, weight] : candidates) sum += weight;
-  double left = Uniform(params.seed, input.seen_count - input.answer_begin) * sum;
-  for (const auto& [token, weight] : candidates) {
-    left -= weight;
-    if (left < 0) return token;
-  }
-  return candidates.back().first;
+  return Sample(logits, input.vocab, params, Uniform(params.seed, input.seen_count - input.answer_begin));
 }
 
 }  // namespace attune

@@ -6,7 +6,7 @@
 // WORK.json: {"device": "cuda", "precision": "bfloat16", "layers", "hidden", "intermediate",
 // "heads", "kv_heads", "vocab", "tied_head", "batch" (requests at once), "prompt", "new" (tokens),
 // "models" (a list of kinds that requests take in turn: "base", "lora", "soft_prompt"; each
-// request has an adapter of its own), "same_prompts" (in each round), "rank", "virtual_tokens", "rounds", "trace" (a file: a Chrome trace of
+// request has an adapter of its own), "same_prompts" (in each round), "temperature", "top_p", "rank", "virtual_tokens", "rounds", "trace" (a file: a Chrome trace of
 // the last round's kernels)}.
 // Prints one line of JSON: {"decode_seconds": [a round's steps that add a token to every
 // request and read no prompt], "decode_tokens": [...], "first_token_seconds": [of the first
@@ -105,6 +105,8 @@ absl::Status RunRound(const Json& work, int round, const std::vector<std::shared
     }
     params.max_tokens = most;
     params.ignore_eos = true;
+    params.sampling.temperature = work.value("temperature", 0.0);
+    params.sampling.top_p = work.value("top_p", 1.0);
     ATTUNE_ASSIGN_OR_RETURN(auto generation, engine->Generate(std::move(params)));
     running.push_back(std::move(generation));
   }

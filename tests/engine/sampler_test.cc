@@ -1,7 +1,9 @@
 #include "server/engine/sampler.h"
 
+#include <algorithm>
 #include <cmath>
 #include <map>
+#include <random>
 #include <set>
 #include <vector>
 
@@ -115,6 +117,52 @@ TEST_F(SamplerTest, SameSeedAndPositionGiveTheSameTokenAndPositionsDiffer) {
   for (int i = 0; i < 50; ++i) again.push_back(Sample(again));
   EXPECT_EQ(answer, again);
   EXPECT_GT(std::set<int32_t>(answer.begin(), answer.end()).size(), 1u);
+}
+
+// The same tokens as when everything is sorted, weighed and walked through.
+TEST(SampleTokenTest, GivesWhatSortingTheWholeVocabularyGives) {
+  std::mt19937 random(9);
+  std::normal_distribution<float> normal;
+  for (const float spread : {0.1f, 2.0f, 8.0f}) {
+    std::vector<float> logits(5000);
+    for (float& logit : logits) logit = spread * normal(random);
+    std::vector<int32_t> order(logits.size());
+    for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int32_t>(i);
+    std::sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return logits[a] > logits[b]; });
+    for (SamplingParams p : {SamplingParams{1.0}, SamplingParams{0.3}, SamplingParams{5.0}, SamplingParams{1.0, 0.9},
+                             SamplingParams{2.0, 0.999}, SamplingParams{1.0, 1.0, 0, 0.01},
+                             SamplingParams{1.5, 0.8, 0, 0.001}, SamplingParams{1.0, 0.7, 50}}) {
+      std::vector<double> weights;
+      double sum = 0;
+      const size_t most = p.top_k > 0 ? p.top_k : order.size();
+      for (size_t i = 0; i < most; ++i) weights.push_back(std::exp((logits[order[i]] - logits[order[0]]) / p.temperature));
+      for (double weight : weights) sum += weight;
+      size_t kept = 0;
+      for (double reached = 0; kept < most && (kept == 0 || reached < p.top_p * sum); ++kept) reached += weights[kept];
+      while (kept > 1 && weights[kept - 1] < p.min_p * weights[0]) --kept;
+      double kept_sum = 0;
+      for (size_t i = 0; i < kept; ++i) kept_sum += weights[i];
+      // How often each is drawn, over many positions, against how likely it is.
+      std::vector<int> drawn(kept);
+      constexpr int kDraws = 3000;
+      std::vector<int32_t> seen(kDraws, 0);
+      for (int position = 0; position < kDraws; ++position) {
+        const int32_t token = SampleToken({logits.data(), 5000, seen.data(), position, 0}, p);
+        const size_t rank = std::find(order.begin(), order.end(), token) - order.begin();
+        ASSERT_LT(rank, kept) << "a token that the filters leave out";
+        ++drawn[rank];
+      }
+      for (size_t i = 0; i < std::min<size_t>(kept, 3); ++i) {
+        const double share = weights[i] / kept_sum, error = std::sqrt(share * (1 - share) / kDraws) + 1e-9;
+        EXPECT_NEAR(static_cast<double>(drawn[i]) / kDraws, share, 5 * error) << "spread " << spread << ", rank " << i;
+      }
+      // The tail is drawn as often as it should be, too.
+      double tail = 0;
+      int tail_drawn = 0;
+      for (size_t i = kept / 2; i < kept; ++i) tail += weights[i] / kept_sum, tail_drawn += drawn[i];
+      EXPECT_NEAR(static_cast<double>(tail_drawn) / kDraws, tail, 5 * std::sqrt(tail * (1 - tail) / kDraws) + 1e-3);
+    }
+  }
 }
 
 TEST(LogprobTest, AreTheLogSoftmax) {
