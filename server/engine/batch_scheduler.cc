@@ -4,14 +4,34 @@
 
 namespace attune {
 
-void BatchScheduler::Add(Sequence* sequence) {
+void BatchScheduler::Enter(Sequence* sequence) {
   sequence->given = static_cast<int64_t>(sequence->tokens.size());
+  Flow& flow = flows_[sequence->model];
+  if (flow.sequences++ > 0) return;
+  // Level with whoever is the furthest behind: no claim from before.
+  bool is_alone = true;
+  for (const auto& [model, other] : flows_) {
+    if (model == sequence->model) continue;
+    flow.served = is_alone ? other.served : std::min(flow.served, other.served);
+    is_alone = false;
+  }
+}
+
+void BatchScheduler::Add(Sequence* sequence) {
+  Enter(sequence);
   waiting_.push_back(sequence);
 }
 
 void BatchScheduler::AddRunning(Sequence* sequence) {
-  sequence->given = static_cast<int64_t>(sequence->tokens.size());
+  Enter(sequence);
   running_.push_back(sequence);
+}
+
+std::deque<Sequence*>::iterator BatchScheduler::FindNext() {
+  if (waiting_.front()->was_preempted) return waiting_.begin();
+  return std::min_element(waiting_.begin(), waiting_.end(), [&](const Sequence* a, const Sequence* b) {
+    return flows_.at(a->model).served < flows_.at(b->model).served;
+  });
 }
 
 bool BatchScheduler::HasFree(int64_t pages) {
@@ -30,15 +50,26 @@ void BatchScheduler::Remove(Sequence* sequence) {
   FreePages(sequence);
   std::erase(running_, sequence);
   std::erase(waiting_, sequence);
+  const auto flow = flows_.find(sequence->model);
+  if (--flow->second.sequences == 0) flows_.erase(flow);
 }
 
 void BatchScheduler::Preempt(Sequence* sequence, Plan* plan) {
   FreePages(sequence);
   sequence->computed = 0;
   std::erase(running_, sequence);
-  std::erase_if(plan->items, [&](const Item& item) { return item.sequence == sequence; });
+  std::erase_if(plan->items, [&](const Item& item) {
+    if (item.sequence == sequence) flows_.at(sequence->model).served -= item.tokens;
+    return item.sequence == sequence;
+  });
+  sequence->was_preempted = true;
   waiting_.push_front(sequence);
   plan->preempted.push_back(sequence);
+}
+
+void BatchScheduler::Charge(Sequence* sequence, int64_t tokens, Plan* plan) {
+  plan->items.push_back({sequence, tokens});
+  flows_.at(sequence->model).served += tokens;
 }
 
 bool BatchScheduler::Provide(Sequence* sequence, int64_t tokens, bool may_preempt, Plan* plan) {
@@ -64,7 +95,7 @@ BatchScheduler::Plan BatchScheduler::Next() {
     if (reuses_prefixes_ && is_new) prefixes_.Put(*sequence);
     const int64_t tokens = std::min(sequence->remaining(), budget);
     if (tokens <= 0 || sequence->is_ending() || !Provide(sequence, tokens, /*may_preempt=*/true, &plan)) continue;
-    plan.items.push_back({sequence, tokens});
+    Charge(sequence, tokens, &plan);
     budget -= tokens;
   }
   // Nobody is let in in a step that had to push somebody out.
@@ -75,7 +106,8 @@ BatchScheduler::Plan BatchScheduler::Next() {
 }
 
 bool BatchScheduler::LetIn(int64_t* budget, Plan* plan) {
-  Sequence* sequence = waiting_.front();
+  const auto next = FindNext();
+  Sequence* sequence = *next;
   if (sequence->in_flight > 0) return false;  // pushed out with a token on its way, which comes first
   int64_t known = 0;
   // Something is left to compute, whatever is known.
@@ -89,9 +121,10 @@ bool BatchScheduler::LetIn(int64_t* budget, Plan* plan) {
   }
   prefix_queries_ += static_cast<int64_t>(sequence->tokens.size());
   prefix_hits_ += known;
-  waiting_.pop_front();
+  waiting_.erase(next);
+  sequence->was_preempted = false;
   running_.push_back(sequence);
-  plan->items.push_back({sequence, tokens});
+  Charge(sequence, tokens, plan);
   *budget -= tokens;
   return true;
 }

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <utility>
 #include <vector>
 
@@ -14,9 +15,11 @@ namespace attune {
 
 // Decides what each step computes, over the pages of one KV cache; touches no tensor.
 // Running sequences go first (one token each, or the next piece of their prompt), then
-// waiting ones are let in, in order of arrival. When pages run out, the sequence that
-// was let in last gives its pages up and waits at the head of the queue, to be computed
-// anew: so the oldest always gets on, and nothing starves. With a prefix cache, full pages
+// waiting ones are let in: of the model that has had the fewest tokens computed, in order of
+// arrival, so that many requests for one model do not keep those for another waiting
+// (start-time fair queueing, Goyal et al. 1996; who was away for a while has no claim from then). When
+// pages run out, the sequence that was let in last gives its pages up and waits at the head of
+// the queue, to be computed anew: so the oldest that runs always gets on, and nothing starves. With a prefix cache, full pages
 // stay known while there is room, and a sequence that is let in starts behind the longest
 // beginning that is known. Not thread-safe.
 class BatchScheduler {
@@ -70,9 +73,20 @@ class BatchScheduler {
   bool Provide(Sequence* sequence, int64_t tokens, bool may_preempt, Plan* plan);
   void Preempt(Sequence* sequence, Plan* plan);
   void FreePages(Sequence* sequence);
+  // A model's share of what was computed.
+  struct Flow {
+    int64_t sequences = 0;  // that wait or run
+    int64_t served = 0;     // tokens, from where it came in
+  };
+  void Enter(Sequence* sequence);
+  // Who is to be let in next. REQUIRES: somebody waits.
+  std::deque<Sequence*>::iterator FindNext();
+
   // Whether so many pages are free, at the cost of idle ones if need be.
   bool HasFree(int64_t pages);
-  // Lets the first that waits in, as far as `budget` goes; false if there is no room.
+  // Plans tokens of a sequence, and books them.
+  void Charge(Sequence* sequence, int64_t tokens, Plan* plan);
+  // Lets the next that waits in, as far as `budget` goes; false if there is no room.
   bool LetIn(int64_t* budget, Plan* plan);
 
   KvPages* const pages_;
@@ -80,6 +94,7 @@ class BatchScheduler {
   PrefixCache prefixes_;
   const bool reuses_prefixes_;
   int64_t prefix_queries_ = 0, prefix_hits_ = 0;
+  std::map<uint64_t, Flow> flows_;  // by model
   std::deque<Sequence*> waiting_;
   std::vector<Sequence*> running_;  // in the order of being let in
 };

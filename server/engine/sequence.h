@@ -29,6 +29,8 @@ struct Sequence {
   // Tokens it came with, and its full pages that the prefix cache has seen.
   int64_t given = 0;
   mutable int64_t remembered = 0;
+  // It ran before and gave its pages up.
+  bool was_preempted = false;
   // Whether what its pages hold can be relied on.
   bool is_sound = true;
 
