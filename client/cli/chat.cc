@@ -20,9 +20,10 @@ struct ChatArgs {
 // A conversation with a model.
 class Conversation {
  public:
-  Conversation(Context* context, Client* client, const ChatArgs& args) : context_(context), client_(client), args_(args) {
+  // `request` has the sampling.
+  Conversation(Context* context, Client* client, const ChatArgs& args, v1::GenerateRequest request)
+      : context_(context), client_(client), args_(args), request_(std::move(request)) {
     request_.set_model(FullName(kModels, args.model));
-    args.sampling.Fill(&request_);
     Reset();
   }
 
@@ -70,7 +71,9 @@ class Conversation {
 
 absl::StatusOr<int> Chat(Context* context, const ChatArgs& args) {
   ATTUNE_ASSIGN_OR_RETURN(Client * client, context->client());
-  Conversation conversation(context, client, args);
+  v1::GenerateRequest request;
+  ATTUNE_RETURN_IF_ERROR(args.sampling.Fill(&request));
+  Conversation conversation(context, client, args, std::move(request));
   const bool interactive = context->in_is_terminal && context->out_is_terminal;
   if (interactive) context->out << "One line is one turn. /reset starts over, /exit or Ctrl-D ends.\n";
   std::string line;

@@ -28,7 +28,7 @@ absl::StatusOr<v1::GenerateRequest> MakeRequest(Context* context, const Generate
   v1::GenerateRequest request;
   request.set_model(FullName(kModels, args.model));
   ATTUNE_ASSIGN_OR_RETURN(*request.mutable_prompt(), args.prompt.Build(context));
-  args.sampling.Fill(&request);
+  ATTUNE_RETURN_IF_ERROR(args.sampling.Fill(&request));
   request.set_n(args.n);
   request.set_logprobs(args.logprobs);
   request.set_top_logprobs(args.top_logprobs);

@@ -1,6 +1,8 @@
 #include "client/cli/prompt_args.h"
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "client/cli/commands.h"
 #include "client/cli/output.h"
 #include "client/cli/text.h"
@@ -59,10 +61,13 @@ void SamplingArgs::AddTo(CLI::App* command) {
   command->add_option("--presence-penalty", presence_penalty, "Subtracted if it occurs, -2 to 2 (default: 0)");
   command->add_option("--seed", seed, "Same seed, same text (default: random)");
   AddRepeated(command, "--stop", stop, "End before this text; understands \\n; may be repeated");
+  AddRepeated(command, "--stop-token", stop_token_ids, "End before this token id; may be repeated");
+  command->add_option("--min-tokens", min_tokens, "Choose nothing that ends the answer before so many tokens");
+  AddRepeated(command, "--logit-bias", logit_bias, "TOKEN=BIAS: add to a token's logit, -100 to 100; may be repeated");
   command->add_flag("--ignore-eos", ignore_eos, "Do not stop at the end token");
 }
 
-void SamplingArgs::Fill(v1::GenerateRequest* request) const {
+absl::Status SamplingArgs::Fill(v1::GenerateRequest* request) const {
   v1::SamplingOptions& sampling = *request->mutable_sampling();
   if (temperature) sampling.set_temperature(*temperature);
   if (top_p) sampling.set_top_p(*top_p);
@@ -75,6 +80,18 @@ void SamplingArgs::Fill(v1::GenerateRequest* request) const {
   request->set_max_tokens(max_tokens);
   for (const std::string& text : stop) request->add_stop(Unescape(text));
   request->set_ignore_eos(ignore_eos);
+  request->set_min_tokens(min_tokens);
+  for (int32_t token : stop_token_ids) request->add_stop_token_ids(token);
+  for (const std::string& entry : logit_bias) {
+    const std::vector<std::string> parts = absl::StrSplit(entry, '=');
+    int32_t token = 0;
+    double bias = 0;
+    if (parts.size() != 2 || !absl::SimpleAtoi(parts[0], &token) || !absl::SimpleAtod(parts[1], &bias)) {
+      return absl::InvalidArgumentError(absl::StrCat("--logit-bias '", entry, "' is not TOKEN=BIAS"));
+    }
+    (*sampling.mutable_logit_bias())[token] = bias;
+  }
+  return absl::OkStatus();
 }
 
 std::string FormatUsage(const v1::Usage& usage) {

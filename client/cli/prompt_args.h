@@ -36,10 +36,14 @@ struct SamplingArgs {
   std::optional<int64_t> seed;
   std::vector<std::string> stop;
   bool ignore_eos = false;
+  int32_t min_tokens = 0;
+  std::vector<int32_t> stop_token_ids;
+  std::vector<std::string> logit_bias;  // TOKEN=BIAS
 
   // Call last: options added to `command` afterwards would be listed as sampling options.
   void AddTo(CLI::App* command);
-  void Fill(v1::GenerateRequest* request) const;
+  // INVALID_ARGUMENT for a bias that is not TOKEN=BIAS.
+  absl::Status Fill(v1::GenerateRequest* request) const;
 };
 
 // "12 prompt and 34 answer tokens, 0.1s to the first, 85.0 tok/s".

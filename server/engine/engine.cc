@@ -136,6 +136,8 @@ absl::StatusOr<std::unique_ptr<Generation>> EngineImpl::Generate(GenerateParams 
     task->sequence.most_tokens =
         std::min(task->prompt_tokens + state->params.max_tokens, state->params.model->base->config.context);
     task->generation = state;
+    if (!state->params.ignore_eos) task->ends = state->params.model->base->end_ids;
+    task->ends.insert(task->ends.end(), state->params.stop_tokens.begin(), state->params.stop_tokens.end());
     task->index = i;
     task->sampling = state->params.sampling;
     task->sampling.seed += i;
@@ -282,7 +284,7 @@ void EngineImpl::ReadLogits(std::vector<Lane::Output>* outputs) {
       if (!output.ends_input) continue;
       const std::vector<int32_t>& tokens = task.sequence.tokens;
       output.chosen = SampleToken({output.logits, output.vocab, tokens.data(), static_cast<int64_t>(tokens.size()),
-                                   task.prompt_tokens},
+                                   task.prompt_tokens, task.banned()},
                                   task.sampling);
     }
   });
@@ -344,8 +346,7 @@ void EngineImpl::HandleAnswer(Lane* lane, const Lane::Output& output) {
   const GenerateParams& params = task->generation->params;
   const int32_t token = output.chosen;
   NoteFirstToken(task);
-  const std::vector<int32_t>& ends = task->model->base->end_ids;
-  if (!params.ignore_eos && std::find(ends.begin(), ends.end(), token) != ends.end()) {
+  if (std::find(task->ends.begin(), task->ends.end(), token) != task->ends.end()) {
     return Finish(lane, task, FinishReason::kStop);
   }
   GenerationUpdate update;

@@ -30,6 +30,7 @@ struct SamplingParams {
   double frequency_penalty = 0;
   double presence_penalty = 0;
   uint64_t seed = 0;
+  std::vector<std::pair<int32_t, float>> logit_bias;  // added to the logit of a token, after penalties
 };
 
 enum class FinishReason { kNone = 0, kStop = 1, kLength = 2, kCancelled = 3 };
@@ -50,6 +51,8 @@ struct GenerateParams {
   bool logprobs = false;
   int top_logprobs = 0;
   bool ignore_eos = false;
+  int min_tokens = 0;                   // before so many no token is chosen that would end the answer
+  std::vector<int32_t> stop_tokens;     // end an answer as end tokens do, also under ignore_eos
   absl::Time deadline = absl::InfiniteFuture();  // a request that is still waiting then ends with DEADLINE_EXCEEDED
 };
 

@@ -137,6 +137,7 @@ bool Lane::WantsLogits(const Task& task) {
   if (task.kind != Task::Kind::kAnswer) return true;
   const SamplingParams& sampling = task.sampling;
   const GenerateParams& params = task.generation->params;
+  if (!sampling.logit_bias.empty() || task.banned()) return true;
   return sampling.temperature > 0 || sampling.repetition_penalty != 1 || sampling.frequency_penalty != 0 ||
          sampling.presence_penalty != 0 || params.logprobs || params.top_logprobs > 0;
 }

@@ -80,6 +80,14 @@ struct Task {
   absl::Time deadline = absl::InfiniteFuture();
   bool got_first_token = false;
 
+  // Tokens that are not to be chosen now, or null.
+  const std::vector<int32_t>* banned() const {
+    const bool is_early = kind == Kind::kAnswer && generated() + sequence.in_flight < generation->params.min_tokens;
+    return is_early ? &ends : nullptr;
+  }
+  // What ends an answer: the model's end tokens, unless they are ignored, and the request's own.
+  std::vector<int32_t> ends;
+
   int64_t generated() const { return static_cast<int64_t>(sequence.tokens.size()) - prompt_tokens; }
   bool IsAbandoned() const {
     return kind == Kind::kAnswer ? generation->IsStopped(index) : score->ended;

@@ -24,11 +24,24 @@ double Uniform(uint64_t seed, uint64_t position) {
   return static_cast<double>(SplitMix(SplitMix(seed) + position) >> 11) * 0x1.0p-53;
 }
 
-bool HasPenalties(const SamplingParams& p) {
+bool ChangesLogits(const SamplerInput& input, const SamplingParams& p) {
+  if ((input.banned && !input.banned->empty()) || !p.logit_bias.empty()) return true;
   return p.repetition_penalty != 1 || p.frequency_penalty != 0 || p.presence_penalty != 0;
 }
 
+void ApplyBansAndBiases(const SamplerInput& input, const SamplingParams& p, std::vector<float>* logits) {
+  auto in_range = [&](int32_t token) { return token >= 0 && token < input.vocab; };
+  for (const auto& [token, bias] : p.logit_bias) {
+    if (in_range(token)) (*logits)[token] += bias;
+  }
+  if (!input.banned) return;
+  for (int32_t token : *input.banned) {
+    if (in_range(token)) (*logits)[token] = std::numeric_limits<float>::lowest();
+  }
+}
+
 void ApplyPenalties(const SamplerInput& input, const SamplingParams& p, std::vector<float>* logits) {
+  if (p.repetition_penalty == 1 && p.frequency_penalty == 0 && p.presence_penalty == 0) return;
   std::unordered_map<int32_t, int> in_answer;
   std::unordered_map<int32_t, bool> seen;
   for (int64_t i = 0; i < input.seen_count; ++i) {
@@ -162,9 +175,10 @@ std::vector<std::pair<int32_t, float>> TopLogprobs(const float* logits, int64_t 
 int32_t SampleToken(const SamplerInput& input, const SamplingParams& params) {
   const float* logits = input.logits;
   std::vector<float> changed;
-  if (HasPenalties(params)) {
+  if (ChangesLogits(input, params)) {
     changed.assign(logits, logits + input.vocab);
     ApplyPenalties(input, params, &changed);
+    ApplyBansAndBiases(input, params, &changed);
     logits = changed.data();
   }
   if (params.temperature <= 0) return Argmax(logits, input.vocab);

@@ -15,9 +15,10 @@ struct SamplerInput {
   const int32_t* seen = nullptr;  // prompt and answer so far (virtual tokens are negative)
   int64_t seen_count = 0;
   int64_t answer_begin = 0;  // where the answer starts in `seen`
+  const std::vector<int32_t>* banned = nullptr;  // tokens that are not to be chosen; some other must be left
 };
 
-// Chooses the next token: penalties, then temperature, then top-k, top-p and min-p in
+// Chooses the next token: penalties, biases and bans, then temperature, then top-k, top-p and min-p in
 // that order, as transformers and vLLM do. Draws from `params.seed` and the answer's
 // length alone, so that the same request gives the same text whatever runs beside it.
 int32_t SampleToken(const SamplerInput& input, const SamplingParams& params);

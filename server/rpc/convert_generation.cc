@@ -16,10 +16,30 @@ namespace {
 constexpr int kDefaultMaxTokens = 256;
 constexpr int kMostStops = 16;
 constexpr size_t kMostStopBytes = 256;
+constexpr int kMostStopTokens = 64, kMostBiases = 1024;
 
 uint64_t RandomSeed() {
   thread_local absl::BitGen bits;
   return absl::Uniform<uint64_t>(bits);
+}
+
+// That tokens which a request names are in the vocabulary.
+absl::Status CheckTokens(const v1::GenerateRequest& request, int64_t vocabulary) {
+  if (request.stop_token_ids_size() > kMostStopTokens) {
+    return InvalidField("stop_token_ids", absl::StrCat("must be at most ", kMostStopTokens));
+  }
+  for (int i = 0; i < request.stop_token_ids_size(); ++i) {
+    ATTUNE_RETURN_IF_ERROR(CheckRange(int64_t{request.stop_token_ids(i)}, 0, vocabulary - 1,
+                                      absl::StrCat("stop_token_ids[", i, "]")));
+  }
+  if (request.sampling().logit_bias_size() > kMostBiases) {
+    return InvalidField("sampling.logit_bias", absl::StrCat("must be at most ", kMostBiases));
+  }
+  for (const auto& [token, bias] : request.sampling().logit_bias()) {
+    ATTUNE_RETURN_IF_ERROR(
+        CheckRange(int64_t{token}, 0, vocabulary - 1, absl::StrCat("sampling.logit_bias[", token, "]")));
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<SamplingParams> ToSamplingParams(const v1::SamplingOptions& in, const GenerationDefaults& defaults) {
@@ -48,6 +68,10 @@ absl::StatusOr<SamplingParams> ToSamplingParams(const v1::SamplingOptions& in, c
   ATTUNE_RETURN_IF_ERROR(CheckRange(in.presence_penalty(), -2.0, 2.0, "sampling.presence_penalty"));
   out.presence_penalty = in.presence_penalty();
   out.seed = in.has_seed() ? static_cast<uint64_t>(in.seed()) : RandomSeed();
+  for (const auto& [token, bias] : in.logit_bias()) {
+    ATTUNE_RETURN_IF_ERROR(CheckRange(bias, -100.0, 100.0, absl::StrCat("sampling.logit_bias[", token, "]")));
+    out.logit_bias.emplace_back(token, static_cast<float>(bias));
+  }
   return out;
 }
 
@@ -64,8 +88,9 @@ absl::Status CheckStops(const v1::GenerateRequest& request) {
 }  // namespace
 
 absl::StatusOr<GenerateParams> ToGenerateParams(const v1::GenerateRequest& request,
-                                                const GenerationDefaults& defaults) {
+                                                const GenerationDefaults& defaults, int64_t vocabulary) {
   GenerateParams out;
+  ATTUNE_RETURN_IF_ERROR(CheckTokens(request, vocabulary));
   ATTUNE_ASSIGN_OR_RETURN(out.sampling, ToSamplingParams(request.sampling(), defaults));
   if (request.max_tokens() < 0) return InvalidField("max_tokens", "must be at least 1, or unset");
   ATTUNE_RETURN_IF_ERROR(CheckStops(request));
@@ -75,6 +100,10 @@ absl::StatusOr<GenerateParams> ToGenerateParams(const v1::GenerateRequest& reque
   out.top_logprobs = request.top_logprobs();
   out.logprobs = request.logprobs() || request.top_logprobs() > 0;
   out.ignore_eos = request.ignore_eos();
+  const int64_t most = request.max_tokens() > 0 ? request.max_tokens() : kDefaultMaxTokens;
+  ATTUNE_RETURN_IF_ERROR(CheckRange(int64_t{request.min_tokens()}, 0, most, "min_tokens"));
+  out.min_tokens = request.min_tokens();
+  out.stop_tokens.assign(request.stop_token_ids().begin(), request.stop_token_ids().end());
   return out;
 }
 

@@ -15,7 +15,8 @@ namespace attune {
 // Everything of the request but model, prompt, max_tokens and deadline, with every
 // range checked. What the request leaves open is the model's default; an unset seed
 // becomes a random one.
-absl::StatusOr<GenerateParams> ToGenerateParams(const v1::GenerateRequest& request, const GenerationDefaults& defaults);
+absl::StatusOr<GenerateParams> ToGenerateParams(const v1::GenerateRequest& request, const GenerationDefaults& defaults,
+                                                int64_t vocabulary);
 
 // How many tokens to make for a prompt of so many: the request's number or 256, cut to
 // what is left of the context. REQUIRES: less than the context is used.

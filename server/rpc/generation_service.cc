@@ -104,7 +104,7 @@ absl::Status GenerationService::RunGeneration(Call& call, const v1::GenerateRequ
                                               const PieceFunction& on_piece) {
   ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> pinned, Acquire(call, request.model()));
   const ServedModel& model = *pinned;
-  ATTUNE_ASSIGN_OR_RETURN(GenerateParams params, ToGenerateParams(request, model.generation));
+  ATTUNE_ASSIGN_OR_RETURN(GenerateParams params, ToGenerateParams(request, model.generation, model.tokenizer_view->vocab_size()));
   params.model = pinned;
   ATTUNE_ASSIGN_OR_RETURN(params.prompt,
                           PromptTokens(request.prompt(), model, ReservedAnswerTokens(request, model)));

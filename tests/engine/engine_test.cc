@@ -241,6 +241,41 @@ TEST_F(EngineTest, StopsAtAnEndToken) {
   EXPECT_EQ(answers.finish[0], FinishReason::kStop);
 }
 
+TEST_F(EngineTest, StopTokensEndAnswersAndMinTokensKeepsThemGoing) {
+  Start();
+  const auto model = Model();
+  const Ids prompt = MakePrompt(6, 1), expected = Greedy(*model, prompt, 8);
+  const size_t end = std::find(expected.begin(), expected.end(), expected[3]) - expected.begin();
+  GenerateParams params = Params(model, prompt, 8);
+  params.stop_tokens = {expected[3]};
+  auto stopped = Submit(params);
+  Answers answers = Collect(stopped.get());
+  EXPECT_EQ(answers.tokens[0], Ids(expected.begin(), expected.begin() + end));
+  EXPECT_EQ(answers.finish[0], FinishReason::kStop);
+
+  params.min_tokens = 6;
+  auto longer = Submit(params);
+  answers = Collect(longer.get());
+  ASSERT_GE(answers.tokens[0].size(), 6u);
+  for (int i = 0; i < 6; ++i) EXPECT_NE(answers.tokens[0][i], expected[3]);
+  EXPECT_TRUE(std::equal(expected.begin(), expected.begin() + end, answers.tokens[0].begin()));
+}
+
+TEST_F(EngineTest, ABiasMakesATokenCertainOrImpossible) {
+  Start();
+  const auto model = Model();
+  const Ids prompt = MakePrompt(6, 1), expected = Greedy(*model, prompt, 1);
+  GenerateParams params = Params(model, prompt, 5);
+  params.sampling.logit_bias = {{42, 100.0f}};
+  auto certain = Submit(params);
+  EXPECT_EQ(Collect(certain.get()).tokens[0], Ids(5, 42));
+  params.sampling.logit_bias = {{expected[0], -100.0f}};
+  auto impossible = Submit(params);
+  const Answers answers = Collect(impossible.get());
+  EXPECT_EQ(answers.tokens[0].size(), 5u);
+  for (int32_t token : answers.tokens[0]) EXPECT_NE(token, expected[0]);
+}
+
 TEST_F(EngineTest, AnswersOfOneRequestAreThoseOfSingleRequestsWithRisingSeeds) {
   Start();
   const auto model = Model();

@@ -133,6 +133,19 @@ TEST_F(GenerationServiceTest, WhatIsUnsetIsTheModelsGenerationConfig) {
   EXPECT_EQ(sampling.repetition_penalty, 1);
 }
 
+TEST_F(GenerationServiceTest, BiasesBansAndStopTokensReachTheEngine) {
+  request_.set_max_tokens(9);
+  request_.set_min_tokens(4);
+  request_.add_stop_token_ids(7);
+  (*request_.mutable_sampling()->mutable_logit_bias())[3] = -2.5;
+  v1::GenerateResponse response;
+  ASSERT_TRUE(Generate(request_, &response).ok());
+  const GenerateParams params = engine_.last_generate();
+  EXPECT_EQ(params.min_tokens, 4);
+  EXPECT_EQ(params.stop_tokens, Tokens{7});
+  EXPECT_EQ(params.sampling.logit_bias, (std::vector<std::pair<int32_t, float>>{{3, -2.5f}}));
+}
+
 TEST_F(GenerationServiceTest, SpecialTokensOfRawTextAreParsedAndTheBeginTokenComesOnce) {
   request_.mutable_prompt()->set_text("<s>x<|im_end|>");
   v1::GenerateResponse response;
@@ -171,6 +184,12 @@ TEST_F(GenerationServiceTest, NamesTheWrongField) {
       {"n", [](auto& r) { r.set_n(17); }},
       {"n", [](auto& r) { r.set_n(-1); }},
       {"top_logprobs", [](auto& r) { r.set_top_logprobs(21); }},
+      {"min_tokens", [](auto& r) { r.set_min_tokens(-1); }},
+      {"min_tokens", [](auto& r) { r.set_max_tokens(5), r.set_min_tokens(6); }},
+      {"stop_token_ids[0]", [](auto& r) { r.add_stop_token_ids(FakeTokenizer::kSize); }},
+      {"stop_token_ids", [](auto& r) { for (int i = 0; i < 65; ++i) r.add_stop_token_ids(1); }},
+      {"sampling.logit_bias[-1]", [](auto& r) { (*r.mutable_sampling()->mutable_logit_bias())[-1] = 1; }},
+      {"sampling.logit_bias[2]", [](auto& r) { (*r.mutable_sampling()->mutable_logit_bias())[2] = 101; }},
   };
   for (const auto& [field, change] : cases) {
     v1::GenerateRequest request = request_;
