@@ -73,7 +73,8 @@ class EngineImpl final : public Engine {
   void Admit(std::unique_ptr<Task> task);
   absl::StatusOr<Lane*> LaneFor(const BaseModel& base);
   void DropAbandoned();
-  void StepLane(Lane* lane);
+  void StepLanes();
+  void StepLane(Lane* lane, bool may_run_ahead);
   // Reads the logits that came to the host, on all threads: chooses answers' tokens, and sums
   // up rows that are scored.
   static void ReadLogits(std::vector<Lane::Output>* outputs);
@@ -192,9 +193,7 @@ void EngineImpl::Shutdown(absl::Duration grace) {
 void EngineImpl::Loop() {
   while (TakeInbox()) {
     DropAbandoned();
-    for (auto& lane : lanes_) {
-      if (!lane->empty()) StepLane(lane.get());
-    }
+    StepLanes();
     PublishStats();
   }
   const absl::Status ended = MakeError(absl::StatusCode::kUnavailable, "SHUTTING_DOWN", "The server is shutting down.");
@@ -290,9 +289,20 @@ void EngineImpl::ReadLogits(std::vector<Lane::Output>* outputs) {
   });
 }
 
-void EngineImpl::StepLane(Lane* lane) {
+// The turn on the device is one lane's at a time: who has kept it goes first, and gives it up
+// if there are others.
+void EngineImpl::StepLanes() {
+  std::vector<Lane*> active;
+  for (auto& lane : lanes_) {
+    if (!lane->empty()) active.push_back(lane.get());
+  }
+  std::stable_partition(active.begin(), active.end(), [](const Lane* lane) { return lane->has_turn(); });
+  for (Lane* lane : active) StepLane(lane, /*may_run_ahead=*/active.size() == 1);
+}
+
+void EngineImpl::StepLane(Lane* lane, bool may_run_ahead) {
   const absl::Time start = clock_->Now();
-  Lane::StepResult result = lane->Step();
+  Lane::StepResult result = lane->Step(may_run_ahead);
   for (int i = 0; i < result.preempted; ++i) observer_->OnPreempted();
   if (result.prefix_queries > 0) observer_->OnLetIn(result.prefix_queries, result.prefix_hits);
   int prompt_tokens = 0, generated = 0;

@@ -83,15 +83,17 @@ void Lane::AddFork(const Task& parent, std::unique_ptr<Task> child) {
 
 void Lane::Remove(Task* task) {
   // Its pages may go to another at once: what is on its way is done before what that asks for.
-  if (in_flight_) {
-    for (Pass& pass : *in_flight_) {
-      for (Output& output : pass.outputs) {
-        if (output.task == task) output.task = nullptr;
-      }
-    }
-  }
+  if (in_flight_) Forget(task, in_flight_.get());
   scheduler_.Remove(&task->sequence);
   tasks_.erase(&task->sequence);
+}
+
+void Lane::Forget(const Task* task, Passes* passes) {
+  for (Pass& pass : *passes) {
+    for (Output& output : pass.outputs) {
+      if (output.task == task) output.task = nullptr;
+    }
+  }
 }
 
 std::vector<Task*> Lane::tasks() const {
@@ -155,7 +157,7 @@ bool Lane::MayRunAhead(const Passes& passes) const {
   return true;
 }
 
-Lane::StepResult Lane::Step() {
+Lane::StepResult Lane::Step(bool may_run_ahead) {
   StepResult result;
   const int64_t queries = scheduler_.prefix_queries(), hits = scheduler_.prefix_hits();
   const BatchScheduler::Plan plan = scheduler_.Next();
@@ -175,9 +177,10 @@ Lane::StepResult Lane::Step() {
     return result;
   }
   std::erase_if(passes, [&](Pass& pass) { return !Launch(&pass, &result); });
-  const bool runs_ahead = MayRunAhead(passes);
+  const bool runs_ahead = may_run_ahead && MayRunAhead(passes);
   if (in_flight_) Collect(in_flight_.get(), &result);
   in_flight_ = nullptr;
+  for (const Task* task : result.failed) Forget(task, &passes);  // whose step before this one failed
   if (runs_ahead) {
     in_flight_ = std::make_unique<Passes>(std::move(passes));
     ++ahead_;
@@ -191,9 +194,12 @@ Lane::StepResult Lane::Step() {
 void Lane::Fail(const Pass& pass, const absl::Status& status, StepResult* result) {
   result->error = status;
   for (const Output& output : pass.outputs) {
-    if (!output.task) continue;
-    output.task->sequence.is_sound = false;
-    result->failed.push_back(output.task);
+    Task* task = output.task;
+    if (!task || std::find(result->failed.begin(), result->failed.end(), task) != result->failed.end()) continue;
+    task->sequence.is_sound = false;
+    result->failed.push_back(task);
+    if (in_flight_) Forget(task, in_flight_.get());
+    std::erase_if(result->outputs, [&](const Output& filed) { return filed.task == task; });
   }
 }
 

@@ -56,14 +56,16 @@ class Lane {
     std::vector<at::Tensor> alive;  // own the logits
     int preempted = 0;
     int64_t prefix_queries = 0, prefix_hits = 0;  // tokens let in; of those in the prefix cache
-    // Tasks whose forward pass failed, and why.
+    // Tasks whose forward pass failed, and why; none of them is among the outputs.
     std::vector<Task*> failed;
     absl::Status error;
   };
   // One step under one turn on the device: a forward pass for each base model that
   // has sequences in it. On a GPU the next step may be launched before the last one's results
-  // are waited for: then these are what is returned, and the turn is kept.
-  StepResult Step();
+  // are waited for, if `may_run_ahead`: then these are what is returned, and the turn is kept.
+  StepResult Step(bool may_run_ahead);
+  // Whether it kept the turn. No other lane may step before it has stepped without running ahead.
+  bool has_turn() const { return in_flight_ != nullptr; }
 
   const KvPages& pages() const { return pages_; }
   int64_t running() const { return scheduler_.running(); }
@@ -90,7 +92,10 @@ class Lane {
   bool Launch(Pass* pass, StepResult* result);
   // Waits for launched passes and files their outputs.
   void Collect(Passes* passes, StepResult* result);
-  static void Fail(const Pass& pass, const absl::Status& status, StepResult* result);
+  // Files the pass's tasks as failed, and drops what else there is of them.
+  void Fail(const Pass& pass, const absl::Status& status, StepResult* result);
+  // What is on its way for the task is nobody's any more.
+  static void Forget(const Task* task, Passes* passes);
   bool MayRunAhead(const Passes& passes) const;
 
   const ModelConfig config_;

@@ -34,9 +34,17 @@ class GpuEngineTest : public ::testing::TestWithParam<Shape> {
     const std::optional<ComputeTarget> gpu = FindGpu(ComputeTarget::Type::kBfloat16);
     if (!gpu) GTEST_SKIP() << "no GPU";
     at::manual_seed(5);
+    base_ = MakeBase(*gpu, 3);
+    ASSERT_TRUE(GpuRunner::Serves(*base_));
+    Arbiter::Options options;
+    options.memory_bytes = int64_t{4} << 30;
+    arbiter_ = std::make_unique<Arbiter>(&Clock::Real(), options);
+    options_.kv_tokens = 16384;
+  }
+  static std::shared_ptr<const BaseModel> MakeBase(const ComputeTarget& gpu, int64_t layers) {
     ModelConfig c;
     c.family = "llama";
-    c.layers = 3;
+    c.layers = layers;
     c.heads = GetParam().heads;
     c.kv_heads = GetParam().kv_heads;
     c.head_dim = GetParam().head_dim;
@@ -45,12 +53,7 @@ class GpuEngineTest : public ::testing::TestWithParam<Shape> {
     c.vocab = 1003;
     c.context = 2048;
     c.tied_head = false;
-    base_ = MakeRandomModel(c, *gpu);
-    ASSERT_TRUE(GpuRunner::Serves(*base_));
-    Arbiter::Options options;
-    options.memory_bytes = int64_t{4} << 30;
-    arbiter_ = std::make_unique<Arbiter>(&Clock::Real(), options);
-    options_.kv_tokens = 16384;
+    return MakeRandomModel(c, gpu);
   }
   void Start() { engine_ = MakeEngine(options_, base_->target, arbiter_.get(), &Clock::Real(), nullptr); }
 
@@ -113,7 +116,7 @@ class GpuEngineTest : public ::testing::TestWithParam<Shape> {
   double Shortfall(const ServedModel& model, const Ids& prompt, const Ids& answer) const {
     Ids all = prompt;
     all.insert(all.end(), answer.begin(), answer.end());
-    const at::Tensor logits = AllLogits(*base_, model.adapter.get(), all);
+    const at::Tensor logits = AllLogits(*model.base, model.adapter.get(), all);
     double worst = 0;
     for (size_t i = 0; i < answer.size(); ++i) {
       const at::Tensor row = logits[static_cast<int64_t>(prompt.size() + i) - 1];
@@ -230,6 +233,19 @@ TEST_P(GpuEngineTest, LogitsAndLikeliestTokensTogether) {
   EXPECT_NEAR(scored->continuations[1].tokens[0].logprob,
               expected[static_cast<int64_t>(params.prompt.size()) - 1][8].item<float>(), 0.1);
   for (auto& one : greedy) EXPECT_EQ(Collect(one.get()).size(), 30u);
+}
+
+// Models of two shapes: the lane that has kept the device's turn gives it up for the other.
+TEST_P(GpuEngineTest, TwoShapesTakeTurns) {
+  Start();
+  auto other = std::make_shared<ServedModel>();
+  other->base = MakeBase(base_->target, 2);
+  other->uid = 1000;
+  std::vector<Asked> asked;
+  for (int i = 0; i < 12; ++i) {
+    asked.push_back({i % 3 == 1 ? std::shared_ptr<const ServedModel>(other) : Model(), MakePrompt(20 + i, i), 30 + 20 * (i % 2), nullptr});
+  }
+  ExpectLikelyAnswers(std::move(asked));
 }
 
 // Answers that are stopped while a step with them is on its way leave nothing behind.
