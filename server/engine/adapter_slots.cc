@@ -45,6 +45,8 @@ void AdapterSlots::Write(int64_t slot, const LoraAdapter& lora) {
       const LoraModule& module = lora.layers[layer][p];
       if (!module.defined()) continue;
       TORCH_CHECK(module.a_RI.is_contiguous() && module.b_OR.is_contiguous(), "an adapter's matrices must be contiguous");
+      TORCH_CHECK(module.a_RI.size(0) <= cuda::MostGroupedRanks(), "a rank of ", module.a_RI.size(0),
+                  " is more than the grouped kernel takes");
       entries[layer * kProjections + p] = {module.a_RI.const_data_ptr(), module.b_OR.const_data_ptr(),
                                            static_cast<int32_t>(module.a_RI.size(0)), static_cast<float>(module.scale)};
     }

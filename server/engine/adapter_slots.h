@@ -21,7 +21,8 @@ class AdapterSlots {
   // Before each step: what the last one used may make way.
   void BeginStep() { ++step_; }
   // The adapter's slot, which it keeps at least for this step. `uid` tells adapters apart.
-  // -1 if more adapters than slots are in this step.
+  // -1 if more adapters than slots are in this step. REQUIRES: no module's rank is more than
+  // cuda::MostGroupedRanks(), else c10::Error. The adapter's tensors must live while steps use the slot.
   int32_t SlotOf(const LoraAdapter& lora, uint64_t uid);
 
   const at::Tensor& table() const { return table_; }

@@ -40,7 +40,7 @@ bool BatchScheduler::HasFree(int64_t pages) {
 }
 
 void BatchScheduler::FreePages(Sequence* sequence) {
-  if (reuses_prefixes_ && sequence->is_sound) prefixes_.Put(*sequence);
+  if (reuses_prefixes_ && sequence->is_sound) prefixes_.Put(sequence);
   sequence->remembered = 0;
   for (int32_t page : sequence->pages) pages_->Release(page);
   sequence->pages.clear();
@@ -92,7 +92,7 @@ BatchScheduler::Plan BatchScheduler::Next() {
     Sequence* sequence = running_[i];
     // Others with the same prompt need not wait for its end.
     const bool is_new = sequence->remembered < std::min(sequence->computed, sequence->given) / pages_->page_tokens();
-    if (reuses_prefixes_ && is_new) prefixes_.Put(*sequence);
+    if (reuses_prefixes_ && is_new) prefixes_.Put(sequence);
     const int64_t tokens = std::min(sequence->remaining(), budget);
     if (tokens <= 0 || sequence->is_ending() || !Provide(sequence, tokens, /*may_preempt=*/true, &plan)) continue;
     Charge(sequence, tokens, &plan);

@@ -269,11 +269,16 @@ void EngineImpl::DropAbandoned() {
 }
 
 void EngineImpl::ReadLogits(std::vector<Lane::Output>* outputs) {
-  at::parallel_for(0, static_cast<int64_t>(outputs->size()), 1, [&](int64_t begin, int64_t end) {
+  // Where the device has chosen, threads would be woken at every step for nothing.
+  std::vector<Lane::Output*> unread;
+  for (Lane::Output& output : *outputs) {
+    if (output.logits) unread.push_back(&output);
+  }
+  if (unread.empty()) return;
+  at::parallel_for(0, static_cast<int64_t>(unread.size()), 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      Lane::Output& output = (*outputs)[i];
+      Lane::Output& output = *unread[i];
       const Task& task = *output.task;
-      if (!output.logits) continue;
       if (task.kind != Task::Kind::kAnswer) {
         for (int64_t row = 0; row < output.rows; ++row) {
           output.summaries.push_back(SummariseLogits(output.logits + row * output.vocab, output.vocab));

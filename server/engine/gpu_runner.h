@@ -18,11 +18,12 @@ namespace attune {
 // Forward passes of the engine on a GPU in bf16, over the hand-written kernels and
 // FlashInfer's attention. A step that only adds one token to each sequence is replayed as a
 // CUDA graph, one for each of a few numbers of sequences, and so are a few rows of prompts, for
-// themselves; all that differs between two passes goes to the device in one copy. Each wanted row's likeliest token is chosen on the device,
-// where the next step may read it before the host knows it. Buffers are made once: nothing is
-// allocated from step to step but logits that the host asked for. Launches on the calling
-// thread's stream, which must always be the same and not the default one. Throws what libtorch throws. Not
-// thread-safe.
+// themselves; all that differs between two passes goes to the device in one copy. Each wanted
+// row's likeliest token is chosen on the device, where the next step may read it before the
+// host knows it. Buffers are made once; from step to step there are allocated, from libtorch's
+// caches, the vector of tokens, logits that the host asked for, and what single LoRAs of long
+// prompts need. Launches on the calling thread's stream, which must always be the same and not
+// the default one. Throws what libtorch throws. Not thread-safe.
 class GpuRunner {
  public:
   // Whether it takes models of this kind; model_runner.h's ForwardBatch serves the others.

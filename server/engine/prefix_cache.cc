@@ -38,21 +38,21 @@ int64_t PrefixCache::Take(Sequence* sequence, int64_t most) {
   return tokens;
 }
 
-void PrefixCache::Put(const Sequence& sequence) {
+void PrefixCache::Put(Sequence* sequence) {
   const int64_t size = pages_->page_tokens();
-  const int64_t full = std::min(sequence.computed, static_cast<int64_t>(sequence.tokens.size())) / size;
-  if (full <= sequence.remembered) return;
-  std::unique_ptr<Node>& root = roots_[sequence.model];
+  const int64_t full = std::min(sequence->computed, static_cast<int64_t>(sequence->tokens.size())) / size;
+  if (full <= sequence->remembered) return;
+  std::unique_ptr<Node>& root = roots_[sequence->model];
   if (!root) {
     root = std::make_unique<Node>();
-    root->model = sequence.model;
+    root->model = sequence->model;
   }
   Node* node = root.get();
   for (int64_t i = 0; i < full; ++i) {
-    std::unique_ptr<Node>& child = node->children[TokensOfPage(sequence, i, size)];
+    std::unique_ptr<Node>& child = node->children[TokensOfPage(*sequence, i, size)];
     if (!child) {
       child = std::make_unique<Node>();
-      child->page = sequence.pages[i];
+      child->page = sequence->pages[i];
       child->parent = node;
       pages_->Keep(child->page);
       ++size_;
@@ -65,9 +65,9 @@ void PrefixCache::Put(const Sequence& sequence) {
     node = child.get();
     // The same tokens in another page: that one stays, and what follows is not hung on a page
     // which may go before it.
-    if (node->page != sequence.pages[i]) break;
+    if (node->page != sequence->pages[i]) break;
   }
-  sequence.remembered = full;
+  sequence->remembered = full;
 }
 
 void PrefixCache::Drop(Node* leaf) {

@@ -15,8 +15,9 @@ namespace attune {
 
 // Full pages of sequences that were computed, for others with the same beginning under the
 // same model: a tree of pages for each model, each known by all tokens before and in it, which
-// are compared, not hashed. Pages that nobody uses stay until room is needed; the one that was
-// used longest ago goes first, and none before those that continue it. Holds no tensor. Not thread-safe.
+// are compared, not hashed. Pages that nobody uses, a deleted model's among them, stay until
+// room is needed; the one that was used longest ago goes first, and none before those that
+// continue it. Holds no tensor. Not thread-safe.
 class PrefixCache {
  public:
   // `pages` must outlive this.
@@ -26,7 +27,7 @@ class PrefixCache {
   // its pages, shared, and `computed` accordingly. Returns the tokens.
   int64_t Take(Sequence* sequence, int64_t most);
   // Remembers the sequence's full pages that are computed and whose tokens are known.
-  void Put(const Sequence& sequence);
+  void Put(Sequence* sequence);
   // Lets pages go that nobody uses until `count` are free, or no such page is left.
   void MakeRoom(int64_t count);
 
@@ -36,17 +37,16 @@ class PrefixCache {
   struct Node {
     int32_t page = -1;  // none: the root of a model
     int64_t last_used = 0;
-    uint64_t model = 0;  // of a root's child
+    uint64_t model = 0;  // a root's
     Node* parent = nullptr;
     std::map<std::vector<int32_t>, std::unique_ptr<Node>> children;  // by the page's tokens
   };
 
   void Touch(Node* node);
-  // Leaves by age: what may go next.
-  std::set<std::pair<int64_t, Node*>> leaves_;
   void Drop(Node* leaf);
 
   KvPages* const pages_;
+  std::set<std::pair<int64_t, Node*>> leaves_;  // by age: what may go next
   std::map<uint64_t, std::unique_ptr<Node>> roots_;
   int64_t clock_ = 0, size_ = 0;
 };

@@ -28,7 +28,7 @@ struct Sequence {
   int64_t most_reused = std::numeric_limits<int64_t>::max();
   // Tokens it came with, and its full pages that the prefix cache has seen.
   int64_t given = 0;
-  mutable int64_t remembered = 0;
+  int64_t remembered = 0;
   // It ran before and gave its pages up.
   bool was_preempted = false;
   // Whether what its pages hold can be relied on.

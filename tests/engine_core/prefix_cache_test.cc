@@ -25,7 +25,7 @@ void Fill(Sequence* sequence, KvPages* pages) {
 }
 
 void End(Sequence* sequence, PrefixCache* cache, KvPages* pages) {
-  cache->Put(*sequence);
+  cache->Put(sequence);
   for (int32_t page : sequence->pages) pages->Release(page);
   sequence->pages.clear();
 }
@@ -82,7 +82,7 @@ TEST(PrefixCacheTest, TheOldestGoesFirstAndNoneInUse) {
   b.pages.clear();
   EXPECT_EQ(cache.Take(&b, 1), 1);
   Fill(&b, &pages);
-  cache.Put(b);  // 1 and 3 are in use; 2 is older than 7
+  cache.Put(&b);  // 1 and 3 are in use; 2 is older than 7
   EXPECT_EQ(pages.free(), 0);
   cache.MakeRoom(1);
   Sequence probe = Tokens({7, 0});
@@ -106,7 +106,7 @@ TEST(PrefixCacheTest, OnlyKnownTokensAreRemembered) {
   running.pages = {*pages.Allocate(), *pages.Allocate()};
   running.computed = 4;  // the fourth token was chosen on the device and is not known yet
   running.in_flight = 2;
-  cache.Put(running);
+  cache.Put(&running);
   EXPECT_EQ(cache.size(), 1);
 }
 
