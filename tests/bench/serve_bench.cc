@@ -30,28 +30,13 @@
 #include "server/adapters/adapter.h"
 #include "server/device/arbiter.h"
 #include "server/engine/engine.h"
-#include "tests/testing/random_model.h"
+#include "tests/bench/work_model.h"
 
 namespace attune {
 namespace {
 
 using Json = nlohmann::json;
 using SteadyClock = std::chrono::steady_clock;
-
-std::shared_ptr<const BaseModel> RandomModel(const Json& work, const ComputeTarget& target) {
-  ModelConfig c;
-  c.family = "llama";
-  c.layers = work.at("layers");
-  c.hidden = work.at("hidden");
-  c.intermediate = work.at("intermediate");
-  c.heads = work.at("heads");
-  c.kv_heads = work.at("kv_heads");
-  c.head_dim = c.hidden / c.heads;
-  c.vocab = work.at("vocab");
-  c.context = 8192;
-  c.tied_head = work.value("tied_head", true);
-  return MakeRandomModel(c, target);
-}
 
 std::shared_ptr<const Adapter> RandomAdapter(const BaseModel& base, const std::string& kind, const Json& work) {
   if (kind == "base") return nullptr;
@@ -141,7 +126,7 @@ absl::StatusOr<Json> Run(const Json& work) {
                           ChooseComputeTarget(work.value("device", "cuda"), work.value("precision", "bfloat16")));
   PrepareDevice(target, /*deterministic=*/false);
   at::manual_seed(1);
-  const std::shared_ptr<const BaseModel> base = RandomModel(work, target);
+  const std::shared_ptr<const BaseModel> base = MakeWorkModel(work, target, /*context=*/8192);
   const std::vector<std::string> kinds = work.value("models", std::vector<std::string>{"base"});
   std::vector<std::shared_ptr<const ServedModel>> models;
   for (int i = 0; i < work.at("batch").get<int>(); ++i) {

@@ -36,28 +36,13 @@
 #include "server/tuning/defaults.h"
 #include "server/tuning/estimate.h"
 #include "server/tuning/trainer.h"
-#include "tests/testing/random_model.h"
+#include "tests/bench/work_model.h"
 
 namespace attune {
 namespace {
 
 using Json = nlohmann::json;
 using SteadyClock = std::chrono::steady_clock;
-
-std::shared_ptr<const BaseModel> RandomModel(const Json& work, const ComputeTarget& target) {
-  ModelConfig c;
-  c.family = "llama";
-  c.layers = work.at("layers");
-  c.hidden = work.at("hidden");
-  c.intermediate = work.at("intermediate");
-  c.heads = work.at("heads");
-  c.kv_heads = work.at("kv_heads");
-  c.head_dim = c.hidden / c.heads;
-  c.vocab = work.at("vocab");
-  c.context = std::max<int64_t>(1 << 16, 2 * work.at("length").get<int64_t>());
-  c.tied_head = work.value("tied_head", true);
-  return MakeRandomModel(c, target, ParseWeightFormat(work.value("quantization", "none")));
-}
 
 MethodSpec SpecOf(const Json& work) {
   const std::string method = work.at("method");
@@ -200,7 +185,7 @@ absl::StatusOr<Json> Run(const Json& work) {
                           ChooseComputeTarget(work.value("device", "cuda"), work.value("precision", "bfloat16")));
   PrepareDevice(target, /*deterministic=*/false);
   at::manual_seed(1);
-  const std::shared_ptr<const BaseModel> base = RandomModel(work, target);
+  const std::shared_ptr<const BaseModel> base = MakeWorkModel(work, target, std::max<int64_t>(1 << 16, 2 * work.at("length").get<int64_t>()));
   Arbiter arbiter(&Clock::Real(), {});
   JointPasses joint;
   std::vector<std::unique_ptr<Job>> jobs;
