@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "client/cli/commands.h"
+#include "client/cli/decoding_args.h"
 #include "client/cli/output.h"
 #include "client/cli/prompt_args.h"
 #include "common/error.h"
@@ -17,6 +18,7 @@ struct GenerateArgs {
   std::string model;
   PromptArgs prompt;
   SamplingArgs sampling;
+  DecodingArgs decoding;
   int32_t n = 0;
   bool logprobs = false;
   int32_t top_logprobs = 0;
@@ -29,6 +31,7 @@ absl::StatusOr<v1::GenerateRequest> MakeRequest(Context* context, const Generate
   request.set_model(FullName(kModels, args.model));
   ATTUNE_ASSIGN_OR_RETURN(*request.mutable_prompt(), args.prompt.Build(context));
   ATTUNE_RETURN_IF_ERROR(args.sampling.Fill(&request));
+  ATTUNE_RETURN_IF_ERROR(args.decoding.Fill(&request));
   request.set_n(args.n);
   request.set_logprobs(args.logprobs);
   request.set_top_logprobs(args.top_logprobs);
@@ -125,6 +128,7 @@ void AddGenerateCommand(CLI::App* app, Context* context) {
   command->add_option("--top-logprobs", args->top_logprobs, "Also show the N likeliest alternatives, 0 to 20");
   command->add_flag("--no-stream", args->no_stream, "Write everything at the end; one JSON document with --json");
   command->add_flag("--stats", args->stats, "Write token counts and speed to standard error");
+  args->decoding.AddTo(command);
   args->sampling.AddTo(command);
   command->callback([context, args] { context->action = [context, args] { return Generate(context, *args); }; });
 }

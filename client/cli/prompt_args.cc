@@ -101,6 +101,12 @@ std::string FormatUsage(const v1::Usage& usage) {
   if (decoding > 0 && usage.completion_tokens() > 1) {
     absl::StrAppend(&text, ", ", FormatCount((usage.completion_tokens() - 1) / decoding), " tok/s");
   }
+  if (usage.cached_prompt_tokens() > 0) {
+    absl::StrAppend(&text, ", ", usage.cached_prompt_tokens(), " prompt tokens cached");
+  }
+  if (usage.draft_tokens() > 0) {
+    absl::StrAppend(&text, ", ", usage.accepted_draft_tokens(), " of ", usage.draft_tokens(), " guessed tokens right");
+  }
   return text;
 }
 

@@ -30,6 +30,13 @@ set_target_properties(attune_sentencepiece PROPERTIES
   INTERFACE_INCLUDE_DIRECTORIES ${_spm}/include)
 target_link_libraries(attune_sentencepiece INTERFACE PkgConfig::PROTOBUF_LITE)
 
+set(_xgrammar "${ATTUNE_CACHE}/xgrammar-0.2.8")
+add_library(attune_xgrammar STATIC IMPORTED)
+set_target_properties(attune_xgrammar PROPERTIES
+  IMPORTED_LOCATION ${_xgrammar}/lib/libxgrammar.a
+  INTERFACE_INCLUDE_DIRECTORIES ${_xgrammar}/include)
+target_link_libraries(attune_xgrammar INTERFACE Threads::Threads)
+
 # Debian's gRPC and the sanitizers do not go together, so a build without
 # torch is also one without gRPC.
 set(ATTUNE_WITH_RPC ${ATTUNE_WITH_TORCH})

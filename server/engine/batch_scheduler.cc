@@ -1,20 +1,41 @@
 #include "server/engine/batch_scheduler.h"
 
 #include <algorithm>
+#include <tuple>
 
 namespace attune {
 
-void BatchScheduler::Enter(Sequence* sequence) {
-  sequence->given = static_cast<int64_t>(sequence->tokens.size());
-  Flow& flow = flows_[sequence->model];
-  if (flow.sequences++ > 0) return;
-  // Level with whoever is the furthest behind: no claim from before.
+// Finds or makes the flow; a new one is level with whoever is the furthest behind: no claim from before.
+template <typename Flows>
+typename Flows::mapped_type& BatchScheduler::EnterFlow(uint64_t key, Flows* flows) {
+  auto& flow = (*flows)[key];
+  if (flow.sequences++ > 0) return flow;
   bool is_alone = true;
-  for (const auto& [model, other] : flows_) {
-    if (model == sequence->model) continue;
+  for (const auto& [other_key, other] : *flows) {
+    if (other_key == key) continue;
     flow.served = is_alone ? other.served : std::min(flow.served, other.served);
     is_alone = false;
   }
+  return flow;
+}
+
+void BatchScheduler::Enter(Sequence* sequence) {
+  sequence->given = static_cast<int64_t>(sequence->tokens.size());
+  EnterFlow(sequence->model, &EnterFlow(sequence->tenant, &flows_).models);
+}
+
+void BatchScheduler::Serve(const Sequence& sequence, int64_t tokens) {
+  Tenant& tenant = flows_.at(sequence.tenant);
+  tenant.served += tokens;
+  tenant.models.at(sequence.model).served += tokens;
+}
+
+void BatchScheduler::Run(Sequence* sequence) {
+  if (sequence->ticket < 0) sequence->ticket = next_ticket_++;
+  const auto goes_first = [](const Sequence* a, const Sequence* b) {
+    return a->priority != b->priority ? a->priority > b->priority : a->ticket < b->ticket;
+  };
+  running_.insert(std::upper_bound(running_.begin(), running_.end(), sequence, goes_first), sequence);
 }
 
 void BatchScheduler::Add(Sequence* sequence) {
@@ -24,14 +45,22 @@ void BatchScheduler::Add(Sequence* sequence) {
 
 void BatchScheduler::AddRunning(Sequence* sequence) {
   Enter(sequence);
-  running_.push_back(sequence);
+  Run(sequence);
+}
+
+void BatchScheduler::AddPushedOut(Sequence* sequence) {
+  sequence->was_preempted = true;
+  Add(sequence);
 }
 
 std::deque<Sequence*>::iterator BatchScheduler::FindNext() {
-  if (waiting_.front()->was_preempted) return waiting_.begin();
-  return std::min_element(waiting_.begin(), waiting_.end(), [&](const Sequence* a, const Sequence* b) {
-    return flows_.at(a->model).served < flows_.at(b->model).served;
-  });
+  const auto rank = [&](const Sequence* s) {
+    if (s->was_preempted) return std::make_tuple(-s->priority, 0, s->ticket, int64_t{0});
+    const Tenant& tenant = flows_.at(s->tenant);
+    return std::make_tuple(-s->priority, 1, tenant.served, tenant.models.at(s->model).served);
+  };
+  return std::min_element(waiting_.begin(), waiting_.end(),
+                          [&](const Sequence* a, const Sequence* b) { return rank(a) < rank(b); });
 }
 
 bool BatchScheduler::HasFree(int64_t pages) {
@@ -50,26 +79,30 @@ void BatchScheduler::Remove(Sequence* sequence) {
   FreePages(sequence);
   std::erase(running_, sequence);
   std::erase(waiting_, sequence);
-  const auto flow = flows_.find(sequence->model);
-  if (--flow->second.sequences == 0) flows_.erase(flow);
+  const auto tenant = flows_.find(sequence->tenant);
+  const auto model = tenant->second.models.find(sequence->model);
+  if (--model->second.sequences == 0) tenant->second.models.erase(model);
+  if (--tenant->second.sequences == 0) flows_.erase(tenant);
 }
 
 void BatchScheduler::Preempt(Sequence* sequence, Plan* plan) {
   FreePages(sequence);
   sequence->computed = 0;
+  sequence->DropDrafts();
+  sequence->is_held = false;
   std::erase(running_, sequence);
   std::erase_if(plan->items, [&](const Item& item) {
-    if (item.sequence == sequence) flows_.at(sequence->model).served -= item.tokens;
+    if (item.sequence == sequence) Serve(*sequence, -item.tokens);
     return item.sequence == sequence;
   });
   sequence->was_preempted = true;
-  waiting_.push_front(sequence);
+  waiting_.push_back(sequence);
   plan->preempted.push_back(sequence);
 }
 
 void BatchScheduler::Charge(Sequence* sequence, int64_t tokens, Plan* plan) {
   plan->items.push_back({sequence, tokens});
-  flows_.at(sequence->model).served += tokens;
+  Serve(*sequence, tokens);
 }
 
 bool BatchScheduler::Provide(Sequence* sequence, int64_t tokens, bool may_preempt, Plan* plan) {
@@ -94,36 +127,62 @@ BatchScheduler::Plan BatchScheduler::Next() {
     const bool is_new = sequence->remembered < std::min(sequence->computed, sequence->given) / pages_->page_tokens();
     if (reuses_prefixes_ && is_new) prefixes_.Put(sequence);
     const int64_t tokens = std::min(sequence->remaining(), budget);
-    if (tokens <= 0 || sequence->is_ending() || !Provide(sequence, tokens, /*may_preempt=*/true, &plan)) continue;
+    if (tokens <= 0 || sequence->is_held || sequence->is_ending() || !Provide(sequence, tokens, /*may_preempt=*/true, &plan)) continue;
     Charge(sequence, tokens, &plan);
     budget -= tokens;
   }
-  // Nobody is let in in a step that had to push somebody out.
-  while (plan.preempted.empty() && !waiting_.empty() && budget > 0 && running() < max_sequences_) {
+  // Nobody is let in in a step in which the running ones had to push somebody out.
+  while (plan.preempted.empty() && !waiting_.empty() && budget > 0) {
     if (!LetIn(&budget, &plan)) break;
   }
+  if (plan.items.empty()) Unblock(&plan);
   return plan;
 }
 
+bool BatchScheduler::HasPlace(const Sequence& sequence, Plan* plan) {
+  // Who was pushed out has had a place, which forks may have taken since.
+  if (sequence.was_preempted) return true;
+  while (running() >= max_sequences_ && running_.back()->priority < sequence.priority) Preempt(running_.back(), plan);
+  return running() < max_sequences_;
+}
+
+void BatchScheduler::Unblock(Plan* plan) {
+  for (const Sequence* sequence : running_) {
+    if (sequence->in_flight > 0) return;  // gets on by itself
+  }
+  int64_t budget = max_tokens_;
+  while (!waiting_.empty() && plan->items.empty()) {
+    const Sequence* next = *FindNext();
+    if (!next->was_preempted || next->is_held || next->in_flight > 0 || LetIn(&budget, plan)) return;
+    if (running_.empty() || running_.back()->ticket <= next->ticket) return;
+    Preempt(running_.back(), plan);
+  }
+}
+
 bool BatchScheduler::LetIn(int64_t* budget, Plan* plan) {
-  const auto next = FindNext();
-  Sequence* sequence = *next;
-  if (sequence->in_flight > 0) return false;  // pushed out with a token on its way, which comes first
+  Sequence* sequence = *FindNext();
+  // Pushed out with a token on its way, which comes first.
+  if (sequence->in_flight > 0 || !HasPlace(*sequence, plan)) return false;
   int64_t known = 0;
   // Something is left to compute, whatever is known.
   const int64_t most = std::min(sequence->most_reused, static_cast<int64_t>(sequence->tokens.size()) - 1);
   if (reuses_prefixes_ && sequence->computed == 0) known = prefixes_.Take(sequence, most);
   const int64_t tokens = std::min(sequence->remaining(), *budget);
-  if (!Provide(sequence, tokens, /*may_preempt=*/false, plan)) {
+  while (!Provide(sequence, tokens, /*may_preempt=*/false, plan)) {
+    if (!running_.empty() && running_.back()->priority < sequence->priority) {
+      Preempt(running_.back(), plan);
+      continue;
+    }
     FreePages(sequence);
     sequence->computed = 0;
     return false;
   }
   prefix_queries_ += static_cast<int64_t>(sequence->tokens.size());
   prefix_hits_ += known;
-  waiting_.erase(next);
+  if (sequence->reused < 0) sequence->reused = known;
+  std::erase(waiting_, sequence);
   sequence->was_preempted = false;
-  running_.push_back(sequence);
+  Run(sequence);
   Charge(sequence, tokens, plan);
   *budget -= tokens;
   return true;
@@ -131,6 +190,9 @@ bool BatchScheduler::LetIn(int64_t* budget, Plan* plan) {
 
 bool BatchScheduler::Fork(const Sequence& parent, int64_t tokens, Sequence* child,
                           std::vector<std::pair<int32_t, int32_t>>* copies) {
+  child->ticket = parent.ticket;
+  child->priority = parent.priority;
+  child->tenant = parent.tenant;
   const int64_t full = tokens / pages_->page_tokens();
   const bool partial = tokens % pages_->page_tokens() != 0;
   if (partial && !HasFree(1)) return false;

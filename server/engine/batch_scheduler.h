@@ -15,13 +15,17 @@ namespace attune {
 
 // Decides what each step computes, over the pages of one KV cache; touches no tensor.
 // Running sequences go first (one token each, or the next piece of their prompt), then
-// waiting ones are let in: of the model that has had the fewest tokens computed, in order of
-// arrival, so that many requests for one model do not keep those for another waiting
-// (start-time fair queueing, Goyal et al. 1996; who was away for a while has no claim from then). When
-// pages run out, the sequence that was let in last gives its pages up and waits at the head of
-// the queue, to be computed anew: so the oldest that runs always gets on, and nothing starves. With a prefix cache, full pages
-// stay known while there is room, and a sequence that is let in starts behind the longest
-// beginning that is known. Not thread-safe.
+// waiting ones are let in: of the highest priority; of the tenant, and of its models the one, that
+// has had the fewest tokens computed; in order of arrival. So many requests of one tenant or for
+// one model do not keep others waiting (start-time fair queueing, Goyal et al. 1996; who was away
+// for a while has no claim from then). When pages run out, the sequence of the lowest priority that
+// was let in last gives its pages up and waits at the head of its priority's queue, to be computed
+// anew: so the oldest of the highest priority always gets on, and nothing starves but what is
+// outranked. One of a higher priority that finds no room takes it in the same way. Sequences may
+// run and have nothing to compute, because they wait for others (beams for each other): if only
+// such are left, those let in last make room for who was pushed out before. With a prefix cache,
+// full pages stay known while there is room, and a sequence that is let in starts behind the
+// longest beginning that is known. Not thread-safe.
 class BatchScheduler {
  public:
   // `pages` must outlive this.
@@ -47,17 +51,19 @@ class BatchScheduler {
   // Lets a sequence in at once, past the queue: a fork of one that runs, which brings
   // its pages with it. May exceed max_sequences.
   void AddRunning(Sequence* sequence);
+  // Lets a sequence for which Fork found no page wait, before others.
+  void AddPushedOut(Sequence* sequence);
   // Takes a sequence out and lets its pages go.
   void Remove(Sequence* sequence);
 
-  // What to compute next; empty only if there is no sequence with remaining tokens, or all wait
-  // for tokens in flight. The caller advances `computed` of each item when it has been done, or
+  // What to compute next; empty only if there is no sequence with remaining tokens that is not
+  // held, or all wait for tokens in flight. The caller advances `computed` of each item when it has been done, or
   // is on its way, and then `in_flight` where that chooses a token.
   Plan Next();
 
   // Gives `child` the pages of the parent's first `tokens` tokens: full ones shared,
-  // a partly filled one as a copy, which the caller makes (from, to). False, with
-  // nothing changed, if there is no free page for the copy.
+  // a partly filled one as a copy, which the caller makes (from, to). False, with no page
+  // given, if there is no free one for the copy.
   bool Fork(const Sequence& parent, int64_t tokens, Sequence* child, std::vector<std::pair<int32_t, int32_t>>* copies);
 
   // Tokens of sequences that were let in, and how many of those were found in the cache.
@@ -73,20 +79,33 @@ class BatchScheduler {
   bool Provide(Sequence* sequence, int64_t tokens, bool may_preempt, Plan* plan);
   void Preempt(Sequence* sequence, Plan* plan);
   void FreePages(Sequence* sequence);
-  // A model's share of what was computed.
+  // A tenant's or a model's share of what was computed.
   struct Flow {
     int64_t sequences = 0;  // that wait or run
     int64_t served = 0;     // tokens, from where it came in
   };
+  struct Tenant : Flow {
+    std::map<uint64_t, Flow> models;
+  };
+  template <typename Flows>
+  static typename Flows::mapped_type& EnterFlow(uint64_t key, Flows* flows);
   void Enter(Sequence* sequence);
+  void Serve(const Sequence& sequence, int64_t tokens);
+  // Into running_, in its order.
+  void Run(Sequence* sequence);
   // Who is to be let in next. REQUIRES: somebody waits.
   std::deque<Sequence*>::iterator FindNext();
+  // Whether a sequence may be let in, as far as their number goes; pushes out who is outranked.
+  bool HasPlace(const Sequence& sequence, Plan* plan);
+  // If nobody gets on, and somebody was pushed out: makes room for them.
+  void Unblock(Plan* plan);
 
   // Whether so many pages are free, at the cost of idle ones if need be.
   bool HasFree(int64_t pages);
   // Plans tokens of a sequence, and books them.
   void Charge(Sequence* sequence, int64_t tokens, Plan* plan);
-  // Lets the next that waits in, as far as `budget` goes; false if there is no room.
+  // Lets the next that waits in, as far as `budget` goes; false if there is no room, for which
+  // others are pushed out as far as it outranks them.
   bool LetIn(int64_t* budget, Plan* plan);
 
   KvPages* const pages_;
@@ -94,9 +113,10 @@ class BatchScheduler {
   PrefixCache prefixes_;
   const bool reuses_prefixes_;
   int64_t prefix_queries_ = 0, prefix_hits_ = 0;
-  std::map<uint64_t, Flow> flows_;  // by model
+  std::map<uint64_t, Tenant> flows_;
   std::deque<Sequence*> waiting_;
-  std::vector<Sequence*> running_;  // in the order of being let in
+  std::vector<Sequence*> running_;  // by priority, highest first, then ticket
+  int64_t next_ticket_ = 0;
 };
 
 }  // namespace attune

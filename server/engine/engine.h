@@ -14,6 +14,7 @@
 #include "common/clock.h"
 #include "server/adapters/residency.h"
 #include "server/device/arbiter.h"
+#include "server/grammar/grammar.h"
 
 // Generation: requests in, tokens out. No torch headers here: gRPC handlers
 // include this file.
@@ -53,6 +54,20 @@ struct GenerateParams {
   bool ignore_eos = false;
   int min_tokens = 0;                   // before so many no token is chosen that would end the answer
   std::vector<int32_t> stop_tokens;     // end an answer as end tokens do, also under ignore_eos
+  // The form of the answers, of the model's tokenizer; null: any. With it neither ignore_eos nor min_tokens.
+  std::shared_ptr<const Grammar> grammar;
+  // Most tokens that are guessed ahead and checked in one step, 0 for none: by the draft model, of the
+  // same vocabulary, or, without one, by looking up what followed before. The text stays what it is
+  // without, up to the rounding of sums.
+  int draft_tokens = 0;
+  std::shared_ptr<const ServedModel> draft_model;
+  // Above 0: the n best answers of a search with so many beams, at least n, handed out at its end.
+  // Greedy, without grammar, drafts, penalties and biases.
+  int beams = 0;
+  double length_penalty = 1;
+  bool early_stopping = false;
+  int priority = 0;    // higher goes first, and takes the place of lower ones that run
+  std::string tenant;  // tenants share the engine fairly
   absl::Time deadline = absl::InfiniteFuture();  // a request that is still waiting then ends with DEADLINE_EXCEEDED
 };
 
@@ -62,13 +77,16 @@ struct GenerationUpdate {
   bool has_token = false;  // an end token is not handed out
   TokenInfo token;
   FinishReason finish = FinishReason::kNone;  // set in an answer's last update
+  double score = 0;  // with beams, in the last update: sum of log-probabilities / length^length_penalty
 };
 
-// Seconds, counted from Generate() or ScoreAsync().
+// Seconds, counted from Generate() or ScoreAsync(), and what was saved of them.
 struct RequestTimings {
   double queue_seconds = 0;
   double first_token_seconds = 0;
   double total_seconds = 0;
+  int64_t cached_tokens = 0;                        // of the prompt, that the prefix cache had
+  int64_t drafted_tokens = 0, accepted_tokens = 0;  // guessed ahead, over all answers, and right
 };
 
 // A running request; destroying it cancels what still runs. Thread-safe.
@@ -93,6 +111,8 @@ struct ScoreParams {
   std::vector<int32_t> prompt;                      // at least one token
   std::vector<std::vector<int32_t>> continuations;  // at least one, none empty
   absl::Time deadline = absl::InfiniteFuture();
+  int priority = 0;    // as in GenerateParams
+  std::string tenant;
 };
 
 struct ScoredContinuation {
@@ -120,6 +140,8 @@ class EngineObserver {
   virtual void OnPreempted() {}
   // Tokens of sequences that were let in, and how many of those the prefix cache had.
   virtual void OnLetIn(int64_t tokens, int64_t cached) {}
+  // Tokens that were guessed and checked in a step, and how many of those were right.
+  virtual void OnDrafts(int64_t drafted, int64_t accepted) {}
 };
 
 struct EngineStats {

@@ -16,7 +16,7 @@ namespace {
 // Where a task's next logits are wanted: after its last token, or after each token of
 // a continuation.
 int64_t FirstWantedPosition(const Task& task) {
-  const int64_t last = static_cast<int64_t>(task.sequence.tokens.size()) - 1;
+  const int64_t last = task.known() - 1;
   if (task.kind != Task::Kind::kScoreContinuation) return last;
   // A row was scored for every token that is there already, beyond the first.
   const auto& scored = task.score->result.continuations[task.index].tokens;
@@ -74,7 +74,7 @@ void Lane::AddFork(const Task& parent, std::unique_ptr<Task> child) {
   std::vector<std::pair<int32_t, int32_t>> copies;
   const bool forked = scheduler_.Fork(parent.sequence, parent.sequence.computed, sequence, &copies);
   tasks_[sequence] = std::move(child);
-  if (!forked) return scheduler_.Add(sequence);  // computes the beginning anew
+  if (!forked) return scheduler_.AddPushedOut(sequence);  // computes the beginning anew
   std::optional<OwnStream::Scope> scope;
   if (stream_) scope.emplace(*stream_);
   CopyPages(&cache_, copies);
@@ -85,7 +85,10 @@ void Lane::Remove(Task* task) {
   // Its pages may go to another at once: what is on its way is done before what that asks for.
   if (in_flight_) Forget(task, in_flight_.get());
   scheduler_.Remove(&task->sequence);
-  tasks_.erase(&task->sequence);
+  task->is_removed = true;
+  const auto found = tasks_.find(&task->sequence);
+  removed_.push_back(std::move(found->second));
+  tasks_.erase(found);
 }
 
 void Lane::Forget(const Task* task, Passes* passes) {
@@ -139,6 +142,7 @@ bool Lane::WantsLogits(const Task& task) {
   if (task.kind != Task::Kind::kAnswer) return true;
   const SamplingParams& sampling = task.sampling;
   const GenerateParams& params = task.generation->params;
+  if (task.siblings > 0 || task.grammar || task.draft) return true;
   if (!sampling.logit_bias.empty() || task.banned()) return true;
   return sampling.temperature > 0 || sampling.repetition_penalty != 1 || sampling.frequency_penalty != 0 ||
          sampling.presence_penalty != 0 || params.logprobs || params.top_logprobs > 0;
@@ -163,8 +167,9 @@ Lane::StepResult Lane::Step(bool may_run_ahead) {
   const BatchScheduler::Plan plan = scheduler_.Next();
   result.prefix_queries = scheduler_.prefix_queries() - queries;
   result.prefix_hits = scheduler_.prefix_hits() - hits;
-  result.preempted = static_cast<int>(plan.preempted.size());
+  for (Sequence* sequence : plan.preempted) result.preempted.push_back(tasks_.at(sequence).get());
   Passes passes = Divide(plan);
+  if (passes.empty() && !in_flight_) return result;  // all wait for another lane
   std::optional<OwnStream::Scope> scope;
   if (stream_) scope.emplace(*stream_);
   if (!in_flight_) {
@@ -260,7 +265,7 @@ void Lane::Collect(Passes* passes, StepResult* result) {
         output.logits = row;
         row += output.rows * output.vocab;
       } else if (output.rows > 0) {
-        output.chosen = token[output.rows - 1];
+        output.device_choice = token[output.rows - 1];
       }
       token += output.rows;
       if (!output.task) continue;

@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -34,12 +35,14 @@ class Lane {
   void Add(std::unique_ptr<Task> task);
   // Lets `child` go on from the beginning that `parent` has computed.
   void AddFork(const Task& parent, std::unique_ptr<Task> child);
+  // Takes a task out. It stays in memory, marked as removed, until Bury: others may still look at it.
   void Remove(Task* task);
+  void Bury() { removed_.clear(); }
   std::vector<Task*> tasks() const;
   bool empty() const { return tasks_.empty() && !in_flight_; }
 
-  // A task with the logits of its last tokens: rows of `vocab` floats, valid until
-  // the next step. Row i is what follows the token at `first_position` + i.
+  // A task with the logits of its last tokens, guessed ones included: rows of `vocab` floats, valid
+  // until the next step. Row i is what follows the token at `first_position` + i.
   struct Output {
     Task* task;        // null once it has been removed
     int64_t computed;  // tokens, in this step
@@ -48,13 +51,17 @@ class Lane {
     const float* logits;  // null if the task only asked for the likeliest token
     int64_t vocab;
     bool ends_input = false;  // nothing of the sequence was left to compute
-    int32_t chosen = -1;      // the token after the last row: the device's choice, or set by the caller
-    std::vector<LogitRow> summaries;  // of the rows, where a task is scored; set by the caller
+    int32_t device_choice = -1;  // the token after the last row, where the task only asked for that
+    // Set by ChooseTokens:
+    std::vector<int32_t> chosen;                           // an answer's or a draft's next tokens
+    bool is_over = false;                                  // the answer's form is complete after them
+    std::vector<std::pair<int32_t, float>> likeliest;      // a beam's tokens with their log-probabilities
+    std::vector<LogitRow> summaries;                       // of the rows, where a task is scored
   };
   struct StepResult {
     std::vector<Output> outputs;
     std::vector<at::Tensor> alive;  // own the logits
-    int preempted = 0;
+    std::vector<Task*> preempted;
     int64_t prefix_queries = 0, prefix_hits = 0;  // tokens let in; of those in the prefix cache
     // Tasks whose forward pass failed, and why; none of them is among the outputs.
     std::vector<Task*> failed;
@@ -111,6 +118,7 @@ class Lane {
   Arbiter::Turn turn_;                 // held while something is in flight
   int64_t ahead_ = 0;                  // steps since the turn was taken
   std::unordered_map<const Sequence*, std::unique_ptr<Task>> tasks_;
+  std::vector<std::unique_ptr<Task>> removed_;
 };
 
 }  // namespace attune

@@ -26,6 +26,7 @@ void GenerationState::StopAnswer(int index) {
 
 void GenerationState::Cancel() {
   absl::MutexLock lock(&mutex_);
+  cancelled_ = cancelled_ || open_ > 0;
   for (int i = 0; i < params.n; ++i) Close(i);
   updates_.clear();
 }
@@ -43,6 +44,28 @@ RequestTimings GenerationState::timings() const {
 bool GenerationState::IsStopped(int index) const {
   absl::MutexLock lock(&mutex_);
   return stopped_[index];
+}
+
+bool GenerationState::IsCancelled() const {
+  absl::MutexLock lock(&mutex_);
+  return cancelled_;
+}
+
+RequestTimings GenerationState::TimingsAt(absl::Time now) const {
+  RequestTimings out = timings();
+  out.total_seconds = absl::ToDoubleSeconds(now - arrival);
+  return out;
+}
+
+void GenerationState::SetCached(int64_t tokens) {
+  absl::MutexLock lock(&mutex_);
+  timings_.cached_tokens = tokens;
+}
+
+void GenerationState::AddDrafts(int64_t drafted, int64_t accepted) {
+  absl::MutexLock lock(&mutex_);
+  timings_.drafted_tokens += drafted;
+  timings_.accepted_tokens += accepted;
 }
 
 void GenerationState::Push(GenerationUpdate update, absl::Time now) {
@@ -68,6 +91,30 @@ void GenerationState::SetQueued(double seconds) {
 void GenerationState::SetFirstToken(double seconds) {
   absl::MutexLock lock(&mutex_);
   if (timings_.first_token_seconds == 0) timings_.first_token_seconds = seconds;
+}
+
+std::unique_ptr<Task> ForkOf(const Task& parent) {
+  auto child = std::make_unique<Task>();
+  child->kind = parent.kind;
+  child->model = parent.model;
+  child->sequence.tokens = parent.sequence.tokens;
+  child->sequence.model = parent.sequence.model;
+  child->sequence.tenant = parent.sequence.tenant;
+  child->sequence.priority = parent.sequence.priority;
+  child->sequence.most_tokens = parent.sequence.most_tokens;
+  child->prompt_tokens = parent.prompt_tokens;
+  child->generation = parent.generation;
+  child->score = parent.score;
+  child->index = parent.index;
+  child->sampling = parent.sampling;
+  child->arrival = parent.arrival;
+  child->started = parent.started;
+  child->last_token = parent.last_token;
+  child->deadline = parent.deadline;
+  child->got_first_token = parent.got_first_token;
+  child->ends = parent.ends;
+  child->beams = parent.beams;
+  return child;
 }
 
 }  // namespace attune

@@ -1,6 +1,7 @@
 #ifndef ATTUNE_SERVER_ENGINE_REQUEST_H_
 #define ATTUNE_SERVER_ENGINE_REQUEST_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -10,6 +11,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
 #include "server/engine/engine.h"
 #include "server/engine/sequence.h"
@@ -34,11 +36,16 @@ class GenerationState {
 
   // The engine's side. Updates for answers that were stopped are dropped.
   bool IsStopped(int index) const ABSL_LOCKS_EXCLUDED(mutex_);
+  bool IsCancelled() const ABSL_LOCKS_EXCLUDED(mutex_);
+  // What timings() would be if the request ended now.
+  RequestTimings TimingsAt(absl::Time now) const ABSL_LOCKS_EXCLUDED(mutex_);
   void Push(GenerationUpdate update, absl::Time now) ABSL_LOCKS_EXCLUDED(mutex_);
   // Ends the whole request with an error.
   void Fail(absl::Status status, absl::Time now) ABSL_LOCKS_EXCLUDED(mutex_);
   void SetQueued(double seconds) ABSL_LOCKS_EXCLUDED(mutex_);
   void SetFirstToken(double seconds) ABSL_LOCKS_EXCLUDED(mutex_);
+  void SetCached(int64_t tokens) ABSL_LOCKS_EXCLUDED(mutex_);
+  void AddDrafts(int64_t drafted, int64_t accepted) ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
   void Close(int index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -48,6 +55,7 @@ class GenerationState {
   std::deque<GenerationUpdate> updates_ ABSL_GUARDED_BY(mutex_);
   std::vector<bool> stopped_ ABSL_GUARDED_BY(mutex_);  // by answer: no further update
   int open_ ABSL_GUARDED_BY(mutex_);                   // answers without their last update
+  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
   RequestTimings timings_ ABSL_GUARDED_BY(mutex_);
 };
@@ -62,10 +70,21 @@ struct ScoreState {
   bool ended = false;
 };
 
-// One sequence and what it is for: an answer, a prompt to be scored, or a
-// continuation. Used on the engine's thread only.
+class BeamGroup;
+struct Task;
+
+// How a task's drafts are made. Used on the engine's thread only.
+struct DraftState {
+  int64_t length = 0;         // of the next draft: longer where all were right, shorter where none was
+  Task* companion = nullptr;  // the draft model's sequence; null: by lookup, or it could not go on
+  bool is_asked = false;      // the companion is at it, and the task is held
+};
+
+// One sequence and what it is for: an answer, a beam of a search, a draft of another's next
+// tokens, a prompt to be scored, or a continuation. Used on the engine's thread only, but for
+// what ChooseTokens does.
 struct Task {
-  enum class Kind { kAnswer, kScorePrompt, kScoreContinuation };
+  enum class Kind { kAnswer, kBeam, kDraft, kScorePrompt, kScoreContinuation };
   Kind kind = Kind::kAnswer;
   std::shared_ptr<const ServedModel> model;
   Sequence sequence;
@@ -79,20 +98,43 @@ struct Task {
   absl::Time arrival, started = absl::InfinitePast(), last_token;
   absl::Time deadline = absl::InfiniteFuture();
   bool got_first_token = false;
-
-  // Tokens that are not to be chosen now, or null.
-  const std::vector<int32_t>* banned() const {
-    const bool is_early = kind == Kind::kAnswer && generated() + sequence.in_flight < generation->params.min_tokens;
-    return is_early ? &ends : nullptr;
-  }
+  bool is_removed = false;  // from its lane: nothing more is to be done with it
   // What ends an answer: the model's end tokens, unless they are ignored, and the request's own.
   std::vector<int32_t> ends;
 
-  int64_t generated() const { return static_cast<int64_t>(sequence.tokens.size()) - prompt_tokens; }
+  // Of an answer: how many others, of the next indices, begin with the same prompt and are still to
+  // be forked once it is read.
+  int siblings = 0;
+  // Its form, or null. Where `mask_ready` is set, another thread works on it until then.
+  std::shared_ptr<GrammarState> grammar;
+  std::shared_ptr<absl::Notification> mask_ready;
+  std::unique_ptr<DraftState> draft;  // of an answer that is drafted ahead
+  Task* drafts_for = nullptr;         // of a draft
+  std::shared_ptr<BeamGroup> beams;   // of a beam; `index` is its place among the running ones
+
+  // Tokens that are known, guesses left out.
+  int64_t known() const { return static_cast<int64_t>(sequence.tokens.size()) - sequence.drafted; }
+  int64_t generated() const { return known() - prompt_tokens; }
+  bool IsEnd(int32_t token) const { return std::find(ends.begin(), ends.end(), token) != ends.end(); }
+  // Tokens that are not to be chosen as the one that is `ahead` behind the next, or null.
+  const std::vector<int32_t>* banned(int64_t ahead = 0) const {
+    if (!generation || generated() + sequence.in_flight + ahead >= generation->params.min_tokens) return nullptr;
+    return &ends;
+  }
   bool IsAbandoned() const {
-    return kind == Kind::kAnswer ? generation->IsStopped(index) : score->ended;
+    switch (kind) {
+      case Kind::kAnswer: return generation->IsStopped(index);
+      case Kind::kBeam: return generation->IsStopped(0);
+      case Kind::kDraft: return false;  // goes with the task that it drafts for
+      case Kind::kScorePrompt:
+      case Kind::kScoreContinuation: return score->ended;
+    }
+    return false;
   }
 };
+
+// A task that goes on, of the same kind, from where `parent` is. Its form and drafts are not copied.
+std::unique_ptr<Task> ForkOf(const Task& parent);
 
 }  // namespace attune
 

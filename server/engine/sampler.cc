@@ -25,7 +25,7 @@ double Uniform(uint64_t seed, uint64_t position) {
 }
 
 bool ChangesLogits(const SamplerInput& input, const SamplingParams& p) {
-  if ((input.banned && !input.banned->empty()) || !p.logit_bias.empty()) return true;
+  if ((input.banned && !input.banned->empty()) || input.allowed || !p.logit_bias.empty()) return true;
   return p.repetition_penalty != 1 || p.frequency_penalty != 0 || p.presence_penalty != 0;
 }
 
@@ -34,9 +34,17 @@ void ApplyBansAndBiases(const SamplerInput& input, const SamplingParams& p, std:
   for (const auto& [token, bias] : p.logit_bias) {
     if (in_range(token)) (*logits)[token] += bias;
   }
+  constexpr float kNever = std::numeric_limits<float>::lowest();
+  if (input.allowed) {
+    const std::vector<uint32_t>& words = *input.allowed;
+    for (int64_t token = 0; token < input.vocab; ++token) {
+      const size_t word = token / 32;
+      if (word >= words.size() || (words[word] >> (token % 32) & 1) == 0) (*logits)[token] = kNever;
+    }
+  }
   if (!input.banned) return;
   for (int32_t token : *input.banned) {
-    if (in_range(token)) (*logits)[token] = std::numeric_limits<float>::lowest();
+    if (in_range(token)) (*logits)[token] = kNever;
   }
 }
 

@@ -16,6 +16,7 @@ struct SamplerInput {
   int64_t seen_count = 0;
   int64_t answer_begin = 0;  // where the answer starts in `seen`
   const std::vector<int32_t>* banned = nullptr;  // tokens that are not to be chosen; some other must be left
+  const std::vector<uint32_t>* allowed = nullptr;  // if set, only tokens whose bit is: bit i of word i / 32
 };
 
 // Chooses the next token: penalties, biases and bans, then temperature, then top-k, top-p and min-p in

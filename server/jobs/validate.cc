@@ -128,14 +128,6 @@ bool TrainsWeights(const MethodSpec& method) {
   return std::holds_alternative<FullSpec>(method) || std::holds_alternative<PartialSpec>(method);
 }
 
-bool IsTenant(absl::string_view tenant) {
-  if (tenant.size() > 63) return false;
-  for (char c : tenant) {
-    if (!absl::ascii_islower(c) && !absl::ascii_isdigit(c) && c != '-') return false;
-  }
-  return true;
-}
-
 void CheckLabels(const std::map<std::string, std::string>& labels, Checker& checker) {
   checker.Require(labels.size() <= 32, "labels", "must be at most 32");
   for (const auto& [key, value] : labels) {
@@ -145,6 +137,14 @@ void CheckLabels(const std::map<std::string, std::string>& labels, Checker& chec
 }
 
 }  // namespace
+
+bool IsTenant(absl::string_view tenant) {
+  if (tenant.size() > 63) return false;
+  for (char c : tenant) {
+    if (!absl::ascii_islower(c) && !absl::ascii_isdigit(c) && c != '-') return false;
+  }
+  return true;
+}
 
 absl::Status ValidateJobSpec(const JobSpec& spec) {
   Checker checker;

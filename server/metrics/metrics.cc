@@ -109,6 +109,10 @@ struct Metrics::Families {
       MakeCounter("attune_prefix_cache_queries_total", "Tokens of prompts that were let in.").Add({});
   Counter& prefix_hits =
       MakeCounter("attune_prefix_cache_hits_total", "Tokens of these that the prefix cache had.").Add({});
+  Counter& draft_tokens =
+      MakeCounter("attune_spec_decode_num_draft_tokens_total", "Tokens that were guessed ahead and checked.").Add({});
+  Counter& accepted_tokens =
+      MakeCounter("attune_spec_decode_num_accepted_tokens_total", "Tokens of these that were right.").Add({});
   Counter& preemptions =
       MakeCounter("attune_num_preemptions_total", "Answers that lost their KV pages to others and were read again.")
           .Add({});
@@ -240,6 +244,11 @@ void Metrics::RequestFinished(absl::string_view model, absl::string_view reason,
 }
 
 void Metrics::Preempted() { families_->preemptions.Increment(); }
+
+void Metrics::Drafted(int64_t drafted, int64_t accepted) {
+  families_->draft_tokens.Increment(static_cast<double>(drafted));
+  families_->accepted_tokens.Increment(static_cast<double>(accepted));
+}
 
 void Metrics::LetIn(int64_t tokens, int64_t cached) {
   families_->prefix_queries.Increment(static_cast<double>(tokens));

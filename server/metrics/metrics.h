@@ -54,6 +54,8 @@ class Metrics {
                        double decode, double total);
   void Preempted();
   void LetIn(int64_t tokens, int64_t cached);
+  // Tokens that were guessed ahead, and how many of them were right.
+  void Drafted(int64_t drafted, int64_t accepted);
 
   // An optimizer step of a job that tunes `model`.
   void TrainingStep(absl::string_view model, int64_t tokens, double seconds, double loss);

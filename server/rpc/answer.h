@@ -27,6 +27,10 @@ class AnswerBuilder {
   bool finished() const { return finish_ != FinishReason::kNone; }
   FinishReason finish() const { return finish_; }
   const std::vector<int32_t>& token_ids() const { return token_ids_; }
+  // The engine's, of a beam search.
+  double score() const { return score_; }
+  // 0 without tokens.
+  double mean_logprob() const { return token_ids_.empty() ? 0 : sum_logprob_ / static_cast<double>(token_ids_.size()); }
   // Those of the tokens since the last call.
   std::vector<v1::TokenLogprob> TakeLogprobs();
 
@@ -35,6 +39,7 @@ class AnswerBuilder {
   StreamDecoder decoder_;
   const bool logprobs_;
   FinishReason finish_ = FinishReason::kNone;
+  double score_ = 0, sum_logprob_ = 0;
   std::vector<int32_t> token_ids_;
   std::vector<v1::TokenLogprob> pending_logprobs_;
 };

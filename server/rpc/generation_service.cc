@@ -23,6 +23,7 @@ namespace {
 constexpr absl::string_view kService = "GenerationService";
 constexpr int kMostContinuations = 1000;
 constexpr absl::Duration kScorePoll = absl::Milliseconds(50);
+constexpr size_t kMostPairs = 1000;
 constexpr char kDefaultChoiceTemplate[] = " {{label}}";
 
 // Room that a template's prompt leaves when it has to be cut: what was asked for, but
@@ -67,6 +68,11 @@ absl::StatusOr<std::vector<std::string>> RenderChoices(const v1::ClassifyRequest
   return out;
 }
 
+// What the answer was chosen by, if it was.
+double ScoreOf(const v1::GenerateRequest& request, const AnswerBuilder& answer) {
+  return request.best_of() > 0 ? answer.mean_logprob() : answer.score();
+}
+
 int64_t Longest(const std::vector<std::vector<int32_t>>& sequences) {
   size_t most = 0;
   for (const auto& tokens : sequences) most = std::max(most, tokens.size());
@@ -100,12 +106,47 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> GenerationService::Acquire(Ca
   return deps_.models(id);
 }
 
+bool GenerationService::HasSameVocabulary(const ServedModel& a, const ServedModel& b) {
+  if (a.tokenizer_view == b.tokenizer_view) return true;
+  const std::pair<uint64_t, uint64_t> key(a.uid, b.uid);
+  {
+    absl::MutexLock lock(&mutex_);
+    const auto known = same_vocabulary_.find(key);
+    if (known != same_vocabulary_.end()) return known->second;
+  }
+  bool same = a.tokenizer().vocab_size() == b.tokenizer().vocab_size();
+  for (int32_t id = 0; same && id < a.tokenizer().vocab_size(); ++id) {
+    same = a.tokenizer().TokenBytes(id) == b.tokenizer().TokenBytes(id);
+  }
+  absl::MutexLock lock(&mutex_);
+  if (same_vocabulary_.size() >= kMostPairs) same_vocabulary_.clear();
+  return same_vocabulary_[key] = same;
+}
+
+absl::Status GenerationService::FillDecoding(Call& call, const v1::GenerateRequest& request, GenerateParams* params) {
+  const ServedModel& model = *params->model;
+  ATTUNE_ASSIGN_OR_RETURN(const std::optional<AnswerForm> form, ToAnswerForm(request));
+  if (form) {
+    absl::StatusOr<std::shared_ptr<const Grammar>> grammar = grammars_.For(model.base, model.tokenizer())->Compile(*form);
+    if (!grammar.ok()) return InvalidField("structured_output", grammar.status().message(), "BAD_ANSWER_FORM");
+    params->grammar = *std::move(grammar);
+  }
+  const std::string& draft = request.speculative().draft_model();
+  if (draft.empty()) return absl::OkStatus();
+  ATTUNE_ASSIGN_OR_RETURN(std::string id, ParseName(kModels, draft, "speculative.draft_model"));
+  ATTUNE_ASSIGN_OR_RETURN(params->draft_model, deps_.models(id));
+  call.Note("draft_model", draft);
+  if (HasSameVocabulary(model, *params->draft_model)) return absl::OkStatus();
+  return InvalidField("speculative.draft_model", "must have the same vocabulary as the model");
+}
+
 absl::Status GenerationService::RunGeneration(Call& call, const v1::GenerateRequest& request,
                                               const PieceFunction& on_piece) {
   ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> pinned, Acquire(call, request.model()));
   const ServedModel& model = *pinned;
   ATTUNE_ASSIGN_OR_RETURN(GenerateParams params, ToGenerateParams(request, model.generation, model.tokenizer_view->vocab_size()));
   params.model = pinned;
+  ATTUNE_RETURN_IF_ERROR(FillDecoding(call, request, &params));
   ATTUNE_ASSIGN_OR_RETURN(params.prompt,
                           PromptTokens(request.prompt(), model, ReservedAnswerTokens(request, model)));
   const int64_t prompt_tokens = static_cast<int64_t>(params.prompt.size());
@@ -116,8 +157,9 @@ absl::Status GenerationService::RunGeneration(Call& call, const v1::GenerateRequ
   std::vector<AnswerBuilder> answers;
   for (int i = 0; i < params.n; ++i) {
     answers.emplace_back(pinned->tokenizer_view, std::vector<std::string>(request.stop().begin(), request.stop().end()),
-                         params.logprobs);
+                         request.logprobs() || request.top_logprobs() > 0);
   }
+  BestAnswers best(request.best_of() > 0 ? std::max(1, request.n()) : 0, params.n);
   ATTUNE_ASSIGN_OR_RETURN(std::unique_ptr<Generation> generation, deps_.engine->Generate(std::move(params)));
   CancelWatcher::Watch watch(
       deps_.cancel_watcher, [&call] { return call.cancelled(); }, [&generation] { generation->Cancel(); });
@@ -132,7 +174,10 @@ absl::Status GenerationService::RunGeneration(Call& call, const v1::GenerateRequ
     if (answer.finished()) continue;
     std::string text = answer.Add(update);
     if (answer.stop_found()) generation->StopAnswer(update.index);
-    if (answer.finished() && --unfinished == 0) {
+    if (best.chooses()) {
+      best.Add(update.index, std::move(text));
+      unfinished -= answer.finished();
+    } else if (answer.finished() && --unfinished == 0) {
       last_index = update.index;
       last_text = std::move(text);
     } else if (!on_piece(update.index, std::move(text), answer, nullptr)) {
@@ -146,6 +191,7 @@ absl::Status GenerationService::RunGeneration(Call& call, const v1::GenerateRequ
   int64_t made = 0;
   for (const AnswerBuilder& answer : answers) made += static_cast<int64_t>(answer.token_ids().size());
   const v1::Usage usage = ToUsage(CountedPromptTokens(prompt_tokens, *pinned), made, generation->timings());
+  if (best.chooses()) return best.HandOut(&answers, usage, on_piece) ? absl::OkStatus() : call.CancelledStatus();
   if (!on_piece(last_index, std::move(last_text), answers[last_index], &usage)) return call.CancelledStatus();
   return absl::OkStatus();
 }
@@ -161,6 +207,7 @@ grpc::Status GenerationService::Generate(grpc::ServerContext* context, const v1:
       for (v1::TokenLogprob& logprob : answer.TakeLogprobs()) *completion->add_logprobs() = std::move(logprob);
       if (answer.finished()) {
         completion->set_finish_reason(ToProto(answer.finish()));
+        completion->set_score(ScoreOf(*request, answer));
         completion->mutable_token_ids()->Assign(answer.token_ids().begin(), answer.token_ids().end());
       }
       if (usage != nullptr) *response->mutable_usage() = *usage;
@@ -177,7 +224,10 @@ grpc::Status GenerationService::StreamGenerate(grpc::ServerContext* context, con
       v1::StreamGenerateResponse piece;
       piece.set_index(index);
       piece.set_text(std::move(text));
-      if (answer.finished()) piece.set_finish_reason(ToProto(answer.finish()));
+      if (answer.finished()) {
+        piece.set_finish_reason(ToProto(answer.finish()));
+        piece.set_score(ScoreOf(*request, answer));
+      }
       for (v1::TokenLogprob& logprob : answer.TakeLogprobs()) *piece.add_logprobs() = std::move(logprob);
       if (usage != nullptr) *piece.mutable_usage() = *usage;
       return writer->Write(piece);

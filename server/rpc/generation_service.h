@@ -1,15 +1,20 @@
 #ifndef ATTUNE_SERVER_RPC_GENERATION_SERVICE_H_
 #define ATTUNE_SERVER_RPC_GENERATION_SERVICE_H_
 
-#include <functional>
+#include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
 #include "attune/v1/generation_service.grpc.pb.h"
 #include "server/engine/engine.h"
 #include "server/metrics/metrics.h"
+#include "server/grammar/grammar.h"
 #include "server/rpc/answer.h"
+#include "server/rpc/best_answers.h"
 #include "server/rpc/call.h"
 #include "server/rpc/cancel_watcher.h"
 #include "server/rpc/model_provider.h"
@@ -25,7 +30,7 @@ class GenerationService final : public v1::GenerationService::Service {
     CancelWatcher* cancel_watcher = nullptr;
     Metrics* metrics = nullptr;
   };
-  explicit GenerationService(Deps deps) : deps_(std::move(deps)) {}
+  explicit GenerationService(Deps deps) : deps_(std::move(deps)), grammars_(kGrammarCacheBytes) {}
 
   grpc::Status Generate(grpc::ServerContext* context, const v1::GenerateRequest* request,
                         v1::GenerateResponse* response) override;
@@ -41,14 +46,15 @@ class GenerationService final : public v1::GenerationService::Service {
                           v1::DetokenizeResponse* response) override;
 
  private:
-  // New text of an answer. `usage` is set with the last piece of the request only.
-  // Returns false if nobody wants more.
-  using PieceFunction =
-      std::function<bool(int index, std::string text, AnswerBuilder& answer, const v1::Usage* usage)>;
-
+  // For each tokenizer.
+  static constexpr int64_t kGrammarCacheBytes = int64_t{64} << 20;
   absl::StatusOr<std::shared_ptr<const ServedModel>> Acquire(Call& call, const std::string& name);
   // Runs a request to its end and hands out the text as it comes.
   absl::Status RunGeneration(Call& call, const v1::GenerateRequest& request, const PieceFunction& on_piece);
+  // The form and the draft model that a request asks for.
+  absl::Status FillDecoding(Call& call, const v1::GenerateRequest& request, GenerateParams* params);
+  // Whether two models' tokens are the same. Reads both vocabularies the first time.
+  bool HasSameVocabulary(const ServedModel& a, const ServedModel& b) ABSL_LOCKS_EXCLUDED(mutex_);
   // Engine::Score that gives up waiting when the caller has gone.
   absl::StatusOr<ScoreResult> ScoreFor(Call& call, ScoreParams params);
 
@@ -56,6 +62,9 @@ class GenerationService final : public v1::GenerationService::Service {
   absl::Status DoScore(Call& call, const v1::ScoreRequest& request, v1::ScoreResponse* response);
 
   const Deps deps_;
+  GrammarCompilers grammars_;
+  absl::Mutex mutex_;
+  std::map<std::pair<uint64_t, uint64_t>, bool> same_vocabulary_ ABSL_GUARDED_BY(mutex_);  // by uids
 };
 
 }  // namespace attune

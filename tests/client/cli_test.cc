@@ -5,12 +5,14 @@
 #include <gtest/gtest.h>
 
 #include <csignal>
+#include <fstream>
 #include <thread>
 
 #include "absl/strings/str_split.h"
 #include "common/file.h"
 #include "tests/testing/fake_services.h"
 #include "tests/testing/run_cli.h"
+#include "tests/testing/temp_folder.h"
 
 namespace attune {
 namespace {
@@ -383,6 +385,35 @@ TEST_F(CliTest, GenerateWritesTheTextAndOneLineEnd) {
   EXPECT_FALSE(request.sampling().has_top_p());
   EXPECT_EQ(request.sampling().seed(), -1);
   EXPECT_THAT(request.stop(), ElementsAre("\n", "END"));
+}
+
+TEST_F(CliTest, GenerateTakesFormsAndSearches) {
+  TempFolder folder;
+  std::ofstream(folder.File("schema.json")) << "{\"type\": \"object\"}";
+  CliResult r = Run({"generate", "m", "x", "--json-schema", "@" + folder.File("schema.json"), "--best-of", "4",
+                     "--draft-tokens", "8", "--draft-model", "small", "--priority", "-2", "--tenant", "t"});
+  EXPECT_EQ(r.code, 0) << r.err;
+  auto request = state().RequestOf<v1::GenerateRequest>("StreamGenerate");
+  EXPECT_EQ(request.structured_output().json_schema(), "{\"type\": \"object\"}");
+  EXPECT_EQ(request.best_of(), 4);
+  EXPECT_EQ(request.speculative().draft_tokens(), 8);
+  EXPECT_EQ(request.speculative().draft_model(), "models/small");
+  EXPECT_EQ(request.priority(), -2);
+  EXPECT_EQ(request.tenant(), "t");
+  EXPECT_FALSE(request.has_beam_search());
+
+  Run({"generate", "m", "x", "--choice", "yes", "--choice", "no", "--beams", "4", "--length-penalty", "0.5"});
+  request = state().RequestOf<v1::GenerateRequest>("StreamGenerate", 1);
+  EXPECT_THAT(request.structured_output().choice().choices(), ElementsAre("yes", "no"));
+  EXPECT_EQ(request.beam_search().beams(), 4);
+  EXPECT_EQ(request.beam_search().length_penalty(), 0.5);
+  EXPECT_FALSE(request.has_speculative());
+
+  Run({"generate", "m", "x"});
+  EXPECT_FALSE(state().RequestOf<v1::GenerateRequest>("StreamGenerate", 2).has_structured_output());
+  EXPECT_EQ(Run({"generate", "m", "x", "--regex", "a", "--json-object"}).code, 2);
+  EXPECT_EQ(Run({"generate", "m", "x", "--early-stopping"}).code, 2);
+  EXPECT_EQ(Run({"generate", "m", "x", "--grammar", "@" + folder.File("none")}).code, 3);
 }
 
 TEST_F(CliTest, GenerateTakesPromptsInEveryWay) {

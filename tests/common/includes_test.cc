@@ -31,6 +31,7 @@ const std::map<std::string, std::set<std::string>>& Allowed() {
       {"server/model/kernels", {"server/model/kernels/cuda", "server/model/weights"}},
       {"server/tokenizer", {"server/model/weights"}},
       {"server/data", {"server/tokenizer"}},
+      {"server/grammar", {"server/tokenizer"}},
       {"server/model", {"server/model/weights", "server/model/kernels", "server/tokenizer"}},
       {"server/adapters", {"server/model", "server/model/weights", "server/model/kernels", "server/model/kernels/cuda",
                            "server/tokenizer", "server/data", "server/device"}},
@@ -40,11 +41,11 @@ const std::map<std::string, std::set<std::string>>& Allowed() {
                          "server/model/kernels", "server/model/kernels/cuda", "server/tokenizer", "server/data",
                          "server/device", "server/jobs"}},
       {"server/engine", {"server/adapters", "server/model", "server/model/weights",
-                         "server/model/kernels", "server/model/kernels/cuda", "server/tokenizer", "server/device"}},
+                         "server/model/kernels", "server/model/kernels/cuda", "server/tokenizer", "server/device", "server/grammar"}},
       {"server/evaluation", {"server/engine", "server/adapters", "server/data", "server/tokenizer"}},
       {"server/rpc", {"server/jobs", "server/engine", "server/adapters", "server/evaluation", "server/data",
-                      "server/tokenizer", "server/metrics"}},
-      {"server", {"server/rpc", "server/jobs", "server/device", "server/metrics", "server/engine", "server/model", "server/model/weights", "server/model/kernels", "server/tokenizer", "server/data",
+                      "server/tokenizer", "server/metrics", "server/grammar"}},
+      {"server", {"server/rpc", "server/jobs", "server/device", "server/metrics", "server/engine", "server/model", "server/model/weights", "server/model/kernels", "server/tokenizer", "server/data", "server/grammar",
                   "server/adapters", "server/tuning", "server/tuning/methods", "server/evaluation"}},
   };
   return *allowed;

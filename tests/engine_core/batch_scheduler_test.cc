@@ -122,12 +122,14 @@ TEST(BatchSchedulerTest, AForkSharesFullPagesAndCopiesThePartlyFilledOne) {
   EXPECT_EQ(pages.used(), 0);
 }
 
-// Requests that come, run, fork, are cancelled and end at random.
+// Requests that come, run, fork, are cancelled and end at random, of several tenants and
+// priorities if `is_ranked`; some are groups, whose members wait for each other at every token.
 class RandomTrace {
  public:
-  RandomTrace(uint32_t seed, bool reuses_prefixes)
+  RandomTrace(uint32_t seed, bool reuses_prefixes, bool is_ranked)
       : random_(seed),
         reuses_prefixes_(reuses_prefixes),
+        is_ranked_(is_ranked),
         models_(1 + Below(3)),
         pages_(6 + Below(20), 1 + Below(8)),
         max_sequences_(1 + Below(6)),
@@ -154,6 +156,7 @@ class RandomTrace {
   }
   int64_t preempted() const { return preempted_; }
   int64_t forked() const { return forked_; }
+  int64_t group_steps() const { return group_steps_; }
   int64_t reused() const { return scheduler_.prefix_hits(); }
 
  private:
@@ -162,20 +165,66 @@ class RandomTrace {
     int64_t length;  // at which it ends
     int64_t order;   // of arrival
     bool forked = false;
+    int64_t group = 0;    // 0: none
+    int64_t members = 0;  // that the leader is still to fork
   };
 
   int64_t Below(int64_t n) { return static_cast<int64_t>(random_() % static_cast<uint64_t>(n)); }
 
   void Arrive() {
     const int64_t most = pages_.total() * pages_.page_tokens();
-    const int64_t length = 2 + Below(most - 1);
+    int64_t length = 2 + Below(most - 1);
+    int64_t members = Below(4) == 0 ? 1 + Below(2) : 0;
+    // All of a group must fit at once.
+    if (members > 0) length = pages_.total() / (1 + members) * pages_.page_tokens();
     auto sequence = std::make_unique<Sequence>(Prompt(1 + Below(length - 1)));
     sequence->model = Below(models_);
+    if (is_ranked_) {
+      sequence->tenant = Below(2);
+      sequence->priority = static_cast<int>(Below(3)) - 1;
+    }
     // Many begin alike, few go on alike.
     for (size_t i = 0; i < sequence->tokens.size(); ++i) sequence->tokens[i] = Below(10) == 0 ? 2 : 1;
     Sequence* raw = sequence.get();
-    live_[raw] = {std::move(sequence), length, next_++};
+    live_[raw] = {std::move(sequence), length, next_++, false, members > 0 ? next_ : 0, members};
     scheduler_.Add(raw);
+  }
+
+  // The group goes on once all its members have computed what they have.
+  void StepGroups() {
+    std::map<int64_t, std::vector<Sequence*>> groups;
+    for (auto& [sequence, request] : live_) {
+      if (request.group > 0) groups[request.group].push_back(sequence);
+    }
+    for (auto& [id, members] : groups) {
+      const auto waits = [](const Sequence* s) { return s->remaining() == 0; };
+      if (!std::all_of(members.begin(), members.end(), waits)) continue;
+      const Request& leader = live_.at(members[0]);
+      if (static_cast<int64_t>(members[0]->tokens.size()) >= leader.length) {
+        for (Sequence* member : members) Finish(member);
+        continue;
+      }
+      while (live_.at(members[0]).members > 0) {
+        --live_.at(members[0]).members;
+        members.push_back(ForkMember(*members[0]));
+      }
+      int32_t token = 1;
+      for (Sequence* member : members) member->tokens.push_back(token++);
+      ++group_steps_;
+    }
+  }
+
+  Sequence* ForkMember(const Sequence& parent) {
+    auto child = std::make_unique<Sequence>();
+    child->tokens = parent.tokens;
+    child->model = parent.model;
+    Sequence* raw = child.get();
+    std::vector<std::pair<int32_t, int32_t>> copies;
+    const bool forked = scheduler_.Fork(parent, parent.computed, raw, &copies);
+    const Request& request = live_.at(const_cast<Sequence*>(&parent));
+    live_[raw] = {std::move(child), request.length, next_++, true, request.group, 0};
+    forked ? scheduler_.AddRunning(raw) : scheduler_.AddPushedOut(raw);
+    return raw;
   }
 
   void Finish(Sequence* sequence) {
@@ -186,9 +235,10 @@ class RandomTrace {
 
   void Fork() {
     for (auto& [parent, request] : live_) {
-      if (parent->computed == 0 || parent->computed + 1 > request.length) continue;
+      if (request.group > 0 || parent->computed == 0 || parent->computed + 1 > request.length) continue;
       auto child = std::make_unique<Sequence>(Prompt(parent->computed + 1));
       child->model = parent->model;
+      child->tenant = parent->tenant;
       std::copy(parent->tokens.begin(), parent->tokens.begin() + parent->computed, child->tokens.begin());
       std::vector<std::pair<int32_t, int32_t>> copies;
       if (!scheduler_.Fork(*parent, parent->computed, child.get(), &copies)) return;
@@ -212,7 +262,7 @@ class RandomTrace {
     Write(plan);
     std::vector<Sequence*> ended;
     for (const auto& item : plan.items) {
-      if (item.sequence->remaining() > 0) continue;
+      if (item.sequence->remaining() > 0 || live_.at(item.sequence).group > 0) continue;
       if (static_cast<int64_t>(item.sequence->tokens.size()) >= live_.at(item.sequence).length) {
         ended.push_back(item.sequence);
       } else {
@@ -220,6 +270,7 @@ class RandomTrace {
       }
     }
     for (Sequence* sequence : ended) Finish(sequence);
+    StepGroups();
   }
 
   void CheckPlan(const BatchScheduler::Plan& plan, const std::map<const Sequence*, int64_t>& before) {
@@ -251,7 +302,9 @@ class RandomTrace {
       any_fork = any_fork || request.forked;
       if (oldest == nullptr || request.order < oldest->order) oldest = &request;
     }
-    if (!any_fork && models_ == 1) ASSERT_EQ(seen.count(oldest->sequence.get()), 1u) << "the oldest does not get on";
+    if (!any_fork && models_ == 1 && !is_ranked_ && oldest->group == 0) {
+      ASSERT_EQ(seen.count(oldest->sequence.get()), 1u) << "the oldest does not get on";
+    }
   }
 
   // What a page would hold: of which model, and its tokens with all before them.
@@ -293,29 +346,32 @@ class RandomTrace {
   }
 
   std::mt19937 random_;
-  const bool reuses_prefixes_;
+  const bool reuses_prefixes_, is_ranked_;
   const int64_t models_;
   std::map<int32_t, std::vector<int32_t>> held_;
   KvPages pages_;
   const int64_t max_sequences_, max_tokens_;
   BatchScheduler scheduler_;
   std::map<Sequence*, Request> live_;
-  int64_t next_ = 0, preempted_ = 0, forked_ = 0;
+  int64_t next_ = 0, preempted_ = 0, forked_ = 0, group_steps_ = 0;
 };
 
 TEST(BatchSchedulerTest, RandomTracesKeepAllPromises) {
-  for (bool reuses_prefixes : {false, true}) {
-    int64_t preempted = 0, forked = 0, reused = 0;
+  for (int way = 0; way < 4; ++way) {
+    const bool reuses_prefixes = way % 2 == 1, is_ranked = way / 2 == 1;
+    int64_t preempted = 0, forked = 0, reused = 0, group_steps = 0;
     for (uint32_t seed = 0; seed < 40 && !HasFatalFailure(); ++seed) {
       SCOPED_TRACE(seed);
-      RandomTrace trace(seed, reuses_prefixes);
+      RandomTrace trace(seed, reuses_prefixes, is_ranked);
       trace.Run();
+      group_steps += trace.group_steps();
       preempted += trace.preempted();
       forked += trace.forked();
       reused += trace.reused();
     }
     EXPECT_GT(preempted, 20);
     EXPECT_GT(forked, 20);
+    EXPECT_GT(group_steps, 100);
     EXPECT_EQ(reused > 500, reuses_prefixes) << reused;
   }
 }
@@ -375,6 +431,61 @@ TEST(BatchSchedulerTest, ModelsThatAlwaysAskGetEqualShares) {
       item.sequence->computed += item.tokens;
       if (item.sequence->remaining() > 0) continue;
       ask(item.sequence->model, item.sequence->model == 1 ? 8 : 24);
+      scheduler.Remove(item.sequence);
+    }
+  }
+  EXPECT_NEAR(static_cast<double>(got[1]) / got[2], 1.0, 0.05);
+  for (const auto& sequence : live) {
+    if (sequence->remaining() > 0) scheduler.Remove(sequence.get());
+  }
+}
+
+TEST(BatchSchedulerTest, AHigherPriorityGoesFirstAndTakesTheRoomOfALower) {
+  KvPages pages(6, 4);
+  BatchScheduler scheduler(&pages, 2, 100);
+  Sequence low = Prompt(8), lower = Prompt(8), high = Prompt(12), middle = Prompt(4);
+  lower.priority = -1;
+  high.priority = 2;
+  middle.priority = 1;
+  for (Sequence* sequence : {&lower, &low}) scheduler.Add(sequence);
+  Compute(scheduler.Next());
+  scheduler.Add(&middle);
+  scheduler.Add(&high);
+  auto plan = scheduler.Next();
+  EXPECT_EQ(Items(plan), (ItemList{{&high, 12}}));
+  EXPECT_EQ(plan.preempted, std::vector<Sequence*>{&lower});
+  Compute(plan);
+  plan = scheduler.Next();
+  EXPECT_EQ(Items(plan), (ItemList{{&middle, 4}}));
+  EXPECT_EQ(plan.preempted, std::vector<Sequence*>{&low});
+  Compute(plan);
+  scheduler.Remove(&high);
+  EXPECT_EQ(Items(scheduler.Next()), (ItemList{{&low, 8}, {&lower, 8}}));
+  for (Sequence* sequence : {&low, &lower, &middle}) scheduler.Remove(sequence);
+  EXPECT_EQ(pages.used(), 0);
+}
+
+// One tenant asks through many models, the other through one: each gets half.
+TEST(BatchSchedulerTest, TenantsShareWhateverModelsTheyUse) {
+  KvPages pages(400, 4);
+  BatchScheduler scheduler(&pages, 3, 64);
+  std::vector<std::unique_ptr<Sequence>> live;
+  std::map<uint64_t, int64_t> got;
+  auto ask = [&](uint64_t tenant, uint64_t model) {
+    live.push_back(std::make_unique<Sequence>(Prompt(8)));
+    live.back()->tenant = tenant;
+    live.back()->model = model;
+    scheduler.Add(live.back().get());
+  };
+  for (int i = 0; i < 20; ++i) ask(1, i % 5);
+  for (int i = 0; i < 20; ++i) ask(2, 9);
+  for (int step = 0; step < 300; ++step) {
+    const auto plan = scheduler.Next();
+    for (const auto& item : plan.items) {
+      got[item.sequence->tenant] += item.tokens;
+      item.sequence->computed += item.tokens;
+      if (item.sequence->remaining() > 0) continue;
+      ask(item.sequence->tenant, item.sequence->model);
       scheduler.Remove(item.sequence);
     }
   }

@@ -48,6 +48,7 @@ void UseEverything(Metrics* metrics) {
   metrics->RequestFinished("m", "stop", 10, 5, 0.2, 0.5);
   metrics->Preempted();
   metrics->LetIn(100, 64);
+  metrics->Drafted(10, 7);
   metrics->TrainingStep("m", 1000, 2, 1.5);
   metrics->JobStarted("lora", 3);
   metrics->DatasetStored(7, 2);

@@ -94,6 +94,9 @@ TEST_F(GenerationServiceTest, AnswersWithTextUsageAndReason) {
   EXPECT_DOUBLE_EQ(response.usage().queue_seconds(), 0.25);
   EXPECT_DOUBLE_EQ(response.usage().time_to_first_token_seconds(), 0.5);
   EXPECT_DOUBLE_EQ(response.usage().total_seconds(), 1.5);
+  EXPECT_EQ(response.usage().cached_prompt_tokens(), 2);
+  EXPECT_EQ(response.usage().draft_tokens(), 20);
+  EXPECT_EQ(response.usage().accepted_draft_tokens(), 12);
 }
 
 TEST_F(GenerationServiceTest, DefaultsAreGreedyAndFitTheContext) {
@@ -453,6 +456,128 @@ TEST_F(GenerationServiceTest, DetokenizesAndChecksTheVocabulary) {
   request.add_token_ids(-1);
   grpc::ClientContext again;
   EXPECT_EQ(Field(stub_->Detokenize(&again, request, &response)), "token_ids[3]");
+}
+
+TEST_F(GenerationServiceTest, TheBestOfManyAreReturnedBestFirst) {
+  engine_.SetGenerator([](const GenerateParams&, int index) {
+    FakeEngine::Answer answer = FakeEngine::Say(std::string(1, static_cast<char>('a' + index)));
+    answer.logprob = index == 2 ? -0.1f : index == 4 ? -0.2f : -3.0f;
+    if (index == 3) answer.tokens.clear();
+    return answer;
+  });
+  request_.set_n(2);
+  request_.set_best_of(5);
+  v1::GenerateResponse response;
+  ASSERT_TRUE(Generate(request_, &response).ok());
+  EXPECT_EQ(engine_.last_generate().n, 5);
+  ASSERT_EQ(response.completions_size(), 2);
+  EXPECT_EQ(response.completions(0).text(), "c");
+  EXPECT_EQ(response.completions(1).text(), "e");
+  EXPECT_NEAR(response.completions(0).score(), -0.1, 1e-6);
+  EXPECT_TRUE(response.completions(0).logprobs().empty());
+  EXPECT_EQ(response.usage().completion_tokens(), 4);
+  const Streamed streamed = Stream(request_);
+  ASSERT_TRUE(streamed.status.ok());
+  EXPECT_EQ(streamed.texts, (std::map<int, std::string>{{0, "c"}, {1, "e"}}));
+  EXPECT_NEAR(streamed.pieces[1].score(), -0.2, 1e-6);
+  EXPECT_TRUE(streamed.pieces.back().has_usage());
+}
+
+TEST_F(GenerationServiceTest, SearchSpeculationAndRankReachTheEngine) {
+  v1::GenerateResponse response;
+  request_.set_priority(7);
+  request_.set_tenant("team-a");
+  request_.mutable_speculative()->set_draft_model("models/tuned");
+  ASSERT_TRUE(Generate(request_, &response).ok());
+  GenerateParams params = engine_.last_generate();
+  EXPECT_EQ(params.priority, 7);
+  EXPECT_EQ(params.tenant, "team-a");
+  EXPECT_EQ(params.draft_tokens, 5);
+  EXPECT_EQ(params.draft_model, served_["tuned"]);
+  EXPECT_EQ(params.beams, 0);
+
+  AddServed("sampler")->generation = {0.6, 0.9, 20, 1.1};
+  request_.set_model("models/sampler");
+  request_.clear_speculative();
+  request_.set_n(3);
+  request_.mutable_beam_search()->set_beams(4);
+  request_.mutable_beam_search()->set_length_penalty(0);
+  ASSERT_TRUE(Generate(request_, &response).ok());
+  params = engine_.last_generate();
+  EXPECT_EQ(params.beams, 4);
+  EXPECT_EQ(params.n, 3);
+  EXPECT_EQ(params.length_penalty, 0);
+  EXPECT_EQ(params.sampling.temperature, 0) << "whatever the model's default";
+  EXPECT_EQ(params.sampling.repetition_penalty, 1);
+}
+
+TEST_F(GenerationServiceTest, FormsAreCompiledForTheTokenizer) {
+  v1::GenerateResponse response;
+  ASSERT_TRUE(Generate(request_, &response).ok());
+  EXPECT_EQ(engine_.last_generate().grammar, nullptr);
+  request_.mutable_structured_output()->mutable_choice()->add_choices("aab");
+  ASSERT_TRUE(Generate(request_, &response).ok());
+  const std::shared_ptr<const Grammar> grammar = engine_.last_generate().grammar;
+  ASSERT_NE(grammar, nullptr);
+  auto state = grammar->Start({FakeTokenizer::kEos});
+  EXPECT_TRUE(state->Accept(FakeTokenizer::kDoubleA));
+  EXPECT_TRUE(state->Accept('b'));
+  EXPECT_FALSE(state->Accept('b'));
+  EXPECT_TRUE(state->Accept(FakeTokenizer::kEos));
+}
+
+TEST_F(GenerationServiceTest, WhatDoesNotGoTogetherIsRefusedByField) {
+  const std::vector<std::pair<std::function<void(v1::GenerateRequest*)>, std::string>> wrong = {
+      {[](auto* r) { r->mutable_structured_output(); }, "structured_output"},
+      {[](auto* r) { r->mutable_structured_output()->set_regex("[a"); }, "structured_output"},
+      {[](auto* r) { r->mutable_structured_output()->set_json_schema("{"); }, "structured_output"},
+      {[](auto* r) { r->mutable_structured_output()->set_json_object(false); }, "structured_output.json_object"},
+      {[](auto* r) { r->mutable_structured_output()->set_regex("a"); r->set_ignore_eos(true); }, "ignore_eos"},
+      {[](auto* r) { r->mutable_structured_output()->set_regex("a"); r->set_min_tokens(2); }, "min_tokens"},
+      {[](auto* r) { r->mutable_structured_output()->set_regex("a"); r->mutable_beam_search()->set_beams(2); }, "structured_output"},
+      {[](auto* r) { r->set_best_of(17); }, "best_of"},
+      {[](auto* r) { r->set_n(3); r->set_best_of(2); }, "best_of"},
+      {[](auto* r) { r->set_best_of(2); r->mutable_beam_search()->set_beams(2); }, "best_of"},
+      {[](auto* r) { r->mutable_beam_search()->set_beams(1); }, "beam_search.beams"},
+      {[](auto* r) { r->mutable_beam_search()->set_beams(4); r->set_n(5); }, "beam_search.beams"},
+      {[](auto* r) { r->mutable_beam_search()->set_beams(4); r->mutable_beam_search()->set_length_penalty(1.0 / 0); }, "beam_search.length_penalty"},
+      {[](auto* r) { r->mutable_beam_search()->set_beams(4); r->mutable_sampling()->set_temperature(1); }, "sampling.temperature"},
+      {[](auto* r) { r->mutable_beam_search()->set_beams(4); r->mutable_speculative(); }, "speculative"},
+      {[](auto* r) { r->mutable_speculative()->set_draft_tokens(17); }, "speculative.draft_tokens"},
+      {[](auto* r) { r->mutable_speculative()->set_draft_model("tuned"); }, "speculative.draft_model"},
+      {[](auto* r) { r->set_priority(101); }, "priority"},
+      {[](auto* r) { r->set_tenant("Team A"); }, "tenant"},
+  };
+  for (const auto& [change, field] : wrong) {
+    v1::GenerateRequest request = request_;
+    change(&request);
+    v1::GenerateResponse response;
+    const grpc::Status status = Generate(request, &response);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << field << ": " << status.error_message();
+    EXPECT_EQ(Field(status), field) << status.error_message();
+  }
+}
+
+TEST_F(GenerationServiceTest, ADraftModelMustHaveTheSameVocabulary) {
+  class Longer final : public FakeTokenizer {
+   public:
+    int vocab_size() const override { return kSize + 1; }
+  };
+  Longer longer;
+  FakeTokenizer same;
+  AddServed("longer")->tokenizer_view = &longer;
+  AddServed("same")->tokenizer_view = &same;
+  served_["longer"]->uid = 5;
+  served_["same"]->uid = 6;
+  v1::GenerateResponse response;
+  for (int i = 0; i < 2; ++i) {
+    request_.mutable_speculative()->set_draft_model("models/same");
+    EXPECT_TRUE(Generate(request_, &response).ok());
+    request_.mutable_speculative()->set_draft_model("models/longer");
+    EXPECT_EQ(Field(Generate(request_, &response)), "speculative.draft_model");
+  }
+  request_.mutable_speculative()->set_draft_model("models/none");
+  EXPECT_EQ(Generate(request_, &response).error_code(), grpc::StatusCode::NOT_FOUND);
 }
 
 TEST_F(GenerationServiceTest, CountsCallsByCode) {

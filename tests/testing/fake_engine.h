@@ -23,6 +23,7 @@ class FakeEngine final : public Engine {
     std::vector<int32_t> tokens;
     FinishReason finish = FinishReason::kStop;
     bool hangs = false;  // after its tokens, until it is stopped or cancelled
+    float logprob = -0.5f;  // of each token
   };
   using Generator = std::function<absl::StatusOr<Answer>(const GenerateParams& params, int index)>;
   using Scorer = std::function<ScoredContinuation(const ScoreParams& params, const std::vector<int32_t>& tokens)>;
@@ -137,7 +138,7 @@ class FakeEngine::FakeGeneration final : public Generation {
   }
 
   absl::Status status() const override { return absl::OkStatus(); }
-  RequestTimings timings() const override { return {0.25, 0.5, 1.5}; }
+  RequestTimings timings() const override { return {0.25, 0.5, 1.5, 2, 20, 12}; }
 
  private:
   // False if the answer hangs.
@@ -147,7 +148,7 @@ class FakeEngine::FakeGeneration final : public Generation {
     update->index = static_cast<int>(i);
     if (at_[i] < answer.tokens.size()) {
       update->has_token = true;
-      update->token = {answer.tokens[at_[i]++], -0.5f, {{'x', -1.5f}}};
+      update->token = {answer.tokens[at_[i]++], answer.logprob, {{'x', -1.5f}}};
       return true;
     }
     if (answer.hangs) return false;

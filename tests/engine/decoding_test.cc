@@ -1,0 +1,386 @@
+// Ways to decode: answers forked off one prompt, forms, guessing ahead, beams. Each gives what the
+// plain way says it must.
+#include <atomic>
+#include <map>
+#include <set>
+
+#include "common/error.h"
+#include "server/engine/beam_search.h"
+#include "tests/engine/engine_fixture.h"
+
+namespace attune {
+namespace {
+
+class CountingObserver final : public EngineObserver {
+ public:
+  void OnStep(int, int prompt_tokens, int, double) override { prompt += prompt_tokens; ++steps; }
+  void OnDrafts(int64_t count, int64_t right) override {
+    drafted += count;
+    accepted += right;
+  }
+  void OnFinished(const ServedModel&, FinishReason reason, int, int generated, const RequestTimings&) override {
+    ++finished[static_cast<int>(reason)];
+    tokens += generated;
+  }
+  void OnPreempted() override { ++preempted; }
+  std::atomic<int64_t> prompt = 0, steps = 0, drafted = 0, accepted = 0, tokens = 0, preempted = 0;
+  std::array<std::atomic<int>, 4> finished = {};
+};
+
+class DecodingTest : public EngineTest {
+ protected:
+  // A form of the tiny model's tokenizer.
+  std::shared_ptr<const Grammar> Form(AnswerForm form) {
+    if (!compiler_) compiler_ = std::make_unique<GrammarCompiler>(*base_->tokenizer, 1 << 20);
+    auto grammar = compiler_->Compile(form);
+    EXPECT_TRUE(grammar.ok()) << grammar.status();
+    return grammar.ok() ? *grammar : nullptr;
+  }
+  // Another model with the same vocabulary, with a prefix of layers' shapes: random weights of its own.
+  std::shared_ptr<const ServedModel> Other(uint32_t seed) {
+    TempFolder folder;
+    TinyModel::WriteGguf(folder.File("model.gguf"), seed);
+    auto base = LoadBaseModel(folder.path(), folder.path(), ComputeTarget{});
+    EXPECT_TRUE(base.ok());
+    auto model = std::make_shared<ServedModel>();
+    model->base = *base;
+    model->uid = ++uid_;
+    return model;
+  }
+  std::string TextOf(const Ids& tokens) { return base_->tokenizer->Decode(tokens, true); }
+
+  std::unique_ptr<GrammarCompiler> compiler_;
+  CountingObserver observer_;
+};
+
+TEST_F(DecodingTest, AnswersShareOneReadingOfThePrompt) {
+  options_.prefix_cache = false;
+  Start(&observer_);
+  GenerateParams params = Params(Model(Lora()), MakePrompt(40, 2), 10);
+  params.sampling.temperature = 1.2;
+  params.n = 6;
+  auto generation = Submit(params);
+  const Answers answers = Collect(generation.get(), 6);
+  EXPECT_EQ(std::set<Ids>(answers.tokens.begin(), answers.tokens.end()).size(), 6u);
+  AwaitNoPagesInUse();
+  EXPECT_EQ(observer_.prompt, 40);
+  EXPECT_EQ(observer_.finished[static_cast<int>(FinishReason::kLength)], 6);
+}
+
+TEST_F(DecodingTest, ForkedAnswersSurviveASmallCache) {
+  options_.kv_tokens = 128;  // six times 44 tokens do not fit, not even with the prompt shared
+  options_.prefix_cache = false;
+  Start(&observer_);
+  GenerateParams params = Params(Model(), MakePrompt(20, 2), 30);
+  params.sampling.temperature = 1.2;
+  params.sampling.seed = 3;
+  params.n = 6;
+  auto generation = Submit(params);
+  const Answers answers = Collect(generation.get(), 6);
+  for (int i = 0; i < 6; ++i) {
+    params.n = 1;
+    params.sampling.seed = 3 + i;
+    auto alone = Submit(params);
+    EXPECT_EQ(answers.tokens[i], Collect(alone.get()).tokens[0]) << "answer " << i;
+  }
+  EXPECT_GT(observer_.preempted, 0);
+}
+
+TEST_F(DecodingTest, AnEndIsCountedBeforeItsReaderSeesIt) {
+  Start(&observer_);
+  for (int i = 1; i <= 20; ++i) {
+    auto generation = Submit(Params(Model(), MakePrompt(4, i), 3));
+    Collect(generation.get());
+    ASSERT_EQ(observer_.tokens, 3 * i);
+  }
+}
+
+TEST_F(DecodingTest, ShutdownEndsAnswersThatAreNotForkedYet) {
+  options_.max_sequences = 1;
+  Start();
+  auto running = Submit(Params(Model(), MakePrompt(4, 1), 120));
+  GenerateParams params = Params(Model(), MakePrompt(4, 2), 10);
+  params.n = 3;
+  auto waiting = Submit(params);
+  GenerationUpdate update;
+  ASSERT_TRUE(running->Next(&update));
+  engine_->Shutdown(absl::ZeroDuration());
+  const Answers answers = Collect(waiting.get(), 3);
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(answers.finish[i], FinishReason::kCancelled) << "answer " << i;
+}
+
+// Everything an answer of a given form says is of that form, whatever the model would rather say.
+TEST_F(DecodingTest, AnswersKeepToTheirForm) {
+  Start();
+  const auto base = Model(), lora = Model(Lora());
+  std::vector<std::unique_ptr<Generation>> running;
+  const std::vector<std::string> choices = {"hello", "the hell", "x"};
+  for (int i = 0; i < 8; ++i) {
+    GenerateParams params = Params(i % 2 ? lora : base, MakePrompt(5 + i, i), 60);
+    params.ignore_eos = false;
+    params.sampling.temperature = i < 4 ? 0 : 1.5;
+    params.sampling.seed = i;
+    params.n = 1 + i % 3;
+    params.grammar = i % 4 < 2 ? Form({AnswerForm::Kind::kChoice, "", choices})
+                               : Form({AnswerForm::Kind::kRegex, "[0-9]{4}(-[a-c]{2})?", {}});
+    running.push_back(Submit(std::move(params)));
+  }
+  for (int i = 0; i < 8; ++i) {
+    const Answers answers = Collect(running[i].get(), 1 + i % 3);
+    ASSERT_TRUE(running[i]->status().ok()) << running[i]->status();
+    for (int j = 0; j <= i % 3; ++j) {
+      const std::string text = TextOf(answers.tokens[j]);
+      EXPECT_EQ(answers.finish[j], FinishReason::kStop) << text;
+      if (i % 4 < 2) {
+        EXPECT_EQ(std::count(choices.begin(), choices.end(), text), 1) << text;
+      } else {
+        EXPECT_TRUE(text.size() == 4 || text.size() == 7) << text;
+        EXPECT_EQ(text.find_first_not_of("0123456789-abc"), std::string::npos) << text;
+      }
+    }
+  }
+}
+
+// Among the tokens that the form allows, the likeliest: by whole forward passes.
+TEST_F(DecodingTest, AFormLeavesTheLikeliestOfWhatItAllows) {
+  Start();
+  const auto model = Model();
+  Ids tokens = MakePrompt(9, 4);
+  GenerateParams params = Params(model, tokens, 12);
+  params.ignore_eos = false;
+  params.grammar = Form({AnswerForm::Kind::kRegex, "[a-z]{12}", {}});
+  auto generation = Submit(params);
+  const Ids answer = Collect(generation.get()).tokens[0];
+  ASSERT_FALSE(answer.empty());
+  auto state = params.grammar->Start(base_->end_ids);
+  for (int32_t token : answer) {
+    const at::Tensor row = AllLogits(*base_, nullptr, tokens)[tokens.size() - 1];
+    int32_t best = -1;
+    for (int32_t t = 0; t < TinyModel::Vocabulary(); ++t) {
+      if (!(state->Allowed()[t / 32] >> (t % 32) & 1)) continue;
+      if (best < 0 || row[t].item<float>() > row[best].item<float>()) best = t;
+    }
+    EXPECT_EQ(token, best);
+    ASSERT_TRUE(state->Accept(token));
+    tokens.push_back(token);
+  }
+}
+
+// Guessing ahead changes steps, not texts.
+struct Speculation {
+  const char* name;
+  bool draft_model;
+  double temperature;
+  int64_t kv_tokens;
+  int max_batch_tokens;
+};
+class SpeculationTest : public DecodingTest, public ::testing::WithParamInterface<Speculation> {};
+
+TEST_P(SpeculationTest, TheTextIsTheSame) {
+  options_.kv_tokens = GetParam().kv_tokens;
+  options_.max_batch_tokens = GetParam().max_batch_tokens;
+  // A draft model that is the model itself guesses all right, another one hardly anything.
+  for (const bool knows : {true, false}) {
+    if (knows && !GetParam().draft_model) continue;
+    CountingObserver observer;
+    Start(&observer);
+    const std::vector<std::shared_ptr<const ServedModel>> models = {Model(), Model(Lora()), Model(Prompt(3))};
+    std::vector<std::unique_ptr<Generation>> plain, ahead;
+    for (int i = 0; i < 6; ++i) {
+      // Prompts that repeat themselves, so that there is something to look up.
+      Ids prompt = MakePrompt(8, i);
+      const Ids once = prompt;
+      for (int j = 0; j < 3; ++j) prompt.insert(prompt.end(), once.begin(), once.end());
+      GenerateParams params = Params(models[i % 3], prompt, 40);
+      params.sampling.temperature = GetParam().temperature;
+      params.sampling.seed = 11 + i;
+      params.ignore_eos = i % 2 == 0;
+      params.n = 1 + i % 2;
+      params.min_tokens = i == 3 ? 6 : 0;
+      plain.push_back(Submit(params));
+      params.draft_tokens = 5;
+      if (GetParam().draft_model) params.draft_model = knows ? Model() : Other(7);
+      ahead.push_back(Submit(params));
+    }
+    for (int i = 0; i < 6; ++i) {
+      const Answers expected = Collect(plain[i].get(), 1 + i % 2), got = Collect(ahead[i].get(), 1 + i % 2);
+      ASSERT_TRUE(ahead[i]->status().ok()) << ahead[i]->status();
+      EXPECT_EQ(got.tokens, expected.tokens) << "request " << i;
+      EXPECT_EQ(got.finish, expected.finish);
+    }
+    EXPECT_GT(observer.drafted, 0);
+    if (knows) {
+      EXPECT_GT(observer.accepted, 10);
+    }
+    plain.clear();
+    ahead.clear();
+    AwaitNoPagesInUse();
+    EXPECT_EQ(engine_->stats().running + engine_->stats().waiting, 0);
+    engine_.reset();
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Ways, SpeculationTest,
+                         ::testing::Values(Speculation{"Lookup", false, 0, 2048, 2048},
+                                           Speculation{"LookupDrawn", false, 0.1, 2048, 2048},
+                                           Speculation{"LookupInPieces", false, 0, 2048, 7},
+                                           Speculation{"LookupSmallCache", false, 0, 160, 64},
+                                           Speculation{"Draft", true, 0, 2048, 2048},
+                                           Speculation{"DraftDrawn", true, 0.7, 2048, 2048},
+                                           Speculation{"DraftInPieces", true, 0, 2048, 7},
+                                           Speculation{"DraftSmallCache", true, 0, 208, 64}),
+                         [](const auto& info) { return info.param.name; });
+
+TEST_F(DecodingTest, RightGuessesSaveSteps) {
+  CountingObserver plain, ahead;
+  for (CountingObserver* observer : {&plain, &ahead}) {
+    Start(observer);
+    GenerateParams params = Params(Model(), MakePrompt(6, 1), 60);
+    if (observer == &ahead) {
+      params.draft_tokens = 4;
+      params.draft_model = Model();
+    }
+    auto generation = Submit(std::move(params));
+    EXPECT_EQ(Collect(generation.get()).tokens[0].size(), 60u);
+    engine_.reset();
+  }
+  EXPECT_EQ(ahead.accepted, ahead.drafted) << "the model itself is never wrong";
+  EXPECT_GT(ahead.accepted, 40);
+}
+
+TEST_F(DecodingTest, GuessesKeepToAForm) {
+  Start(&observer_);
+  GenerateParams params = Params(Model(), MakePrompt(6, 1), 60);
+  params.ignore_eos = false;
+  params.grammar = Form({AnswerForm::Kind::kRegex, "(ab){20}", {}});
+  params.draft_tokens = 6;
+  auto generation = Submit(std::move(params));
+  const Answers answers = Collect(generation.get());
+  std::string expected;
+  for (int i = 0; i < 20; ++i) expected += "ab";
+  EXPECT_EQ(TextOf(answers.tokens[0]), expected);
+  EXPECT_EQ(answers.finish[0], FinishReason::kStop);
+  EXPECT_GT(observer_.accepted, 20);
+}
+
+// The same search over whole forward passes.
+std::vector<BeamSearch::Answer> Reference(const BaseModel& base, const Adapter* adapter, const Ids& prompt,
+                                          const BeamSearch::Options& options, int count) {
+  BeamSearch search(options);
+  std::vector<Ids> running = {prompt};
+  while (!running.empty()) {
+    std::vector<std::vector<BeamSearch::Candidate>> candidates;
+    for (const Ids& tokens : running) {
+      const at::Tensor row = AllLogits(base, adapter, tokens)[tokens.size() - 1].log_softmax(-1);
+      const auto [values, ids] = row.topk(search.CandidatesPerBeam());
+      candidates.emplace_back();
+      for (int64_t i = 0; i < ids.size(0); ++i) {
+        candidates.back().push_back({static_cast<int32_t>(ids[i].item<int64_t>()), values[i].item<float>()});
+      }
+    }
+    std::vector<Ids> next;
+    for (const BeamSearch::Step& step : search.Advance(candidates)) {
+      next.push_back(running[step.parent]);
+      next.back().push_back(step.token);
+    }
+    running = std::move(next);
+  }
+  return search.Best(count);
+}
+
+TEST_F(DecodingTest, BeamsFindWhatASearchOverWholePassesFinds) {
+  for (const int64_t kv_tokens : {int64_t{1024}, int64_t{176}}) {  // the second: beams have to give way
+    options_.kv_tokens = kv_tokens;
+    Start(&observer_);
+    const std::vector<std::shared_ptr<const ServedModel>> models = {Model(), Model(Lora()), Model(Prompt(4))};
+    std::vector<std::unique_ptr<Generation>> running;
+    std::vector<GenerateParams> all;
+    for (int i = 0; i < 3; ++i) {
+      GenerateParams params = Params(models[i], MakePrompt(10 + i, i), 12);
+      params.ignore_eos = false;
+      params.beams = 4;
+      params.n = 2;
+      params.length_penalty = i == 1 ? 2.0 : 1.0;
+      params.early_stopping = i == 2;
+      all.push_back(params);
+      running.push_back(Submit(params));
+    }
+    for (int i = 0; i < 3; ++i) {
+      std::vector<double> scores(2);
+      std::vector<Ids> tokens(2);
+      std::vector<FinishReason> finish(2);
+      GenerationUpdate update;
+      while (running[i]->Next(&update)) {
+        if (update.has_token) tokens[update.index].push_back(update.token.id);
+        if (update.finish == FinishReason::kNone) continue;
+        finish[update.index] = update.finish;
+        scores[update.index] = update.score;
+      }
+      const auto expected = Reference(*base_, models[i]->adapter.get(), all[i].prompt,
+                                      {4, 12, all[i].length_penalty, all[i].early_stopping, base_->end_ids}, 2);
+      for (int j = 0; j < 2; ++j) {
+        EXPECT_EQ(tokens[j], expected[j].tokens) << "request " << i << ", answer " << j;
+        EXPECT_NEAR(scores[j], expected[j].score, 1e-3);
+        EXPECT_EQ(finish[j], expected[j].ended ? FinishReason::kStop : FinishReason::kLength);
+      }
+    }
+    running.clear();
+    AwaitNoPagesInUse();
+    engine_.reset();
+  }
+  EXPECT_GT(observer_.preempted, 0);
+}
+
+TEST_F(DecodingTest, ACancelledSearchFreesAllItsPages) {
+  Start(&observer_);
+  GenerateParams params = Params(Model(), MakePrompt(10, 1), 100);
+  params.beams = 6;
+  auto search = Submit(params);
+  while (observer_.steps < 5) std::this_thread::yield();
+  search->Cancel();
+  GenerationUpdate update;
+  EXPECT_FALSE(search->Next(&update));
+  AwaitNoPagesInUse();
+  EXPECT_EQ(observer_.finished[static_cast<int>(FinishReason::kCancelled)], 1);
+}
+
+TEST_F(DecodingTest, ASearchThatCannotFitIsRefused) {
+  options_.kv_tokens = 256;
+  Start();
+  GenerateParams params = Params(Model(), MakePrompt(20, 1), 40);
+  params.beams = 5;
+  EXPECT_EQ(GetErrorDetails(engine_->Generate(params).status()).reason, "PROMPT_TOO_LONG");
+  params.beams = 4;
+  EXPECT_TRUE(engine_->Generate(params).ok());
+}
+
+TEST_F(DecodingTest, CachedTokensAreReported) {
+  Start();
+  const auto model = Model();
+  for (const int64_t expected : {0, 32}) {
+    auto generation = Submit(Params(model, MakePrompt(40, 2), 3));
+    Collect(generation.get());
+    EXPECT_EQ(generation->timings().cached_tokens, expected);
+  }
+}
+
+TEST_F(DecodingTest, AnUrgentRequestOvertakes) {
+  options_.max_sequences = 1;
+  Start(&observer_);
+  const auto model = Model();
+  auto slow = Submit(Params(model, MakePrompt(4, 1), 100));
+  GenerationUpdate update;
+  ASSERT_TRUE(slow->Next(&update));
+  GenerateParams params = Params(model, MakePrompt(4, 2), 3);
+  params.priority = 1;
+  auto urgent = Submit(params);
+  EXPECT_EQ(Collect(urgent.get()).tokens[0], Greedy(*model, params.prompt, 3));
+  EXPECT_EQ(observer_.tokens, 3) << "the other one has not ended";
+  Ids rest = {update.token.id};
+  const Answers answers = Collect(slow.get());
+  rest.insert(rest.end(), answers.tokens[0].begin(), answers.tokens[0].end());
+  EXPECT_EQ(rest, Greedy(*model, MakePrompt(4, 1), 100));
+}
+
+}  // namespace
+}  // namespace attune
