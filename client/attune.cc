@@ -190,6 +190,10 @@ absl::StatusOr<v1::ScoreResponse> Client::Score(const v1::ScoreRequest& request)
   return ATTUNE_CALL(generation, GenerationService, Score, long_deadline, true);
 }
 
+absl::StatusOr<v1::EmbedResponse> Client::Embed(const v1::EmbedRequest& request) {
+  return ATTUNE_CALL(generation, GenerationService, Embed, long_deadline, true);
+}
+
 absl::StatusOr<v1::TokenizeResponse> Client::Tokenize(const v1::TokenizeRequest& request) {
   return ATTUNE_CALL(generation, GenerationService, Tokenize, long_deadline, true);
 }

@@ -1,8 +1,10 @@
-// attune classify, score, tokenize, detokenize
+// attune classify, score, embed, tokenize, detokenize
 #include <memory>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "client/cli/commands.h"
 #include "client/cli/output.h"
 #include "client/cli/prompt_args.h"
@@ -98,6 +100,47 @@ void AddScore(CLI::App* app, Context* context) {
   command->callback([context, args] { context->action = [context, args] { return Score(context, *args); }; });
 }
 
+struct EmbedArgs {
+  std::string model, pooling = "mean";
+  std::vector<std::string> texts;
+  bool normalize = false;
+};
+
+absl::StatusOr<int> Embed(Context* context, const EmbedArgs& args) {
+  std::vector<std::string> texts = args.texts;
+  if (texts == std::vector<std::string>{"-"}) {
+    texts = absl::StrSplit(ReadAll(context->in), '\n');
+    if (texts.back().empty()) texts.pop_back();
+  }
+  v1::EmbedRequest request;
+  request.set_model(FullName(kModels, args.model));
+  for (const std::string& text : texts) request.add_inputs()->set_text(text);
+  request.set_pooling(args.pooling == "last" ? v1::LAST : v1::MEAN);
+  request.set_normalize(args.normalize);
+  ATTUNE_ASSIGN_OR_RETURN(Client * client, context->client());
+  ATTUNE_ASSIGN_OR_RETURN(v1::EmbedResponse response, client->Embed(request));
+  if (context->json) {
+    PrintJson(context->out, response);
+    return kExitOk;
+  }
+  for (const auto& embedding : response.embeddings()) {
+    context->out << absl::StrJoin(embedding.values(), " ") << "\n";
+  }
+  return kExitOk;
+}
+
+void AddEmbed(CLI::App* app, Context* context) {
+  auto args = std::make_shared<EmbedArgs>();
+  CLI::App* command = app->add_subcommand("embed", "Turn texts into vectors, a line of numbers for each");
+  command->add_option("model", args->model, "Base or tuned model")->required();
+  command->add_option("texts", args->texts, "Texts; - reads them from standard input, a line each")->required();
+  command->add_option("--pooling", args->pooling, "mean of the tokens' hidden states, or the last one")
+      ->check(CLI::IsMember({"mean", "last"}))
+      ->capture_default_str();
+  command->add_flag("--normalize", args->normalize, "Scale to length 1: a dot product is then the cosine");
+  command->callback([context, args] { context->action = [context, args] { return Embed(context, *args); }; });
+}
+
 struct TokenizeArgs {
   std::string model;
   PromptArgs prompt;
@@ -158,6 +201,7 @@ void AddDetokenize(CLI::App* app, Context* context) {
 void AddScoringCommands(CLI::App* app, Context* context) {
   AddClassify(app, context);
   AddScore(app, context);
+  AddEmbed(app, context);
   AddTokenize(app, context);
   AddDetokenize(app, context);
 }

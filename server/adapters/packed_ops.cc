@@ -38,22 +38,31 @@ at::Tensor EmbedTokens(const at::Tensor& embedding_VD, const at::Tensor& soft_pr
   return at::where(is_virtual.unsqueeze(1), prompt, x);
 }
 
-at::Tensor AllLogits(const BaseModel& base, const Adapter* adapter, const std::vector<int32_t>& tokens) {
+at::Tensor AllHidden(const BaseModel& base, const Adapter* adapter, absl::Span<const std::vector<int32_t>> sequences) {
   at::NoGradGuard no_grad;
   const int64_t virtual_tokens = adapter ? adapter->virtual_tokens() : 0;
-  std::vector<int64_t> ids;
-  for (int64_t i = 0; i < virtual_tokens; ++i) ids.push_back(-1 - i);
-  ids.insert(ids.end(), tokens.begin(), tokens.end());
+  std::vector<int64_t> ids, bounds = {0};
+  for (const std::vector<int32_t>& tokens : sequences) {
+    for (int64_t i = 0; i < virtual_tokens; ++i) ids.push_back(-1 - i);
+    ids.insert(ids.end(), tokens.begin(), tokens.end());
+    bounds.push_back(static_cast<int64_t>(ids.size()));
+  }
   const at::Device device = DeviceOf(base.target);
-  PackedSequences sequences = PackSequences({0, static_cast<int64_t>(ids.size())}, device);
-  RopeTable rope{base.rope_cos_PH, base.rope_sin_PH};
+  const PackedSequences packed = PackSequences(std::move(bounds), device);
+  const RopeTable rope{base.rope_cos_PH, base.rope_sin_PH};
   const LoraAdapter* lora = adapter ? adapter->lora.get() : nullptr;
-  PackedOps ops(base.config, base.weights, rope, sequences, lora, 0, 0);
-  at::Tensor prompt = virtual_tokens > 0 ? adapter->soft_prompt->embeddings_ND : at::Tensor();
-  at::Tensor x = EmbedTokens(base.weights.embedding_VD, prompt, at::tensor(ids, at::kLong).to(device),
-                             TypeOf(base.target));
-  at::Tensor hidden = RunDecoder(base.config, base.weights, x, &ops);
-  return at::linear(hidden, base.weights.head_VD).narrow(0, virtual_tokens, tokens.size()).to(at::kFloat);
+  PackedOps ops(base.config, base.weights, rope, packed, lora, 0, 0);
+  const at::Tensor prompt = virtual_tokens > 0 ? adapter->soft_prompt->embeddings_ND : at::Tensor();
+  const at::Tensor x = EmbedTokens(base.weights.embedding_VD, prompt, at::tensor(ids, at::kLong).to(device),
+                                   TypeOf(base.target));
+  return RunDecoder(base.config, base.weights, x, &ops);
+}
+
+at::Tensor AllLogits(const BaseModel& base, const Adapter* adapter, const std::vector<int32_t>& tokens) {
+  at::NoGradGuard no_grad;
+  const at::Tensor hidden = AllHidden(base, adapter, absl::MakeConstSpan(&tokens, 1));
+  const int64_t count = static_cast<int64_t>(tokens.size());
+  return at::linear(hidden, base.weights.head_VD).narrow(0, hidden.size(0) - count, count).to(at::kFloat);
 }
 
 }  // namespace attune

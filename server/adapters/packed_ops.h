@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "server/adapters/adapter.h"
 #include "server/model/decoder.h"
 
@@ -37,6 +38,11 @@ class PackedOps final : public LayerOps {
 // device; result in type `type`. Takes part in autograd.
 at::Tensor EmbedTokens(const at::Tensor& embedding_VD, const at::Tensor& soft_prompt_ND, const at::Tensor& ids_T,
                        at::ScalarType type);
+
+// Normalised hidden states after every token of sequences that are packed end to end, in the
+// model's type, T x D. Each begins with the adapter's virtual tokens, if it has any, whose rows are
+// among the T. `adapter` may be null. No autograd.
+at::Tensor AllHidden(const BaseModel& base, const Adapter* adapter, absl::Span<const std::vector<int32_t>> sequences);
 
 // Logits after every token of one sequence, fp32, T x V (virtual tokens left out):
 // the plain path that tests and references compare with. `adapter` may be null.

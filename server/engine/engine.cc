@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <deque>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -11,6 +12,7 @@
 #include "server/engine/background.h"
 #include "server/engine/choose_tokens.h"
 #include "server/engine/drafting.h"
+#include "server/engine/embedding.h"
 #include "server/engine/lane.h"
 #include "server/engine/request.h"
 #include "server/engine/scoring.h"
@@ -57,6 +59,7 @@ class EngineImpl final : public Engine {
 
   absl::StatusOr<std::unique_ptr<Generation>> Generate(GenerateParams params) override;
   void ScoreAsync(ScoreParams params, std::function<void(absl::StatusOr<ScoreResult>)> done) override;
+  void EmbedAsync(EmbedParams params, std::function<void(absl::StatusOr<EmbedResult>)> done) override;
   EngineStats stats() const override;
   void Shutdown(absl::Duration grace) override;
 
@@ -64,6 +67,7 @@ class EngineImpl final : public Engine {
   struct Inbox {
     absl::Mutex mutex;
     std::vector<std::unique_ptr<Task>> tasks ABSL_GUARDED_BY(mutex);
+    std::vector<std::unique_ptr<EmbedTask>> embeds ABSL_GUARDED_BY(mutex);
     bool draining ABSL_GUARDED_BY(mutex) = false;  // no new requests
     bool ending ABSL_GUARDED_BY(mutex) = false;    // cancel what runs and end the thread
     bool idle ABSL_GUARDED_BY(mutex) = true;       // no task anywhere
@@ -72,6 +76,8 @@ class EngineImpl final : public Engine {
 
   absl::Status CheckSize(const ServedModel& model, int64_t tokens) const;
   absl::Status CheckBeams(const GenerateParams& params, int64_t prompt_tokens) const;
+  // Whether one more may wait.
+  absl::Status CheckQueue() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(inbox_->mutex);
   absl::Status Submit(std::unique_ptr<Task> task);
 
   // The engine's thread.
@@ -86,6 +92,7 @@ class EngineImpl final : public Engine {
   void Handle(Lane* lane, const Lane::Output& output);
   void Fail(Lane* lane, Task* task, const absl::Status& status);
   void FailDetached(Task* task, const absl::Status& status);
+  void StepEmbeds();
   void PublishStats();
 
   EngineObserver nobody_;
@@ -95,6 +102,7 @@ class EngineImpl final : public Engine {
   EngineObserver* const observer_;
   const std::unique_ptr<Inbox> inbox_ = std::make_unique<Inbox>();
   std::vector<std::unique_ptr<Lane>> lanes_;  // the engine's thread only
+  std::deque<std::unique_ptr<EmbedTask>> embeds_;
   Background background_;
   Drafting drafting_;  // and these
   Answering answering_;
@@ -122,14 +130,19 @@ absl::Status EngineImpl::CheckBeams(const GenerateParams& params, int64_t prompt
                                 options_.kv_tokens, " tokens"));
 }
 
-absl::Status EngineImpl::Submit(std::unique_ptr<Task> task) {
-  absl::MutexLock lock(&inbox_->mutex);
+absl::Status EngineImpl::CheckQueue() const {
   if (inbox_->draining) {
     return MakeError(absl::StatusCode::kUnavailable, "SHUTTING_DOWN", "The server is shutting down.");
   }
-  if (inbox_->waiting + static_cast<int64_t>(inbox_->tasks.size()) >= options_.max_waiting) {
+  if (inbox_->waiting + static_cast<int64_t>(inbox_->tasks.size() + inbox_->embeds.size()) >= options_.max_waiting) {
     return MakeError(absl::StatusCode::kResourceExhausted, "QUEUE_FULL", "Too many requests wait; try again later.");
   }
+  return absl::OkStatus();
+}
+
+absl::Status EngineImpl::Submit(std::unique_ptr<Task> task) {
+  absl::MutexLock lock(&inbox_->mutex);
+  ATTUNE_RETURN_IF_ERROR(CheckQueue());
   inbox_->tasks.push_back(std::move(task));
   inbox_->idle = false;
   return absl::OkStatus();
@@ -154,6 +167,24 @@ void EngineImpl::ScoreAsync(ScoreParams params, std::function<void(absl::StatusO
   if (!status.ok()) done(status);
 }
 
+void EngineImpl::EmbedAsync(EmbedParams params, std::function<void(absl::StatusOr<EmbedResult>)> done) {
+  absl::Status status;
+  for (const std::vector<int32_t>& input : params.inputs) {
+    status.Update(CheckSize(*params.model, static_cast<int64_t>(WithVirtualTokens(*params.model, input).size())));
+  }
+  if (!status.ok()) return done(status);
+  auto task = std::make_unique<EmbedTask>(std::move(params), done, clock_->Now());
+  {
+    absl::MutexLock lock(&inbox_->mutex);
+    status = CheckQueue();
+    if (status.ok()) {
+      inbox_->embeds.push_back(std::move(task));
+      inbox_->idle = false;
+    }
+  }
+  if (!status.ok()) done(status);
+}
+
 EngineStats EngineImpl::stats() const { return {running_, waiting_, pages_used_, pages_total_}; }
 
 void EngineImpl::Shutdown(absl::Duration grace) {
@@ -171,6 +202,7 @@ void EngineImpl::Loop() {
   while (TakeInbox()) {
     DropAbandoned();
     StepLanes();
+    StepEmbeds();
     for (auto& lane : lanes_) lane->Bury();
     PublishStats();
   }
@@ -185,22 +217,52 @@ void EngineImpl::Loop() {
       }
     }
   }
+  for (auto& embed : embeds_) {
+    embed->Fail(ended);
+    embed->Finish(clock_->Now());
+  }
+}
+
+// A part of whoever has waited longest, so that running answers get on in between.
+void EngineImpl::StepEmbeds() {
+  if (embeds_.empty()) return;
+  EmbedTask* task = embeds_.front().get();
+  if (!task->IsStarted() && clock_->Now() >= task->params().deadline) {
+    task->Fail(MakeError(absl::StatusCode::kDeadlineExceeded, "DEADLINE_EXCEEDED",
+                         "The deadline passed before the request's turn came."));
+  } else {
+    const absl::Time start = clock_->Now();
+    int64_t tokens = 0;
+    {
+      const Arbiter::Turn turn = arbiter_->Acquire(WorkClass::kGeneration);
+      tokens = task->Step(options_.max_batch_tokens, start);
+    }
+    observer_->OnStep(1, static_cast<int>(tokens), 0, Seconds(clock_->Now() - start));
+  }
+  if (!task->IsDone()) return;
+  const absl::Time now = clock_->Now();
+  observer_->OnFinished(*task->params().model, FinishReason::kStop, static_cast<int>(task->tokens()), 0,
+                        task->TimingsAt(now));
+  task->Finish(now);
+  embeds_.pop_front();
 }
 
 // Waits until there is something to do; false when the engine ends.
 bool EngineImpl::TakeInbox() {
-  bool busy = false;
+  bool busy = !embeds_.empty();
   for (const auto& lane : lanes_) busy = busy || !lane->empty();
   std::vector<std::unique_ptr<Task>> tasks;
   {
     absl::MutexLock lock(&inbox_->mutex);
-    inbox_->idle = !busy && inbox_->tasks.empty();
+    inbox_->idle = !busy && inbox_->tasks.empty() && inbox_->embeds.empty();
     if (!busy) {
       inbox_->mutex.Await(absl::Condition(
-          +[](Inbox* inbox) ABSL_NO_THREAD_SAFETY_ANALYSIS { return !inbox->tasks.empty() || inbox->ending; },
+          +[](Inbox* inbox) ABSL_NO_THREAD_SAFETY_ANALYSIS { return !inbox->tasks.empty() || !inbox->embeds.empty() || inbox->ending; },
           inbox_.get()));
     }
     tasks.swap(inbox_->tasks);
+    for (auto& embed : inbox_->embeds) embeds_.push_back(std::move(embed));
+    inbox_->embeds.clear();
     if (inbox_->ending) {
       for (auto& task : tasks) FailDetached(task.get(), absl::UnavailableError("The server is shutting down."));
       inbox_->idle = true;
@@ -253,7 +315,7 @@ void EngineImpl::StepLanes() {
     if (!lane->empty()) active.push_back(lane.get());
   }
   std::stable_partition(active.begin(), active.end(), [](const Lane* lane) { return lane->has_turn(); });
-  for (Lane* lane : active) StepLane(lane, /*may_run_ahead=*/active.size() == 1);
+  for (Lane* lane : active) StepLane(lane, /*may_run_ahead=*/active.size() == 1 && embeds_.empty());
 }
 
 void EngineImpl::NoteStart(Task* task, absl::Time start) {

@@ -127,6 +127,21 @@ struct ScoreResult {
   RequestTimings timings;
 };
 
+struct EmbedParams {
+  std::shared_ptr<const ServedModel> model;
+  std::vector<std::vector<int32_t>> inputs;  // at least one, none empty, each fits the context
+  enum class Pooling { kMean, kLast } pooling = Pooling::kMean;
+  bool normalize = false;  // to length 1
+  absl::Time deadline = absl::InfiniteFuture();
+};
+
+struct EmbedResult {
+  // By input: the mean of the last layer's normalised hidden states over its tokens, virtual ones
+  // left out, or the last one of these; as many numbers as the model is wide.
+  std::vector<std::vector<float>> embeddings;
+  RequestTimings timings;
+};
+
 // What the engine tells its watcher; called on the engine's thread, must not block.
 class EngineObserver {
  public:
@@ -174,6 +189,10 @@ class Engine {
   virtual void ScoreAsync(ScoreParams params, std::function<void(absl::StatusOr<ScoreResult>)> done) = 0;
   // The same, waiting.
   absl::StatusOr<ScoreResult> Score(ScoreParams params);
+
+  // Hidden states of texts, read between steps, at most max_batch_tokens at a time. `done` as for
+  // ScoreAsync.
+  virtual void EmbedAsync(EmbedParams params, std::function<void(absl::StatusOr<EmbedResult>)> done) = 0;
 
   virtual EngineStats stats() const = 0;
 

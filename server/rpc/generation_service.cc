@@ -6,6 +6,7 @@
 #include <set>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "absl/synchronization/notification.h"
 #include "common/error.h"
 #include "common/resource_name.h"
@@ -21,8 +22,8 @@ namespace attune {
 namespace {
 
 constexpr absl::string_view kService = "GenerationService";
-constexpr int kMostContinuations = 1000;
-constexpr absl::Duration kScorePoll = absl::Milliseconds(50);
+constexpr int kMostContinuations = 1000, kMostInputs = 256;
+constexpr absl::Duration kPoll = absl::Milliseconds(50);
 constexpr size_t kMostPairs = 1000;
 constexpr char kDefaultChoiceTemplate[] = " {{label}}";
 
@@ -71,6 +72,18 @@ absl::StatusOr<std::vector<std::string>> RenderChoices(const v1::ClassifyRequest
 // What the answer was chosen by, if it was.
 double ScoreOf(const v1::GenerateRequest& request, const AnswerBuilder& answer) {
   return request.best_of() > 0 ? answer.mean_logprob() : answer.score();
+}
+
+// An error about a prompt, said of the input that it is.
+absl::Status AtInput(int index, const absl::Status& status) {
+  const std::string name = absl::StrCat("inputs[", index, "]");
+  const auto renamed = [&](absl::string_view text) {
+    return absl::ConsumePrefix(&text, "prompt") ? absl::StrCat(name, text) : std::string(text);
+  };
+  ErrorDetails details = GetErrorDetails(status);
+  if (details.reason.empty()) return status;
+  for (FieldViolation& violation : details.violations) violation.field = renamed(violation.field);
+  return MakeError(status.code(), details.reason, renamed(status.message()), details.metadata, details.violations);
 }
 
 int64_t Longest(const std::vector<std::vector<int32_t>>& sequences) {
@@ -235,21 +248,27 @@ grpc::Status GenerationService::StreamGenerate(grpc::ServerContext* context, con
   });
 }
 
-absl::StatusOr<ScoreResult> GenerationService::ScoreFor(Call& call, ScoreParams params) {
+template <typename Result>
+absl::StatusOr<Result> GenerationService::Await(
+    Call& call, const std::function<void(std::function<void(absl::StatusOr<Result>)>)>& start) {
   struct Pending {
     absl::Notification done;
-    absl::StatusOr<ScoreResult> result = absl::UnknownError("not yet");
+    absl::StatusOr<Result> result = absl::UnknownError("not yet");
   };
-  params.deadline = call.deadline();
   auto pending = std::make_shared<Pending>();
-  deps_.engine->ScoreAsync(std::move(params), [pending](absl::StatusOr<ScoreResult> result) {
+  start([pending](absl::StatusOr<Result> result) {
     pending->result = std::move(result);
     pending->done.Notify();
   });
-  while (!pending->done.WaitForNotificationWithTimeout(kScorePoll)) {
+  while (!pending->done.WaitForNotificationWithTimeout(kPoll)) {
     if (call.cancelled()) return call.CancelledStatus();
   }
   return std::move(pending->result);
+}
+
+absl::StatusOr<ScoreResult> GenerationService::ScoreFor(Call& call, ScoreParams params) {
+  params.deadline = call.deadline();
+  return Await<ScoreResult>(call, [&](auto done) { deps_.engine->ScoreAsync(std::move(params), std::move(done)); });
 }
 
 absl::Status GenerationService::DoClassify(Call& call, const v1::ClassifyRequest& request,
@@ -309,6 +328,44 @@ grpc::Status GenerationService::Score(grpc::ServerContext* context, const v1::Sc
                                       v1::ScoreResponse* response) {
   return ServeCall(context, deps_.metrics, kService, "Score",
                    [&](Call& call) { return DoScore(call, *request, response); });
+}
+
+absl::Status GenerationService::DoEmbed(Call& call, const v1::EmbedRequest& request, v1::EmbedResponse* response) {
+  if (request.inputs().empty() || request.inputs_size() > kMostInputs) {
+    return InvalidField("inputs", absl::StrCat("must be 1 to ", kMostInputs));
+  }
+  if (!v1::Pooling_IsValid(request.pooling())) return InvalidField("pooling", "must be MEAN or LAST");
+  EmbedParams params;
+  ATTUNE_ASSIGN_OR_RETURN(params.model, Acquire(call, request.model()));
+  const std::shared_ptr<const ServedModel> model = params.model;
+  int64_t tokens = 0;
+  for (int i = 0; i < request.inputs_size(); ++i) {
+    absl::StatusOr<std::vector<int32_t>> input = PromptTokens(request.inputs(i), *model, 0);
+    if (input.ok()) {
+      const absl::Status fits = CheckFits(static_cast<int64_t>(input->size()), 0, *model);
+      if (!fits.ok()) input = fits;
+    }
+    if (!input.ok()) return AtInput(i, input.status());
+    tokens += CountedPromptTokens(static_cast<int64_t>(input->size()), *model);
+    params.inputs.push_back(*std::move(input));
+  }
+  params.pooling = request.pooling() == v1::LAST ? EmbedParams::Pooling::kLast : EmbedParams::Pooling::kMean;
+  params.normalize = request.normalize();
+  params.deadline = call.deadline();
+  ATTUNE_ASSIGN_OR_RETURN(EmbedResult result, Await<EmbedResult>(call, [&](auto done) {
+                            deps_.engine->EmbedAsync(std::move(params), std::move(done));
+                          }));
+  for (const std::vector<float>& values : result.embeddings) {
+    response->add_embeddings()->mutable_values()->Assign(values.begin(), values.end());
+  }
+  *response->mutable_usage() = ToUsage(tokens, 0, result.timings);
+  return absl::OkStatus();
+}
+
+grpc::Status GenerationService::Embed(grpc::ServerContext* context, const v1::EmbedRequest* request,
+                                      v1::EmbedResponse* response) {
+  return ServeCall(context, deps_.metrics, kService, "Embed",
+                   [&](Call& call) { return DoEmbed(call, *request, response); });
 }
 
 grpc::Status GenerationService::Tokenize(grpc::ServerContext* context, const v1::TokenizeRequest* request,

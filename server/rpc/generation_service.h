@@ -1,6 +1,7 @@
 #ifndef ATTUNE_SERVER_RPC_GENERATION_SERVICE_H_
 #define ATTUNE_SERVER_RPC_GENERATION_SERVICE_H_
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -40,6 +41,8 @@ class GenerationService final : public v1::GenerationService::Service {
                         v1::ClassifyResponse* response) override;
   grpc::Status Score(grpc::ServerContext* context, const v1::ScoreRequest* request,
                      v1::ScoreResponse* response) override;
+  grpc::Status Embed(grpc::ServerContext* context, const v1::EmbedRequest* request,
+                     v1::EmbedResponse* response) override;
   grpc::Status Tokenize(grpc::ServerContext* context, const v1::TokenizeRequest* request,
                         v1::TokenizeResponse* response) override;
   grpc::Status Detokenize(grpc::ServerContext* context, const v1::DetokenizeRequest* request,
@@ -55,10 +58,14 @@ class GenerationService final : public v1::GenerationService::Service {
   absl::Status FillDecoding(Call& call, const v1::GenerateRequest& request, GenerateParams* params);
   // Whether two models' tokens are the same. Reads both vocabularies the first time.
   bool HasSameVocabulary(const ServedModel& a, const ServedModel& b) ABSL_LOCKS_EXCLUDED(mutex_);
-  // Engine::Score that gives up waiting when the caller has gone.
+  // Waits for what `start` asks of the engine; gives up when the caller has gone.
+  template <typename Result>
+  static absl::StatusOr<Result> Await(Call& call,
+                                      const std::function<void(std::function<void(absl::StatusOr<Result>)>)>& start);
   absl::StatusOr<ScoreResult> ScoreFor(Call& call, ScoreParams params);
 
   absl::Status DoClassify(Call& call, const v1::ClassifyRequest& request, v1::ClassifyResponse* response);
+  absl::Status DoEmbed(Call& call, const v1::EmbedRequest& request, v1::EmbedResponse* response);
   absl::Status DoScore(Call& call, const v1::ScoreRequest& request, v1::ScoreResponse* response);
 
   const Deps deps_;

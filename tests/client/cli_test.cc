@@ -474,6 +474,17 @@ TEST_F(CliTest, ScoreTokenizeDetokenize) {
   EXPECT_EQ(Run({"detokenize", "m", "1", "2", "3"}).out, "3 tokens\n");
 }
 
+TEST_F(CliTest, EmbedWritesALineForEachText) {
+  EXPECT_EQ(Run({"embed", "m", "a", "b", "--pooling", "last", "--normalize"}).out, "0.5 0\n0.5 1\n");
+  auto request = state().RequestOf<v1::EmbedRequest>("Embed");
+  EXPECT_EQ(request.pooling(), v1::LAST);
+  EXPECT_TRUE(request.normalize());
+  EXPECT_EQ(Run({"embed", "m", "-"}, "one\ntwo\nthree\n").out, "0.5 0\n0.5 1\n0.5 2\n");
+  EXPECT_EQ(state().RequestOf<v1::EmbedRequest>("Embed", 1).inputs(2).text(), "three");
+  EXPECT_EQ(Run({"embed", "m", "a", "--pooling", "max"}).code, 2);
+  EXPECT_EQ(Run({"embed", "m"}).code, 2);
+}
+
 // ---- evaluate
 
 TEST_F(CliTest, EvaluateShowsIntervalAndLabels) {

@@ -4,6 +4,8 @@
 #include <map>
 #include <set>
 
+#include "absl/synchronization/notification.h"
+
 #include "common/error.h"
 #include "server/engine/beam_search.h"
 #include "tests/engine/engine_fixture.h"
@@ -352,6 +354,45 @@ TEST_F(DecodingTest, ASearchThatCannotFitIsRefused) {
   EXPECT_EQ(GetErrorDetails(engine_->Generate(params).status()).reason, "PROMPT_TOO_LONG");
   params.beams = 4;
   EXPECT_TRUE(engine_->Generate(params).ok());
+}
+
+// Whatever else is asked for at the same time, an embedding is what the whole forward pass gives.
+TEST_F(DecodingTest, EmbeddingsAreTheHiddenStates) {
+  options_.max_batch_tokens = 16;  // so that they are computed in parts
+  Start(&observer_);
+  auto beside = Submit(Params(Model(), MakePrompt(4, 1), 60));
+  for (const auto& model : {Model(), Model(Lora()), Model(Prompt(3))}) {
+    for (const bool is_mean : {true, false}) {
+      EmbedParams params;
+      params.model = model;
+      params.pooling = is_mean ? EmbedParams::Pooling::kMean : EmbedParams::Pooling::kLast;
+      params.normalize = !is_mean;
+      for (int i = 0; i < 5; ++i) params.inputs.push_back(MakePrompt(3 + 7 * i, i));
+      absl::Notification done;
+      absl::StatusOr<EmbedResult> result;
+      engine_->EmbedAsync(params, [&](auto r) {
+        result = std::move(r);
+        done.Notify();
+      });
+      done.WaitForNotification();
+      ASSERT_TRUE(result.ok()) << result.status();
+      ASSERT_EQ(result->embeddings.size(), 5u);
+      for (int i = 0; i < 5; ++i) {
+        const Ids& input = params.inputs[i];
+        at::Tensor hidden = AllHidden(*base_, model->adapter.get(), absl::MakeConstSpan(&input, 1));
+        hidden = hidden.narrow(0, hidden.size(0) - static_cast<int64_t>(input.size()), input.size());
+        at::Tensor expected = is_mean ? hidden.mean(0) : hidden[input.size() - 1];
+        if (!is_mean) expected = expected / expected.norm();
+        const at::Tensor got = at::tensor(result->embeddings[i]);
+        EXPECT_LT((got - expected).abs().max().item<float>(), 1e-4) << "input " << i;
+      }
+    }
+  }
+  EXPECT_EQ(Collect(beside.get()).tokens[0], Greedy(*Model(), MakePrompt(4, 1), 60));
+  engine_->Shutdown(absl::ZeroDuration());
+  absl::Status refused;
+  engine_->EmbedAsync({Model(), {{1, 2}}}, [&](auto r) { refused = r.status(); });
+  EXPECT_EQ(GetErrorDetails(refused).reason, "SHUTTING_DOWN");
 }
 
 TEST_F(DecodingTest, CachedTokensAreReported) {

@@ -7,6 +7,7 @@ default the one that the quick start fetches; exits with 77 if there is none), i
 
 FOLDER/model.safetensors       tokens_{i}, and logits_{i} after the last tokens of text i
 FOLDER/model_greedy.json       prompts and their likeliest continuations
+FOLDER/model_beams.json        prompts and the best answers of beam searches, with their scores
 FOLDER/model_steps.json        a batch, and loss and gradient norm of ten optimizer steps on it with each method
 FOLDER/model_steps_{method}.safetensors  start values, by Attune's parameter names
 """
@@ -54,6 +55,10 @@ EXAMPLES = [
     ("Text: the two banks agreed to merge in a deal worth 1.2 billion dollars, they said\nTopic:", " acq<|im_end|>"),
     ("Review: slow, but what an ending!\nAnswer in a sentence:", " The reviewer liked how it ended.<|im_end|>"),
 ]
+# Beams, answers, length penalty, early stopping.
+SEARCHES = [(4, 2, 1.0, False), (3, 3, 0.0, False), (4, 1, 2.0, True)]
+BEAM_TOKENS = 24
+ENDS = ["<|im_end|>", "<|endoftext|>"]
 STEPS = 10
 LEARNING_RATES = {"lora": 1e-4, "soft_prompt": 1e-3, "full": 1e-5}
 VIRTUAL_TOKENS = 8
@@ -103,6 +108,26 @@ class Reference:
                 step = torch.tensor([[answer[-1]]])
             cases.append({"prompt": tokens, "continuation": answer})
         (self._folder / "model_greedy.json").write_text(json.dumps(cases))
+
+    @torch.no_grad()
+    def write_beams(self, model) -> None:
+        cases = []
+        ends = self._tokenizer.convert_tokens_to_ids(ENDS)
+        for beams, answers, penalty, early in SEARCHES:
+            for prompt in PROMPTS:
+                tokens = self._ids(prompt)
+                output = model.generate(
+                    torch.tensor([tokens]), attention_mask=torch.ones(1, len(tokens), dtype=torch.long),
+                    num_beams=beams, num_return_sequences=answers, length_penalty=penalty, early_stopping=early,
+                    max_new_tokens=BEAM_TOKENS, do_sample=False, eos_token_id=ends,
+                    pad_token_id=0, return_dict_in_generate=True, output_scores=True)
+                found = []
+                for row in output.sequences[:, len(tokens):].tolist():
+                    found.append(row[:next((i for i, token in enumerate(row) if token in ends), len(row))])
+                cases.append({"prompt": tokens, "beams": beams, "length_penalty": penalty, "early_stopping": early,
+                              "max_tokens": BEAM_TOKENS, "ends": ends, "answers": found,
+                              "scores": output.sequences_scores.tolist()})
+        (self._folder / "model_beams.json").write_text(json.dumps(cases))
 
     def _batch(self) -> tuple[list, dict]:
         """The examples as token ids with their prompts' lengths, and padded as transformers wants them."""
@@ -177,6 +202,7 @@ class Reference:
         model = self._load()
         self.write_logits(model)
         self.write_greedy(model)
+        self.write_beams(model)
         self.write_steps(model)
 
 

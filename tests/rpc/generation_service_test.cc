@@ -580,6 +580,38 @@ TEST_F(GenerationServiceTest, ADraftModelMustHaveTheSameVocabulary) {
   EXPECT_EQ(Generate(request_, &response).error_code(), grpc::StatusCode::NOT_FOUND);
 }
 
+TEST_F(GenerationServiceTest, EmbedsEachInput) {
+  v1::EmbedRequest request;
+  request.set_model("models/base");
+  request.add_inputs()->set_text("hello");
+  request.add_inputs()->mutable_token_ids()->add_ids('x');
+  request.set_pooling(v1::LAST);
+  request.set_normalize(true);
+  v1::EmbedResponse response;
+  {
+    grpc::ClientContext context;
+    ASSERT_TRUE(stub_->Embed(&context, request, &response).ok());
+  }
+  ASSERT_EQ(response.embeddings_size(), 2);
+  EXPECT_THAT(response.embeddings(0).values(), ElementsAre(6, 1));  // with the begin token
+  EXPECT_THAT(response.embeddings(1).values(), ElementsAre(1, 1));
+  EXPECT_EQ(response.usage().prompt_tokens(), 7);
+  EXPECT_EQ(engine_.last_embed().pooling, EmbedParams::Pooling::kLast);
+  EXPECT_TRUE(engine_.last_embed().normalize);
+
+  auto field_of = [&](const std::function<void(v1::EmbedRequest*)>& change) {
+    v1::EmbedRequest wrong = request;
+    change(&wrong);
+    grpc::ClientContext context;
+    return Field(stub_->Embed(&context, wrong, &response));
+  };
+  EXPECT_EQ(field_of([](auto* r) { r->clear_inputs(); }), "inputs");
+  EXPECT_EQ(field_of([](auto* r) { for (int i = 0; i < 256; ++i) r->add_inputs()->set_text("x"); }), "inputs");
+  EXPECT_EQ(field_of([](auto* r) { r->mutable_inputs(1)->set_text(std::string(99, 'x')); }), "inputs[1]");
+  EXPECT_EQ(field_of([](auto* r) { r->mutable_inputs(1)->mutable_token_ids()->add_ids(-4); }), "inputs[1].token_ids[1]");
+  EXPECT_EQ(field_of([](auto* r) { r->set_pooling(static_cast<v1::Pooling>(9)); }), "pooling");
+}
+
 TEST_F(GenerationServiceTest, CountsCallsByCode) {
   v1::GenerateResponse response;
   ASSERT_TRUE(Generate(request_, &response).ok());

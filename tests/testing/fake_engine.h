@@ -56,6 +56,8 @@ class FakeEngine final : public Engine {
 
   absl::StatusOr<std::unique_ptr<Generation>> Generate(GenerateParams params) override;
   void ScoreAsync(ScoreParams params, std::function<void(absl::StatusOr<ScoreResult>)> done) override;
+  // Each input's length, and a one.
+  void EmbedAsync(EmbedParams params, std::function<void(absl::StatusOr<EmbedResult>)> done) override;
   EngineStats stats() const override { return {}; }
   void Shutdown(absl::Duration) override {}
 
@@ -66,6 +68,10 @@ class FakeEngine final : public Engine {
   ScoreParams last_score() const ABSL_LOCKS_EXCLUDED(mutex_) {
     absl::MutexLock lock(&mutex_);
     return last_score_;
+  }
+  EmbedParams last_embed() const ABSL_LOCKS_EXCLUDED(mutex_) {
+    absl::MutexLock lock(&mutex_);
+    return last_embed_;
   }
   int cancelled() const ABSL_LOCKS_EXCLUDED(mutex_) {
     absl::MutexLock lock(&mutex_);
@@ -87,6 +93,7 @@ class FakeEngine final : public Engine {
   mutable absl::Mutex mutex_;
   GenerateParams last_generate_ ABSL_GUARDED_BY(mutex_);
   ScoreParams last_score_ ABSL_GUARDED_BY(mutex_);
+  EmbedParams last_embed_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::function<void(absl::StatusOr<ScoreResult>)>> held_ ABSL_GUARDED_BY(mutex_);
   int refusals_ ABSL_GUARDED_BY(mutex_) = 0;
   int cancelled_ ABSL_GUARDED_BY(mutex_) = 0;
@@ -201,6 +208,20 @@ inline void FakeEngine::ScoreAsync(ScoreParams params, std::function<void(absl::
   if (!status.ok()) return done(status);
   for (const auto& tokens : params.continuations) result.continuations.push_back(scorer_(params, tokens));
   result.timings = {0.25, 0.5, 1.5};
+  done(std::move(result));
+}
+
+inline void FakeEngine::EmbedAsync(EmbedParams params, std::function<void(absl::StatusOr<EmbedResult>)> done) {
+  EmbedResult result;
+  absl::Status status;
+  {
+    absl::MutexLock lock(&mutex_);
+    last_embed_ = params;
+    status = Admit();
+  }
+  if (!status.ok()) return done(status);
+  for (const auto& input : params.inputs) result.embeddings.push_back({static_cast<float>(input.size()), 1});
+  result.timings = {0.25, 1.5, 1.5};
   done(std::move(result));
 }
 

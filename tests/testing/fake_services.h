@@ -347,6 +347,15 @@ class FakeGeneration : public v1::GenerationService::Service {
     for (int i = 0; i < request->continuations_size(); ++i) response->add_scores()->set_logprob(-1.5);
     return grpc::Status::OK;
   }
+  grpc::Status Embed(grpc::ServerContext*, const v1::EmbedRequest* request, v1::EmbedResponse* response) override {
+    FAKE_ENTER("Embed");
+    for (int i = 0; i < request->inputs_size(); ++i) {
+      auto* embedding = response->add_embeddings();
+      embedding->add_values(0.5f);
+      embedding->add_values(static_cast<float>(i));
+    }
+    return grpc::Status::OK;
+  }
   grpc::Status Tokenize(grpc::ServerContext*, const v1::TokenizeRequest* request,
                         v1::TokenizeResponse* response) override {
     FAKE_ENTER("Tokenize");

@@ -61,9 +61,24 @@ class ModelInteropTest : public ::testing::Test {
     return nlohmann::json::parse(ReadFile(absl::StrCat(references_, "/", name)).value());
   }
 
+  void StartEngine() {
+    Arbiter::Options options;
+    options.memory_bytes = int64_t{8} << 30;
+    arbiter_ = std::make_unique<Arbiter>(&Clock::Real(), options);
+    EngineOptions engine_options;
+    engine_options.kv_tokens = 2048;
+    engine_ = MakeEngine(engine_options, ComputeTarget{}, arbiter_.get(), &Clock::Real(), nullptr);
+    auto model = std::make_shared<ServedModel>();
+    model->base = base_;
+    model_ = std::move(model);
+  }
+
   TempFolder temp_;
   std::string references_;
   std::shared_ptr<const BaseModel> base_;
+  std::unique_ptr<Arbiter> arbiter_;
+  std::unique_ptr<Engine> engine_;
+  std::shared_ptr<const ServedModel> model_;
 };
 
 TEST_F(ModelInteropTest, LogitsAgree) {
@@ -86,22 +101,17 @@ TEST_F(ModelInteropTest, LogitsAgree) {
 
 TEST_F(ModelInteropTest, GreedyAnswersAgree) {
   const nlohmann::json cases = Json("model_greedy.json");
-  Arbiter::Options options;
-  options.memory_bytes = int64_t{8} << 30;
-  Arbiter arbiter(&Clock::Real(), options);
-  EngineOptions engine_options;
-  engine_options.kv_tokens = 2048;
-  auto engine = MakeEngine(engine_options, ComputeTarget{}, &arbiter, &Clock::Real(), nullptr);
-  auto model = std::make_shared<ServedModel>();
-  model->base = base_;
+  StartEngine();
   std::vector<std::unique_ptr<Generation>> running;
   for (const nlohmann::json& given : cases) {
     GenerateParams params;
-    params.model = model;
+    params.model = model_;
     params.prompt = given.at("prompt").get<std::vector<int32_t>>();
     params.max_tokens = static_cast<int>(given.at("continuation").size());
     params.ignore_eos = true;
-    auto generation = engine->Generate(std::move(params));
+    // Some guess ahead, which changes nothing.
+    params.draft_tokens = running.size() % 2 == 0 ? 0 : 8;
+    auto generation = engine_->Generate(std::move(params));
     ASSERT_TRUE(generation.ok()) << generation.status();
     running.push_back(std::move(*generation));
   }
@@ -118,6 +128,43 @@ TEST_F(ModelInteropTest, GreedyAnswersAgree) {
   }
   EXPECT_EQ(running.size(), 8u);
   EXPECT_GE(same, 7);
+}
+
+TEST_F(ModelInteropTest, BeamSearchesAgree) {
+  const nlohmann::json cases = Json("model_beams.json");
+  StartEngine();
+  std::vector<std::unique_ptr<Generation>> running;
+  for (const nlohmann::json& given : cases) {
+    GenerateParams params;
+    params.model = model_;
+    params.prompt = given.at("prompt").get<std::vector<int32_t>>();
+    params.max_tokens = given.at("max_tokens").get<int>();
+    params.beams = given.at("beams").get<int>();
+    params.n = static_cast<int>(given.at("answers").size());
+    params.length_penalty = given.at("length_penalty").get<double>();
+    params.early_stopping = given.at("early_stopping").get<bool>();
+    ASSERT_EQ(base_->end_ids, given.at("ends").get<std::vector<int32_t>>());
+    auto generation = engine_->Generate(std::move(params));
+    ASSERT_TRUE(generation.ok()) << generation.status();
+    running.push_back(std::move(*generation));
+  }
+  int same = 0;
+  for (size_t i = 0; i < running.size(); ++i) {
+    std::vector<std::vector<int32_t>> answers(cases[i].at("answers").size());
+    std::vector<double> scores(answers.size());
+    GenerationUpdate update;
+    while (running[i]->Next(&update)) {
+      if (update.has_token) answers[update.index].push_back(update.token.id);
+      if (update.finish != FinishReason::kNone) scores[update.index] = update.score;
+    }
+    ASSERT_TRUE(running[i]->status().ok()) << running[i]->status();
+    same += answers == cases[i].at("answers").get<std::vector<std::vector<int32_t>>>();
+    for (size_t j = 0; j < scores.size(); ++j) {
+      EXPECT_NEAR(scores[j], cases[i].at("scores")[j].get<double>(), 1e-3) << "case " << i << ", answer " << j;
+    }
+  }
+  EXPECT_EQ(running.size(), 24u);
+  EXPECT_GE(same, 23) << "where two are as likely as each other, the order of summation decides";
 }
 
 // One batch, ten steps from the reference's start values, at a constant learning rate.

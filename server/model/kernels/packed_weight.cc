@@ -3,123 +3,24 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
-#include <cstring>
-
-#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
-#define ATTUNE_PACKED_AVX2 1
-#include <immintrin.h>
-#endif
+#include "server/model/kernels/packed_rows.h"
 
 namespace attune {
 
-#if ATTUNE_PACKED_AVX2
-namespace {
-
-constexpr int64_t kBlock = 32;  // weights in a block of every supported format
-
-inline float HalfToFloat(const uint8_t* p) {
-  uint16_t h;
-  std::memcpy(&h, p, 2);
-  return _cvtsh_ss(h);
-}
-
-inline __m256 BytesToFloats(__m128i eight_unsigned) { return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(eight_unsigned)); }
-
-// Expands 16 bytes of nibble pairs: weights 0..15 are the low halves, 16..31 the high.
-inline void ExpandNibbles(const uint8_t* q, __m256 scale, __m256 offset, __m256 w[4]) {
-  const __m128i mask = _mm_set1_epi8(0x0F);
-  const __m128i raw = _mm_loadu_si128(reinterpret_cast<const __m128i*>(q));
-  const __m128i low = _mm_and_si128(raw, mask), high = _mm_and_si128(_mm_srli_epi16(raw, 4), mask);
-  w[0] = _mm256_fmadd_ps(BytesToFloats(low), scale, offset);
-  w[1] = _mm256_fmadd_ps(BytesToFloats(_mm_srli_si128(low, 8)), scale, offset);
-  w[2] = _mm256_fmadd_ps(BytesToFloats(high), scale, offset);
-  w[3] = _mm256_fmadd_ps(BytesToFloats(_mm_srli_si128(high, 8)), scale, offset);
-}
-
-struct Q4_0 {
-  static constexpr int64_t kBytes = 18;
-  static void Expand(const uint8_t* b, __m256 w[4]) {
-    const float d = HalfToFloat(b);
-    ExpandNibbles(b + 2, _mm256_set1_ps(d), _mm256_set1_ps(-8 * d), w);
-  }
-};
-
-struct Q4_1 {
-  static constexpr int64_t kBytes = 20;
-  static void Expand(const uint8_t* b, __m256 w[4]) {
-    ExpandNibbles(b + 4, _mm256_set1_ps(HalfToFloat(b)), _mm256_set1_ps(HalfToFloat(b + 2)), w);
-  }
-};
-
-struct Q8_0 {
-  static constexpr int64_t kBytes = 34;
-  static void Expand(const uint8_t* b, __m256 w[4]) {
-    const __m256 d = _mm256_set1_ps(HalfToFloat(b));
-    for (int i = 0; i < 4; ++i) {
-      const __m128i q = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(b + 2 + 8 * i));
-      w[i] = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q)), d);
-    }
-  }
-};
-
-inline float Sum(__m256 v) {
-  __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-  s = _mm_add_ps(s, _mm_movehl_ps(s, s));
-  return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
-}
-
-// One weight row against kTokens rows of x: each block is expanded once.
-template <typename Format, int kTokens>
-void RowTimesTokens(const uint8_t* row, const float* x, int64_t columns, float* y, int64_t y_stride) {
-  __m256 sums[kTokens][2];
-  for (int t = 0; t < kTokens; ++t) sums[t][0] = sums[t][1] = _mm256_setzero_ps();
-  for (int64_t c = 0; c < columns; c += kBlock, row += Format::kBytes) {
-    __m256 w[4];
-    Format::Expand(row, w);
-    for (int t = 0; t < kTokens; ++t) {
-      const float* xt = x + t * columns + c;
-      sums[t][0] = _mm256_fmadd_ps(w[0], _mm256_loadu_ps(xt), sums[t][0]);
-      sums[t][1] = _mm256_fmadd_ps(w[1], _mm256_loadu_ps(xt + 8), sums[t][1]);
-      sums[t][0] = _mm256_fmadd_ps(w[2], _mm256_loadu_ps(xt + 16), sums[t][0]);
-      sums[t][1] = _mm256_fmadd_ps(w[3], _mm256_loadu_ps(xt + 24), sums[t][1]);
-    }
-  }
-  for (int t = 0; t < kTokens; ++t) y[t * y_stride] = Sum(_mm256_add_ps(sums[t][0], sums[t][1]));
-}
-
-template <typename Format>
-void MultiplyRows(const uint8_t* weight, int64_t row_bytes, int64_t first, int64_t last, const float* x, int64_t tokens,
-                  int64_t columns, float* y, int64_t rows) {
-  for (int64_t o = first; o < last; ++o) {
-    const uint8_t* row = weight + o * row_bytes;
-    int64_t t = 0;
-    for (; t + 4 <= tokens; t += 4) RowTimesTokens<Format, 4>(row, x + t * columns, columns, y + t * rows + o, rows);
-    for (; t + 2 <= tokens; t += 2) RowTimesTokens<Format, 2>(row, x + t * columns, columns, y + t * rows + o, rows);
-    for (; t < tokens; ++t) RowTimesTokens<Format, 1>(row, x + t * columns, columns, y + t * rows + o, rows);
-  }
-}
-
-}  // namespace
+#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 
 bool PackedWeight::Supports(GgmlType type, int64_t columns) {
-  return columns % kBlock == 0 && (type == GgmlType::kQ4_0 || type == GgmlType::kQ4_1 || type == GgmlType::kQ8_0);
+  return columns % 32 == 0 && (type == GgmlType::kQ4_0 || type == GgmlType::kQ4_1 || type == GgmlType::kQ8_0);
 }
 
 at::Tensor PackedWeight::Multiply(const at::Tensor& x_TI) const {
+  static const bool has_avx512 = HasAvx512();
   const int64_t tokens = x_TI.size(0);
   at::Tensor y = at::empty({tokens, rows_}, x_TI.options());
-  const float* x = x_TI.const_data_ptr<float>();
-  float* out = y.mutable_data_ptr<float>();
-  const auto* weight = reinterpret_cast<const uint8_t*>(bytes_.data());
+  const PackedProduct product{type_, reinterpret_cast<const uint8_t*>(bytes_.data()), row_bytes_, rows_, columns_,
+                              x_TI.const_data_ptr<float>(), tokens, y.mutable_data_ptr<float>()};
   at::parallel_for(0, rows_, 32, [&](int64_t first, int64_t last) {
-    switch (type_) {
-      case GgmlType::kQ4_0:
-        return MultiplyRows<Q4_0>(weight, row_bytes_, first, last, x, tokens, columns_, out, rows_);
-      case GgmlType::kQ4_1:
-        return MultiplyRows<Q4_1>(weight, row_bytes_, first, last, x, tokens, columns_, out, rows_);
-      default:
-        return MultiplyRows<Q8_0>(weight, row_bytes_, first, last, x, tokens, columns_, out, rows_);
-    }
+    has_avx512 ? MultiplyPackedRowsAvx512(product, first, last) : MultiplyPackedRowsAvx2(product, first, last);
   });
   return y;
 }
