@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "common/error.h"
 #include "common/log.h"
@@ -140,6 +141,8 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> Residency::Acquire(absl::stri
 }
 
 absl::StatusOr<std::shared_ptr<const ServedModel>> Residency::Load(const ModelInfo& info) {
+  // Whoever loads, a handler say, has no more to compute afterwards.
+  const absl::Cleanup release = ReleaseThreads;
   const absl::Time start = absl::Now();
   const std::string directory = registry_->Directory(info.id);
   std::shared_ptr<ServedModel> served;

@@ -22,9 +22,8 @@ struct LoraRows {
 // w is in bf16, and so is the result then.
 at::Tensor Product(const at::Tensor& x, const at::Tensor& w, const PackedWeight* packed) {
   const bool is_bf16 = w.scalar_type() == at::kBFloat16;
-  if (packed && x.size(0) <= (is_bf16 ? PackedWeight::kMaxBf16Tokens : PackedWeight::kMaxTokens)) {
-    return packed->Multiply(x.contiguous());
-  }
+  if (packed && is_bf16 && x.size(0) <= PackedWeight::MaxBf16Tokens()) return packed->MultiplyBf16(x.contiguous());
+  if (packed && !is_bf16 && x.size(0) <= PackedWeight::kMaxTokens) return packed->Multiply(x.contiguous());
   return at::linear(x.to(w.scalar_type()), w).to(x.scalar_type());
 }
 

@@ -1,5 +1,7 @@
 #include "server/model/compute_target.h"
 
+#include <omp.h>
+
 #include <ATen/Context.h>
 #include <ATen/DeviceAccelerator.h>
 #include <ATen/Parallel.h>
@@ -83,5 +85,7 @@ std::string DescribeComputeTarget(const ComputeTarget& target) {
   if (target.device == ComputeTarget::Device::kCuda) return absl::StrCat("cuda ", type);
   return absl::StrCat("cpu ", type, ", ", at::get_num_threads(), " threads");
 }
+
+void ReleaseThreads() { omp_pause_resource_all(omp_pause_soft); }
 
 }  // namespace attune

@@ -4,7 +4,8 @@
 //   cpu_bench MODEL.gguf WORK.json
 //
 // WORK.json: {"steps": [[[ids...], prompt tokens] examples...] batches, "rank": R, "alpha": A,
-// "prompt": [ids...], "new_tokens": N, "streams": [1, 8]}. Prints one line of JSON:
+// "prompt": [ids...], "new_tokens": N, "streams": [1, 8], "precision": "float32"}, the last as attuned's
+// --precision. Prints one line of JSON:
 // {"lora": {"seconds": [per step], "losses": [...]}, "decode": {"1": {"seconds": s, "answers": [[ids]]}}}.
 #include <algorithm>
 #include <chrono>
@@ -21,6 +22,7 @@
 #include "common/file.h"
 #include "nlohmann/json.hpp"
 #include "server/engine/engine.h"
+#include "server/model/compute_target.h"
 #include "server/tuning/defaults.h"
 #include "server/tuning/trainer.h"
 #include "tests/testing/temp_folder.h"
@@ -35,9 +37,11 @@ double SecondsSince(SteadyClock::time_point start) {
   return std::chrono::duration<double>(SteadyClock::now() - start).count();
 }
 
-absl::StatusOr<std::shared_ptr<const BaseModel>> Load(const std::string& file, const TempFolder& temp) {
+absl::StatusOr<std::shared_ptr<const BaseModel>> Load(const std::string& file, const TempFolder& temp,
+                                                      const std::string& precision) {
   std::filesystem::create_symlink(std::filesystem::absolute(file), temp.File("model.gguf"));
-  return LoadBaseModel(temp.path(), temp.path(), ComputeTarget{});
+  ATTUNE_ASSIGN_OR_RETURN(const ComputeTarget target, ChooseComputeTarget("cpu", precision));
+  return LoadBaseModel(temp.path(), temp.path(), target);
 }
 
 std::vector<Example> Examples(const Json& batch) {
@@ -85,8 +89,8 @@ absl::StatusOr<Json> TimeDecode(std::shared_ptr<const BaseModel> base, const Jso
   auto engine = MakeEngine(engine_options, ComputeTarget{}, &arbiter, &Clock::Real(), nullptr);
   auto model = std::make_shared<ServedModel>();
   model->base = std::move(base);
-  const auto start = SteadyClock::now();
   std::vector<std::unique_ptr<Generation>> running;
+  const auto start = SteadyClock::now();
   for (int i = 0; i < streams; ++i) {
     GenerateParams params;
     params.model = model;
@@ -113,9 +117,10 @@ absl::StatusOr<Json> Run(const std::string& model, const std::string& file) {
   ATTUNE_ASSIGN_OR_RETURN(std::string text, ReadFile(file));
   const Json work = Json::parse(text);
   TempFolder temp;
-  ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const BaseModel> base, Load(model, temp));
+  ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const BaseModel> base, Load(model, temp, work.value("precision", "float32")));
   Json result;
   ATTUNE_ASSIGN_OR_RETURN(result["lora"], TimeLora(base, work));
+  ReleaseThreads();  // as jobs' threads do when they end
   for (const Json& streams : work.at("streams")) {
     ATTUNE_ASSIGN_OR_RETURN(result["decode"][absl::StrCat(streams.get<int>())],
                             TimeDecode(base, work, streams.get<int>()));

@@ -7,6 +7,7 @@
 #include <random>
 #include <string>
 
+#include "server/model/kernels/packed_rows.h"
 #include "tests/testing/tensor_matchers.h"
 
 namespace attune {
@@ -51,6 +52,38 @@ TEST_P(PackedWeightTest, MultipliesAsTheExpandedMatrixDoes) {
     const at::Tensor x = at::randn({tokens, kColumns});
     EXPECT_TRUE(Near(packed.Multiply(x), at::mm(x.to(at::kDouble), dense.to(at::kDouble).t()), 1e-5))
         << tokens << " tokens";
+  }
+}
+
+// Both kinds of inner loop, where the CPU has both.
+TEST_P(PackedWeightTest, EveryKindOfCpuComputesTheSame) {
+  if (!HasAvx512()) GTEST_SKIP() << "no AVX-512";
+  const std::string bytes = RandomBlocks(GetParam(), kRows * kColumns);
+  const at::Tensor x = at::randn({13, kColumns});
+  at::Tensor y[2];
+  for (int i = 0; i < 2; ++i) {
+    y[i] = at::zeros({13, kRows});
+    const PackedProduct product{GetParam(), reinterpret_cast<const uint8_t*>(bytes.data()),
+                                static_cast<int64_t>(bytes.size()) / kRows, kRows, kColumns, x.const_data_ptr<float>(),
+                                13, y[i].mutable_data_ptr<float>()};
+    i == 0 ? MultiplyPackedRowsAvx2(product, 3, 70) : MultiplyPackedRowsAvx512(product, 3, 70);
+  }
+  EXPECT_TRUE(Near(y[0], y[1].to(at::kDouble), 1e-5));
+  EXPECT_EQ(y[1].select(1, 2).abs().max().item<float>(), 0) << "rows that were not asked for";
+  EXPECT_NE(y[1].select(1, 69).abs().max().item<float>(), 0);
+}
+
+TEST_P(PackedWeightTest, InBfloat16ItMultipliesAsTheDenseProductDoes) {
+  const std::string bytes = RandomBlocks(GetParam(), kRows * kColumns);
+  at::Tensor dense = at::empty({kRows, kColumns}, at::kFloat);
+  ASSERT_TRUE(Dequantize(GetParam(), bytes, dense.numel(), dense.mutable_data_ptr<float>()).ok());
+  PackedWeight packed(GetParam(), kColumns);
+  packed.AppendRows(bytes);
+  for (int64_t tokens = 1; tokens <= PackedWeight::MaxBf16Tokens(); ++tokens) {
+    const at::Tensor x = at::randn({tokens, kColumns});
+    const bool is_rounded = tokens > PackedWeight::kMaxExactTokens;
+    const auto rounded = [&](const at::Tensor& t) { return (is_rounded ? t.to(at::kBFloat16) : t).to(at::kDouble); };
+    EXPECT_TRUE(Near(packed.MultiplyBf16(x), at::mm(rounded(x), rounded(dense).t()), 1e-5)) << tokens << " tokens";
   }
 }
 

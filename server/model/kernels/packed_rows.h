@@ -28,6 +28,13 @@ void MultiplyPackedRowsAvx512(const PackedProduct& product, int64_t first, int64
 // Whether this CPU, and this build, has AVX-512 (F, BW, DQ, VL).
 bool HasAvx512();
 
+// The same with weights and x rounded to bf16, as the dense product in bf16 has them; sums are in
+// fp32. `x` is the product's x as PackBf16Tokens made it. REQUIRES: HasAvx512Bf16().
+void MultiplyPackedRowsBf16(const PackedProduct& product, const uint16_t* x, int64_t first, int64_t last);
+// Rounds `count` numbers, whole blocks of 32, and puts those of a block's halves side by side.
+void PackBf16Tokens(const float* x, int64_t count, uint16_t* out);
+bool HasAvx512Bf16();
+
 }  // namespace attune
 
 #endif  // ATTUNE_SERVER_MODEL_KERNELS_PACKED_ROWS_H_

@@ -25,7 +25,23 @@ at::Tensor PackedWeight::Multiply(const at::Tensor& x_TI) const {
   return y;
 }
 
+at::Tensor PackedWeight::MultiplyBf16(const at::Tensor& x_TI) const {
+  const int64_t tokens = x_TI.size(0);
+  if (tokens <= kMaxExactTokens || !HasAvx512Bf16()) return Multiply(x_TI);
+  at::Tensor y = at::empty({tokens, rows_}, x_TI.options());
+  const at::Tensor packed = at::empty({tokens, columns_}, x_TI.options().dtype(at::kBFloat16));
+  auto* x = reinterpret_cast<uint16_t*>(packed.data_ptr());
+  PackBf16Tokens(x_TI.const_data_ptr<float>(), tokens * columns_, x);
+  const PackedProduct product{type_, reinterpret_cast<const uint8_t*>(bytes_.data()), row_bytes_, rows_, columns_,
+                              nullptr, tokens, y.mutable_data_ptr<float>()};
+  at::parallel_for(0, rows_, 32,
+                   [&](int64_t first, int64_t last) { MultiplyPackedRowsBf16(product, x, first, last); });
+  return y;
+}
+
 #else
+
+at::Tensor PackedWeight::MultiplyBf16(const at::Tensor& x_TI) const { return Multiply(x_TI); }
 
 bool PackedWeight::Supports(GgmlType, int64_t) { return false; }
 
@@ -34,6 +50,11 @@ at::Tensor PackedWeight::Multiply(const at::Tensor&) const {
 }
 
 #endif
+
+int64_t PackedWeight::MaxBf16Tokens() {
+  static const int64_t most = HasAvx512Bf16() ? 32 : kMaxExactTokens;
+  return most;
+}
 
 PackedWeight::PackedWeight(GgmlType type, int64_t columns)
     : type_(type), columns_(columns), row_bytes_(columns / GgmlBlockElements(type) * GgmlBlockBytes(type)) {}

@@ -14,7 +14,7 @@ namespace attune {
 
 // A weight matrix kept in a GGUF block format, for products with few rows: there the
 // time goes into reading the weight, and 4-bit blocks are an eighth of fp32. Blocks
-// are expanded to fp32 in registers, so results differ from the dequantised product
+// are expanded in registers, so results differ from the dequantised product
 // by summation order only. Immutable: thread-safe.
 class PackedWeight {
  public:
@@ -31,8 +31,13 @@ class PackedWeight {
   // about kMaxTokens rows; beyond, a dense product is faster.
   at::Tensor Multiply(const at::Tensor& x_TI) const;
   static constexpr int64_t kMaxTokens = 16;
-  // The same where the dense product is in bf16, on a CPU that multiplies it fast.
-  static constexpr int64_t kMaxBf16Tokens = 4;
+
+  // The same where the dense product is in bf16: up to kMaxExactTokens rows as above, more of them
+  // with weights and x rounded to bf16, as the dense product has them. Worth it up to
+  // MaxBf16Tokens() rows on this CPU.
+  at::Tensor MultiplyBf16(const at::Tensor& x_TI) const;
+  static constexpr int64_t kMaxExactTokens = 4;
+  static int64_t MaxBf16Tokens();
 
   GgmlType type() const { return type_; }
   int64_t rows() const { return rows_; }

@@ -9,6 +9,10 @@
 #include "server/model/kernels/fast_math.h"
 #include "server/model/kernels/gemm.h"
 
+#if defined(__AVX2__) && defined(__FMA__)
+#include <immintrin.h>
+#endif
+
 namespace attune {
 namespace {
 
@@ -43,8 +47,75 @@ struct LayerView {
   float scale() const { return 1.0f / std::sqrt(static_cast<float>(shape.head_dim)); }
 };
 
+#if defined(__AVX2__) && defined(__FMA__)
+
+inline float Sum(__m256 v) {
+  __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+
+// scores[j] = scale * q . k_j for `count` keys, `stride` apart. REQUIRES: d is a multiple of 16.
+void ScoreKeys(const float* q, const float* k, int64_t count, int64_t stride, int64_t d, float scale, float* scores) {
+  for (int64_t j = 0; j < count; ++j, k += stride) {
+    __m256 even = _mm256_setzero_ps(), odd = _mm256_setzero_ps();
+    for (int64_t i = 0; i < d; i += 16) {
+      even = _mm256_fmadd_ps(_mm256_loadu_ps(q + i), _mm256_loadu_ps(k + i), even);
+      odd = _mm256_fmadd_ps(_mm256_loadu_ps(q + i + 8), _mm256_loadu_ps(k + i + 8), odd);
+    }
+    scores[j] = Sum(_mm256_add_ps(even, odd)) * scale;
+  }
+}
+
+// out += sum over j of p[j] v_j. REQUIRES: d is a multiple of 64.
+void AddValues(const float* p, const float* v, int64_t count, int64_t stride, int64_t d, float* out) {
+  for (int64_t i = 0; i < d; i += 64, v += 64, out += 64) {
+    __m256 sums[8];
+    for (int r = 0; r < 8; ++r) sums[r] = _mm256_loadu_ps(out + 8 * r);
+    for (int64_t j = 0; j < count; ++j) {
+      const __m256 weight = _mm256_set1_ps(p[j]);
+      for (int r = 0; r < 8; ++r) sums[r] = _mm256_fmadd_ps(weight, _mm256_loadu_ps(v + j * stride + 8 * r), sums[r]);
+    }
+    for (int r = 0; r < 8; ++r) _mm256_storeu_ps(out + 8 * r, sums[r]);
+  }
+}
+
+// One new token of heads as wide as most models have them: page by page, sums in registers.
+bool AttendOneFast(const LayerView& view, const PagedSegment& segment, int64_t kv_head, std::vector<float>* scratch) {
+  const int64_t d = view.shape.head_dim, group = view.shape.heads / view.shape.kv_heads;
+  if (d % 64 != 0) return false;
+  const int64_t n = segment.context + 1, stride = view.shape.kv_size(), page = view.page_tokens;
+  const float* q = view.qkv + segment.first_token * view.qkv_stride() + kv_head * group * d;
+  float* out = view.out + segment.first_token * view.shape.q_size() + kv_head * group * d;
+  scratch->resize(group * n);
+  float* s = scratch->data();
+  const auto for_pages = [&](const auto& visit) {
+    for (int64_t j = 0; j < n; j += page) {
+      visit(j, std::min(page, n - j), segment.pages[j / page] * page * stride + kv_head * d);
+    }
+  };
+  for_pages([&](int64_t j, int64_t count, int64_t offset) {
+    for (int64_t g = 0; g < group; ++g) {
+      ScoreKeys(q + g * d, view.keys + offset, count, stride, d, view.scale(), s + g * n + j);
+    }
+  });
+  for (int64_t g = 0; g < group; ++g) Softmax(s + g * n, n);
+  std::fill(out, out + group * d, 0.0f);
+  for_pages([&](int64_t j, int64_t count, int64_t offset) {
+    for (int64_t g = 0; g < group; ++g) AddValues(s + g * n + j, view.values + offset, count, stride, d, out + g * d);
+  });
+  return true;
+}
+
+#else
+
+bool AttendOneFast(const LayerView&, const PagedSegment&, int64_t, std::vector<float>*) { return false; }
+
+#endif
+
 // One new token: keys and values are read where they lie.
 void AttendOne(const LayerView& view, const PagedSegment& segment, int64_t kv_head, std::vector<float>* scratch) {
+  if (AttendOneFast(view, segment, kv_head, scratch)) return;
   const int64_t d = view.shape.head_dim, group = view.shape.heads / view.shape.kv_heads;
   const int64_t n = segment.context + 1, slot_stride = view.shape.kv_size();
   const float* q = view.qkv + segment.first_token * view.qkv_stride() + kv_head * group * d;
