@@ -119,7 +119,9 @@ absl::StatusOr<Json> Run(const std::string& model, const std::string& file) {
   TempFolder temp;
   ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const BaseModel> base, Load(model, temp, work.value("precision", "float32")));
   Json result;
-  ATTUNE_ASSIGN_OR_RETURN(result["lora"], TimeLora(base, work));
+  if (!work.at("steps").empty()) {
+    ATTUNE_ASSIGN_OR_RETURN(result["lora"], TimeLora(base, work));
+  }
   ReleaseThreads();  // as jobs' threads do when they end
   for (const Json& streams : work.at("streams")) {
     ATTUNE_ASSIGN_OR_RETURN(result["decode"][absl::StrCat(streams.get<int>())],

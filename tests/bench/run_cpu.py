@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Times Attune against transformers + PEFT on this machine's CPU, on the same real batches.
 
-    tests/bench/run_cpu.py [--rounds 3] [--steps 4] [--threads N] [--write]
+    tests/bench/run_cpu.py [--rounds 3] [--steps 4] [--threads N] [--only decode] [--llama-python PYTHON] [--write]
 
 Needs what `tests/run` installs, and build/tests/cpu_bench (`ninja -C build cpu_bench`).
 The two take turns, so that what else the machine does meets both. Each round times
@@ -12,7 +12,10 @@ The two take turns, so that what else the machine does meets both. Each round ti
   decode-1    64 greedy tokens behind a prompt, one request
   decode-8    the same for eight requests at once
 
-all in fp32, the first step left out as warm-up. --write adds tests/bench/results/DATE-cpu.md.
+all in fp32, the first step left out as warm-up; and decoding once more in the type that attuned
+takes on this CPU by itself (decode-*-auto; the peer stays in fp32, its default). With a Python that
+has llama-cpp-python (`pip install llama-cpp-python` builds it), decode-1 is compared with llama.cpp
+on the same file, too. --write adds tests/bench/results/DATE-cpu.md.
 """
 
 import argparse
@@ -42,6 +45,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=4, help="timed optimizer steps a round")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--bench", type=pathlib.Path, default=SOURCE / "build/tests/cpu_bench")
+    parser.add_argument("--only", choices=["decode"], help="leave training out")
+    parser.add_argument("--llama-python", type=pathlib.Path, help="a Python that has llama-cpp-python")
     parser.add_argument("--write", action="store_true", help="add a results file")
     return parser.parse_args()
 
@@ -65,10 +70,33 @@ def batches(tokenizer, steps: int) -> dict:
             "lora-equal": [equal[i:i + 8] for i in range(0, len(equal), 8)]}
 
 
-def ours(bench: pathlib.Path, steps: list, prompt: list, streams, threads: int) -> dict:
+LLAMA = """
+import sys, time
+from llama_cpp import Llama
+model, threads, count, prompt = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), eval(sys.argv[4])
+llama = Llama(model, n_threads=threads, n_threads_batch=threads, n_ctx=512, verbose=False)
+best = 1e9
+for _ in range(3):
+    llama.reset()
+    start = time.perf_counter()
+    llama.eval(prompt)
+    for i in range(count - 1):
+        llama.eval([1000 + i])  # which token it is makes no difference to the time
+    best = min(best, time.perf_counter() - start)
+print(best)
+"""
+
+
+def llama(args, prompt: list) -> float:
+    done = subprocess.run([args.llama_python, "-c", LLAMA, MODEL, str(args.threads), str(NEW_TOKENS), str(prompt)],
+                          check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    return float(done.stdout.split()[-1])
+
+
+def ours(bench: pathlib.Path, steps: list, prompt: list, streams, threads: int, precision: str = "float32") -> dict:
     with tempfile.NamedTemporaryFile("w", suffix=".json") as work:
         json.dump({"steps": steps, "rank": RANK, "alpha": ALPHA, "prompt": prompt, "new_tokens": NEW_TOKENS,
-                   "streams": list(streams)}, work)
+                   "streams": list(streams), "precision": precision}, work)
         work.flush()
         done = subprocess.run([bench, MODEL, work.name], check=True, stdout=subprocess.PIPE,
                               env={**os.environ, "OMP_NUM_THREADS": str(threads)})
@@ -125,18 +153,25 @@ class Peer:
 
 def measure(args, peer: Peer) -> dict:
     """Tokens a second of each case, a pair (ours, peer) for each round."""
-    work = batches(peer.tokenizer, args.steps)
+    work = {} if args.only else batches(peer.tokenizer, args.steps)
     prompt = peer.tokenizer(PROMPT)["input_ids"]
-    rates = {name: [] for name in (*work, *(f"decode-{n}" for n in STREAMS))}
+    rates = {name: [] for name in (*work, *(f"decode-{n}{kind}" for kind in ("", "-auto") for n in STREAMS))}
+    if args.llama_python:
+        rates["decode-1 beside llama.cpp"] = []
     for index in range(args.rounds):
         for name, steps in work.items():
             tokens = sum(len(example[0]) for batch in steps[1:] for example in batch)
-            result = ours(args.bench, steps, prompt, STREAMS if name == "lora-equal" else (), args.threads)
+            result = ours(args.bench, steps, prompt, (), args.threads)
             rates[name].append((tokens / sum(result["lora"]["seconds"][1:]), tokens / sum(peer.lora(steps)[1:])))
+        decoded = {kind: ours(args.bench, [], prompt, STREAMS, args.threads, precision)["decode"]
+                   for kind, precision in (("", "float32"), ("-auto", "auto"))}
         for streams in STREAMS:
-            seconds = result["decode"][str(streams)]["seconds"]
-            rates[f"decode-{streams}"].append(
-                (streams * NEW_TOKENS / seconds, streams * NEW_TOKENS / peer.decode(prompt, streams)))
+            tokens = streams * NEW_TOKENS
+            theirs = tokens / peer.decode(prompt, streams)
+            for kind, result in decoded.items():
+                rates[f"decode-{streams}{kind}"].append((tokens / result[str(streams)]["seconds"], theirs))
+        if args.llama_python:
+            rates["decode-1 beside llama.cpp"].append((rates["decode-1"][-1][0], NEW_TOKENS / llama(args, prompt)))
         print(f"round {index + 1}: " + ", ".join(
             f"{name} {pairs[-1][0]:.0f}:{pairs[-1][1]:.0f}" for name, pairs in rates.items()), file=sys.stderr)
     return rates
@@ -158,8 +193,8 @@ def report(args, rates: dict) -> str:
     lines = [f"# CPU: LoRA steps and generation against transformers + PEFT, {datetime.date.today()}", "",
              f"{cpu_name()}, {args.threads} threads, {platform.system()}; Attune {commit}; "
              f"torch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}.",
-             "SmolLM2-135M-Instruct (Q4_1 GGUF), computed in fp32 by both; LoRA rank 16 on all seven projections, "
-             "dropout 0.05, AdamW.",
+             "SmolLM2-135M-Instruct (Q4_1 GGUF), computed in fp32 by both (decode-*-auto: Attune in the type it takes "
+             "by itself); LoRA rank 16 on all seven projections, dropout 0.05, AdamW.",
              f"Tokens a second, padding not counted: median of {args.rounds} rounds in which the two took turns. "
              "`tests/bench/run_cpu.py --write` makes this file.", "",
              "| case | Attune | peer | ratio (lowest - highest round) |", "|---|---|---|---|"]

@@ -1,14 +1,12 @@
 #include "server/model/kernels/packed_rows.h"
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
-#include <immintrin.h>
-
 #include <cstring>
+
+#include "server/model/kernels/packed_tile.h"
 
 namespace attune {
 namespace {
-
-constexpr int64_t kBlock = 32;  // weights in a block of every supported format
 
 inline __m512 Half(const uint8_t* p) {
   uint16_t h;
@@ -52,38 +50,27 @@ struct Q8_0 {
   }
 };
 
-// One weight row against kTokens rows of x.
-template <typename Format, int kTokens>
-void RowTimesTokens(const uint8_t* row, const float* x, int64_t columns, float* y, int64_t y_stride) {
-  __m512 sums[kTokens][2];
-  for (int t = 0; t < kTokens; ++t) sums[t][0] = sums[t][1] = _mm512_setzero_ps();
-  for (int64_t c = 0; c < columns; c += kBlock, row += Format::kBytes) {
-    // The hardware's prefetcher stops at each page's end.
-    _mm_prefetch(reinterpret_cast<const char*>(row + 1024), _MM_HINT_T0);
+template <typename Format>
+struct Fp32Kernel {
+  using X = float;
+  static constexpr int64_t kBytes = Format::kBytes;
+  struct Block {
     __m512 w[2];
-    Format::Expand(row, w);
-    for (int t = 0; t < kTokens; ++t) {
-      const float* xt = x + t * columns + c;
-      sums[t][0] = _mm512_fmadd_ps(w[0], _mm512_loadu_ps(xt), sums[t][0]);
-      sums[t][1] = _mm512_fmadd_ps(w[1], _mm512_loadu_ps(xt + 16), sums[t][1]);
-    }
+  };
+  static Block Expand(const uint8_t* bytes) {
+    Block block;
+    Format::Expand(bytes, block.w);
+    return block;
   }
-  for (int t = 0; t < kTokens; ++t) y[t * y_stride] = _mm512_reduce_add_ps(_mm512_add_ps(sums[t][0], sums[t][1]));
-}
+  static __m512 Add(__m512 sum, const Block& block, const float* x) {
+    sum = _mm512_fmadd_ps(block.w[0], _mm512_loadu_ps(x), sum);
+    return _mm512_fmadd_ps(block.w[1], _mm512_loadu_ps(x + 16), sum);
+  }
+};
 
 template <typename Format>
-void MultiplyRows(const PackedProduct& p, int64_t first, int64_t last) {
-  const float* x = p.x;
-  const int64_t columns = p.columns, rows = p.rows;
-  for (int64_t o = first; o < last; ++o) {
-    const uint8_t* row = p.weight + o * p.row_bytes;
-    float* y = p.y + o;
-    int64_t t = 0;
-    for (; t + 8 <= p.tokens; t += 8) RowTimesTokens<Format, 8>(row, x + t * columns, columns, y + t * rows, rows);
-    for (; t + 4 <= p.tokens; t += 4) RowTimesTokens<Format, 4>(row, x + t * columns, columns, y + t * rows, rows);
-    for (; t + 2 <= p.tokens; t += 2) RowTimesTokens<Format, 2>(row, x + t * columns, columns, y + t * rows, rows);
-    for (; t < p.tokens; ++t) RowTimesTokens<Format, 1>(row, x + t * columns, columns, y + t * rows, rows);
-  }
+void MultiplyRows(const PackedProduct& product, int64_t first, int64_t last) {
+  PackedTiles<Fp32Kernel<Format>>(product, product.x).Run(first, last);
 }
 
 }  // namespace

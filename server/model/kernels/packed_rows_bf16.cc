@@ -2,14 +2,12 @@
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__) && \
     defined(__AVX512BF16__)
-#include <immintrin.h>
-
 #include <cstring>
+
+#include "server/model/kernels/packed_tile.h"
 
 namespace attune {
 namespace {
-
-constexpr int64_t kBlock = 32;  // weights in a block of every supported format
 
 inline __m512 Half(const uint8_t* p) {
   uint16_t h;
@@ -61,36 +59,20 @@ struct Q8_0 {
   }
 };
 
-// One weight row against kTokens rows of x.
-template <typename Format, int kTokens>
-void RowTimesTokens(const uint8_t* row, const uint16_t* x, int64_t columns, float* y, int64_t y_stride) {
-  __m512 sums[kTokens];
-  for (int t = 0; t < kTokens; ++t) sums[t] = _mm512_setzero_ps();
-  for (int64_t c = 0; c < columns; c += kBlock, row += Format::kBytes) {
-    // The hardware's prefetcher stops at each page's end.
-    _mm_prefetch(reinterpret_cast<const char*>(row + 1024), _MM_HINT_T0);
-    const __m512bh w = reinterpret_cast<__m512bh>(Format::Expand(row));
-    for (int t = 0; t < kTokens; ++t) {
-      const __m512i xt = _mm512_loadu_si512(x + t * columns + c);
-      sums[t] = _mm512_dpbf16_ps(sums[t], w, reinterpret_cast<__m512bh>(xt));
-    }
+template <typename Format>
+struct Bf16Kernel {
+  using X = uint16_t;
+  static constexpr int64_t kBytes = Format::kBytes;
+  using Block = __m512i;
+  static Block Expand(const uint8_t* bytes) { return Format::Expand(bytes); }
+  static __m512 Add(__m512 sum, const Block& block, const uint16_t* x) {
+    return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(block), reinterpret_cast<__m512bh>(_mm512_loadu_si512(x)));
   }
-  for (int t = 0; t < kTokens; ++t) y[t * y_stride] = _mm512_reduce_add_ps(sums[t]);
-}
+};
 
 template <typename Format>
-void MultiplyRows(const PackedProduct& p, const uint16_t* x, int64_t first, int64_t last) {
-  const int64_t columns = p.columns, rows = p.rows;
-  for (int64_t o = first; o < last; ++o) {
-    const uint8_t* row = p.weight + o * p.row_bytes;
-    float* y = p.y + o;
-    int64_t t = 0;
-    for (; t + 16 <= p.tokens; t += 16) RowTimesTokens<Format, 16>(row, x + t * columns, columns, y + t * rows, rows);
-    for (; t + 8 <= p.tokens; t += 8) RowTimesTokens<Format, 8>(row, x + t * columns, columns, y + t * rows, rows);
-    for (; t + 4 <= p.tokens; t += 4) RowTimesTokens<Format, 4>(row, x + t * columns, columns, y + t * rows, rows);
-    for (; t + 2 <= p.tokens; t += 2) RowTimesTokens<Format, 2>(row, x + t * columns, columns, y + t * rows, rows);
-    for (; t < p.tokens; ++t) RowTimesTokens<Format, 1>(row, x + t * columns, columns, y + t * rows, rows);
-  }
+void MultiplyRows(const PackedProduct& product, const uint16_t* x, int64_t first, int64_t last) {
+  PackedTiles<Bf16Kernel<Format>>(product, x).Run(first, last);
 }
 
 }  // namespace
