@@ -93,6 +93,12 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->envname("ATTUNE_TRAINING_SHARE")
       ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
+  app->add_option("--inter-token-target", server.inter_token_target,
+                  "Seconds between an answer's tokens that generation can do with while a job trains, e.g. 0.05: the\n"
+                  "job gets the time that this leaves; 0: no more than --training-share")
+      ->envname("ATTUNE_INTER_TOKEN_TARGET")
+      ->check(CLI::Range(0.0, 60.0))
+      ->capture_default_str();
   app->add_option("--shutdown-grace", flags->shutdown_grace, "Seconds that requests get to finish after SIGTERM")
       ->envname("ATTUNE_SHUTDOWN_GRACE")
       ->check(CLI::Range(0.0, 86400.0))

@@ -162,6 +162,7 @@ class ServerImpl final : public Server {
     engine.max_sequences = options_.max_sequences;
     engine.kv_tokens = options_.kv_tokens;
     engine.prefix_cache = options_.prefix_cache;
+    engine.inter_token_target = absl::Seconds(options_.inter_token_target);
     engine_ = MakeEngine(engine, target_, arbiter_.get(), clock_, engine_metrics_.get());
     return absl::OkStatus();
   }
@@ -260,6 +261,8 @@ class ServerImpl final : public Server {
     gauges.device_memory_reserved = arbiter_->memory().used();
     gauges.resident_adapters = residency_->resident_adapters();
     gauges.resident_bytes = residency_->resident_bytes();
+    gauges.generation_seconds = arbiter_->Seconds(WorkClass::kGeneration);
+    gauges.training_seconds = arbiter_->Seconds(WorkClass::kTraining);
     gauges.jobs = job_counts_->Get();
     return gauges;
   }

@@ -25,6 +25,7 @@ struct ServerOptions {
   bool prefix_cache = true;                      // prompts that begin alike share what was computed
   int max_sequences = 64;                        // generated together
   double training_share = 0.5;                   // of the device's time while generation wants it too
+  double inter_token_target = 0;                  // seconds; 0: training only gets its share
 };
 
 inline constexpr char kServerVersion[] = "0.1.0";

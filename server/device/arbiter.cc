@@ -12,13 +12,15 @@ WorkClass OtherThan(WorkClass work) {
 
 }  // namespace
 
-Arbiter::Turn::Turn(Turn&& other) noexcept : arbiter_(std::exchange(other.arbiter_, nullptr)), work_(other.work_) {}
+Arbiter::Turn::Turn(Turn&& other) noexcept
+    : arbiter_(std::exchange(other.arbiter_, nullptr)), work_(other.work_), lateness_(other.lateness_) {}
 
 Arbiter::Turn& Arbiter::Turn::operator=(Turn&& other) noexcept {
   if (this != &other) {
     Release();
     arbiter_ = std::exchange(other.arbiter_, nullptr);
     work_ = other.work_;
+    lateness_ = other.lateness_;
   }
   return *this;
 }
@@ -30,8 +32,11 @@ void Arbiter::Turn::Release() {
 Arbiter::Arbiter(const Clock* clock, const Options& options)
     : clock_(clock), options_(options), memory_(options.memory_bytes) {}
 
-Arbiter::Turn Arbiter::Acquire(WorkClass work, Sharing sharing) {
+Arbiter::Turn Arbiter::Acquire(WorkClass work, Sharing sharing, absl::Duration patience) {
   absl::MutexLock lock(&mutex_);
+  const bool is_patient = work == WorkClass::kGeneration && patience > absl::ZeroDuration();
+  const absl::Time due = is_patient ? generated_at_ + patience : absl::InfinitePast();
+  if (work == WorkClass::kGeneration) due_ = due;
   const int64_t ticket = next_ticket_++;
   if (holders_ > 0 && held_by_ != work && Of(work).waiting.empty()) wanted_since_ = clock_->Now();
   Of(work).waiting.push_back(ticket);
@@ -48,11 +53,13 @@ Arbiter::Turn Arbiter::Acquire(WorkClass work, Sharing sharing) {
     held_by_ = work;
     held_ = sharing;
     kept_until_ = absl::InfinitePast();
-    turn_start_ = booked_until_ = clock_->Now();
+    turn_start_ = booked_until_ = piece_start_ = clock_->Now();
     wanted_since_ = turn_start_;
   }
   if (sharing == Sharing::kShared) changed_.SignalAll();  // the next in line may join
-  return Turn(this, work);
+  Turn turn(this, work);
+  if (is_patient) turn.lateness_ = std::max(turn_start_ - due, absl::ZeroDuration());
+  return turn;
 }
 
 bool Arbiter::IsNext(WorkClass work, Sharing sharing, int64_t ticket) {
@@ -61,12 +68,43 @@ bool Arbiter::IsNext(WorkClass work, Sharing sharing, int64_t ticket) {
     return sharing == Sharing::kShared && held_ == Sharing::kShared && held_by_ == work &&
            Of(OtherThan(work)).waiting.empty();
   }
-  if (!Of(OtherThan(work)).waiting.empty()) return Preferred() == work;
+  if (!Of(OtherThan(work)).waiting.empty()) return Preferred(owed_to_training_) == work;
   return kept_for_ == work || clock_->Now() >= kept_until_;
 }
 
-WorkClass Arbiter::Preferred() const {
-  return owed_to_training_ > absl::ZeroDuration() ? WorkClass::kTraining : WorkClass::kGeneration;
+WorkClass Arbiter::Preferred(absl::Duration owed) const {
+  const bool has_time = clock_->Now() + piece_ < due_;
+  return owed > absl::ZeroDuration() || has_time ? WorkClass::kTraining : WorkClass::kGeneration;
+}
+
+absl::Duration Arbiter::OwedAt(absl::Time now) const {
+  const absl::Time since = held_ == Sharing::kShared ? wanted_since_ : turn_start_;
+  const absl::Duration elapsed = std::max(now - since, absl::ZeroDuration());
+  const absl::Duration change = held_by_ == WorkClass::kGeneration ? elapsed * options_.training_share
+                                                                   : -elapsed * (1 - options_.training_share);
+  return std::clamp(owed_to_training_ + change, -options_.max_owed, options_.max_owed);
+}
+
+// Quickly up, slowly down: what is expected is seldom too short.
+void Arbiter::NotePiece(absl::Time now) {
+  constexpr double kKept = 0.98;
+  piece_ = std::max(now - piece_start_, piece_ * kKept);
+  piece_start_ = now;
+}
+
+bool Arbiter::ShouldPause(WorkClass work) {
+  absl::MutexLock lock(&mutex_);
+  if (work != WorkClass::kTraining || held_ == Sharing::kShared) return false;
+  const absl::Time now = clock_->Now();
+  NotePiece(now);
+  return !Of(WorkClass::kGeneration).waiting.empty() && Preferred(OwedAt(now)) == WorkClass::kGeneration;
+}
+
+bool Arbiter::IsGenerating() const {
+  constexpr absl::Duration kMoment = absl::Milliseconds(200);
+  absl::MutexLock lock(&mutex_);
+  const PerClass& generation = classes_[static_cast<int>(WorkClass::kGeneration)];
+  return !generation.waiting.empty() || clock_->Now() - generated_at_ < kMoment;
 }
 
 void Arbiter::GiveUp(WorkClass work) {
@@ -76,13 +114,11 @@ void Arbiter::GiveUp(WorkClass work) {
   Of(work).used += std::max(now - booked_until_, absl::ZeroDuration());
   booked_until_ = now;
   if (--holders_ > 0) return;
-  const absl::Time since = held_ == Sharing::kShared ? wanted_since_ : turn_start_;
-  const absl::Duration elapsed = std::max(now - since, absl::ZeroDuration());
+  if (work == WorkClass::kTraining) NotePiece(now);
+  if (work == WorkClass::kGeneration) generated_at_ = now;
   if (!Of(OtherThan(work)).waiting.empty()) {
-    owed_to_training_ += work == WorkClass::kGeneration ? elapsed * options_.training_share
-                                                        : -elapsed * (1 - options_.training_share);
-    owed_to_training_ = std::clamp(owed_to_training_, -options_.max_owed, options_.max_owed);
-    if (Of(work).waiting.empty() && Preferred() == work) {
+    owed_to_training_ = OwedAt(now);
+    if (Of(work).waiting.empty() && Preferred(owed_to_training_) == work) {
       kept_for_ = work;
       kept_until_ = now + options_.handover_gap;
     }

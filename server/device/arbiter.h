@@ -27,6 +27,11 @@ enum class Sharing { kAlone, kShared };
 // has had less than `training_share` of the time that both wanted, training
 // goes first. So neither starves, and turns may be of any length.
 //
+// Generation may be patient: a step that need not come before some time lets training go first, or on,
+// as long as a piece of training is expected to end before that time (how long pieces take is learned as
+// they come). Training offers to pause wherever it can, between two layers say, so that a piece is
+// short, whatever the size of a micro-batch.
+//
 // A class takes a moment between its turns (sampling, packing), in which it
 // does not wait. So that the other does not slip in each time, the device stays
 // free for up to `handover_gap` for a class that has just given up its turn and
@@ -54,12 +59,18 @@ class Arbiter {
     Turn& operator=(Turn&& other) noexcept;
     ~Turn() { Release(); }
     void Release();
+    // Whether to give the turn up here and ask for another, because generation is to go first. Never
+    // for a shared turn. Device work must have finished, as when the turn is given up.
+    bool ShouldPause() { return arbiter_ != nullptr && arbiter_->ShouldPause(work_); }
+    // Of generation's: how long after the time that it had patience until it began.
+    absl::Duration lateness() const { return lateness_; }
 
    private:
     friend class Arbiter;
     Turn(Arbiter* arbiter, WorkClass work) : arbiter_(arbiter), work_(work) {}
     Arbiter* arbiter_ = nullptr;
     WorkClass work_ = WorkClass::kGeneration;
+    absl::Duration lateness_;
   };
 
   // `clock` must outlive the arbiter, the arbiter its turns.
@@ -70,7 +81,12 @@ class Arbiter {
   // Blocks until it is this caller's turn, alone or shared. A thread that holds a turn must not
   // ask for another. Work on the device must have finished (be synchronized)
   // when the turn is given up, or the seconds are wrong.
-  Turn Acquire(WorkClass work, Sharing sharing = Sharing::kAlone) ABSL_LOCKS_EXCLUDED(mutex_);
+  // `patience`, of generation: how long after its last turn this one may begin.
+  Turn Acquire(WorkClass work, Sharing sharing = Sharing::kAlone, absl::Duration patience = absl::ZeroDuration())
+      ABSL_LOCKS_EXCLUDED(mutex_);
+  // Whether generation wants the device, or did a moment ago: then training's pieces should be waited
+  // for one by one, so that pauses come in time.
+  bool IsGenerating() const ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Device seconds of the class's turns that have ended.
   double Seconds(WorkClass work) const ABSL_LOCKS_EXCLUDED(mutex_);
@@ -88,8 +104,12 @@ class Arbiter {
 
   PerClass& Of(WorkClass work) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return classes_[static_cast<int>(work)]; }
   void GiveUp(WorkClass work) ABSL_LOCKS_EXCLUDED(mutex_);
+  bool ShouldPause(WorkClass work) ABSL_LOCKS_EXCLUDED(mutex_);
+  // What training is owed once the turn that runs has taken until `now`.
+  absl::Duration OwedAt(absl::Time now) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void NotePiece(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The class that goes first if both want the device.
-  WorkClass Preferred() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  WorkClass Preferred(absl::Duration owed) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool IsNext(WorkClass work, Sharing sharing, int64_t ticket) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const Clock* const clock_;
@@ -110,6 +130,12 @@ class Arbiter {
   // Until then, only `kept_for_` may take the free device.
   absl::Time kept_until_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
   WorkClass kept_for_ ABSL_GUARDED_BY(mutex_) = WorkClass::kGeneration;
+  // When generation's turn ended, and until when the one that it waits for may be put off.
+  absl::Time generated_at_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
+  absl::Time due_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
+  // A piece of training: when it began, and about the longest that they have taken lately.
+  absl::Time piece_start_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
+  absl::Duration piece_ ABSL_GUARDED_BY(mutex_);
   // Contended time that training lacks to its share; negative: has too much.
   absl::Duration owed_to_training_ ABSL_GUARDED_BY(mutex_);
 };

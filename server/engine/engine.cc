@@ -338,6 +338,7 @@ void EngineImpl::StepLane(Lane* lane, bool may_run_ahead) {
     observer_->OnPreempted();
     if (task->kind == Task::Kind::kDraft) drafting_.HandlePreempted(task);
   }
+  if (result.lateness >= absl::ZeroDuration()) observer_->OnPutOff(Seconds(result.lateness));
   if (result.prefix_queries > 0) observer_->OnLetIn(result.prefix_queries, result.prefix_hits);
   ChooseTokens(&result.outputs);
   int prompt_tokens = 0, generated = 0;

@@ -153,6 +153,8 @@ class EngineObserver {
   virtual void OnFinished(const ServedModel& model, FinishReason reason, int prompt_tokens, int generated_tokens,
                           const RequestTimings& timings) {}
   virtual void OnPreempted() {}
+  // A step that training could put off, and how long after its time it began.
+  virtual void OnPutOff(double late_seconds) {}
   // Tokens of sequences that were let in, and how many of those the prefix cache had.
   virtual void OnLetIn(int64_t tokens, int64_t cached) {}
   // Tokens that were guessed and checked in a step, and how many of those were right.
@@ -171,6 +173,8 @@ struct EngineOptions {
   int max_batch_tokens = 2048;    // per step; longer prompts are read in pieces
   int max_waiting = 1024;         // more are refused: RESOURCE_EXHAUSTED (QUEUE_FULL)
   int64_t kv_tokens = 65536;      // capacity of the KV cache for one base model's shape
+  // Between an answer's tokens beside training, which takes what this leaves; zero: no step is put off.
+  absl::Duration inter_token_target = absl::ZeroDuration();
   bool prefix_cache = true;       // what was computed stays known, while there is room, for prompts that begin alike
 };
 

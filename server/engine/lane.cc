@@ -6,6 +6,7 @@
 #include <optional>
 #include <tuple>
 
+#include "absl/time/clock.h"
 #include "common/error.h"
 #include "server/model/decoder.h"
 #include "server/model/torch_target.h"
@@ -30,7 +31,9 @@ Lane::Lane(const BaseModel& base, const EngineOptions& options, Arbiter* arbiter
       target_(base.target),
       arbiter_(arbiter),
       pages_(options.kv_tokens / kPageTokens, kPageTokens),
-      scheduler_(&pages_, options.max_sequences, options.max_batch_tokens, options.prefix_cache) {}
+      scheduler_(&pages_, options.max_sequences, options.max_batch_tokens, options.prefix_cache),
+      target_interval_(options.inter_token_target),
+      max_sequences_(options.max_sequences) {}
 
 absl::StatusOr<std::unique_ptr<Lane>> Lane::Make(const BaseModel& base, const EngineOptions& options,
                                                  Arbiter* arbiter) {
@@ -161,6 +164,20 @@ bool Lane::MayRunAhead(const Passes& passes) const {
   return true;
 }
 
+absl::Duration Lane::Patience(const BatchScheduler::Plan& plan) const {
+  if (target_interval_ <= absl::ZeroDuration() || scheduler_.waiting() > 0) return absl::ZeroDuration();
+  for (const BatchScheduler::Item& item : plan.items) {
+    if (item.tokens > 1 + item.sequence->drafted) return absl::ZeroDuration();  // somebody waits for a first token
+  }
+  const double room = 1 - static_cast<double>(scheduler_.running()) / static_cast<double>(max_sequences_);
+  return std::max(target_interval_ - step_, absl::ZeroDuration()) * std::max(room, 0.0);
+}
+
+void Lane::NoteStep(absl::Duration step) {
+  constexpr double kKept = 0.98;
+  step_ = std::max(step, step_ * kKept);
+}
+
 Lane::StepResult Lane::Step(bool may_run_ahead) {
   StepResult result;
   const int64_t queries = scheduler_.prefix_queries(), hits = scheduler_.prefix_hits();
@@ -173,16 +190,21 @@ Lane::StepResult Lane::Step(bool may_run_ahead) {
   std::optional<OwnStream::Scope> scope;
   if (stream_) scope.emplace(*stream_);
   if (!in_flight_) {
-    turn_ = arbiter_->Acquire(WorkClass::kGeneration);
+    const absl::Duration patience = Patience(plan);
+    turn_ = arbiter_->Acquire(WorkClass::kGeneration, Sharing::kAlone, patience);
+    if (patience > absl::ZeroDuration()) result.lateness = turn_.lateness();
     ahead_ = 0;
   }
   if (!gpu_) {
+    const absl::Time start = absl::Now();
     for (Pass& pass : passes) Run(&pass, &result);
+    NoteStep(absl::Now() - start);
     turn_.Release();
     return result;
   }
   std::erase_if(passes, [&](Pass& pass) { return !Launch(&pass, &result); });
   const bool runs_ahead = may_run_ahead && MayRunAhead(passes);
+  const absl::Time start = absl::Now();
   if (in_flight_) Collect(in_flight_.get(), &result);
   in_flight_ = nullptr;
   for (const Task* task : result.failed) Forget(task, &passes);  // whose step before this one failed
@@ -192,6 +214,7 @@ Lane::StepResult Lane::Step(bool may_run_ahead) {
     return result;
   }
   Collect(&passes, &result);
+  NoteStep(absl::Now() - start);
   turn_.Release();
   return result;
 }

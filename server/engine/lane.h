@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "server/device/arbiter.h"
 #include "server/engine/batch_scheduler.h"
@@ -62,6 +63,8 @@ class Lane {
     std::vector<Output> outputs;
     std::vector<at::Tensor> alive;  // own the logits
     std::vector<Task*> preempted;
+    // How long after its time the step began, if training could put it off; else negative.
+    absl::Duration lateness = -absl::InfiniteDuration();
     int64_t prefix_queries = 0, prefix_hits = 0;  // tokens let in; of those in the prefix cache
     // Tasks whose forward pass failed, and why; none of them is among the outputs.
     std::vector<Task*> failed;
@@ -104,6 +107,10 @@ class Lane {
   // What is on its way for the task is nobody's any more.
   static void Forget(const Task* task, Passes* passes);
   bool MayRunAhead(const Passes& passes) const;
+  // How long after the last step this one may begin. Only a step that adds a token to each of few
+  // sequences may wait at all: the fuller the lane, the less, so that it keeps up with what is asked.
+  absl::Duration Patience(const BatchScheduler::Plan& plan) const;
+  void NoteStep(absl::Duration step);
 
   const ModelConfig config_;
   const ComputeTarget target_;
@@ -117,6 +124,9 @@ class Lane {
   std::unique_ptr<Passes> in_flight_;  // launched by the last step, not collected
   Arbiter::Turn turn_;                 // held while something is in flight
   int64_t ahead_ = 0;                  // steps since the turn was taken
+  const absl::Duration target_interval_;
+  const int64_t max_sequences_;
+  absl::Duration step_;                // about the longest that steps have taken lately
   std::unordered_map<const Sequence*, std::unique_ptr<Task>> tasks_;
   std::vector<std::unique_ptr<Task>> removed_;
 };

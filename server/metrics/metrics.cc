@@ -116,6 +116,14 @@ struct Metrics::Families {
   Counter& preemptions =
       MakeCounter("attune_num_preemptions_total", "Answers that lost their KV pages to others and were read again.")
           .Add({});
+  Family<Counter>& device_seconds =
+      MakeCounter("attune_device_seconds_total", "Seconds of the device's time, by what had them.");
+  Counter& generation_seconds = device_seconds.Add({{"work", "generation"}});
+  Counter& training_seconds = device_seconds.Add({{"work", "training"}});
+  Histogram& lateness =
+      MakeHistogram("attune_generation_lateness_seconds",
+                    "Seconds after its time that a step began, where --inter-token-target let training put it off.")
+          .Add({}, InterTokenBuckets());
   Histogram& batch_size =
       MakeHistogram("attune_batch_size", "Sequences in one step of the engine.").Add({}, BatchBuckets());
   Histogram& engine_step =
@@ -245,6 +253,8 @@ void Metrics::RequestFinished(absl::string_view model, absl::string_view reason,
 
 void Metrics::Preempted() { families_->preemptions.Increment(); }
 
+void Metrics::PutOff(double late_seconds) { families_->lateness.Observe(late_seconds); }
+
 void Metrics::Drafted(int64_t drafted, int64_t accepted) {
   families_->draft_tokens.Increment(static_cast<double>(drafted));
   families_->accepted_tokens.Increment(static_cast<double>(accepted));
@@ -292,6 +302,9 @@ void Metrics::SetGauges(const Gauges& gauges) {
   families_->memory_reserved.Set(gauges.device_memory_reserved);
   families_->resident_adapters.Set(gauges.resident_adapters);
   families_->resident_bytes.Set(gauges.resident_bytes);
+  const auto advance = [](Counter& counter, double to) { counter.Increment(std::max(0.0, to - counter.Value())); };
+  advance(families_->generation_seconds, gauges.generation_seconds);
+  advance(families_->training_seconds, gauges.training_seconds);
   for (const auto& [key, count] : gauges.jobs) {
     families_->jobs.Add({{"state", key.first}, {"method", key.second}}).Set(count);
   }

@@ -33,6 +33,7 @@ class Metrics {
     double kv_cache_usage = 0;  // 0 to 1
     int64_t device_memory_total = 0, device_memory_reserved = 0;  // bytes
     int64_t resident_adapters = 0, resident_bytes = 0;
+    double generation_seconds = 0, training_seconds = 0;  // of the device, since the start
     std::map<std::pair<std::string, std::string>, int64_t> jobs;  // {state, method} -> jobs
   };
 
@@ -54,6 +55,8 @@ class Metrics {
                        double decode, double total);
   void Preempted();
   void LetIn(int64_t tokens, int64_t cached);
+  // A step of generation that training could put off began so long after its time.
+  void PutOff(double late_seconds);
   // Tokens that were guessed ahead, and how many of them were right.
   void Drafted(int64_t drafted, int64_t accepted);
 

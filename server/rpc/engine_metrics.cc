@@ -42,6 +42,7 @@ void EngineMetrics::OnFinished(const ServedModel& model, FinishReason reason, in
 
 void EngineMetrics::OnPreempted() { metrics_->Preempted(); }
 
+void EngineMetrics::OnPutOff(double late_seconds) { metrics_->PutOff(late_seconds); }
 void EngineMetrics::OnDrafts(int64_t drafted, int64_t accepted) { metrics_->Drafted(drafted, accepted); }
 void EngineMetrics::OnLetIn(int64_t tokens, int64_t cached) { metrics_->LetIn(tokens, cached); }
 

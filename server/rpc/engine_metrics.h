@@ -20,6 +20,7 @@ class EngineMetrics final : public EngineObserver {
                   const RequestTimings& timings) override;
   void OnPreempted() override;
   void OnLetIn(int64_t tokens, int64_t cached) override;
+  void OnPutOff(double late_seconds) override;
   void OnDrafts(int64_t drafted, int64_t accepted) override;
 
  private:

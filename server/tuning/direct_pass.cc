@@ -244,7 +244,8 @@ Tensor DirectPass::BackwardHead(const PassBatch& batch, const Tensor& x, Result*
   const Tensor h = RmsNormForward(predicting, final_norm_.weight_D, base_->config.rms_epsilon, &inverse_rms);
   const JointRows& joint = batch.joint;
   const Tensor scale = joint.scales_N.defined() ? joint.scales_N : batch.loss_tokens.to(at::kFloat).reciprocal();
-  const CrossEntropySums sums = LinearCrossEntropySums(h, Head(), batch.targets_N, scale, true, head_gradient_VD_);
+  const CrossEntropySums sums = LinearCrossEntropySums(h, Head(), batch.targets_N, scale, true, head_gradient_VD_,
+                                                       pause_);
   result->loss_sum = sums.loss_sum;
   if (joint.scales_N.defined()) {
     const Tensor losses = sums.losses_N.to(at::kDouble).unsqueeze(1).expand_as(joint.foreign_NP);
@@ -313,11 +314,12 @@ DirectPass::Result DirectPass::Evaluate(PassBatch batch) {
     s.x = delta.defined() ? x + delta : x;
     delta = Forward(i, batch, &s);
     x = s.x2;
+    Pause();
   }
   const Tensor predicting = TakeRows(x + delta, batch.loss_rows_N);
   Tensor inverse_rms;
   const Tensor h = RmsNormForward(predicting, final_norm_.weight_D, base_->config.rms_epsilon, &inverse_rms);
-  const CrossEntropySums sums = LinearCrossEntropySums(h, Head(), batch.targets_N, Tensor(), false);
+  const CrossEntropySums sums = LinearCrossEntropySums(h, Head(), batch.targets_N, Tensor(), false, {}, pause_);
   return {sums.loss_sum, sums.correct};
 }
 
@@ -344,6 +346,7 @@ DirectPass::Result DirectPass::Run(PassBatch batch, const std::vector<Keep>& kee
     } else {
       Drop(i, &s);
     }
+    Pause();
   }
   Result result;
   x = x + delta;
@@ -352,6 +355,7 @@ DirectPass::Result DirectPass::Run(PassBatch batch, const std::vector<Keep>& kee
   for (int64_t i = base_->config.layers - 1; i >= lowest_; --i) {
     dy = Backward(i, batch, dy, &layers[i]);
     layers[i] = {};
+    Pause();
   }
   BackwardEmbedding(batch, dy);
   return result;

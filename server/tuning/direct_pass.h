@@ -5,7 +5,9 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "server/tuning/flat_parameters.h"
@@ -58,6 +60,9 @@ class DirectPass {
   // Puts the gradients of loss_sum / loss_tokens into the flat buffer: adds them, or, on the
   // first pass of a step, replaces what is there. `keep` has an entry a layer.
   Result Run(PassBatch batch, const std::vector<Keep>& keep, bool is_first);
+  // Called wherever a pass may be held up for a while: after each layer, forward and backward, and
+  // each chunk of the head's rows. Not within captures: see PassGraphs.
+  void SetPause(std::function<void()> pause) { pause_ = std::move(pause); }
   // Forward only, without dropout and gradients.
   Result Evaluate(PassBatch batch);
 
@@ -99,6 +104,10 @@ class DirectPass {
   void ClearGradients() const;
   void BackwardEmbedding(const PassBatch& batch, const at::Tensor& dx) const;
 
+  void Pause() const {
+    if (pause_) pause_();
+  }
+
   const BaseModel* const base_;
   const Method* const method_;
   const FlatParameters* const parameters_;
@@ -108,6 +117,7 @@ class DirectPass {
   std::vector<Norm> attention_norms_, ffn_norms_;
   Norm final_norm_;
   HostStore host_;
+  std::function<void()> pause_;
   at::Tensor embedding_gradient_VD_, head_gradient_VD_;  // undefined where frozen
   const bool needs_embedding_;                           // anything below the layers trains
   const int64_t lowest_;                                 // the lowest layer that a gradient must reach

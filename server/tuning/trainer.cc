@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <exception>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -59,6 +60,26 @@ Trainer::~Trainer() = default;
 Arbiter::Turn Trainer::TakeTurn(Sharing sharing) {
   return arbiter_ ? arbiter_->Acquire(WorkClass::kTraining, sharing) : Arbiter::Turn();
 }
+
+void Trainer::PauseIfWanted(Arbiter::Turn* turn) {
+  if (!arbiter_->IsGenerating()) return;
+  // Else the device would be layers behind, and the pause late.
+  Synchronize(base_->target);
+  if (!turn->ShouldPause()) return;
+  turn->Release();
+  *turn = TakeTurn();
+}
+
+class Trainer::Pausing {
+ public:
+  Pausing(Trainer* trainer, Arbiter::Turn* turn) : pass_(&trainer->direct_) {
+    if (trainer->arbiter_) pass_->SetPause([trainer, turn] { trainer->PauseIfWanted(turn); });
+  }
+  ~Pausing() { pass_->SetPause(nullptr); }
+
+ private:
+  DirectPass* const pass_;
+};
 
 // Passes of more operations than this keep a GPU busy by themselves, and would make
 // generation wait for several of them: some milliseconds.
@@ -165,7 +186,9 @@ absl::StatusOr<Trainer::StepSums> Trainer::Accumulate(const PreparedStep& step, 
       sums.loss += joint_->Run(step.unpacked[i], step.seeds[i], step.loss_tokens, is_first);
     } else {
       has_joined_ = false;
-      const Arbiter::Turn turn = TakeTurn(SharingOf(batch, is_first));
+      Arbiter::Turn turn = TakeTurn(SharingOf(batch, is_first));
+      std::optional<Pausing> pausing;
+      if (!batch.is_captured) pausing.emplace(this, &turn);
       sums.loss += RunPass(batch, is_first).loss_sum.item<double>();  // waits for the pass
     }
     if (!std::isfinite(sums.loss)) {
@@ -207,7 +230,8 @@ absl::StatusOr<StepResult> Trainer::Step(int64_t step) {
 }
 
 DirectPass::Result Trainer::EvaluatePass(const PassBatch& batch) {
-  const Arbiter::Turn turn = TakeTurn();
+  Arbiter::Turn turn = TakeTurn();
+  const Pausing pausing(this, &turn);
   const DirectPass::Result found = direct_.Evaluate(batch);
   Synchronize(base_->target);
   return found;

@@ -73,6 +73,10 @@ class Trainer {
     bool was_joint = false;
   };
   Arbiter::Turn TakeTurn(Sharing sharing = Sharing::kAlone);
+  // In the middle of a pass: lets generation go first, if it is to.
+  void PauseIfWanted(Arbiter::Turn* turn);
+  // While `turn` holds, passes offer to pause.
+  class Pausing;
   Sharing SharingOf(const PackedMicroBatch& batch, bool is_first) const;
   PreparedStep Prepare(int64_t step) const;
   // Prepared while the step before ran, or now; and the next one is begun.

@@ -88,6 +88,75 @@ TEST_F(ArbiterTest, OneTurnAtATime) {
   EXPECT_NEAR(arbiter_->Seconds(kTraining), 900 * 50e-6, 1e-9);
 }
 
+// Training that holds the device looks up between its pieces.
+TEST_F(ArbiterTest, TrainingPausesForGenerationThatIsToGoFirst) {
+  Make(0.25);
+  Arbiter::Turn training = arbiter_->Acquire(kTraining);
+  clock_.Advance(absl::Seconds(1));
+  EXPECT_FALSE(training.ShouldPause()) << "nobody else wants the device";
+  std::string order;
+  std::thread generation([&] {
+    for (int i = 0; i < 2; ++i) {
+      Arbiter::Turn turn = arbiter_->Acquire(kGeneration);
+      order += 'G';
+      clock_.Advance(absl::Seconds(4));
+    }
+  });
+  AwaitWaiting(kGeneration, 1);
+  EXPECT_TRUE(training.ShouldPause());
+  training.Release();
+  training = arbiter_->Acquire(kTraining);  // after one step or two: its share of four seconds is one
+  order += 'T';
+  AwaitWaiting(kGeneration, order == "GT" ? 1 : 0);
+  if (order == "GT") {
+    EXPECT_FALSE(training.ShouldPause()) << "it is owed a second";
+    clock_.Advance(absl::Seconds(2));
+    EXPECT_TRUE(training.ShouldPause()) << "it has had more than that";
+  }
+  training.Release();
+  generation.join();
+  EXPECT_FALSE(Arbiter::Turn().ShouldPause());
+}
+
+TEST_F(ArbiterTest, PatientGenerationLetsTrainingGoOnUntilItsTime) {
+  Make(0);  // no share of its own
+  const auto step = [&](absl::Duration patience) { return arbiter_->Acquire(kGeneration, Sharing::kAlone, patience); };
+  step(absl::ZeroDuration()).Release();
+  Arbiter::Turn training = arbiter_->Acquire(kTraining);
+  clock_.Advance(absl::Milliseconds(4));
+  EXPECT_FALSE(training.ShouldPause());  // a piece takes about 4 ms
+  absl::Duration lateness;
+  std::thread generation([&] { lateness = step(absl::Milliseconds(20)).lateness(); });
+  AwaitWaiting(kGeneration, 1);
+  for (int at = 8; at <= 12; at += 4) {
+    clock_.Advance(absl::Milliseconds(4));
+    EXPECT_FALSE(training.ShouldPause()) << "at " << at << " ms: another piece ends in time";
+  }
+  clock_.Advance(absl::Milliseconds(4));
+  EXPECT_TRUE(training.ShouldPause()) << "at 16 ms: another piece would not end before 20";
+  clock_.Advance(absl::Milliseconds(7));
+  training.Release();
+  generation.join();
+  EXPECT_EQ(lateness, absl::Milliseconds(3));
+
+  // One that is not patient goes first, whatever was before.
+  training = arbiter_->Acquire(kTraining);
+  std::thread urgent([&] { EXPECT_EQ(step(absl::ZeroDuration()).lateness(), absl::ZeroDuration()); });
+  AwaitWaiting(kGeneration, 1);
+  EXPECT_TRUE(training.ShouldPause());
+  training.Release();
+  urgent.join();
+}
+
+TEST_F(ArbiterTest, GenerationIsKnownToBeActive) {
+  Make(0.5);
+  EXPECT_FALSE(arbiter_->IsGenerating());
+  arbiter_->Acquire(kGeneration).Release();
+  EXPECT_TRUE(arbiter_->IsGenerating());
+  clock_.Advance(absl::Seconds(1));
+  EXPECT_FALSE(arbiter_->IsGenerating());
+}
+
 TEST_F(ArbiterTest, SharedTurnsOverlapAndCountOnce) {
   Make(0.5);
   Arbiter::Turn first = arbiter_->Acquire(kTraining, Sharing::kShared);

@@ -49,6 +49,7 @@ void UseEverything(Metrics* metrics) {
   metrics->Preempted();
   metrics->LetIn(100, 64);
   metrics->Drafted(10, 7);
+  metrics->PutOff(0.002);
   metrics->TrainingStep("m", 1000, 2, 1.5);
   metrics->JobStarted("lora", 3);
   metrics->DatasetStored(7, 2);

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -100,6 +101,32 @@ class TrainerTest : public ::testing::Test {
   std::string optimizer_state_;
   Arbiter* arbiter_ = nullptr;
 };
+
+// Generation gets in between the layers of one micro-batch, and nothing changes for the job.
+TEST_F(TrainerTest, APassPausesForGenerationAndGoesOnAsIfItHadNot) {
+  Run undisturbed = Make(SmallLora());
+  for (int i = 0; i < 3; ++i) Step(&undisturbed, i);
+  Arbiter arbiter(&Clock::Real(), {.training_share = 0.5, .handover_gap = absl::ZeroDuration()});
+  arbiter_ = &arbiter;
+  Run run = Make(SmallLora());
+  std::atomic<bool> ended = false;
+  std::atomic<int> turns = 0;
+  std::thread generation([&] {
+    while (!ended) {
+      arbiter.Acquire(WorkClass::kGeneration).Release();
+      ++turns;
+    }
+  });
+  while (turns == 0) std::this_thread::yield();
+  const int before = turns;
+  for (int i = 0; i < 3; ++i) Step(&run, i);
+  // Without pauses there would be one between two turns of training, six in all.
+  const int during = turns - before;
+  ended = true;
+  generation.join();
+  EXPECT_GT(during, 6);
+  ExpectIdentical(Values(undisturbed), Values(run));
+}
 
 struct MethodCase {
   const char* name;

@@ -146,7 +146,8 @@ CrossEntropy LinearCrossEntropy(const Tensor& h_ND, const Tensor& w_VD, const Te
 }
 
 CrossEntropySums LinearCrossEntropySums(const Tensor& h_ND, const Tensor& w_VD, const Tensor& targets_N,
-                                        const Tensor& scale, bool needs_gradient, const Tensor& dw_VD) {
+                                        const Tensor& scale, bool needs_gradient, const Tensor& dw_VD,
+                                        const std::function<void()>& after_chunk) {
   const int64_t rows = h_ND.size(0), chunk = CrossEntropyRows(h_ND.is_cuda(), w_VD.size(0));
   CrossEntropySums sums;
   sums.loss_sum = at::zeros({}, h_ND.options().dtype(at::kDouble));
@@ -163,6 +164,7 @@ CrossEntropySums LinearCrossEntropySums(const Tensor& h_ND, const Tensor& w_VD, 
     sums.correct += result.correct;
     if (needs_gradient) MatMul(logits, As::kIs, w_VD, As::kIs, 1, 0, sums.dh_ND.narrow(0, begin, n));
     if (dw_VD.defined()) MatMul(logits, As::kTransposed, h_ND.narrow(0, begin, n), As::kIs, 1, 1, dw_VD);
+    if (after_chunk) after_chunk();
   }
   return sums;
 }

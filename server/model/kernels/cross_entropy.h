@@ -3,6 +3,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <functional>
+
 namespace attune {
 
 // Rows of logits that exist at a time: on the CPU those that stay in its cache, on a GPU
@@ -29,9 +31,10 @@ struct CrossEntropySums {
 };
 // A negative target's row counts for nothing. `scale`, fp32 on the device, is a scalar or
 // has a value for each row. The gradient of w is added to dw_VD, fp32, if that is defined.
+// `after_chunk` is called after each chunk of rows.
 CrossEntropySums LinearCrossEntropySums(const at::Tensor& h_ND, const at::Tensor& w_VD, const at::Tensor& targets_N,
                                         const at::Tensor& scale, bool needs_gradient,
-                                        const at::Tensor& dw_VD = {});
+                                        const at::Tensor& dw_VD = {}, const std::function<void()>& after_chunk = {});
 
 }  // namespace attune
 
