@@ -89,13 +89,13 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
   app->add_option("--training-share", server.training_share,
-                  "Least share of the device's time for training while generation wants it too, 0 to 1")
+                  "Least share of the device's time for training while generation wants it too, 0 to 1\n"
+                  "(default: 0.5; with --inter-token-target 0.05)")
       ->envname("ATTUNE_TRAINING_SHARE")
-      ->check(CLI::Range(0.0, 1.0))
-      ->capture_default_str();
+      ->check(CLI::Range(0.0, 1.0));
   app->add_option("--inter-token-target", server.inter_token_target,
                   "Seconds between an answer's tokens that generation can do with while a job trains, e.g. 0.05: the\n"
-                  "job gets the time that this leaves; 0: no more than --training-share")
+                  "job gets what this leaves, however little or much that is; 0: jobs get --training-share")
       ->envname("ATTUNE_INTER_TOKEN_TARGET")
       ->check(CLI::Range(0.0, 60.0))
       ->capture_default_str();

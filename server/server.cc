@@ -47,6 +47,8 @@ namespace {
 
 constexpr int kMaxMessageBytes = 64 << 20;
 constexpr int64_t kAdapterBytes = int64_t{4} << 30;  // adapters kept in memory
+// Without --training-share: for jobs beside generation, and where an inter-token target says what they get.
+constexpr double kTrainingShare = 0.5, kLeastTrainingShare = 0.05;
 // Calls that are no generation get at least this long to end by themselves.
 constexpr absl::Duration kLeastCallGrace = absl::Seconds(1);
 
@@ -153,7 +155,8 @@ class ServerImpl final : public Server {
 
   absl::Status StartDevice() {
     Arbiter::Options arbiter;
-    arbiter.training_share = options_.training_share;
+    const double share = options_.inter_token_target > 0 ? kLeastTrainingShare : kTrainingShare;
+    arbiter.training_share = options_.training_share.value_or(share);
     arbiter.memory_bytes = DeviceMemoryBytes(target_);
     arbiter_ = std::make_unique<Arbiter>(clock_, arbiter);
     residency_ = std::make_unique<Residency>(models_.get(), target_, kAdapterBytes, &arbiter_->memory());

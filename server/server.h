@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,7 +25,8 @@ struct ServerOptions {
   int64_t kv_tokens = 65536;                     // capacity of the KV cache
   bool prefix_cache = true;                      // prompts that begin alike share what was computed
   int max_sequences = 64;                        // generated together
-  double training_share = 0.5;                   // of the device's time while generation wants it too
+  // Of the device's time while generation wants it too; unset: a half, or little where there is a target.
+  std::optional<double> training_share;
   double inter_token_target = 0;                  // seconds; 0: training only gets its share
 };
 

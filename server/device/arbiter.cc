@@ -41,9 +41,13 @@ Arbiter::Turn Arbiter::Acquire(WorkClass work, Sharing sharing, absl::Duration p
   if (holders_ > 0 && held_by_ != work && Of(work).waiting.empty()) wanted_since_ = clock_->Now();
   Of(work).waiting.push_back(ticket);
   while (!IsNext(work, sharing, ticket)) {
-    const absl::Duration kept = kept_until_ - clock_->Now();
+    const absl::Time now = clock_->Now();
+    const absl::Duration kept = kept_until_ - now;
     if (holders_ == 0 && kept_for_ != work && kept > absl::ZeroDuration()) {
       changed_.WaitWithTimeout(&mutex_, kept);
+    } else if (holders_ == 0 && due > now) {
+      // Training was to go first, and may find when it looks that there is no time any more.
+      changed_.WaitWithTimeout(&mutex_, due - now);
     } else {
       changed_.Wait(&mutex_);
     }

@@ -164,11 +164,14 @@ bool Lane::MayRunAhead(const Passes& passes) const {
   return true;
 }
 
-absl::Duration Lane::Patience(const BatchScheduler::Plan& plan) const {
-  if (target_interval_ <= absl::ZeroDuration() || scheduler_.waiting() > 0) return absl::ZeroDuration();
-  for (const BatchScheduler::Item& item : plan.items) {
-    if (item.tokens > 1 + item.sequence->drafted) return absl::ZeroDuration();  // somebody waits for a first token
-  }
+bool Lane::ReadsPrompts(const BatchScheduler::Plan& plan) {
+  return std::any_of(plan.items.begin(), plan.items.end(), [](const BatchScheduler::Item& item) {
+    return item.tokens > 1 + item.sequence->drafted;
+  });
+}
+
+absl::Duration Lane::Patience(bool reads_prompts) const {
+  if (target_interval_ <= absl::ZeroDuration() || scheduler_.waiting() > 0 || reads_prompts) return absl::ZeroDuration();
   const double room = 1 - static_cast<double>(scheduler_.running()) / static_cast<double>(max_sequences_);
   return std::max(target_interval_ - step_, absl::ZeroDuration()) * std::max(room, 0.0);
 }
@@ -187,10 +190,11 @@ Lane::StepResult Lane::Step(bool may_run_ahead) {
   for (Sequence* sequence : plan.preempted) result.preempted.push_back(tasks_.at(sequence).get());
   Passes passes = Divide(plan);
   if (passes.empty() && !in_flight_) return result;  // all wait for another lane
+  const bool reads_prompts = ReadsPrompts(plan);
   std::optional<OwnStream::Scope> scope;
   if (stream_) scope.emplace(*stream_);
   if (!in_flight_) {
-    const absl::Duration patience = Patience(plan);
+    const absl::Duration patience = Patience(reads_prompts);
     turn_ = arbiter_->Acquire(WorkClass::kGeneration, Sharing::kAlone, patience);
     if (patience > absl::ZeroDuration()) result.lateness = turn_.lateness();
     ahead_ = 0;
@@ -198,7 +202,7 @@ Lane::StepResult Lane::Step(bool may_run_ahead) {
   if (!gpu_) {
     const absl::Time start = absl::Now();
     for (Pass& pass : passes) Run(&pass, &result);
-    NoteStep(absl::Now() - start);
+    if (!reads_prompts) NoteStep(absl::Now() - start);
     turn_.Release();
     return result;
   }
@@ -214,7 +218,7 @@ Lane::StepResult Lane::Step(bool may_run_ahead) {
     return result;
   }
   Collect(&passes, &result);
-  NoteStep(absl::Now() - start);
+  if (!reads_prompts) NoteStep(absl::Now() - start);
   turn_.Release();
   return result;
 }

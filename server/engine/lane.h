@@ -109,7 +109,8 @@ class Lane {
   bool MayRunAhead(const Passes& passes) const;
   // How long after the last step this one may begin. Only a step that adds a token to each of few
   // sequences may wait at all: the fuller the lane, the less, so that it keeps up with what is asked.
-  absl::Duration Patience(const BatchScheduler::Plan& plan) const;
+  absl::Duration Patience(bool reads_prompts) const;
+  static bool ReadsPrompts(const BatchScheduler::Plan& plan);
   void NoteStep(absl::Duration step);
 
   const ModelConfig config_;
@@ -126,7 +127,7 @@ class Lane {
   int64_t ahead_ = 0;                  // steps since the turn was taken
   const absl::Duration target_interval_;
   const int64_t max_sequences_;
-  absl::Duration step_;                // about the longest that steps have taken lately
+  absl::Duration step_;                // about the longest that steps without prompts have taken lately
   std::unordered_map<const Sequence*, std::unique_ptr<Task>> tasks_;
   std::vector<std::unique_ptr<Task>> removed_;
 };

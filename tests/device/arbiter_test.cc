@@ -148,6 +148,22 @@ TEST_F(ArbiterTest, PatientGenerationLetsTrainingGoOnUntilItsTime) {
   urgent.join();
 }
 
+// Who goes first changes with the time: whoever looked too early must look again.
+TEST_F(ArbiterTest, NobodyIsForgottenWhilePatienceEnds) {
+  Arbiter arbiter(&Clock::Real(), {.training_share = 0, .handover_gap = absl::ZeroDuration()});
+  std::thread training([&] {
+    for (int i = 0; i < 2000; ++i) {
+      Arbiter::Turn turn = arbiter.Acquire(kTraining);
+      if (turn.ShouldPause()) {
+        turn.Release();
+        turn = arbiter.Acquire(kTraining);
+      }
+    }
+  });
+  for (int i = 0; i < 2000; ++i) arbiter.Acquire(kGeneration, Sharing::kAlone, absl::Microseconds(i % 40)).Release();
+  training.join();
+}
+
 TEST_F(ArbiterTest, GenerationIsKnownToBeActive) {
   Make(0.5);
   EXPECT_FALSE(arbiter_->IsGenerating());

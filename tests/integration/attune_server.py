@@ -58,16 +58,16 @@ evaluation = _module("evaluation_service_pb2")
 class Server:
     """One attuned on free ports. The data folder stays when it stops, so that it can be started again."""
 
-    def __init__(self, data_dir, flags=()):
+    def __init__(self, data_dir, flags=(), device="cpu"):
         self.data_dir = data_dir
-        self.flags = list(flags)
+        self.flags = ["--device", device, *flags]
         self.process = None
         self.log = data_dir + ".log"
 
     def start(self, timeout=120):
         """Starts the server and returns when it is ready."""
         command = [BINARY, "--data-dir", self.data_dir, "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0",
-                   "--device", "cpu", "--import-root", os.path.dirname(MODEL), *self.flags]
+                   "--import-root", os.path.dirname(MODEL), *self.flags]
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
         line = self.process.stdout.readline()
