@@ -96,6 +96,11 @@ void Arbiter::NotePiece(absl::Time now) {
   piece_start_ = now;
 }
 
+void Arbiter::SkipPiece() {
+  absl::MutexLock lock(&mutex_);
+  piece_start_ = clock_->Now();
+}
+
 bool Arbiter::ShouldPause(WorkClass work) {
   absl::MutexLock lock(&mutex_);
   if (work != WorkClass::kTraining || held_ == Sharing::kShared) return false;
@@ -118,7 +123,6 @@ void Arbiter::GiveUp(WorkClass work) {
   Of(work).used += std::max(now - booked_until_, absl::ZeroDuration());
   booked_until_ = now;
   if (--holders_ > 0) return;
-  if (work == WorkClass::kTraining) NotePiece(now);
   if (work == WorkClass::kGeneration) generated_at_ = now;
   if (!Of(OtherThan(work)).waiting.empty()) {
     owed_to_training_ = OwedAt(now);

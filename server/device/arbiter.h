@@ -62,6 +62,10 @@ class Arbiter {
     // Whether to give the turn up here and ask for another, because generation is to go first. Never
     // for a shared turn. Device work must have finished, as when the turn is given up.
     bool ShouldPause() { return arbiter_ != nullptr && arbiter_->ShouldPause(work_); }
+    // A piece ends here of which nothing is to be learned: the device was not waited for.
+    void SkipPiece() {
+      if (arbiter_ != nullptr) arbiter_->SkipPiece();
+    }
     // Of generation's: how long after the time that it had patience until it began.
     absl::Duration lateness() const { return lateness_; }
 
@@ -105,6 +109,7 @@ class Arbiter {
   PerClass& Of(WorkClass work) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return classes_[static_cast<int>(work)]; }
   void GiveUp(WorkClass work) ABSL_LOCKS_EXCLUDED(mutex_);
   bool ShouldPause(WorkClass work) ABSL_LOCKS_EXCLUDED(mutex_);
+  void SkipPiece() ABSL_LOCKS_EXCLUDED(mutex_);
   // What training is owed once the turn that runs has taken until `now`.
   absl::Duration OwedAt(absl::Time now) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void NotePiece(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -202,7 +202,7 @@ Lane::StepResult Lane::Step(bool may_run_ahead) {
   if (!gpu_) {
     const absl::Time start = absl::Now();
     for (Pass& pass : passes) Run(&pass, &result);
-    if (!reads_prompts) NoteStep(absl::Now() - start);
+    NoteStep(absl::Now() - start);
     turn_.Release();
     return result;
   }
@@ -218,7 +218,7 @@ Lane::StepResult Lane::Step(bool may_run_ahead) {
     return result;
   }
   Collect(&passes, &result);
-  if (!reads_prompts) NoteStep(absl::Now() - start);
+  NoteStep(absl::Now() - start);
   turn_.Release();
   return result;
 }

@@ -127,7 +127,7 @@ class Lane {
   int64_t ahead_ = 0;                  // steps since the turn was taken
   const absl::Duration target_interval_;
   const int64_t max_sequences_;
-  absl::Duration step_;                // about the longest that steps without prompts have taken lately
+  absl::Duration step_;                // about the longest that steps have taken lately, prompts included
   std::unordered_map<const Sequence*, std::unique_ptr<Task>> tasks_;
   std::vector<std::unique_ptr<Task>> removed_;
 };

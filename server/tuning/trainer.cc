@@ -62,9 +62,11 @@ Arbiter::Turn Trainer::TakeTurn(Sharing sharing) {
 }
 
 void Trainer::PauseIfWanted(Arbiter::Turn* turn) {
-  if (!arbiter_->IsGenerating()) return;
+  const bool was_exact = std::exchange(pieces_are_exact_, arbiter_->IsGenerating());
+  if (!pieces_are_exact_) return turn->SkipPiece();
   // Else the device would be layers behind, and the pause late.
   Synchronize(base_->target);
+  if (!was_exact) turn->SkipPiece();
   if (!turn->ShouldPause()) return;
   turn->Release();
   *turn = TakeTurn();

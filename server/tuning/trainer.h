@@ -111,6 +111,7 @@ class Trainer {
   DirectPass direct_;
   std::unique_ptr<PassGraphs> graphs_;  // where there are CUDA kernels
   std::unique_ptr<JointPass::Member> joint_;  // null where passes are never shared
+  bool pieces_are_exact_ = false;  // the device was waited for at the last place where a pass could pause
   bool has_joined_ = false;                   // the last pass went together with others'
   bool is_fresh_ = false;  // the compute copy holds what the parameters are
   std::future<PreparedStep> next_;  // the step after the running one, made beside it
