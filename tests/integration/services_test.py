@@ -390,6 +390,53 @@ class ServicesTest(unittest.TestCase):
             self.assertAlmostEqual(token.alternatives[0].logprob, token.logprob, places=5)
             self.assertLessEqual(sum(math.exp(a.logprob) for a in token.alternatives), 1 + 1e-6)
 
+    def test_answers_of_a_form(self):
+        schema = json.dumps({"type": "object", "properties": {"name": {"type": "string", "maxLength": 12},
+                                                              "legs": {"type": "integer", "minimum": 0, "maximum": 8}},
+                             "required": ["name", "legs"], "additionalProperties": False})
+        for model_name in ("models/smollm2", "models/mood-lora"):
+            answer = self.server.generate(model_name, "A cat as JSON: ", max_tokens=64,
+                                          structured_output=generation.StructuredOutput(json_schema=schema))
+            self.assertEqual(answer.completions[0].finish_reason, generation.STOP)
+            cat = json.loads(answer.completions[0].text)
+            self.assertEqual(set(cat), {"name", "legs"})
+            self.assertIn(cat["legs"], range(9))
+        choices = generation.StructuredOutput(choice=generation.StructuredOutput.Choices(choices=["glad", "sad"]))
+        answer = self.server.generate("models/smollm2", "What a lovely day. I am", structured_output=choices)
+        self.assertIn(answer.completions[0].text, ("glad", "sad"))
+        error = self.fails(Code.INVALID_ARGUMENT, "BAD_ANSWER_FORM", self.server.generate, "models/smollm2", "x",
+                           structured_output=generation.StructuredOutput(regex="(a"))
+        self.assertEqual(error.fields, ["structured_output"])
+
+    def test_searches_and_guesses(self):
+        prompt = "one two three four. one two three four. one two"
+        plain = self.server.generate("models/smollm2", prompt, max_tokens=24)
+        for speculative in (generation.SpeculativeOptions(draft_tokens=6),
+                            generation.SpeculativeOptions(draft_model="models/mood-lora")):
+            ahead = self.server.generate("models/smollm2", prompt, max_tokens=24, speculative=speculative)
+            self.assertEqual(ahead.completions[0].text, plain.completions[0].text)
+            self.assertGreater(ahead.usage.draft_tokens, 0)
+            self.assertGreater(ahead.usage.accepted_draft_tokens, 0)
+        search = generation.BeamSearchOptions(beams=4)
+        found = self.server.generate("models/smollm2", "The capital of France is", max_tokens=12, n=2, beam_search=search)
+        self.assertIn("Paris", found.completions[0].text)
+        self.assertGreaterEqual(found.completions[0].score, found.completions[1].score)
+        best = self.server.generate("models/smollm2", "Once upon a time", max_tokens=12, n=2, best_of=5,
+                                    sampling=generation.SamplingOptions(temperature=1.0, seed=4))
+        self.assertEqual(len(best.completions), 2)
+        self.assertGreaterEqual(best.completions[0].score, best.completions[1].score)
+        self.assertGreater(best.usage.completion_tokens, 2 * 12)
+
+    def test_embeddings_tell_texts_apart(self):
+        texts = ["The cat sleeps on the warm sofa.", "A kitten is napping on a cosy couch.", "Shares of the oil company fell by 3%."]
+        answer = self.server.generation.Embed(generation.EmbedRequest(
+            model="models/smollm2", inputs=[generation.Prompt(text=text) for text in texts], normalize=True))
+        vectors = [embedding.values for embedding in answer.embeddings]
+        self.assertEqual([len(vector) for vector in vectors], [576] * 3)
+        dot = lambda a, b: sum(x * y for x, y in zip(a, b))
+        self.assertAlmostEqual(dot(vectors[0], vectors[0]), 1, places=4)
+        self.assertGreater(dot(vectors[0], vectors[1]), dot(vectors[0], vectors[2]))
+
     def test_chat_and_tokens_as_prompts(self):
         chat = generation.Prompt(chat=generation.ChatPrompt(messages=[
             generation.ChatMessage(role="user", content="Say hello.")]))
