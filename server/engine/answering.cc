@@ -61,17 +61,14 @@ void Answering::HandleAnswer(Lane* lane, const Lane::Output& output) {
     }
     Drafting::Adapt(task, drafted, right);
     task->sequence.DropDrafts();
+    // What was computed for guesses that were wrong is none of this text's.
+    task->sequence.computed = std::min(task->sequence.computed, task->known() + right);
   }
   for (size_t i = 0; i < output.chosen.size(); ++i) {
     if (!TakeToken(lane, task, output.chosen[i], output.logits + i * output.vocab, output.vocab)) return;
   }
   if (output.is_over) return Finish(lane, task, FinishReason::kStop);
-  if (task->draft) {
-    // What was computed for guesses that were wrong is none of this text's.
-    Sequence& s = task->sequence;
-    s.computed = std::min(s.computed, static_cast<int64_t>(s.tokens.size()) - 1);
-    drafting_->Draft(task);
-  }
+  if (task->draft) drafting_->Draft(task);
   if (task->grammar) PrepareMask(task);
 }
 

@@ -233,6 +233,26 @@ INSTANTIATE_TEST_SUITE_P(Ways, SpeculationTest,
                                            Speculation{"DraftSmallCache", true, 0, 208, 64}),
                          [](const auto& info) { return info.param.name; });
 
+// What was computed for a guess that was wrong must not be found by others that begin alike.
+TEST_F(DecodingTest, WrongGuessesLeaveNothingInThePrefixCache) {
+  Start(&observer_);
+  const auto model = Model();
+  const auto guesser = Other(7);
+  for (int length = 20; length < 52; ++length) {
+    GenerateParams params = Params(model, MakePrompt(length, length), 12);
+    params.draft_tokens = 6;
+    params.draft_model = guesser;
+    auto ahead = Submit(params);
+    const Ids answer = Collect(ahead.get()).tokens[0];
+    Ids longer = params.prompt;
+    longer.insert(longer.end(), answer.begin(), answer.end());
+    longer.push_back(5);
+    auto after = Submit(Params(model, longer, 3));
+    EXPECT_EQ(Collect(after.get()).tokens[0], Greedy(*model, longer, 3)) << "behind " << length;
+  }
+  EXPECT_GT(observer_.drafted, observer_.accepted);
+}
+
 TEST_F(DecodingTest, RightGuessesSaveSteps) {
   CountingObserver plain, ahead;
   for (CountingObserver* observer : {&plain, &ahead}) {
