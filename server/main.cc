@@ -77,6 +77,12 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->envname("ATTUNE_MAX_CONCURRENT_JOBS")
       ->check(CLI::Range(1, 64))
       ->capture_default_str();
+  app->add_option("--decode-weights", server.decode_weights,
+                  "On a CPU: blocks in which decoding reads weights of models that come in none (safetensors, F16\n"
+                  "GGUF): int8 and int4 are faster, and at load the log says what they cost in perplexity")
+      ->envname("ATTUNE_DECODE_WEIGHTS")
+      ->check(CLI::IsMember({"as-loaded", "int8", "int4"}))
+      ->capture_default_str();
   app->add_option("--kv-tokens", server.kv_tokens, "Tokens that the KV cache holds, over all requests")
       ->envname("ATTUNE_KV_TOKENS")
       ->check(at_least(16))

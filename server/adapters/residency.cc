@@ -4,13 +4,16 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "common/error.h"
 #include "common/log.h"
 #include "common/resource_name.h"
 #include "server/adapters/adapter.h"
 #include "server/adapters/formats/peft.h"
+#include "server/adapters/perplexity.h"
 #include "server/model/base_model.h"
 #include "server/model/compute_target.h"
+#include "server/model/torch_target.h"
 
 namespace attune {
 namespace {
@@ -168,6 +171,20 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> Residency::Load(const ModelIn
   return std::shared_ptr<const ServedModel>(std::move(served));
 }
 
+// What decoding by blocks costs in quality, so that whoever asked for it can tell.
+static absl::Status LogDecodingLoss(const std::string& id, const BaseModel& base, const ComputeTarget& target) {
+  return CatchTorch([&] {
+    const PerplexityPair found = MeasurePerplexity(base);
+    const bool is_int8 = target.decode_weights == ComputeTarget::DecodeWeights::kInt8;
+    LogInfo("model.decode_weights", {{"model", absl::StrCat(kModels, "/", id)},
+                                     {"format", is_int8 ? "int8" : "int4"},
+                                     {"perplexity", absl::StrFormat("%.3f", found.decoding)},
+                                     {"perplexity_as_loaded", absl::StrFormat("%.3f", found.dense)},
+                                     {"change_percent", absl::StrFormat("%+.2f", 100 * (found.decoding / found.dense - 1))}});
+    return absl::OkStatus();
+  });
+}
+
 absl::StatusOr<std::shared_ptr<const BaseModel>> Residency::LoadWeights(const ModelInfo& info) {
   // Goes when the model's last holder lets go.
   struct Counted {
@@ -184,6 +201,9 @@ absl::StatusOr<std::shared_ptr<const BaseModel>> Residency::LoadWeights(const Mo
   }
   ATTUNE_ASSIGN_OR_RETURN(std::string tokenizer_directory, TokenizerDirectory(*registry_, info));
   ATTUNE_ASSIGN_OR_RETURN(counted->base, LoadBaseModel(directory, tokenizer_directory, *target_));
+  if (target_->decode_weights != ComputeTarget::DecodeWeights::kAsLoaded) {
+    ATTUNE_RETURN_IF_ERROR(LogDecodingLoss(info.id, *counted->base, *target_));
+  }
   return std::shared_ptr<const BaseModel>(counted, counted->base.get());
 }
 

@@ -40,6 +40,8 @@ class Loader {
   // The rows of several matrices that share their input, one behind the other.
   using Parts = std::vector<std::pair<std::string, int64_t>>;
   // In fp32 on the host, and in the target's type on its device.
+  // In the blocks that the target asks for, or null.
+  std::shared_ptr<const PackedWeight> QuantizeForDecoding(const at::Tensor& values) const;
   absl::StatusOr<at::Tensor> HostMatrix(const Parts& parts, int64_t columns,
                                         std::shared_ptr<const PackedWeight>* packed);
   absl::StatusOr<at::Tensor> Matrix(const Parts& parts, int64_t columns, std::shared_ptr<const PackedWeight>* packed);
@@ -74,6 +76,13 @@ std::shared_ptr<const PackedWeight> Pack(const std::vector<TensorSource::Entry>&
   return packed;
 }
 
+std::shared_ptr<const PackedWeight> Loader::QuantizeForDecoding(const at::Tensor& values) const {
+  if (target_.decode_weights == ComputeTarget::DecodeWeights::kAsLoaded) return nullptr;
+  const bool is_int8 = target_.decode_weights == ComputeTarget::DecodeWeights::kInt8;
+  const GgmlType type = is_int8 ? GgmlType::kQ8_0 : GgmlType::kQ4_1;
+  return PackedWeight::Supports(type, values.size(1)) ? PackedWeight::Quantize(values, type) : nullptr;
+}
+
 absl::StatusOr<at::Tensor> Loader::Matrix(const Parts& parts, int64_t columns,
                                           std::shared_ptr<const PackedWeight>* packed) {
   ATTUNE_ASSIGN_OR_RETURN(const at::Tensor values, HostMatrix(parts, columns, packed));
@@ -99,6 +108,7 @@ absl::StatusOr<at::Tensor> Loader::HostMatrix(const Parts& parts, int64_t column
   }
   const bool keeps_packed = target_.device == ComputeTarget::Device::kCpu && format_ == WeightFormat::kDense;
   if (packed && keeps_packed) *packed = Pack(entries);
+  if (packed && keeps_packed && !*packed) *packed = QuantizeForDecoding(values);
   return values;
 }
 

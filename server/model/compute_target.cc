@@ -26,6 +26,11 @@ bool CpuHasFastBfloat16() {
 
 }  // namespace
 
+ComputeTarget::DecodeWeights ParseDecodeWeights(const std::string& name) {
+  using DecodeWeights = ComputeTarget::DecodeWeights;
+  return name == "int8" ? DecodeWeights::kInt8 : name == "int4" ? DecodeWeights::kInt4 : DecodeWeights::kAsLoaded;
+}
+
 WeightFormat ParseWeightFormat(const std::string& name) {
   return name == "int8" ? WeightFormat::kInt8 : name == "nf4" ? WeightFormat::kNf4 : WeightFormat::kDense;
 }

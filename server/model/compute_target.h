@@ -13,7 +13,13 @@ struct ComputeTarget {
   enum class Type { kFloat32, kBfloat16 };
   Device device = Device::kCpu;
   Type type = Type::kFloat32;
+  // On a CPU: in which blocks products with few rows, decoding that is, read weights that the model's
+  // file has in none. kAsLoaded: as dense matrices, exactly.
+  enum class DecodeWeights { kAsLoaded, kInt8, kInt4 };
+  DecodeWeights decode_weights = DecodeWeights::kAsLoaded;
 };
+// Of "as-loaded", "int8", "int4". REQUIRES: it is one of them.
+ComputeTarget::DecodeWeights ParseDecodeWeights(const std::string& name);
 
 // How a model's products keep their weights: in the target's type; or quantised, for
 // training adapters over them in little memory (see kernels/quantized_matrix.h).

@@ -87,6 +87,29 @@ TEST_P(PackedWeightTest, InBfloat16ItMultipliesAsTheDenseProductDoes) {
   }
 }
 
+TEST(PackedWeightQuantizeTest, EachWeightIsTheNearestOfItsBlock) {
+  if (!PackedWeight::Supports(GgmlType::kQ4_1, 96)) GTEST_SKIP() << "no packed products on this CPU";
+  at::manual_seed(3);
+  at::Tensor w = at::randn({40, 96}) * at::rand({40, 1});
+  w[7].zero_();
+  w[8].fill_(0.25);
+  for (GgmlType type : {GgmlType::kQ8_0, GgmlType::kQ4_1}) {
+    const auto packed = PackedWeight::Quantize(w, type);
+    ASSERT_EQ(packed->rows(), 40);
+    // The matrix itself, one column at a time.
+    const at::Tensor rounded = packed->Multiply(at::eye(96).narrow(0, 0, 96)).t();
+    const at::Tensor blocks = w.view({-1, 32}), difference = (rounded.reshape({-1, 32}) - blocks).abs();
+    const at::Tensor step = type == GgmlType::kQ8_0
+                                ? blocks.abs().amax(1, true) / 127
+                                : (blocks.amax(1, true) - blocks.amin(1, true)) / 15;
+    // Half a step, and what rounding the step and the offset to half precision adds.
+    const at::Tensor allowed = step * 0.5 + blocks.abs().amax(1, true) * 2e-3 + 1e-7;
+    EXPECT_TRUE((difference <= allowed).all().item<bool>()) << (difference / allowed).max().item<float>();
+    EXPECT_EQ(rounded[7].abs().max().item<float>(), 0);
+    EXPECT_NEAR(rounded[8].mean().item<float>(), 0.25, 1e-3);
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Formats, PackedWeightTest,
                          ::testing::Values(GgmlType::kQ4_0, GgmlType::kQ4_1, GgmlType::kQ8_0));
 

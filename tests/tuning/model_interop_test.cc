@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,7 @@
 #include "common/file.h"
 #include "nlohmann/json.hpp"
 #include "server/adapters/packed_ops.h"
+#include "server/adapters/perplexity.h"
 #include "server/engine/engine.h"
 #include "server/model/weights/safetensors.h"
 #include "server/tuning/defaults.h"
@@ -165,6 +167,30 @@ TEST_F(ModelInteropTest, BeamSearchesAgree) {
   }
   EXPECT_EQ(running.size(), 24u);
   EXPECT_GE(same, 23) << "where two are as likely as each other, the order of summation decides";
+}
+
+// As a model that comes in full precision decodes from blocks: a little worse, less so in 8 bits.
+TEST_F(ModelInteropTest, DecodingFromBlocksCostsLittle) {
+  TempFolder full;
+  ASSERT_TRUE(SaveWeights(full.path(), base_->config, base_->weights, *base_->tokenizer).ok());
+  std::map<std::string, PerplexityPair> found;
+  found["as-loaded"] = MeasurePerplexity(*base_);
+  for (const std::string format : {"int8", "int4"}) {
+    ComputeTarget target;
+    target.decode_weights = ParseDecodeWeights(format);
+    auto base = LoadBaseModel(full.path(), temp_.path(), target);
+    ASSERT_TRUE(base.ok()) << base.status();
+    EXPECT_NE((*base)->weights.packed_head, nullptr);
+    found[format] = MeasurePerplexity(**base);
+    EXPECT_NEAR(found[format].dense, found["as-loaded"].dense, 1e-3);
+    RecordProperty("perplexity_" + format, absl::StrCat(found[format].decoding));
+  }
+  EXPECT_GT(found["as-loaded"].dense, 5);
+  EXPECT_LT(found["as-loaded"].dense, 60);
+  EXPECT_NEAR(found["as-loaded"].decoding, found["as-loaded"].dense, 1e-3);
+  EXPECT_NEAR(found["int8"].decoding / found["int8"].dense, 1, 0.01);
+  EXPECT_NEAR(found["int4"].decoding / found["int4"].dense, 1, 0.15);
+  EXPECT_NE(found["int4"].decoding, found["int4"].dense);
 }
 
 // One batch, ten steps from the reference's start values, at a constant learning rate.

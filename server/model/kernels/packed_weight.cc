@@ -2,6 +2,11 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <c10/util/Half.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
 
 #include "server/model/kernels/packed_rows.h"
 
@@ -58,6 +63,57 @@ int64_t PackedWeight::MaxBf16Tokens() {
 
 PackedWeight::PackedWeight(GgmlType type, int64_t columns)
     : type_(type), columns_(columns), row_bytes_(columns / GgmlBlockElements(type) * GgmlBlockBytes(type)) {}
+
+namespace {
+
+void PutHalf(float value, uint8_t* out) {
+  const c10::Half half(value);
+  std::memcpy(out, &half.x, 2);
+}
+
+// As ggml has the formats. What is rounded to half precision is what values are divided by.
+void QuantizeQ8(const float* x, uint8_t* out) {
+  float most = 0;
+  for (int i = 0; i < 32; ++i) most = std::max(most, std::abs(x[i]));
+  PutHalf(most / 127, out);
+  c10::Half half;
+  std::memcpy(&half.x, out, 2);
+  const float d = half, inverse = d > 0 ? 1 / d : 0;
+  for (int i = 0; i < 32; ++i) {
+    out[2 + i] = static_cast<uint8_t>(static_cast<int8_t>(std::clamp(std::nearbyint(x[i] * inverse), -127.0f, 127.0f)));
+  }
+}
+
+void QuantizeQ4(const float* x, uint8_t* out) {
+  const auto [least, most] = std::minmax_element(x, x + 32);
+  PutHalf((*most - *least) / 15, out);
+  PutHalf(*least, out + 2);
+  c10::Half scale, offset;
+  std::memcpy(&scale.x, out, 2);
+  std::memcpy(&offset.x, out + 2, 2);
+  const float d = scale, m = offset, inverse = d > 0 ? 1 / d : 0;
+  const auto code = [&](float value) {
+    return static_cast<uint8_t>(std::clamp(std::nearbyint((value - m) * inverse), 0.0f, 15.0f));
+  };
+  for (int i = 0; i < 16; ++i) out[4 + i] = static_cast<uint8_t>(code(x[i]) | code(x[i + 16]) << 4);
+}
+
+}  // namespace
+
+std::shared_ptr<const PackedWeight> PackedWeight::Quantize(const at::Tensor& w_OI, GgmlType type) {
+  auto packed = std::make_shared<PackedWeight>(type, w_OI.size(1));
+  packed->rows_ = w_OI.size(0);
+  packed->bytes_.resize(packed->rows_ * packed->row_bytes_);
+  const float* w = w_OI.const_data_ptr<float>();
+  auto* out = reinterpret_cast<uint8_t*>(packed->bytes_.data());
+  const int64_t block_bytes = GgmlBlockBytes(type);
+  at::parallel_for(0, w_OI.numel() / 32, 1024, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      type == GgmlType::kQ8_0 ? QuantizeQ8(w + 32 * i, out + block_bytes * i) : QuantizeQ4(w + 32 * i, out + block_bytes * i);
+    }
+  });
+  return packed;
+}
 
 void PackedWeight::AppendRows(absl::string_view bytes) {
   bytes_.append(bytes.data(), bytes.size());

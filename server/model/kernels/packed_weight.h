@@ -27,6 +27,10 @@ class PackedWeight {
   // `bytes` holds whole rows.
   void AppendRows(absl::string_view bytes);
 
+  // A dense matrix, fp32 on the CPU, rounded into blocks: Q8_0, by the block's largest value, or Q4_1, by
+  // its least and largest. REQUIRES: Supports(type, columns).
+  static std::shared_ptr<const PackedWeight> Quantize(const at::Tensor& w_OI, GgmlType type);
+
   // y = x W^T for contiguous fp32 x_TI on the CPU; returns T x O. Worth it up to
   // about kMaxTokens rows; beyond, a dense product is faster.
   at::Tensor Multiply(const at::Tensor& x_TI) const;
