@@ -53,6 +53,7 @@ Arbiter::Turn Arbiter::Acquire(WorkClass work, Sharing sharing, absl::Duration p
     }
   }
   Of(work).waiting.pop_front();
+  ++Of(work).turns;
   if (holders_++ == 0) {
     held_by_ = work;
     held_ = sharing;
@@ -137,6 +138,11 @@ void Arbiter::GiveUp(WorkClass work) {
 double Arbiter::Seconds(WorkClass work) const {
   absl::MutexLock lock(&mutex_);
   return absl::ToDoubleSeconds(classes_[static_cast<int>(work)].used);
+}
+
+int64_t Arbiter::Turns(WorkClass work) const {
+  absl::MutexLock lock(&mutex_);
+  return classes_[static_cast<int>(work)].turns;
 }
 
 int Arbiter::Waiting(WorkClass work) const {

@@ -94,6 +94,8 @@ class Arbiter {
 
   // Device seconds of the class's turns that have ended.
   double Seconds(WorkClass work) const ABSL_LOCKS_EXCLUDED(mutex_);
+  // The class's turns so far.
+  int64_t Turns(WorkClass work) const ABSL_LOCKS_EXCLUDED(mutex_);
   // Callers blocked in Acquire.
   int Waiting(WorkClass work) const ABSL_LOCKS_EXCLUDED(mutex_);
 
@@ -104,6 +106,7 @@ class Arbiter {
   struct PerClass {
     std::deque<int64_t> waiting;  // tickets, in order
     absl::Duration used;
+    int64_t turns = 0;
   };
 
   PerClass& Of(WorkClass work) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return classes_[static_cast<int>(work)]; }

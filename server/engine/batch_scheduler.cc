@@ -153,7 +153,8 @@ void BatchScheduler::Unblock(Plan* plan) {
   int64_t budget = max_tokens_;
   while (!waiting_.empty() && plan->items.empty()) {
     const Sequence* next = *FindNext();
-    if (!next->was_preempted || next->is_held || next->in_flight > 0 || LetIn(&budget, plan)) return;
+    // What could not be let in because somebody was pushed out before may be now.
+    if (next->in_flight > 0 || LetIn(&budget, plan) || !next->was_preempted) return;
     if (running_.empty() || running_.back()->ticket <= next->ticket) return;
     Preempt(running_.back(), plan);
   }

@@ -104,27 +104,23 @@ class TrainerTest : public ::testing::Test {
 
 // Generation gets in between the layers of one micro-batch, and nothing changes for the job.
 TEST_F(TrainerTest, APassPausesForGenerationAndGoesOnAsIfItHadNot) {
-  Run undisturbed = Make(SmallLora());
-  for (int i = 0; i < 3; ++i) Step(&undisturbed, i);
   Arbiter arbiter(&Clock::Real(), {.training_share = 0.5, .handover_gap = absl::ZeroDuration()});
   arbiter_ = &arbiter;
   Run run = Make(SmallLora());
+  const int64_t before = arbiter.Turns(WorkClass::kTraining);
   std::atomic<bool> ended = false;
-  std::atomic<int> turns = 0;
   std::thread generation([&] {
-    while (!ended) {
-      arbiter.Acquire(WorkClass::kGeneration).Release();
-      ++turns;
-    }
+    while (!ended) arbiter.Acquire(WorkClass::kGeneration).Release();
   });
-  while (turns == 0) std::this_thread::yield();
-  const int before = turns;
-  for (int i = 0; i < 3; ++i) Step(&run, i);
-  // Without pauses there would be one between two turns of training, six in all.
-  const int during = turns - before;
+  // A step takes two turns, for its pass and for the optimizer, and one more for each pause.
+  int64_t steps = 0;
+  while (steps < 19 || (arbiter.Turns(WorkClass::kTraining) - before <= 2 * steps && steps < 2000)) Step(&run, steps++);
   ended = true;
   generation.join();
-  EXPECT_GT(during, 6);
+  EXPECT_GT(arbiter.Turns(WorkClass::kTraining) - before, 2 * steps);
+  arbiter_ = nullptr;
+  Run undisturbed = Make(SmallLora());
+  for (int64_t i = 0; i < steps; ++i) Step(&undisturbed, i);
   ExpectIdentical(Values(undisturbed), Values(run));
 }
 
