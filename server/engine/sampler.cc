@@ -36,10 +36,15 @@ void ApplyBansAndBiases(const SamplerInput& input, const SamplingParams& p, std:
   }
   constexpr float kNever = std::numeric_limits<float>::lowest();
   if (input.allowed) {
-    const std::vector<uint32_t>& words = *input.allowed;
-    for (int64_t token = 0; token < input.vocab; ++token) {
-      const size_t word = token / 32;
-      if (word >= words.size() || (words[word] >> (token % 32) & 1) == 0) (*logits)[token] = kNever;
+    // By words: mostly all of a word's tokens are allowed, or none.
+    for (int64_t begin = 0; begin < input.vocab; begin += 32) {
+      const size_t word = begin / 32;
+      const uint32_t bits = word < input.allowed->size() ? (*input.allowed)[word] : 0;
+      const int64_t count = std::min<int64_t>(32, input.vocab - begin);
+      float* values = logits->data() + begin;
+      if (bits == 0) std::fill_n(values, count, kNever);
+      if (bits == 0 || bits == ~uint32_t{0}) continue;
+      for (int64_t i = 0; i < count; ++i) values[i] = bits >> i & 1 ? values[i] : kNever;
     }
   }
   if (!input.banned) return;

@@ -179,5 +179,25 @@ TEST(LogprobTest, AreTheLogSoftmax) {
   EXPECT_TRUE(TopLogprobs(logits.data(), 4, 0).empty());
 }
 
+TEST(AllowedTokensTest, OnlyTheseAreChosen) {
+  const int64_t vocab = 100;
+  std::vector<float> logits(vocab);
+  for (int64_t i = 0; i < vocab; ++i) logits[i] = static_cast<float>(i);
+  for (const std::vector<int32_t>& tokens : std::vector<std::vector<int32_t>>{{0}, {31, 32}, {5, 63, 64}, {95, 96, 99}}) {
+    std::vector<uint32_t> allowed(4);
+    for (int32_t token : tokens) allowed[token / 32] |= 1u << (token % 32);
+    SamplingParams params;
+    EXPECT_EQ(SampleToken({.logits = logits.data(), .vocab = vocab, .allowed = &allowed}, params), tokens.back());
+    params.temperature = 100;
+    for (params.seed = 0; params.seed < 50; ++params.seed) {
+      const int32_t token = SampleToken({.logits = logits.data(), .vocab = vocab, .allowed = &allowed}, params);
+      EXPECT_EQ(std::count(tokens.begin(), tokens.end(), token), 1) << token;
+    }
+  }
+  // What lies behind the mask is not allowed, and a word of ones allows all of its tokens.
+  std::vector<uint32_t> shorter = {~0u, ~0u};
+  EXPECT_EQ(SampleToken({.logits = logits.data(), .vocab = vocab, .allowed = &shorter}, SamplingParams()), 63);
+}
+
 }  // namespace
 }  // namespace attune

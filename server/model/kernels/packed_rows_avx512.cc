@@ -1,18 +1,10 @@
 #include "server/model/kernels/packed_rows.h"
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
-#include <cstring>
-
 #include "server/model/kernels/packed_tile.h"
 
 namespace attune {
 namespace {
-
-inline __m512 Half(const uint8_t* p) {
-  uint16_t h;
-  std::memcpy(&h, p, 2);
-  return _mm512_set1_ps(_cvtsh_ss(h));
-}
 
 // 16 bytes of nibble pairs: weights 0..15 are the low halves, 16..31 the high. A nibble picks its
 // value out of the sixteen that there are; what is above it in its lane is ignored.
@@ -21,8 +13,6 @@ inline void PickNibbles(const uint8_t* q, __m512 values, __m512 w[2]) {
   w[0] = _mm512_permutexvar_ps(pairs, values);
   w[1] = _mm512_permutexvar_ps(_mm512_srli_epi32(pairs, 4), values);
 }
-
-inline __m512 Sixteen() { return _mm512_set_ps(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0); }
 
 struct Q4_0 {
   static constexpr int64_t kBytes = 18;

@@ -2,18 +2,10 @@
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__) && \
     defined(__AVX512BF16__)
-#include <cstring>
-
 #include "server/model/kernels/packed_tile.h"
 
 namespace attune {
 namespace {
-
-inline __m512 Half(const uint8_t* p) {
-  uint16_t h;
-  std::memcpy(&h, p, 2);
-  return _mm512_set1_ps(_cvtsh_ss(h));
-}
 
 // Lane i holds a[i] and b[i], rounded.
 inline __m512i Interleave(__m512 a, __m512 b) {
@@ -30,8 +22,6 @@ inline __m512i PickNibbles(const uint8_t* q, __m512 values) {
   const __m512i pairs = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(q)));
   return _mm512_permutexvar_epi16(_mm512_or_si512(pairs, _mm512_slli_epi32(pairs, 12)), table);
 }
-
-inline __m512 Sixteen() { return _mm512_set_ps(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0); }
 
 struct Q4_0 {
   static constexpr int64_t kBytes = 18;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 
 #include "server/model/kernels/packed_rows.h"
 
@@ -15,6 +16,16 @@ namespace attune {
 namespace {
 
 constexpr int64_t kBlock = 32;  // weights in a block of every supported format
+
+// A block's scale, in half precision, in all lanes.
+inline __m512 Half(const uint8_t* p) {
+  uint16_t h;
+  std::memcpy(&h, p, 2);
+  return _mm512_set1_ps(_cvtsh_ss(h));
+}
+
+// The values of a nibble.
+inline __m512 Sixteen() { return _mm512_set_ps(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0); }
 
 // Lane i: the sum of v[i]'s lanes.
 inline __m512 SumSixteen(const __m512 v[16]) {
