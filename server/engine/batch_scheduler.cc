@@ -53,14 +53,14 @@ void BatchScheduler::AddPushedOut(Sequence* sequence) {
   Add(sequence);
 }
 
-std::deque<Sequence*>::iterator BatchScheduler::FindNext() {
+Sequence* BatchScheduler::FindNext() const {
   const auto rank = [&](const Sequence* s) {
     if (s->was_preempted) return std::make_tuple(-s->priority, 0, s->ticket, int64_t{0});
     const Tenant& tenant = flows_.at(s->tenant);
     return std::make_tuple(-s->priority, 1, tenant.served, tenant.models.at(s->model).served);
   };
-  return std::min_element(waiting_.begin(), waiting_.end(),
-                          [&](const Sequence* a, const Sequence* b) { return rank(a) < rank(b); });
+  return *std::min_element(waiting_.begin(), waiting_.end(),
+                           [&](const Sequence* a, const Sequence* b) { return rank(a) < rank(b); });
 }
 
 bool BatchScheduler::HasFree(int64_t pages) {
@@ -127,7 +127,8 @@ BatchScheduler::Plan BatchScheduler::Next() {
     const bool is_new = sequence->remembered < std::min(sequence->computed, sequence->given) / pages_->page_tokens();
     if (reuses_prefixes_ && is_new) prefixes_.Put(sequence);
     const int64_t tokens = std::min(sequence->remaining(), budget);
-    if (tokens <= 0 || sequence->is_held || sequence->is_ending() || !Provide(sequence, tokens, /*may_preempt=*/true, &plan)) continue;
+    if (tokens <= 0 || sequence->is_held || sequence->is_ending()) continue;
+    if (!Provide(sequence, tokens, /*may_preempt=*/true, &plan)) continue;
     Charge(sequence, tokens, &plan);
     budget -= tokens;
   }
@@ -152,7 +153,7 @@ void BatchScheduler::Unblock(Plan* plan) {
   }
   int64_t budget = max_tokens_;
   while (!waiting_.empty() && plan->items.empty()) {
-    const Sequence* next = *FindNext();
+    const Sequence* next = FindNext();
     // What could not be let in because somebody was pushed out before may be now.
     if (next->in_flight > 0 || LetIn(&budget, plan) || !next->was_preempted) return;
     if (running_.empty() || running_.back()->ticket <= next->ticket) return;
@@ -161,7 +162,7 @@ void BatchScheduler::Unblock(Plan* plan) {
 }
 
 bool BatchScheduler::LetIn(int64_t* budget, Plan* plan) {
-  Sequence* sequence = *FindNext();
+  Sequence* sequence = FindNext();
   // Pushed out with a token on its way, which comes first.
   if (sequence->in_flight > 0 || !HasPlace(*sequence, plan)) return false;
   int64_t known = 0;

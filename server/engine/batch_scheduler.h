@@ -2,7 +2,6 @@
 #define ATTUNE_SERVER_ENGINE_BATCH_SCHEDULER_H_
 
 #include <cstdint>
-#include <deque>
 #include <map>
 #include <utility>
 #include <vector>
@@ -94,7 +93,7 @@ class BatchScheduler {
   // Into running_, in its order.
   void Run(Sequence* sequence);
   // Who is to be let in next. REQUIRES: somebody waits.
-  std::deque<Sequence*>::iterator FindNext();
+  Sequence* FindNext() const;
   // Whether a sequence may be let in, as far as their number goes; pushes out who is outranked.
   bool HasPlace(const Sequence& sequence, Plan* plan);
   // If nobody gets on, and somebody was pushed out: makes room for them.
@@ -114,7 +113,7 @@ class BatchScheduler {
   const bool reuses_prefixes_;
   int64_t prefix_queries_ = 0, prefix_hits_ = 0;
   std::map<uint64_t, Tenant> flows_;
-  std::deque<Sequence*> waiting_;
+  std::vector<Sequence*> waiting_;  // in order of arrival, those that were pushed out behind
   std::vector<Sequence*> running_;  // by priority, highest first, then ticket
   int64_t next_ticket_ = 0;
 };

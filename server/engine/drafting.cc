@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "server/adapters/adapter.h"
 #include "server/engine/prompt_lookup.h"
 #include "server/model/base_model.h"
 
@@ -28,9 +27,7 @@ int64_t Drafting::Room(const Task& task) {
 }
 
 std::vector<int32_t> Drafting::TokensFor(const Task& companion) {
-  std::vector<int32_t> tokens;
-  const int64_t count = companion.model->adapter ? companion.model->adapter->virtual_tokens() : 0;
-  for (int64_t i = 0; i < count; ++i) tokens.push_back(static_cast<int32_t>(-1 - i));
+  std::vector<int32_t> tokens = VirtualTokens(*companion.model);
   const std::vector<int32_t>& known = companion.drafts_for->sequence.tokens;
   const auto text = std::find_if(known.begin(), known.end(), [](int32_t token) { return token >= 0; });
   tokens.insert(tokens.end(), text, known.begin() + companion.drafts_for->known());

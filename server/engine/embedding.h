@@ -24,6 +24,7 @@ class EmbedTask {
   void Fail(absl::Status status) { status_ = std::move(status); }
   // All is computed, or it failed.
   bool IsDone() const { return !status_.ok() || next_ == params_.inputs.size(); }
+  const absl::Status& status() const { return status_; }
   RequestTimings TimingsAt(absl::Time now) const;
   // Calls `done`. REQUIRES: IsDone().
   void Finish(absl::Time now);

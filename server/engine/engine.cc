@@ -23,9 +23,7 @@ namespace {
 double Seconds(absl::Duration duration) { return absl::ToDoubleSeconds(duration); }
 
 std::vector<int32_t> WithVirtualTokens(const ServedModel& model, const std::vector<int32_t>& prompt) {
-  std::vector<int32_t> tokens;
-  const int64_t count = model.adapter ? model.adapter->virtual_tokens() : 0;
-  for (int64_t i = 0; i < count; ++i) tokens.push_back(static_cast<int32_t>(-1 - i));
+  std::vector<int32_t> tokens = VirtualTokens(model);
   tokens.insert(tokens.end(), prompt.begin(), prompt.end());
   return tokens;
 }
@@ -169,8 +167,9 @@ void EngineImpl::ScoreAsync(ScoreParams params, std::function<void(absl::StatusO
 
 void EngineImpl::EmbedAsync(EmbedParams params, std::function<void(absl::StatusOr<EmbedResult>)> done) {
   absl::Status status;
+  const int64_t virtual_tokens = static_cast<int64_t>(VirtualTokens(*params.model).size());
   for (const std::vector<int32_t>& input : params.inputs) {
-    status.Update(CheckSize(*params.model, static_cast<int64_t>(WithVirtualTokens(*params.model, input).size())));
+    status.Update(CheckSize(*params.model, virtual_tokens + static_cast<int64_t>(input.size())));
   }
   if (!status.ok()) return done(status);
   auto task = std::make_unique<EmbedTask>(std::move(params), done, clock_->Now());
@@ -241,8 +240,10 @@ void EngineImpl::StepEmbeds() {
   }
   if (!task->IsDone()) return;
   const absl::Time now = clock_->Now();
-  observer_->OnFinished(*task->params().model, FinishReason::kStop, static_cast<int>(task->tokens()), 0,
-                        task->TimingsAt(now));
+  if (task->status().ok()) {
+    observer_->OnFinished(*task->params().model, FinishReason::kStop, static_cast<int>(task->tokens()), 0,
+                          task->TimingsAt(now));
+  }
   task->Finish(now);
   embeds_.pop_front();
 }
@@ -277,7 +278,7 @@ absl::StatusOr<Lane*> EngineImpl::LaneFor(const BaseModel& base) {
   for (auto& lane : lanes_) {
     if (lane->Fits(base)) return lane.get();
   }
-  ATTUNE_ASSIGN_OR_RETURN(std::unique_ptr<Lane> lane, Lane::Make(base, options_, arbiter_));
+  ATTUNE_ASSIGN_OR_RETURN(std::unique_ptr<Lane> lane, Lane::Make(base, options_, arbiter_, clock_));
   lanes_.push_back(std::move(lane));
   return lanes_.back().get();
 }

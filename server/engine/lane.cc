@@ -6,7 +6,6 @@
 #include <optional>
 #include <tuple>
 
-#include "absl/time/clock.h"
 #include "common/error.h"
 #include "server/model/decoder.h"
 #include "server/model/torch_target.h"
@@ -26,18 +25,19 @@ int64_t FirstWantedPosition(const Task& task) {
 
 }  // namespace
 
-Lane::Lane(const BaseModel& base, const EngineOptions& options, Arbiter* arbiter)
+Lane::Lane(const BaseModel& base, const EngineOptions& options, Arbiter* arbiter, const Clock* clock)
     : config_(base.config),
       target_(base.target),
       arbiter_(arbiter),
+      clock_(clock),
       pages_(options.kv_tokens / kPageTokens, kPageTokens),
       scheduler_(&pages_, options.max_sequences, options.max_batch_tokens, options.prefix_cache),
       target_interval_(options.inter_token_target),
       max_sequences_(options.max_sequences) {}
 
 absl::StatusOr<std::unique_ptr<Lane>> Lane::Make(const BaseModel& base, const EngineOptions& options,
-                                                 Arbiter* arbiter) {
-  auto lane = std::unique_ptr<Lane>(new Lane(base, options, arbiter));
+                                                 Arbiter* arbiter, const Clock* clock) {
+  auto lane = std::unique_ptr<Lane>(new Lane(base, options, arbiter, clock));
   const at::ScalarType type = ServingTypeOf(base.target);
   const int64_t element = static_cast<int64_t>(at::elementSize(type));
   int64_t bytes = lane->pages_.total() * kPageTokens * base.config.layers * 2 * base.config.kv_size() * element;
@@ -200,15 +200,15 @@ Lane::StepResult Lane::Step(bool may_run_ahead) {
     ahead_ = 0;
   }
   if (!gpu_) {
-    const absl::Time start = absl::Now();
+    const absl::Time start = clock_->Now();
     for (Pass& pass : passes) Run(&pass, &result);
-    NoteStep(absl::Now() - start);
+    NoteStep(clock_->Now() - start);
     turn_.Release();
     return result;
   }
   std::erase_if(passes, [&](Pass& pass) { return !Launch(&pass, &result); });
   const bool runs_ahead = may_run_ahead && MayRunAhead(passes);
-  const absl::Time start = absl::Now();
+  const absl::Time start = clock_->Now();
   if (in_flight_) Collect(in_flight_.get(), &result);
   in_flight_ = nullptr;
   for (const Task* task : result.failed) Forget(task, &passes);  // whose step before this one failed
@@ -218,7 +218,7 @@ Lane::StepResult Lane::Step(bool may_run_ahead) {
     return result;
   }
   Collect(&passes, &result);
-  NoteStep(absl::Now() - start);
+  NoteStep(clock_->Now() - start);
   turn_.Release();
   return result;
 }

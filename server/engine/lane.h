@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "common/clock.h"
 #include "server/device/arbiter.h"
 #include "server/engine/batch_scheduler.h"
 #include "server/engine/gpu_runner.h"
@@ -27,9 +28,9 @@ class Lane {
   static constexpr int64_t kPageTokens = 16;
 
   // Takes the cache's memory from the arbiter's budget: RESOURCE_EXHAUSTED
-  // (OUT_OF_MEMORY_BUDGET) if there is none.
+  // (OUT_OF_MEMORY_BUDGET) if there is none. Both pointers must outlive the lane.
   static absl::StatusOr<std::unique_ptr<Lane>> Make(const BaseModel& base, const EngineOptions& options,
-                                                    Arbiter* arbiter);
+                                                    Arbiter* arbiter, const Clock* clock);
   // Whether a model's sequences belong here.
   bool Fits(const BaseModel& base) const;
 
@@ -91,7 +92,7 @@ class Lane {
   };
   using Passes = std::vector<Pass>;
 
-  Lane(const BaseModel& base, const EngineOptions& options, Arbiter* arbiter);
+  Lane(const BaseModel& base, const EngineOptions& options, Arbiter* arbiter, const Clock* clock);
   absl::Status MakeTensors(const BaseModel& base, const EngineOptions& options);
   Passes Divide(const BatchScheduler::Plan& plan) const;
   ForwardItem ItemFor(const Task& task, int64_t tokens) const;
@@ -116,6 +117,7 @@ class Lane {
   const ModelConfig config_;
   const ComputeTarget target_;
   Arbiter* const arbiter_;
+  const Clock* const clock_;
   MemoryBudget::Reservation memory_;
   KvPages pages_;
   BatchScheduler scheduler_;

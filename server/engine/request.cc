@@ -1,5 +1,7 @@
 #include "server/engine/request.h"
 
+#include "server/adapters/adapter.h"
+
 namespace attune {
 
 bool GenerationState::Next(GenerationUpdate* update) {
@@ -91,6 +93,13 @@ void GenerationState::SetQueued(double seconds) {
 void GenerationState::SetFirstToken(double seconds) {
   absl::MutexLock lock(&mutex_);
   if (timings_.first_token_seconds == 0) timings_.first_token_seconds = seconds;
+}
+
+std::vector<int32_t> VirtualTokens(const ServedModel& model) {
+  std::vector<int32_t> tokens;
+  const int64_t count = model.adapter ? model.adapter->virtual_tokens() : 0;
+  for (int64_t i = 0; i < count; ++i) tokens.push_back(static_cast<int32_t>(-1 - i));
+  return tokens;
 }
 
 std::unique_ptr<Task> ForkOf(const Task& parent) {

@@ -133,6 +133,9 @@ struct Task {
   }
 };
 
+// What stands before a prompt of the model in a sequence: -1 - i for each row i of its soft prompt.
+std::vector<int32_t> VirtualTokens(const ServedModel& model);
+
 // A task that goes on, of the same kind, from where `parent` is. Its form and drafts are not copied.
 std::unique_ptr<Task> ForkOf(const Task& parent);
 

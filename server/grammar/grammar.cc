@@ -233,11 +233,19 @@ absl::StatusOr<std::shared_ptr<const Grammar>> GrammarCompiler::Compile(const An
 
 std::shared_ptr<GrammarCompiler> GrammarCompilers::For(const std::shared_ptr<const void>& owner,
                                                        const Tokenizer& tokenizer) {
-  absl::MutexLock lock(&mutex_);
-  std::erase_if(entries_, [](const auto& entry) { return entry.second.owner.expired(); });
-  Entry& entry = entries_[&tokenizer];
-  if (!entry.compiler) entry = {owner, std::make_shared<GrammarCompiler>(tokenizer, cache_bytes_)};
-  return entry.compiler;
+  std::shared_ptr<Entry> entry;
+  {
+    absl::MutexLock lock(&mutex_);
+    std::erase_if(entries_, [](const auto& known) { return known.second->owner.expired(); });
+    std::shared_ptr<Entry>& known = entries_[&tokenizer];
+    if (!known) {
+      known = std::make_shared<Entry>();
+      known->owner = owner;
+    }
+    entry = known;
+  }
+  absl::call_once(entry->once, [&] { entry->compiler = std::make_shared<GrammarCompiler>(tokenizer, cache_bytes_); });
+  return entry->compiler;
 }
 
 }  // namespace attune

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/base/call_once.h"
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
@@ -91,13 +92,15 @@ class GrammarCompilers {
   std::shared_ptr<GrammarCompiler> For(const std::shared_ptr<const void>& owner, const Tokenizer& tokenizer);
 
  private:
+  // Made by whoever asks first, while others for the same one wait, and nobody else.
   struct Entry {
     std::weak_ptr<const void> owner;
+    absl::once_flag once;
     std::shared_ptr<GrammarCompiler> compiler;
   };
   const int64_t cache_bytes_;
   absl::Mutex mutex_;
-  std::map<const Tokenizer*, Entry> entries_ ABSL_GUARDED_BY(mutex_);
+  std::map<const Tokenizer*, std::shared_ptr<Entry>> entries_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace attune

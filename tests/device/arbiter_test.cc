@@ -91,31 +91,26 @@ TEST_F(ArbiterTest, OneTurnAtATime) {
 // Training that holds the device looks up between its pieces.
 TEST_F(ArbiterTest, TrainingPausesForGenerationThatIsToGoFirst) {
   Make(0.25);
+  EXPECT_FALSE(Arbiter::Turn().ShouldPause());
   Arbiter::Turn training = arbiter_->Acquire(kTraining);
-  clock_.Advance(absl::Seconds(1));
   EXPECT_FALSE(training.ShouldPause()) << "nobody else wants the device";
-  std::string order;
-  std::thread generation([&] {
-    for (int i = 0; i < 2; ++i) {
-      Arbiter::Turn turn = arbiter_->Acquire(kGeneration);
-      order += 'G';
-      clock_.Advance(absl::Seconds(4));
-    }
+  std::thread first([&] {
+    Arbiter::Turn turn = arbiter_->Acquire(kGeneration);
+    AwaitWaiting(kTraining, 1);
+    clock_.Advance(absl::Seconds(4));
   });
   AwaitWaiting(kGeneration, 1);
   EXPECT_TRUE(training.ShouldPause());
   training.Release();
-  training = arbiter_->Acquire(kTraining);  // after one step or two: its share of four seconds is one
-  order += 'T';
-  AwaitWaiting(kGeneration, order == "GT" ? 1 : 0);
-  if (order == "GT") {
-    EXPECT_FALSE(training.ShouldPause()) << "it is owed a second";
-    clock_.Advance(absl::Seconds(2));
-    EXPECT_TRUE(training.ShouldPause()) << "it has had more than that";
-  }
+  training = arbiter_->Acquire(kTraining);  // its share of the four seconds is one
+  first.join();
+  std::thread second([&] { arbiter_->Acquire(kGeneration).Release(); });
+  AwaitWaiting(kGeneration, 1);
+  EXPECT_FALSE(training.ShouldPause()) << "it is owed a second";
+  clock_.Advance(absl::Seconds(2));
+  EXPECT_TRUE(training.ShouldPause()) << "it has had more than that";
   training.Release();
-  generation.join();
-  EXPECT_FALSE(Arbiter::Turn().ShouldPause());
+  second.join();
 }
 
 TEST_F(ArbiterTest, PatientGenerationLetsTrainingGoOnUntilItsTime) {
