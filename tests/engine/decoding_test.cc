@@ -25,7 +25,11 @@ class CountingObserver final : public EngineObserver {
     tokens += generated;
   }
   void OnPreempted() override { ++preempted; }
-  std::atomic<int64_t> prompt = 0, steps = 0, drafted = 0, accepted = 0, tokens = 0, preempted = 0;
+  void OnPutOff(double late_seconds) override {
+    EXPECT_GE(late_seconds, 0);
+    ++put_off;
+  }
+  std::atomic<int64_t> prompt = 0, steps = 0, drafted = 0, accepted = 0, tokens = 0, preempted = 0, put_off = 0;
   std::array<std::atomic<int>, 4> finished = {};
 };
 
@@ -413,6 +417,53 @@ TEST_F(DecodingTest, EmbeddingsAreTheHiddenStates) {
   absl::Status refused;
   engine_->EmbedAsync({Model(), {{1, 2}}}, [&](auto r) { refused = r.status(); });
   EXPECT_EQ(GetErrorDetails(refused).reason, "SHUTTING_DOWN");
+}
+
+TEST_F(DecodingTest, EmbeddingsThatCannotBeMadeAreNoFinishedRequests) {
+  Start(&observer_);
+  const auto reason_of = [&](EmbedParams params) {
+    absl::Notification done;
+    absl::Status status;
+    engine_->EmbedAsync(std::move(params), [&](auto result) {
+      status = result.status();
+      done.Notify();
+    });
+    done.WaitForNotification();
+    return GetErrorDetails(status).reason;
+  };
+  EXPECT_EQ(reason_of({Model(), {MakePrompt(4, 1), MakePrompt(129, 1)}}), "PROMPT_TOO_LONG");
+  EXPECT_EQ(reason_of({Model(Prompt(5)), {MakePrompt(124, 1)}}), "PROMPT_TOO_LONG") << "with the soft prompt";
+  EmbedParams late{Model(), {MakePrompt(4, 1)}};
+  late.deadline = absl::InfinitePast();
+  EXPECT_EQ(reason_of(late), "DEADLINE_EXCEEDED");
+  EXPECT_EQ(observer_.finished[static_cast<int>(FinishReason::kStop)], 0);
+}
+
+// With a target, and a job that would have nothing otherwise: steps without prompts wait for it,
+// whoever reads a prompt does not, and the answers are the same.
+TEST_F(DecodingTest, ATargetLetsTrainingInBetween) {
+  for (const bool has_target : {true, false}) {
+    options_.inter_token_target = has_target ? absl::Milliseconds(100) : absl::ZeroDuration();
+    arbiter_ = std::make_unique<Arbiter>(&Clock::Real(), Arbiter::Options{.training_share = 0, .memory_bytes = 1 << 30});
+    CountingObserver observer;
+    Start(&observer);
+    std::atomic<bool> ended = false;
+    std::thread training([&] {
+      while (!ended) {
+        Arbiter::Turn turn = arbiter_->Acquire(WorkClass::kTraining);
+        while (!ended && !turn.ShouldPause()) std::this_thread::yield();
+      }
+    });
+    const auto model = Model();
+    auto generation = Submit(Params(model, MakePrompt(9, 3), 12));
+    EXPECT_EQ(Collect(generation.get()).tokens[0], Greedy(*model, MakePrompt(9, 3), 12));
+    ended = true;
+    training.join();
+    // All steps but the one that read the prompt, as far as steps are faster than the target.
+    EXPECT_LE(observer.put_off, has_target ? 11 : 0);
+    EXPECT_EQ(observer.put_off > 0, has_target);
+    engine_.reset();
+  }
 }
 
 TEST_F(DecodingTest, CachedTokensAreReported) {

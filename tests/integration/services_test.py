@@ -555,6 +555,37 @@ class ServicesTest(unittest.TestCase):
             self.assertIsNotNone(self.metric(name), name)
 
 
+class FlagsTest(unittest.TestCase):
+    def test_options_of_serving(self):
+        """A server that decodes from blocks, knows no prefixes, and trains beside generation up to a target."""
+        with tempfile.TemporaryDirectory(prefix="attune_flags.") as folder:
+            flags = ["--decode-weights", "int8", "--no-prefix-cache", "--inter-token-target", "0.5"]
+            server = Server(os.path.join(folder, "data"), flags).start()
+            try:
+                server.import_model()
+                server.upload("mood", mood_rows(60), **MOOD)
+                job = server.create_job(lora_job(hyperparameters={"max_steps": 100000}), "long")
+                while server.get_job(job.name).progress.step < 1:
+                    time.sleep(0.05)
+                for _ in range(2):
+                    answer = server.generate("models/smollm2", "The capital of France is " + "really " * 30, max_tokens=8)
+                    self.assertEqual(answer.usage.cached_prompt_tokens, 0)
+                page = server.get("/metrics")[1]
+                value = lambda name: sum(float(line.split()[-1]) for line in page.splitlines() if line.startswith(name))
+                self.assertEqual(value("attune_prefix_cache_hits_total"), 0)
+                self.assertGreater(value("attune_generation_lateness_seconds_count"), 0)
+                for work in ("generation", "training"):
+                    self.assertGreater(value(f'attune_device_seconds_total{{work="{work}"}}'), 0)
+            finally:
+                server.terminate()
+            with open(server.log, encoding="utf-8") as log:
+                loaded = [line for line in log if "model.decode_weights" in line]
+            self.assertEqual(len(loaded), 1)
+            self.assertIn("format=int8", loaded[0])
+            # This file has blocks of its own, which stay: only rounding differs.
+            self.assertRegex(loaded[0], r"change_percent=[+-]0\.\d\d")
+
+
 class ShutdownTest(unittest.TestCase):
     def test_sigterm_stops_cleanly_and_everything_is_there_after(self):
         with tempfile.TemporaryDirectory(prefix="attune_shutdown.") as folder:

@@ -75,6 +75,14 @@ class ModelInteropTest : public ::testing::Test {
     model_ = std::move(model);
   }
 
+  std::unique_ptr<Generation> Submit(const nlohmann::json& given, GenerateParams params) {
+    params.model = model_;
+    params.prompt = given.at("prompt").get<std::vector<int32_t>>();
+    auto generation = engine_->Generate(std::move(params));
+    EXPECT_TRUE(generation.ok()) << generation.status();
+    return generation.ok() ? std::move(*generation) : nullptr;
+  }
+
   TempFolder temp_;
   std::string references_;
   std::shared_ptr<const BaseModel> base_;
@@ -107,15 +115,12 @@ TEST_F(ModelInteropTest, GreedyAnswersAgree) {
   std::vector<std::unique_ptr<Generation>> running;
   for (const nlohmann::json& given : cases) {
     GenerateParams params;
-    params.model = model_;
-    params.prompt = given.at("prompt").get<std::vector<int32_t>>();
     params.max_tokens = static_cast<int>(given.at("continuation").size());
     params.ignore_eos = true;
     // Some guess ahead, which changes nothing.
     params.draft_tokens = running.size() % 2 == 0 ? 0 : 8;
-    auto generation = engine_->Generate(std::move(params));
-    ASSERT_TRUE(generation.ok()) << generation.status();
-    running.push_back(std::move(*generation));
+    running.push_back(Submit(given, std::move(params)));
+    ASSERT_NE(running.back(), nullptr);
   }
   // Where two tokens are as likely as each other, the order of summation decides.
   int same = 0;
@@ -138,17 +143,14 @@ TEST_F(ModelInteropTest, BeamSearchesAgree) {
   std::vector<std::unique_ptr<Generation>> running;
   for (const nlohmann::json& given : cases) {
     GenerateParams params;
-    params.model = model_;
-    params.prompt = given.at("prompt").get<std::vector<int32_t>>();
     params.max_tokens = given.at("max_tokens").get<int>();
     params.beams = given.at("beams").get<int>();
     params.n = static_cast<int>(given.at("answers").size());
     params.length_penalty = given.at("length_penalty").get<double>();
     params.early_stopping = given.at("early_stopping").get<bool>();
     ASSERT_EQ(base_->end_ids, given.at("ends").get<std::vector<int32_t>>());
-    auto generation = engine_->Generate(std::move(params));
-    ASSERT_TRUE(generation.ok()) << generation.status();
-    running.push_back(std::move(*generation));
+    running.push_back(Submit(given, std::move(params)));
+    ASSERT_NE(running.back(), nullptr);
   }
   int same = 0;
   for (size_t i = 0; i < running.size(); ++i) {
