@@ -31,6 +31,9 @@ set_target_properties(attune_sentencepiece PROPERTIES
 target_link_libraries(attune_sentencepiece INTERFACE PkgConfig::PROTOBUF_LITE)
 
 set(_xgrammar "${ATTUNE_CACHE}/xgrammar-0.2.8")
+if(ATTUNE_SANITIZE MATCHES thread)
+  set(_xgrammar "${_xgrammar}-tsan")
+endif()
 add_library(attune_xgrammar STATIC IMPORTED)
 set_target_properties(attune_xgrammar PROPERTIES
   IMPORTED_LOCATION ${_xgrammar}/lib/libxgrammar.a
