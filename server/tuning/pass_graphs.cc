@@ -87,22 +87,28 @@ std::vector<Keep> PassGraphs::FirstKeepFor(const PassShape& shape) const {
   return keep;
 }
 
+DirectPass::Result PassGraphs::RunOnce(const PackedMicroBatch& batch, const std::vector<Keep>& keep, bool is_first) {
+  const Tensor moved = batch.packed.to(DeviceOf(base_->target), /*non_blocking=*/true);
+  return pass_->Run(ViewBatch(moved, batch.shape, batch.packed), keep, is_first);
+}
+
+DirectPass::Result PassGraphs::RunWithout(const PackedMicroBatch& batch, bool is_first) {
+  if (captured() > 0) DropAll();
+  return RunOnce(batch, KeepFor(batch.shape), is_first);
+}
+
 DirectPass::Result PassGraphs::Run(const PackedMicroBatch& batch, bool is_first) {
   const PassShape& shape = batch.shape;
   const Tensor& packed = batch.packed;
-  auto run = [&](const std::vector<Keep>& keep) {
-    const Tensor moved = packed.to(DeviceOf(base_->target), /*non_blocking=*/true);
-    return pass_->Run(ViewBatch(moved, shape, packed), keep, is_first);
-  };
   if (!batch.is_captured) {
     DropGraphsFor(shape);
-    return run(KeepFor(shape));
+    return RunOnce(batch, KeepFor(shape), is_first);
   }
   std::unique_ptr<Graph>& graph = graphs_[{shape, is_first}];
   if (!graph) graph = std::make_unique<Graph>();
   // Once without: what allocates or compiles on first use does so outside the capture. The
   // graphs' pool is not there for it: the pass makes do with the least.
-  if (graph->seen++ == 0) return run(FirstKeepFor(shape));
+  if (graph->seen++ == 0) return RunOnce(batch, FirstKeepFor(shape), is_first);
   if (!graph->graph) {
     DropGraphsFor(shape);
     graph->input = at::empty_like(packed, at::TensorOptions().device(DeviceOf(base_->target)).pinned_memory(false));

@@ -38,6 +38,10 @@ class PassGraphs {
   // next call.
   DirectPass::Result Run(const PackedMicroBatch& batch, bool is_first);
 
+  // The same, but never a replay, which nothing could come between: its graphs give way to what the pass
+  // keeps, and are captured again when Run is next called.
+  DirectPass::Result RunWithout(const PackedMicroBatch& batch, bool is_first);
+
   // Gives the graphs' memory back, for work that found none; they are captured again. False
   // if there are none.
   bool DropAll();
@@ -63,6 +67,7 @@ class PassGraphs {
   // hold them all: the larger pass comes first, and the others are captured again.
   void DropGraphsFor(const PassShape& shape);
   void Capture(const Key& key, Graph* graph);
+  DirectPass::Result RunOnce(const PackedMicroBatch& batch, const std::vector<Keep>& keep, bool is_first);
 
   DirectPass* const pass_;
   const BaseModel* const base_;

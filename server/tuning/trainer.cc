@@ -167,8 +167,23 @@ Trainer::PreparedStep Trainer::TakePrepared(int64_t step) {
   return prepared;
 }
 
-DirectPass::Result Trainer::RunPass(const PackedMicroBatch& batch, bool is_first) {
-  if (graphs_) return graphs_->Run(batch, is_first);
+// How long passes stay without their graphs, which cost a moment to capture again, once generation is over.
+constexpr int kPausingPasses = 64;
+
+// Whether the pass is to offer pauses: a replay has none, and small ones are over before it counts.
+bool Trainer::NeedsPauses(const PackedMicroBatch& batch) {
+  if (!arbiter_ || !batch.is_captured) return !batch.is_captured;
+  if (IsSmall(*base_, batch)) return false;
+  if (arbiter_->IsGenerating()) {
+    pausing_passes_ = kPausingPasses;
+  } else if (pausing_passes_ > 0) {
+    --pausing_passes_;
+  }
+  return pausing_passes_ > 0;
+}
+
+DirectPass::Result Trainer::RunPass(const PackedMicroBatch& batch, bool is_first, bool pauses) {
+  if (graphs_) return pauses && batch.is_captured ? graphs_->RunWithout(batch, is_first) : graphs_->Run(batch, is_first);
   const int64_t element = static_cast<int64_t>(at::elementSize(PassType(h_)));
   const bool has_host = base_->target.device == ComputeTarget::Device::kCuda;
   return direct_.Run(ViewBatch(batch.packed.to(DeviceOf(base_->target)), batch.shape, batch.packed),
@@ -188,10 +203,11 @@ absl::StatusOr<Trainer::StepSums> Trainer::Accumulate(const PreparedStep& step, 
       sums.loss += joint_->Run(step.unpacked[i], step.seeds[i], step.loss_tokens, is_first);
     } else {
       has_joined_ = false;
+      const bool pauses = NeedsPauses(batch);
       Arbiter::Turn turn = TakeTurn(SharingOf(batch, is_first));
       std::optional<Pausing> pausing;
-      if (!batch.is_captured) pausing.emplace(this, &turn);
-      sums.loss += RunPass(batch, is_first).loss_sum.item<double>();  // waits for the pass
+      if (pauses) pausing.emplace(this, &turn);
+      sums.loss += RunPass(batch, is_first, pauses).loss_sum.item<double>();  // waits for the pass
     }
     if (!std::isfinite(sums.loss)) {
       if (!sums.was_joint) return NotFinite(step.step, "loss");

