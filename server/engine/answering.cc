@@ -6,7 +6,6 @@
 #include "common/error.h"
 #include "server/engine/beam_group.h"
 #include "server/engine/choose_tokens.h"
-#include "server/engine/sampler.h"
 
 namespace attune {
 namespace {
@@ -65,29 +64,25 @@ void Answering::HandleAnswer(Lane* lane, const Lane::Output& output) {
     task->sequence.computed = std::min(task->sequence.computed, task->known() + right);
   }
   for (size_t i = 0; i < output.chosen.size(); ++i) {
-    if (!TakeToken(lane, task, output.chosen[i], output.logits + i * output.vocab, output.vocab)) return;
+    if (!TakeToken(lane, task, output.chosen[i])) return;
   }
   if (output.is_over) return Finish(lane, task, FinishReason::kStop);
   if (task->draft) drafting_->Draft(task);
   if (task->grammar) PrepareMask(task);
 }
 
-bool Answering::TakeToken(Lane* lane, Task* task, int32_t token, const float* logits, int64_t vocab) {
+bool Answering::TakeToken(Lane* lane, Task* task, const TokenInfo& token) {
   const GenerateParams& params = task->generation->params;
   NoteToken(task);
-  if (task->IsEnd(token)) {
+  if (task->IsEnd(token.id)) {
     Finish(lane, task, FinishReason::kStop);
     return false;
   }
   GenerationUpdate update;
   update.index = task->index;
   update.has_token = true;
-  update.token.id = token;
-  if (params.logprobs || params.top_logprobs > 0) {
-    update.token.logprob = LogProbability(logits, vocab, token);
-    update.token.alternatives = TopLogprobs(logits, vocab, params.top_logprobs);
-  }
-  task->sequence.tokens.push_back(token);
+  update.token = token;
+  task->sequence.tokens.push_back(token.id);
   const bool full = static_cast<int64_t>(task->sequence.tokens.size()) >= task->model->base->config.context;
   if (task->generated() >= params.max_tokens || full) update.finish = FinishReason::kLength;
   const bool goes_on = update.finish == FinishReason::kNone;
@@ -114,13 +109,13 @@ void Answering::ForkSiblings(Lane* lane, const Lane::Output& output) {
       task->draft = std::make_unique<DraftState>();
       task->draft->length = params.draft_tokens;
     }
-    const int32_t token = ChooseFirstToken(*first, output, task->sampling, task->grammar.get());
+    const TokenInfo token = ChooseFirstToken(*first, output, task->sampling, task->grammar.get());
     lane->AddFork(*first, std::move(child));
     Lane::Output own = output;
     own.task = task;
     own.chosen = {token};
     if (task->grammar) {
-      if (!task->grammar->Accept(token)) own.chosen.clear();
+      if (!task->grammar->Accept(token.id)) own.chosen.clear();
       own.is_over = task->grammar->IsOver();
     }
     HandleAnswer(lane, own);

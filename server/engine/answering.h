@@ -37,7 +37,7 @@ class Answering {
  private:
   void ForkSiblings(Lane* lane, const Lane::Output& output);
   // False if the answer has ended, and was taken out.
-  bool TakeToken(Lane* lane, Task* task, int32_t token, const float* logits, int64_t vocab);
+  bool TakeToken(Lane* lane, Task* task, const TokenInfo& token);
   void NoteToken(Task* task);
   void Count(const Task& task, FinishReason reason);
   // Has the next token's mask made while the next step runs.

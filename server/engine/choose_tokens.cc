@@ -18,6 +18,15 @@ int32_t Choose(const Task& task, const float* logits, int64_t vocab, int64_t ahe
                      sampling);
 }
 
+TokenInfo InfoOf(const Task& task, const float* logits, int64_t vocab, int32_t token) {
+  const GenerateParams& params = task.generation->params;
+  TokenInfo info{token, 0, {}};
+  if (!params.logprobs && params.top_logprobs == 0) return info;
+  info.logprob = LogProbability(logits, vocab, token);
+  info.alternatives = TopLogprobs(logits, vocab, params.top_logprobs);
+  return info;
+}
+
 void ChooseForAnswer(Task* task, Lane::Output* output) {
   if (task->mask_ready) task->mask_ready->WaitForNotification();
   task->mask_ready = nullptr;
@@ -26,7 +35,7 @@ void ChooseForAnswer(Task* task, Lane::Output* output) {
     const float* logits = output->logits + row * output->vocab;
     const int32_t token = Choose(*task, logits, output->vocab, row, task->sampling, grammar);
     if (grammar && !grammar->Accept(token)) return;
-    output->chosen.push_back(token);
+    output->chosen.push_back(InfoOf(*task, logits, output->vocab, token));
     const bool is_right = row < task->sequence.drafted && task->sequence.tokens[task->known() + row] == token;
     if (!is_right || task->IsEnd(token)) break;
   }
@@ -39,7 +48,7 @@ void Read(Lane::Output* output) {
     case Task::Kind::kAnswer: return ChooseForAnswer(task, output);
     case Task::Kind::kDraft:
       if (output->ends_input && task->drafts_for->draft->is_asked) {
-        output->chosen.push_back(Choose(*task, output->logits, output->vocab, 0, task->sampling, nullptr));
+        output->chosen.push_back({Choose(*task, output->logits, output->vocab, 0, task->sampling, nullptr), 0, {}});
       }
       return;
     case Task::Kind::kBeam:
@@ -62,7 +71,7 @@ void ChooseTokens(std::vector<Lane::Output>* outputs) {
     if (output.logits && output.rows > 0) {
       unread.push_back(&output);
     } else if (output.rows > 0) {
-      output.chosen.push_back(output.device_choice);
+      output.chosen.push_back(std::move(output.device_choice));
     }
   }
   if (unread.empty()) return;
@@ -71,9 +80,9 @@ void ChooseTokens(std::vector<Lane::Output>* outputs) {
   });
 }
 
-int32_t ChooseFirstToken(const Task& task, const Lane::Output& output, const SamplingParams& sampling,
-                         GrammarState* grammar) {
-  return Choose(task, output.logits, output.vocab, 0, sampling, grammar);
+TokenInfo ChooseFirstToken(const Task& task, const Lane::Output& output, const SamplingParams& sampling,
+                           GrammarState* grammar) {
+  return InfoOf(task, output.logits, output.vocab, Choose(task, output.logits, output.vocab, 0, sampling, grammar));
 }
 
 }  // namespace attune

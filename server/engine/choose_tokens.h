@@ -19,8 +19,8 @@ void ChooseTokens(std::vector<Lane::Output>* outputs);
 
 // An answer's next token after one row of logits, as if it had the other's seed: for answers that
 // are forked. `grammar` may be null.
-int32_t ChooseFirstToken(const Task& task, const Lane::Output& output, const SamplingParams& sampling,
-                         GrammarState* grammar);
+TokenInfo ChooseFirstToken(const Task& task, const Lane::Output& output, const SamplingParams& sampling,
+                           GrammarState* grammar);
 
 }  // namespace attune
 

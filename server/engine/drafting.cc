@@ -100,7 +100,7 @@ void Drafting::HandleDraft(const Lane::Output& output) {
     return;
   }
   if (output.chosen.empty()) return;
-  const int32_t token = output.chosen[0];
+  const int32_t token = output.chosen[0].id;
   companion->sequence.tokens.push_back(token);
   const int64_t drafted = companion->generated() - task->generated();
   if (drafted >= Room(*task) || task->IsEnd(token)) Deliver(companion);

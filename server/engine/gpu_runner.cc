@@ -7,9 +7,12 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
+#include <cstring>
 #include <utility>
 
+#include "server/engine/token_choice.h"
 #include "server/model/kernels/cuda_dispatch.h"
 #include "server/model/kernels/matmul.h"
 #include "server/model/own_stream.h"
@@ -70,6 +73,10 @@ int64_t RowsOf(const std::vector<ForwardItem>& items) {
   return rows;
 }
 
+bool HasPenalties(const cuda::ChosenRow& row) {
+  return row.repetition_penalty != 1 || row.frequency_penalty != 0 || row.presence_penalty != 0;
+}
+
 int64_t WantedOf(const ForwardItem& item) { return item.count - std::min(item.count, item.first_logits); }
 
 bool HasPromptRows(const ForwardItem& item) { return item.sampled_row < 0 && item.tokens[0] < 0; }
@@ -83,15 +90,6 @@ bool IsForGraph(const std::vector<ForwardItem>& items) {
     if (HasPromptRows(item) || (lora && RankOf(*lora) > cuda::MostGroupedRanks())) return false;
   }
   return !items.empty() && RowsOf(items) <= kMostGraphRows && wanted <= kMostGraphWanted;
-}
-
-// Longer pieces under so few LoRAs are worth products of their own.
-constexpr int64_t kFewLoras = 4;
-
-int64_t CountLongLoras(const std::vector<ForwardItem>& items) {
-  int64_t count = 0;
-  for (const ForwardItem& item : items) count += item.count > 1 && item.adapter && item.adapter->lora;
-  return count;
 }
 
 // Attention over shorter contexts is over before the second kernel that joins the parts would be.
@@ -154,7 +152,8 @@ struct GpuRunner::Side {
 struct GpuRunner::Model {
   std::weak_ptr<const BaseModel> base;
   const BaseModel* weights = nullptr;
-  Tensor sampled;  // int32: the likeliest token after each wanted row of its last step
+  Tensor sampled;         // int32: the token chosen after each wanted row of its last step
+  Tensor sampled_before;  // the step before's, for choices that have to know it
   struct Graph {
     bool was_run = false;
     std::unique_ptr<at::cuda::CUDAGraph> graph;
@@ -173,7 +172,7 @@ struct GpuRunner::Batch {
   bool is_captured = false;  // that, or few longer pieces: padded to a size that is replayed
   bool is_cut = false;       // single tokens' keys may lie in several chunks
   bool is_cut_longer = false;
-  // Pieces that have products of their own.
+  // Pieces that have products of their own: of ranks, or so many adapters, as the grouped kernel does not take.
   struct LoraRows {
     const LoraAdapter* lora;
     int64_t first, count;
@@ -184,18 +183,33 @@ struct GpuRunner::Batch {
     int64_t row, first, count;
   };
   std::vector<PromptRows> prompts;
+  std::vector<int64_t> chosen;  // wanted rows, rising, that have a choice
+  int64_t choices_at = 0, changes_at = 0;  // in the inputs
 };
 
 struct GpuRunner::Step::State {
   at::cuda::CUDAEvent done;
   Tensor tokens, logits;
   int64_t logits_copied = 0;  // rows
+  int64_t scratch_used = 0, logprobs_used = 0;  // rows
+  Tensor scratch, logprobs;   // fp32, on the device
+  Tensor logprobs_read;       // pinned
+  std::vector<std::pair<int64_t, int32_t>> logprobs_of;  // by item: its row, and how many alternatives; or -1
 };
 
 GpuRunner::Step::Step(std::unique_ptr<State> state) : state_(std::move(state)) {}
 GpuRunner::Step::~Step() = default;
 void GpuRunner::Step::Wait() { state_->done.synchronize(); }
 const int32_t* GpuRunner::Step::tokens() const { return state_->tokens.const_data_ptr<int32_t>(); }
+void GpuRunner::Step::ReadLogprobs(size_t item, TokenInfo* token) const {
+  const auto [row, alternatives] = state_->logprobs_of[item];
+  if (row < 0) return;
+  const float* values = state_->logprobs_read.const_data_ptr<float>() + row * cuda::kLogprobsWidth;
+  token->logprob = values[0];
+  for (int i = 0; i < alternatives; ++i) {
+    token->alternatives.emplace_back(std::bit_cast<int32_t>(values[1 + 2 * i]), values[2 + 2 * i]);
+  }
+}
 const Tensor& GpuRunner::Step::logits() const { return state_->logits; }
 
 bool GpuRunner::Serves(const BaseModel& base) {
@@ -234,6 +248,7 @@ GpuRunner::Model& GpuRunner::ModelFor(const std::shared_ptr<const BaseModel>& ba
     model->base = base;
     model->weights = base.get();
     model->sampled = at::zeros({max_tokens_}, at::TensorOptions(at::kInt).device(DeviceOf(base->target)));
+    model->sampled_before = at::zeros_like(model->sampled);
   }
   return *model;
 }
@@ -245,16 +260,13 @@ GpuRunner::Batch GpuRunner::MakeBatch(const std::vector<ForwardItem>& items) {
   int64_t row = 0;
   batch.is_decode = true;
   const bool is_longer_graph = items.front().count > 1 && IsForGraph(items);
-  const bool groups_all = is_longer_graph || CountLongLoras(items) > kFewLoras;
-  bool has_lora = false;
+  int64_t last_lora_row = 0;
   batch.is_cut = IsWorthCutting(items);
   for (const ForwardItem& item : items) {
     StepSegment segment{item.tokens, item.sampled_row, item.count, item.context, item.pages, -1, item.first_logits};
     const LoraAdapter* lora = item.adapter ? item.adapter->lora.get() : nullptr;
-    if (lora && (item.count == 1 || groups_all) && RankOf(*lora) <= cuda::MostGroupedRanks()) {
-      segment.adapter_slot = slots_.SlotOf(*lora, item.adapter_uid);
-      has_lora = true;
-    }
+    if (lora && RankOf(*lora) <= cuda::MostGroupedRanks()) segment.adapter_slot = slots_.SlotOf(*lora, item.adapter_uid);
+    if (segment.adapter_slot >= 0) last_lora_row = row + item.count;
     if (lora && segment.adapter_slot < 0) {
       batch.loras.push_back({lora, row, item.count});
     }
@@ -270,7 +282,7 @@ GpuRunner::Batch GpuRunner::MakeBatch(const std::vector<ForwardItem>& items) {
   const int64_t group = config_.heads / config_.kv_heads;
   if (batch.is_decode) {
     const int64_t rows = BucketRows(row), tiles = batch.is_cut ? TilesFor(rows, config_.kv_heads, processors_) : rows;
-    const StepRoom room{rows, 0, {rows, rows, tiles}, {}};
+    const StepRoom room{rows, 0, rows, {rows, rows, tiles}, {}};
     batch.inputs = MakeStepInputs(segments, cache_->page_tokens, group, batch.is_cut ? tiles : 0, &room);
     batch.rows = batch.singles = rows;
     batch.is_captured = true;
@@ -284,7 +296,7 @@ GpuRunner::Batch GpuRunner::MakeBatch(const std::vector<ForwardItem>& items) {
     batch.is_cut_longer = batch.inputs.is_cut_longer;
     batch.rows = row;
   }
-  if (has_lora) batch.lora_rows = groups_all ? batch.rows : batch.singles;
+  if (last_lora_row > 0) batch.lora_rows = batch.is_captured ? batch.rows : last_lora_row;
   return batch;
 }
 
@@ -301,7 +313,9 @@ void GpuRunner::PadLonger(const std::vector<StepSegment>& segments, Batch* batch
   batch->is_cut_longer = room.rows <= kMostCutRows && longest >= kWorthCutting;
   room.tiles = room.rows * group / tile_rows + room.segments;
   if (batch->is_cut_longer) room.tiles = std::max(room.tiles, TilesFor(0, config_.kv_heads, processors_));
-  const StepRoom step{room.rows, kMostGraphWanted, {}, room};
+  // Each piece's last tile may have but one row, and so may the padding's.
+  const int64_t lora_tiles = room.rows / cuda::kLoraTileRows + room.segments + 1;
+  const StepRoom step{room.rows, kMostGraphWanted, lora_tiles, {}, room};
   batch->inputs = MakeStepInputs(segments, cache_->page_tokens, group, 0, &step, batch->is_cut_longer ? room.tiles : 0,
                                  buffers_->parts.size(0));
   batch->rows = room.rows;
@@ -335,8 +349,9 @@ void GpuRunner::Product(const Model& model, const Batch& batch, int64_t layer, L
     const OwnStream::Scope scope(side_->stream);
     side_->begin.block(c10::cuda::getCurrentCUDAStream());
     cuda::GroupedLora(x.const_data_ptr(), x.stride(0), static_cast<const cuda::LoraEntry*>(slots_.table().const_data_ptr()),
-                      slots_.entries_per_slot(), Input(batch.inputs.offsets.adapters), TargetOf(config_, layer, which),
-                      buffers_->lora_delta.mutable_data_ptr(), y.size(1), batch.lora_rows, x.size(1), CurrentCudaStream());
+                      slots_.entries_per_slot(), reinterpret_cast<const cuda::LoraTile*>(Input(batch.inputs.offsets.lora_tiles)),
+                      batch.inputs.room.lora_tiles, TargetOf(config_, layer, which),
+                      buffers_->lora_delta.mutable_data_ptr(), y.size(1), x.size(1), CurrentCudaStream());
     side_->end.record();
   }
   if (batch.lora_rows > 0) side_->end.block(c10::cuda::getCurrentCUDAStream());
@@ -470,6 +485,73 @@ void GpuRunner::Replay(Model* model, const Batch& batch) {
   graph.graph->replay();
 }
 
+void GpuRunner::PrepareChoices(Model* model, const std::vector<ForwardItem>& items, Step::State* step) {
+  int64_t changed = 0, logprobs = 0;
+  bool has_pending = false;
+  for (const ForwardItem& item : items) {
+    const bool has_changes = item.choice && !item.choice->changes.empty();
+    const bool has_logprobs = item.choice && item.choice->row.alternatives >= 0;
+    has_pending = has_pending || (item.choice && item.sampled_row >= 0);
+    changed += has_changes || (item.choice && HasPenalties(item.choice->row));
+    step->logprobs_of.emplace_back(has_logprobs ? logprobs++ : -1, has_logprobs ? item.choice->row.alternatives : 0);
+  }
+  const at::TensorOptions fp32 = at::TensorOptions(at::kFloat).device(buffers_->x.device());
+  if (changed > 0) step->scratch = at::empty({changed, config_.vocab}, fp32);
+  if (changed > 0 && has_pending) model->sampled_before.copy_(model->sampled, /*non_blocking=*/true);
+  if (logprobs > 0) step->logprobs = at::empty({logprobs, cuda::kLogprobsWidth}, fp32);
+}
+
+void GpuRunner::AddChoices(const std::vector<ForwardItem>& items, Batch* batch, Step::State* step) {
+  std::vector<cuda::ChosenRow> rows;
+  std::vector<cuda::LogitChange> changes;
+  int64_t wanted = 0;
+  for (const ForwardItem& item : items) {
+    wanted += WantedOf(item);
+    if (!item.choice) continue;
+    cuda::ChosenRow row = item.choice->row;
+    row.row = static_cast<int32_t>(wanted - 1);
+    row.first_change = static_cast<int32_t>(changes.size());
+    row.changes = static_cast<int32_t>(item.choice->changes.size());
+    if (row.changes > 0 || HasPenalties(row)) {
+      row.scratch_row = static_cast<int32_t>(step->scratch_used++);
+      row.pending = HasPenalties(row) ? item.sampled_row : -1;
+    }
+    if (row.alternatives >= 0) row.logprobs_row = static_cast<int32_t>(step->logprobs_used++);
+    changes.insert(changes.end(), item.choice->changes.begin(), item.choice->changes.end());
+    batch->chosen.push_back(row.row);
+    rows.push_back(row);
+  }
+  if (rows.empty()) return;
+  std::vector<int32_t>& values = batch->inputs.values;
+  auto append = [&](const auto& list) {
+    values.resize((values.size() + 3) / 4 * 4);
+    const int64_t at = static_cast<int64_t>(values.size());
+    const size_t bytes = list.size() * sizeof(list[0]);
+    values.resize(values.size() + bytes / sizeof(int32_t));
+    std::memcpy(values.data() + at, list.data(), bytes);
+    return at;
+  };
+  batch->choices_at = append(rows);
+  batch->changes_at = append(changes);
+}
+
+void GpuRunner::Choose(Model* model, const Batch& batch, int64_t first, int64_t begin, int64_t count, Step::State* step) {
+  const auto from = std::lower_bound(batch.chosen.begin(), batch.chosen.end(), begin);
+  const auto to = std::lower_bound(from, batch.chosen.end(), begin + count);
+  if (from == to) return;
+  cuda::ChoiceCall call;
+  call.rows = reinterpret_cast<const cuda::ChosenRow*>(Input(batch.choices_at)) + (from - batch.chosen.begin());
+  call.changes = reinterpret_cast<const cuda::LogitChange*>(Input(batch.changes_at));
+  call.logits_NV = buffers_->logits.const_data_ptr();
+  call.first_row = begin;
+  call.vocabulary = config_.vocab;
+  call.sampled = model->sampled.mutable_data_ptr<int32_t>() + first + begin;
+  call.sampled_before = model->sampled_before.const_data_ptr<int32_t>();
+  call.scratch_CV = step->scratch.defined() ? step->scratch.mutable_data_ptr<float>() : nullptr;
+  call.logprobs = step->logprobs.defined() ? step->logprobs.mutable_data_ptr<float>() : nullptr;
+  cuda::ChooseRows(call, to - from, CurrentCudaStream());
+}
+
 // Logits of the wanted rows: chosen from on the device, and copied out for items that want
 // them. `first`: of the step's wanted rows, where this batch's begin.
 void GpuRunner::Head(Model* model, const Batch& batch, const std::vector<ForwardItem>& items, int64_t first,
@@ -494,7 +576,10 @@ void GpuRunner::Head(Model* model, const Batch& batch, const std::vector<Forward
         .copy_(b.logits.index_select(0, index).to(at::kFloat), /*non_blocking=*/true);
     step->logits_copied += n;
   };
-  if (batch.is_decode) return copy_asked(0, batch.rows);
+  if (batch.is_decode) {
+    Choose(model, batch, first, 0, batch.rows, step);
+    return copy_asked(0, batch.rows);
+  }
   const int64_t* rows = reinterpret_cast<const int64_t*>(Input(batch.inputs.offsets.wanted_rows));
   for (int64_t begin = 0; begin < batch.wanted; begin += b.logits.size(0)) {
     const int64_t count = std::min(b.logits.size(0), batch.wanted - begin);
@@ -504,6 +589,7 @@ void GpuRunner::Head(Model* model, const Batch& batch, const std::vector<Forward
            Rows(b.logits, count));
     cuda::Argmax(b.logits.const_data_ptr(), model->sampled.mutable_data_ptr<int32_t>() + first + begin, count,
                  config_.vocab, stream);
+    Choose(model, batch, first, begin, count, step);
     copy_asked(begin, count);
   }
 }
@@ -533,8 +619,10 @@ std::unique_ptr<GpuRunner::Step> GpuRunner::Launch(const std::shared_ptr<const B
     step->logits = at::empty({asked, config_.vocab}, at::TensorOptions(at::kFloat).pinned_memory(true));
   }
   slots_.BeginStep();
+  PrepareChoices(&model, items, step.get());
   for (const std::vector<ForwardItem>& part : Divide(items)) {
-    const Batch batch = MakeBatch(part);
+    Batch batch = MakeBatch(part);
+    AddChoices(part, &batch, step.get());
     Upload(batch.inputs);
     if (batch.is_captured) {
       Replay(&model, batch);
@@ -546,6 +634,10 @@ std::unique_ptr<GpuRunner::Step> GpuRunner::Launch(const std::shared_ptr<const B
   }
   step->tokens = at::empty({wanted}, at::TensorOptions(at::kInt).pinned_memory(true));
   step->tokens.copy_(model.sampled.narrow(0, 0, wanted), /*non_blocking=*/true);
+  if (step->logprobs.defined()) {
+    step->logprobs_read = at::empty(step->logprobs.sizes(), at::TensorOptions(at::kFloat).pinned_memory(true));
+    step->logprobs_read.copy_(step->logprobs, /*non_blocking=*/true);
+  }
   step->done.record();
   return std::unique_ptr<Step>(new Step(std::move(step)));
 }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "server/engine/adapter_slots.h"
+#include "server/engine/engine.h"
 #include "server/engine/model_runner.h"
 #include "server/engine/step_inputs.h"
 #include "server/model/kernels/cuda/launch.h"
@@ -20,9 +21,9 @@ namespace attune {
 // CUDA graph, one for each of a few numbers of sequences, and so are a few rows of prompts, for
 // themselves; all that differs between two passes goes to the device in one copy. Each wanted
 // row's likeliest token is chosen on the device, where the next step may read it before the
-// host knows it. Buffers are made once; from step to step there are allocated, from libtorch's
-// caches, the vector of tokens, logits that the host asked for, and what single LoRAs of long
-// prompts need. Launches on the calling thread's stream, which must always be the same and not
+// host knows it; so are tokens that are drawn, after the pass. Buffers are made once; from step to step there are allocated, from libtorch's
+// caches, the vector of tokens, logits that the host asked for, changed logits and
+// log-probabilities, and what single LoRAs of long prompts need. Launches on the calling thread's stream, which must always be the same and not
 // the default one. Throws what libtorch throws. Not thread-safe.
 class GpuRunner {
  public:
@@ -41,8 +42,11 @@ class GpuRunner {
     ~Step();
     // Blocks until the device has done it.
     void Wait();
-    // After Wait: the likeliest token after each wanted token, in item order.
+    // After Wait: the token chosen after each wanted token, in item order: by the item's choice after
+    // its last one, else the likeliest.
     const int32_t* tokens() const;
+    // After Wait: what the item's choice wants to know besides; nothing if it wants nothing.
+    void ReadLogprobs(size_t item, TokenInfo* token) const;
     // fp32 on the CPU, a row for each wanted token of the items that wanted logits.
     const at::Tensor& logits() const;
 
@@ -81,6 +85,12 @@ class GpuRunner {
   void PadLonger(const std::vector<StepSegment>& segments, Batch* batch) const;
   void Head(Model* model, const Batch& batch, const std::vector<ForwardItem>& items, int64_t first, Step::State* step);
   void Replay(Model* model, const Batch& batch);
+  // Puts the items' choices behind the batch's inputs.
+  static void AddChoices(const std::vector<ForwardItem>& items, Batch* batch, Step::State* step);
+  // Makes the choices among the batch's wanted rows [begin, begin + count), whose logits are there.
+  void Choose(Model* model, const Batch& batch, int64_t first, int64_t begin, int64_t count, Step::State* step);
+  // What the choices of a step need.
+  void PrepareChoices(Model* model, const std::vector<ForwardItem>& items, Step::State* step);
   const int32_t* Input(int64_t offset) const;
 
   const ModelConfig config_;

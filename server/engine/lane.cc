@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "common/error.h"
+#include "server/engine/token_choice.h"
 #include "server/model/decoder.h"
 #include "server/model/torch_target.h"
 
@@ -137,18 +138,9 @@ ForwardItem Lane::ItemFor(const Task& task, int64_t tokens) const {
   item.first_logits = std::min(std::max<int64_t>(0, FirstWantedPosition(task) - s.computed), tokens);
   item.adapter_uid = task.model->uid;
   if (s.in_flight > 0 && s.computed == static_cast<int64_t>(s.tokens.size())) item.sampled_row = task.sampled_row;
-  item.wants_logits = WantsLogits(task);
+  item.wants_logits = !ChoosesOnDevice(task);
+  if (gpu_ && !item.wants_logits && item.first_logits < tokens) item.choice = MakeTokenChoice(task);
   return item;
-}
-
-bool Lane::WantsLogits(const Task& task) {
-  if (task.kind != Task::Kind::kAnswer) return true;
-  const SamplingParams& sampling = task.sampling;
-  const GenerateParams& params = task.generation->params;
-  if (task.siblings > 0 || task.grammar || task.draft) return true;
-  if (!sampling.logit_bias.empty() || task.banned()) return true;
-  return sampling.temperature > 0 || sampling.repetition_penalty != 1 || sampling.frequency_penalty != 0 ||
-         sampling.presence_penalty != 0 || params.logprobs || params.top_logprobs > 0;
 }
 
 // Not where the host has to choose first, nor beside training that waits for its turn.
@@ -164,14 +156,8 @@ bool Lane::MayRunAhead(const Passes& passes) const {
   return true;
 }
 
-bool Lane::ReadsPrompts(const BatchScheduler::Plan& plan) {
-  return std::any_of(plan.items.begin(), plan.items.end(), [](const BatchScheduler::Item& item) {
-    return item.tokens > 1 + item.sequence->drafted;
-  });
-}
-
-absl::Duration Lane::Patience(bool reads_prompts) const {
-  if (target_interval_ <= absl::ZeroDuration() || scheduler_.waiting() > 0 || reads_prompts) return absl::ZeroDuration();
+absl::Duration Lane::Patience() const {
+  if (target_interval_ <= absl::ZeroDuration() || scheduler_.waiting() > 0) return absl::ZeroDuration();
   const double room = 1 - static_cast<double>(scheduler_.running()) / static_cast<double>(max_sequences_);
   return std::max(target_interval_ - step_, absl::ZeroDuration()) * std::max(room, 0.0);
 }
@@ -190,11 +176,10 @@ Lane::StepResult Lane::Step(bool may_run_ahead) {
   for (Sequence* sequence : plan.preempted) result.preempted.push_back(tasks_.at(sequence).get());
   Passes passes = Divide(plan);
   if (passes.empty() && !in_flight_) return result;  // all wait for another lane
-  const bool reads_prompts = ReadsPrompts(plan);
   std::optional<OwnStream::Scope> scope;
   if (stream_) scope.emplace(*stream_);
   if (!in_flight_) {
-    const absl::Duration patience = Patience(reads_prompts);
+    const absl::Duration patience = Patience();
     turn_ = arbiter_->Acquire(WorkClass::kGeneration, Sharing::kAlone, patience);
     if (patience > absl::ZeroDuration()) result.lateness = turn_.lateness();
     ahead_ = 0;
@@ -292,7 +277,8 @@ void Lane::Collect(Passes* passes, StepResult* result) {
         output.logits = row;
         row += output.rows * output.vocab;
       } else if (output.rows > 0) {
-        output.device_choice = token[output.rows - 1];
+        output.device_choice = {token[output.rows - 1], 0, {}};
+        pass.step->ReadLogprobs(i, &output.device_choice);
       }
       token += output.rows;
       if (!output.task) continue;

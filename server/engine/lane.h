@@ -50,12 +50,12 @@ class Lane {
     int64_t computed;  // tokens, in this step
     int64_t first_position;
     int64_t rows;
-    const float* logits;  // null if the task only asked for the likeliest token
+    const float* logits;  // null if the device has chosen
     int64_t vocab;
     bool ends_input = false;  // nothing of the sequence was left to compute
-    int32_t device_choice = -1;  // the token after the last row, where the task only asked for that
+    TokenInfo device_choice;     // the token after the last row, where the device has chosen it
     // Set by ChooseTokens:
-    std::vector<int32_t> chosen;                           // an answer's or a draft's next tokens
+    std::vector<TokenInfo> chosen;                         // an answer's or a draft's next tokens
     bool is_over = false;                                  // the answer's form is complete after them
     std::vector<std::pair<int32_t, float>> likeliest;      // a beam's tokens with their log-probabilities
     std::vector<LogitRow> summaries;                       // of the rows, where a task is scored
@@ -96,7 +96,6 @@ class Lane {
   absl::Status MakeTensors(const BaseModel& base, const EngineOptions& options);
   Passes Divide(const BatchScheduler::Plan& plan) const;
   ForwardItem ItemFor(const Task& task, int64_t tokens) const;
-  static bool WantsLogits(const Task& task);
   // Computes a pass and files its outputs.
   void Run(Pass* pass, StepResult* result);
   // Sends a pass to the device; false if that failed, which is filed.
@@ -108,10 +107,9 @@ class Lane {
   // What is on its way for the task is nobody's any more.
   static void Forget(const Task* task, Passes* passes);
   bool MayRunAhead(const Passes& passes) const;
-  // How long after the last step this one may begin. Only a step that adds a token to each of few
-  // sequences may wait at all: the fuller the lane, the less, so that it keeps up with what is asked.
-  absl::Duration Patience(bool reads_prompts) const;
-  static bool ReadsPrompts(const BatchScheduler::Plan& plan);
+  // How long after the last step this one may begin: the fuller the lane, the less, so that it keeps up
+  // with what is asked. Prompts may wait, too: several that are read together cost little more than one.
+  absl::Duration Patience() const;
   void NoteStep(absl::Duration step);
 
   const ModelConfig config_;

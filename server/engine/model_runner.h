@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "server/adapters/adapter.h"
@@ -11,6 +12,8 @@
 #include "server/model/kernels/paged_attention.h"
 
 namespace attune {
+
+struct TokenChoice;
 
 // A piece of one sequence in a forward pass.
 struct ForwardItem {
@@ -23,7 +26,8 @@ struct ForwardItem {
   // For a GpuRunner alone:
   uint64_t adapter_uid = 0;           // tells adapters apart
   int32_t sampled_row = -1;           // >= 0: the one token is what this row of the step before chose
-  bool wants_logits = true;           // else the likeliest token is all that is asked for
+  bool wants_logits = true;           // else a token after the last row is all that is asked for
+  std::shared_ptr<const TokenChoice> choice;  // how that is chosen; null: the likeliest one
 };
 
 // One forward pass of a model over pieces of any sequences, each under its own

@@ -19,11 +19,6 @@ uint64_t SplitMix(uint64_t x) {
   return x ^ (x >> 31);
 }
 
-// In [0, 1).
-double Uniform(uint64_t seed, uint64_t position) {
-  return static_cast<double>(SplitMix(SplitMix(seed) + position) >> 11) * 0x1.0p-53;
-}
-
 bool ChangesLogits(const SamplerInput& input, const SamplingParams& p) {
   if ((input.banned && !input.banned->empty()) || input.allowed || !p.logit_bias.empty()) return true;
   return p.repetition_penalty != 1 || p.frequency_penalty != 0 || p.presence_penalty != 0;
@@ -167,6 +162,10 @@ int32_t Sample(const float* logits, int64_t vocab, const SamplingParams& p, doub
 
 }  // namespace
 
+double UniformDraw(uint64_t seed, uint64_t position) {
+  return static_cast<double>(SplitMix(SplitMix(seed) + position) >> 11) * 0x1.0p-53;
+}
+
 int32_t Argmax(const float* logits, int64_t vocab) { return ArgmaxOf(logits, vocab); }
 
 float LogProbability(const float* logits, int64_t vocab, int32_t token) {
@@ -195,7 +194,7 @@ int32_t SampleToken(const SamplerInput& input, const SamplingParams& params) {
     logits = changed.data();
   }
   if (params.temperature <= 0) return Argmax(logits, input.vocab);
-  return Sample(logits, input.vocab, params, Uniform(params.seed, input.seen_count - input.answer_begin));
+  return Sample(logits, input.vocab, params, UniformDraw(params.seed, input.seen_count - input.answer_begin));
 }
 
 }  // namespace attune

@@ -24,6 +24,9 @@ struct SamplerInput {
 // length alone, so that the same request gives the same text whatever runs beside it.
 int32_t SampleToken(const SamplerInput& input, const SamplingParams& params);
 
+// What the token at a place of the answer is drawn by: in [0, 1), well mixed.
+double UniformDraw(uint64_t seed, uint64_t position);
+
 // log softmax of one logit.
 float LogProbability(const float* logits, int64_t vocab, int32_t token);
 // The likeliest token; the lowest id among equals.

@@ -4,6 +4,8 @@
 #include <cstring>
 #include <limits>
 
+#include "server/model/kernels/cuda/launch.h"
+
 namespace attune {
 namespace {
 
@@ -46,13 +48,31 @@ void FillRows(const std::vector<StepSegment>& segments, int64_t page_tokens, Ste
       v[o.tokens + row] = s.sampled_row >= 0 ? -1 - s.sampled_row : std::max(s.tokens[i], 0);
       v[o.positions + row] = static_cast<int32_t>(s.context + i);
       v[o.slots + row] = SlotOf(s, s.context + i, page_tokens);
-      v[o.adapters + row] = s.adapter_slot;
       if (i < s.first_wanted) continue;
       const int64_t at = row;
       std::memcpy(v + o.wanted_rows + 2 * wanted++, &at, sizeof(at));
     }
   }
-  for (; row < in->room.rows; ++row) v[o.slots + row] = v[o.adapters + row] = -1;
+  for (; row < in->room.rows; ++row) v[o.slots + row] = -1;
+}
+
+// Neighbours under the same adapter, up to a tile's rows at a time.
+std::vector<cuda::LoraTile> LoraTiles(const std::vector<StepSegment>& segments, int64_t rows) {
+  std::vector<cuda::LoraTile> tiles;
+  int32_t row = 0;
+  auto add = [&](int32_t slot, int64_t count) {
+    while (count > 0) {
+      const bool begins = tiles.empty() || tiles.back().slot != slot || tiles.back().rows == cuda::kLoraTileRows;
+      if (begins) tiles.push_back({slot, row, 0});
+      const int64_t taken = std::min<int64_t>(count, cuda::kLoraTileRows - tiles.back().rows);
+      tiles.back().rows += static_cast<int32_t>(taken);
+      row += static_cast<int32_t>(taken);
+      count -= taken;
+    }
+  };
+  for (const StepSegment& s : segments) add(s.adapter_slot, s.count);
+  add(-1, rows - row);
+  return tiles;
 }
 
 // The list, its last value again in the places that are left.
@@ -101,7 +121,7 @@ StepOffsets OffsetsFor(const StepRoom& room) {
   o.tokens = places.Take(room.rows);
   o.positions = places.Take(room.rows);
   o.slots = places.Take(room.rows);
-  o.adapters = places.Take(room.rows);
+  o.lora_tiles = places.Take(room.lora_tiles * static_cast<int64_t>(sizeof(cuda::LoraTile) / sizeof(int32_t)));
   o.wanted_rows = places.Take(2 * room.wanted);
   o.singles = Take(room.singles, &places);
   o.longer = Take(room.longer, &places);
@@ -124,13 +144,18 @@ StepInputs MakeStepInputs(const std::vector<StepSegment>& segments, int64_t page
     longer_tiles = CutAttention(longer, group, in.tile_rows_longer, 0);
   }
   in.is_cut_longer = longer_tiles.is_split;
+  std::vector<cuda::LoraTile> lora_tiles;
   if (room) {
     in.room = *room;
+    lora_tiles = LoraTiles(segments, room->rows);
   } else {
     for (const StepSegment& s : segments) {
       in.room.rows += s.count;
       in.room.wanted += s.count - std::min(s.count, s.first_wanted);
     }
+    lora_tiles = LoraTiles(segments, in.room.rows);
+    while (!lora_tiles.empty() && lora_tiles.back().slot < 0) lora_tiles.pop_back();
+    in.room.lora_tiles = static_cast<int64_t>(lora_tiles.size());
     in.room.singles = {middle - begin, middle - begin, static_cast<int64_t>(single_tiles.segments.size())};
     in.room.longer = {end - middle, in.room.rows - in.room.singles.rows,
                       static_cast<int64_t>(longer_tiles.segments.size())};
@@ -138,6 +163,7 @@ StepInputs MakeStepInputs(const std::vector<StepSegment>& segments, int64_t page
   in.offsets = OffsetsFor(in.room);
   in.values.assign(in.offsets.pages, 0);
   FillRows(segments, page_tokens, &in);
+  std::memcpy(in.values.data() + in.offsets.lora_tiles, lora_tiles.data(), lora_tiles.size() * sizeof(cuda::LoraTile));
   FillAttention(begin, middle, page_tokens, single_tiles, in.room.singles, in.offsets.singles, &in);
   FillAttention(middle, end, page_tokens, longer_tiles, in.room.longer, in.offsets.longer, &in);
   return in;

@@ -26,6 +26,7 @@ struct AttentionRoom {
 struct StepRoom {
   int64_t rows = 0;    // tokens of all segments
   int64_t wanted = 0;  // rows of logits
+  int64_t lora_tiles = 0;
   AttentionRoom singles, longer;
 };
 
@@ -35,7 +36,8 @@ struct AttentionOffsets {
       out_starts, chunk_tokens, rows_used;
 };
 struct StepOffsets {
-  int64_t tokens, positions, slots, adapters;  // by row
+  int64_t tokens, positions, slots;            // by row
+  int64_t lora_tiles;                          // cuda::LoraTile: three values each
   int64_t wanted_rows;                         // int64 values, on an even place
   AttentionOffsets singles, longer;
   int64_t pages;                               // the last list, as long as it needs to be
@@ -44,7 +46,7 @@ StepOffsets OffsetsFor(const StepRoom& room);
 
 // All that a step's kernels read, in one vector that goes to the device in one copy. Segments
 // of one token come first, then the longer ones: each kind has attention tiles of its own.
-// Rows beyond the batch's have slot -1 and no tile.
+// Rows beyond the batch's have slot -1, no tile of attention, and tiles without a LoRA.
 struct StepInputs {
   StepRoom room;
   StepOffsets offsets;

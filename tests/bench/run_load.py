@@ -152,9 +152,8 @@ class Bench:
         if self.args.shape and self.args.device == "cuda":
             size = {"batch": self.args.clients, "prompt": self.args.prompt_tokens, "new": self.args.new_tokens, "rounds": 3}
             found = run_serve.run([str(self.args.tools / "serve_bench")], run_serve.SHAPES[self.args.shape] | size)
-            rounds = zip(found["first_token_seconds"], found["decode_seconds"])
             print("in one process:", found, flush=True)
-            return self.args.clients * self.args.new_tokens / min(first + decode for first, decode in rounds)
+            return self.args.clients * self.args.new_tokens / min(found["seconds"])
         prompt = list(range(1000, 1000 + self.args.prompt_tokens))
         work.write_text(json.dumps({"steps": [], "rank": 1, "alpha": 1, "prompt": prompt, "precision": "auto",
                                     "new_tokens": self.args.new_tokens, "streams": [self.args.clients] * 4}))
@@ -180,10 +179,16 @@ class Bench:
         self.add(f"{len(names)} LoRAs by Zipf's law at {rate:.1f} requests/s", f"p99 first token {1000 * many:.0f} ms, "
                  f"one adapter {1000 * one:.0f} ms", f"{many / one:.2f}")
 
+    def device_seconds(self) -> dict:
+        """Of each class of work, so far."""
+        lines = [line for line in self.server.get("/metrics")[1].splitlines() if line.startswith("attune_device_seconds_total{")]
+        return {line.split('"')[1]: float(line.split()[-1]) for line in lines}
+
     def steps_per_second(self, job: str, seconds: float) -> float:
-        first = self.server.get_job(job).progress
+        first, busy = self.server.get_job(job).progress, self.device_seconds()
         time.sleep(seconds)
-        last = self.server.get_job(job).progress
+        last, busy_now = self.server.get_job(job).progress, self.device_seconds()
+        print("share of the time on the device:", {k: round((v - busy.get(k, 0)) / seconds, 3) for k, v in busy_now.items()})
         return (last.step - first.step) / seconds
 
     def training(self, capacity: float, label: str) -> None:

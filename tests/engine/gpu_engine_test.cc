@@ -196,7 +196,7 @@ TEST_P(GpuEngineTest, LongContextsWhoseKeysAreCut) {
   ExpectLikelyAnswers(std::move(asked));
 }
 
-// A task that wants logits keeps the others from running ahead, and is itself no other.
+// Log-probabilities come from the device; a task that is scored wants logits, and keeps the others from running ahead.
 TEST_P(GpuEngineTest, LogitsAndLikeliestTokensTogether) {
   Start();
   const auto model = Model(Lora(8));
@@ -233,6 +233,55 @@ TEST_P(GpuEngineTest, LogitsAndLikeliestTokensTogether) {
   EXPECT_NEAR(scored->continuations[1].tokens[0].logprob,
               expected[static_cast<int64_t>(params.prompt.size()) - 1][8].item<float>(), 0.1);
   for (auto& one : greedy) EXPECT_EQ(Collect(one.get()).size(), 30u);
+}
+
+// The device chooses by the request's rules, also where the last token is not known to the host yet.
+TEST_P(GpuEngineTest, TheDeviceChoosesAsAsked) {
+  Start();
+  std::vector<std::unique_ptr<Generation>> beside;
+  for (int i = 0; i < 3; ++i) beside.push_back(Submit(Model(), MakePrompt(20, i), 80));
+  auto ask = [&](const SamplingParams& sampling, int min_tokens = 0, Ids stop_tokens = {}) {
+    GenerateParams params;
+    params.model = Model();
+    params.prompt = MakePrompt(25, 9);
+    params.max_tokens = 60;
+    params.ignore_eos = true;
+    params.sampling = sampling;
+    params.min_tokens = min_tokens;
+    params.stop_tokens = std::move(stop_tokens);
+    auto generation = engine_->Generate(params);
+    EXPECT_TRUE(generation.ok());
+    return Collect(generation->get());
+  };
+  SamplingParams never_again;
+  never_again.frequency_penalty = 1000;
+  for (double temperature : {0.0, 1.0}) {
+    never_again.temperature = temperature;
+    Ids answer = ask(never_again);
+    ASSERT_EQ(answer.size(), 60u);
+    std::sort(answer.begin(), answer.end());
+    EXPECT_EQ(std::unique(answer.begin(), answer.end()), answer.end()) << temperature;
+  }
+  SamplingParams biased;
+  biased.temperature = 1;
+  biased.logit_bias = {{17, 1000.0f}};
+  EXPECT_EQ(ask(biased), Ids(60, 17));
+  // The biased token ends the answer, but not before 20 others.
+  const Ids ended = ask(biased, 20, {17});
+  EXPECT_EQ(ended.size(), 20u);
+  EXPECT_EQ(std::count(ended.begin(), ended.end(), 17), 0);
+  for (auto& one : beside) EXPECT_EQ(Collect(one.get()).size(), 80u);
+  // Alone, every step has the same kernels.
+  AwaitNoPagesInUse();
+  SamplingParams drawn, greedy;
+  drawn.temperature = 1;
+  drawn.seed = 3;
+  const Ids first = ask(drawn);
+  EXPECT_EQ(first, ask(drawn));
+  drawn.seed = 4;
+  EXPECT_NE(first, ask(drawn));
+  drawn.top_k = 1;
+  EXPECT_EQ(ask(drawn), ask(greedy));
 }
 
 // Models of two shapes: the lane that has kept the device's turn gives it up for the other.

@@ -79,7 +79,8 @@ TEST(StepInputsTest, SinglesThenLongerSegments) {
   EXPECT_EQ(list(o.tokens, 5), (std::vector<int32_t>{-5, 7, 0, 0, 5}));
   EXPECT_EQ(list(o.positions, 5), (std::vector<int32_t>{5, 2, 3, 4, 5}));
   EXPECT_EQ(list(o.slots, 5), (std::vector<int32_t>{1 * kPage + 1, 2 * kPage + 2, 5 * kPage + 3, 0, 1}));
-  EXPECT_EQ(list(o.adapters, 5), (std::vector<int32_t>{2, -1, -1, -1, -1}));
+  EXPECT_EQ(in.room.lora_tiles, 1);
+  EXPECT_EQ(list(o.lora_tiles, 3), (std::vector<int32_t>{2, 0, 1}));
   int64_t wanted[3];
   std::memcpy(wanted, v + o.wanted_rows, sizeof(wanted));
   EXPECT_EQ(wanted[0], 0);
@@ -96,19 +97,35 @@ TEST(StepInputsTest, SinglesThenLongerSegments) {
   EXPECT_EQ(list(o.pages, 5), (std::vector<int32_t>{3, 1, 2, 5, 0}));
 }
 
+// Neighbours under one adapter share tiles, whichever sequence they are of.
+TEST(StepInputsTest, LoraTilesAreCutWhereAdaptersChange) {
+  const std::vector<int32_t> tokens(40, 1), pages = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12};
+  const std::vector<StepSegment> segments = {{tokens.data(), -1, 1, 0, &pages, 3, 0},
+                                             {tokens.data(), -1, 1, 0, &pages, 3, 0},
+                                             {tokens.data(), -1, 20, 0, &pages, 3, 0},
+                                             {tokens.data(), -1, 5, 0, &pages, 0, 0},
+                                             {tokens.data(), -1, 3, 0, &pages, -1, 0}};
+  const StepInputs in = MakeStepInputs(segments, kPage, 1, 0);
+  EXPECT_EQ(in.room.lora_tiles, 3);
+  const int32_t* tiles = in.values.data() + in.offsets.lora_tiles;
+  EXPECT_EQ(std::vector<int32_t>(tiles, tiles + 9), (std::vector<int32_t>{3, 0, 16, 3, 16, 6, 0, 22, 5}));
+}
+
 // In a captured step's room, the places that are left do nothing.
 TEST(StepInputsTest, PaddedToACapturedStepsRoom) {
   const std::vector<int32_t> token = {7}, pages = {3};
   const std::vector<StepSegment> segments = {{token.data(), -1, 1, 0, &pages, -1, 0},
                                              {token.data(), -1, 1, 2, &pages, 1, 0}};
-  const StepRoom room{4, 0, {4, 4, 6}, {}};
+  const StepRoom room{4, 0, 4, {4, 4, 6}, {}};
   const StepInputs in = MakeStepInputs(segments, kPage, 1, room.singles.tiles, &room);
   const StepOffsets o = OffsetsFor(room);
   const int32_t* v = in.values.data();
   EXPECT_EQ(in.offsets.pages, o.pages);
   EXPECT_EQ(v[o.slots + 2], -1);
   EXPECT_EQ(v[o.slots + 3], -1);
-  EXPECT_EQ(v[o.adapters + 3], -1);
+  // One row of none, one of an adapter, the padding's two, and no fourth tile.
+  EXPECT_EQ(std::vector<int32_t>(v + o.lora_tiles, v + o.lora_tiles + 12),
+            (std::vector<int32_t>{-1, 0, 1, 1, 1, 1, -1, 2, 2, 0, 0, 0}));
   const auto* used = reinterpret_cast<const uint8_t*>(v + o.singles.tile_used);
   for (int i = 0; i < 6; ++i) EXPECT_EQ(used[i], i < 2);
   EXPECT_EQ(v[o.singles.rows_used], 2);

@@ -120,7 +120,7 @@ TEST_F(ServingKernelsTest, GpuRotatesAndCaches) {
 // Rows of many ranks and of none, under projections of which some have no LoRA.
 TEST_F(ServingKernelsTest, GpuGroupsLoras) {
   const std::vector<int64_t> ranks = {1, 3, 8, 16, 20, 32, 64, 100};
-  for (int64_t inputs : {64, 1032, 2048}) {
+  for (int64_t inputs : {64, 1032, 2048, 77}) {
     const std::vector<int64_t> columns = {96, 40, 2000};
     const int64_t width = 96 + 40 + 2000, per_slot = 4;
     std::vector<std::vector<std::pair<Tensor, Tensor>>> adapters;
@@ -137,12 +137,17 @@ TEST_F(ServingKernelsTest, GpuGroupsLoras) {
     Tensor host = at::empty({static_cast<int64_t>(entries.size() * sizeof(cuda::LoraEntry))}, at::kByte);
     std::memcpy(host.mutable_data_ptr(), entries.data(), host.numel());
     const Tensor table = host.to(at::kCUDA);
-    const std::vector<int32_t> slot = {0, 1, -1, 2, 3, 4, 5, 6, 7, 3, -1};
+    // Slot, first row, rows; one of no rows, which is not to be touched.
+    const std::vector<int32_t> tiles = {0, 0, 1, 1, 1, 2, -1, 3, 2, 2, 5, 16, 3, 21, 9, 4, 30, 1,
+                                        5, 31, 8, 6, 39, 13, 7, 52, 16, 0, 0, 0, 3, 68, 7, -1, 75, 1};
+    std::vector<int32_t> slot;
+    for (size_t i = 0; i < tiles.size(); i += 3) slot.insert(slot.end(), tiles[i + 2], tiles[i]);
     const int64_t rows = static_cast<int64_t>(slot.size());
-    const Tensor x = Random({rows, inputs}), delta = Random({rows, width}), slots = Ints(slot);
+    const Tensor x = Random({rows, inputs}), delta = Random({rows, width}), tile_list = Ints(tiles);
     cuda::LoraTarget target{3, {1, 2, 3}, {0, 96, 136}, {96, 40, 2000}};
     cuda::GroupedLora(x.const_data_ptr(), inputs, static_cast<const cuda::LoraEntry*>(table.const_data_ptr()), per_slot,
-                      Data(slots), target, delta.mutable_data_ptr(), width, rows, inputs, CurrentCudaStream());
+                      reinterpret_cast<const cuda::LoraTile*>(Data(tile_list)), static_cast<int64_t>(tiles.size() / 3), target,
+                      delta.mutable_data_ptr(), width, inputs, CurrentCudaStream());
     Tensor expected = at::zeros({rows, width}, at::kDouble);
     for (int64_t t = 0; t < rows; ++t) {
       for (int p = 0; p < 3 && slot[t] >= 0; ++p) {

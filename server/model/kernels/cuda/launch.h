@@ -186,6 +186,44 @@ void PagedAttention(const PagedAttentionCall& call, Stream stream);
 // sampled[n] = the likeliest token of a row, the lowest id among equals.
 void Argmax(const void* logits_NV, int32_t* sampled, int64_t rows, int64_t vocabulary, Stream stream);
 
+// What a request changes of a token's logit, in this order: the repetition penalty if it was seen,
+// frequency and presence penalties for `count` times in the answer, `bias`; a banned one is never chosen.
+struct LogitChange {
+  int32_t token;
+  int32_t count;
+  float bias;
+  uint8_t is_seen, is_banned;
+};
+// How the token after one row of logits is chosen: the likeliest after the changes if the temperature
+// is 0; else drawn by `uniform`, a double in [0, 1) in two halves, from what top-k, top-p and
+// min-p leave, in that order. The same row and `uniform` give the same token, whatever rows there are.
+struct ChosenRow {
+  int32_t row;                        // of the step's wanted ones
+  float temperature, top_p, min_p;    // 0 or more; 1: all; 0: all
+  int32_t top_k;                      // 0: all
+  int32_t uniform_low, uniform_high;
+  float repetition_penalty, frequency_penalty, presence_penalty;
+  int32_t first_change, changes;      // in the list of changes, each token once
+  int32_t pending;                    // row of the step before that chose the answer's last token, which the changes do not know; or -1
+  int32_t scratch_row;                // where the changed logits go; -1: nothing is changed
+  int32_t alternatives, logprobs_row; // likeliest tokens wanted; -1: no log-probabilities, else their row
+};
+inline constexpr int kMostAlternatives = 20;
+// The chosen token's log-probability before all changes; then the likeliest tokens, as int32 bits, with
+// theirs, likeliest first.
+inline constexpr int kLogprobsWidth = 1 + 2 * kMostAlternatives;
+struct ChoiceCall {
+  const ChosenRow* rows;
+  const LogitChange* changes;
+  const void* logits_NV;          // bf16, from the wanted row first_row on
+  int64_t first_row, vocabulary;
+  int32_t* sampled;               // of first_row; written for the chosen rows alone
+  const int32_t* sampled_before;
+  float* scratch_CV;
+  float* logprobs;                // rows of kLogprobsWidth
+};
+void ChooseRows(const ChoiceCall& call, int64_t count, Stream stream);
+
 // One projection's LoRA, as the grouped kernels read it; rank 0 where there is none.
 struct LoraEntry {
   const void* a_RI;
@@ -198,11 +236,17 @@ struct LoraTarget {
   int32_t count = 0;
   int32_t entry[3], first_column[3], columns[3];
 };
-// delta_TO = scale * (x A^T) B^T for each row by its own adapter, slots_T[t] (zeros if negative),
-// whose entries are entries[slot * entries_per_slot + target.entry[p]].
+// Rows of one adapter, side by side: up to kLoraTileRows of them. No rows: nothing is to be done.
+inline constexpr int kLoraTileRows = 16;
+struct LoraTile {
+  int32_t slot;  // negative: no adapter
+  int32_t first_row, rows;
+};
+// delta_TO = scale * (x A^T) B^T for each tile's rows by their adapter (zeros if there is none), whose
+// entries are entries[slot * entries_per_slot + target.entry[p]]; x A^T is rounded to bf16.
 int MostGroupedRanks();
 void GroupedLora(const void* x_TI, int64_t x_stride, const LoraEntry* entries, int64_t entries_per_slot,
-                 const int32_t* slots_T, LoraTarget target, void* delta_TO, int64_t delta_stride, int64_t rows,
+                 const LoraTile* tiles, int64_t tile_count, LoraTarget target, void* delta_TO, int64_t delta_stride,
                  int64_t inputs, Stream stream);
 
 }  // namespace attune::cuda

@@ -1,4 +1,5 @@
 #include "server/model/kernels/cuda/common.cuh"
+#include "server/model/kernels/cuda/rank.cuh"
 
 namespace attune::cuda {
 namespace {
@@ -108,17 +109,6 @@ __global__ void Gate(const T* gate_up, const T* addend, int64_t addend_rows, T* 
   Store(out + blockIdx.x * static_cast<int64_t>(inner) + i, u);
 }
 
-// Larger for larger values, and for lower tokens among equals.
-__device__ inline unsigned long long Rank(float value, int token) {
-  const unsigned bits = __float_as_uint(value);
-  const unsigned ordered = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-  return static_cast<unsigned long long>(ordered) << 32 | (0xffffffffu - static_cast<unsigned>(token));
-}
-
-struct Max {
-  __device__ unsigned long long operator()(unsigned long long a, unsigned long long b) const { return a > b ? a : b; }
-};
-
 template <typename T, int N>
 __global__ void ArgmaxRow(const T* logits, int32_t* sampled, int vocabulary) {
   __shared__ unsigned long long shared[33];
@@ -131,7 +121,7 @@ __global__ void ArgmaxRow(const T* logits, int32_t* sampled, int vocabulary) {
     for (int j = 0; j < N; ++j) best = Max()(best, Rank(v[j], i + j));
   }
   best = BlockReduce(best, 0ull, shared, Max());
-  if (threadIdx.x == 0) sampled[blockIdx.x] = static_cast<int32_t>(0xffffffffu - static_cast<unsigned>(best));
+  if (threadIdx.x == 0) sampled[blockIdx.x] = TokenOfRank(best);
 }
 
 }  // namespace
