@@ -94,6 +94,12 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->envname("ATTUNE_MAX_SEQUENCES")
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
+  app->add_option("--adapter-memory", server.adapter_memory,
+                  "Bytes of LoRAs and soft prompts that stay loaded, e.g. 16G; those used longest ago make way. On a GPU\n"
+                  "they are set aside")
+      ->envname("ATTUNE_ADAPTER_MEMORY")
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/false))
+      ->default_str("4G");
   app->add_option("--training-share", server.training_share,
                   "Least share of the device's time for training while generation wants it too, 0 to 1\n"
                   "(default: 0.5; with --inter-token-target 0.05)")

@@ -46,7 +46,6 @@ namespace attune {
 namespace {
 
 constexpr int kMaxMessageBytes = 64 << 20;
-constexpr int64_t kAdapterBytes = int64_t{4} << 30;  // adapters kept in memory
 // Without --training-share: for jobs beside generation, and where an inter-token target says what they get.
 constexpr double kTrainingShare = 0.5, kLeastTrainingShare = 0.05;
 // Calls that are no generation get at least this long to end by themselves.
@@ -164,8 +163,14 @@ class ServerImpl final : public Server {
     const double share = options_.inter_token_target > 0 ? kLeastTrainingShare : kTrainingShare;
     arbiter.training_share = options_.training_share.value_or(share);
     arbiter.memory_bytes = DeviceMemoryBytes(target_);
+    // A GPU's memory does not stretch: what adapters may come to take is nobody else's.
+    int64_t adapter_memory = options_.adapter_memory;
+    if (target_.device == ComputeTarget::Device::kCuda) {
+      adapter_memory = std::min(adapter_memory, arbiter.memory_bytes);
+      arbiter.memory_bytes -= adapter_memory;
+    }
     arbiter_ = std::make_unique<Arbiter>(clock_, arbiter);
-    residency_ = std::make_unique<Residency>(models_.get(), target_, kAdapterBytes, &arbiter_->memory());
+    residency_ = std::make_unique<Residency>(models_.get(), target_, adapter_memory, &arbiter_->memory());
     engine_metrics_ = std::make_unique<EngineMetrics>(metrics_.get());
     EngineOptions engine;
     engine.max_sequences = options_.max_sequences;

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "server/model/torch_target.h"
 
 namespace attune {
@@ -20,7 +21,7 @@ struct PassGraphs::Graph {
   int64_t seen = 0;
   Tensor input;              // the packed batch, where the captured kernels read it
   DirectPass::Result result;  // where they leave what they found
-  std::unique_ptr<at::cuda::CUDAGraph> graph;
+  std::vector<std::unique_ptr<at::cuda::CUDAGraph>> pieces;  // one behind the other; none: not captured
 };
 
 namespace {
@@ -38,13 +39,18 @@ c10::cuda::CUDAStream CapturableStream() {
 
 }  // namespace
 
-PassGraphs::PassGraphs(DirectPass* pass, const BaseModel* base, at::ScalarType type, int64_t activation_bytes)
-    : pass_(pass), base_(base), type_(type), activation_bytes_(activation_bytes) {}
+bool IsShortPass(const ModelConfig& config, int64_t tokens, double most) {
+  return 4.0 * static_cast<double>(config.Parameters() * tokens) <= most;
+}
+
+PassGraphs::PassGraphs(DirectPass* pass, const BaseModel* base, at::ScalarType type, int64_t activation_bytes,
+                       double short_pass)
+    : pass_(pass), base_(base), type_(type), activation_bytes_(activation_bytes), short_pass_(short_pass) {}
 
 PassGraphs::~PassGraphs() = default;
 
 int64_t PassGraphs::captured() const {
-  return std::count_if(graphs_.begin(), graphs_.end(), [](const auto& entry) { return entry.second->graph != nullptr; });
+  return std::count_if(graphs_.begin(), graphs_.end(), [](const auto& entry) { return !entry.second->pieces.empty(); });
 }
 
 std::vector<Keep> PassGraphs::KeepFor(const PassShape& shape) const {
@@ -87,77 +93,90 @@ std::vector<Keep> PassGraphs::FirstKeepFor(const PassShape& shape) const {
   return keep;
 }
 
-DirectPass::Result PassGraphs::RunOnce(const PackedMicroBatch& batch, const std::vector<Keep>& keep, bool is_first) {
+DirectPass::Result PassGraphs::RunOnce(const PackedMicroBatch& batch, const std::vector<Keep>& keep, bool is_first,
+                                       const std::function<void()>& pause) {
   const Tensor moved = batch.packed.to(DeviceOf(base_->target), /*non_blocking=*/true);
+  pass_->SetPause(pause);
+  const absl::Cleanup no_pause = [this] { pass_->SetPause(nullptr); };
   return pass_->Run(ViewBatch(moved, batch.shape, batch.packed), keep, is_first);
 }
 
-DirectPass::Result PassGraphs::RunWithout(const PackedMicroBatch& batch, bool is_first) {
-  if (captured() > 0) DropAll();
-  return RunOnce(batch, KeepFor(batch.shape), is_first);
-}
-
-DirectPass::Result PassGraphs::Run(const PackedMicroBatch& batch, bool is_first) {
+DirectPass::Result PassGraphs::Run(const PackedMicroBatch& batch, bool is_first, const std::function<void()>& pause) {
   const PassShape& shape = batch.shape;
   const Tensor& packed = batch.packed;
   if (!batch.is_captured) {
     DropGraphsFor(shape);
-    return RunOnce(batch, KeepFor(shape), is_first);
+    return RunOnce(batch, KeepFor(shape), is_first, pause);
   }
   std::unique_ptr<Graph>& graph = graphs_[{shape, is_first}];
   if (!graph) graph = std::make_unique<Graph>();
   // Once without: what allocates or compiles on first use does so outside the capture. The
   // graphs' pool is not there for it: the pass makes do with the least.
-  if (graph->seen++ == 0) return RunOnce(batch, FirstKeepFor(shape), is_first);
-  if (!graph->graph) {
+  if (graph->seen++ == 0) return RunOnce(batch, FirstKeepFor(shape), is_first, pause);
+  if (graph->pieces.empty()) {
     DropGraphsFor(shape);
     graph->input = at::empty_like(packed, at::TensorOptions().device(DeviceOf(base_->target)).pinned_memory(false));
-    Capture({shape, is_first}, graph.get());
+    Capture({shape, is_first}, !IsShortPass(base_->config, batch.tokens, short_pass_), graph.get());
   }
   graph->input.copy_(packed, /*non_blocking=*/true);
-  graph->graph->replay();
+  for (size_t i = 0; i < graph->pieces.size(); ++i) {
+    if (i > 0 && pause) pause();
+    graph->pieces[i]->replay();
+  }
   return graph->result;
 }
 
 bool PassGraphs::DropAll() {
   const bool any = captured() > 0;
   c10::cuda::getCurrentCUDAStream().synchronize();
-  for (const auto& [other, graph] : graphs_) graph->graph = nullptr;
+  for (const auto& [other, graph] : graphs_) graph->pieces.clear();
   c10::cuda::CUDACachingAllocator::emptyCache();
   return any;
 }
 
 bool PassGraphs::IsReplay(const PackedMicroBatch& batch, bool is_first) const {
   const auto found = graphs_.find({batch.shape, is_first});
-  return found != graphs_.end() && found->second->graph;
+  return found != graphs_.end() && !found->second->pieces.empty();
 }
 
 void PassGraphs::DropGraphsFor(const PassShape& shape) {
   int64_t largest = 0;
   for (const auto& [other, graph] : graphs_) {
-    if (graph->graph) largest = std::max(largest, other.shape.tokens);
+    if (!graph->pieces.empty()) largest = std::max(largest, other.shape.tokens);
   }
   if (largest == 0 || (shape.tokens <= largest && captured() < kMaxGraphs)) return;
   DropAll();
 }
 
-void PassGraphs::Capture(const Key& key, Graph* graph) {
+void PassGraphs::Capture(const Key& key, bool in_pieces, Graph* graph) {
   const at::TensorOptions options = graph->input.options();
   const std::vector<int64_t> sums(key.shape.places > 0 ? 1 : 0, key.shape.places);
   graph->result = {at::zeros(sums, options.dtype(at::kDouble)), at::zeros({}, options)};
   at::cuda::MempoolId_t pool{0, 0};
   for (const auto& [other_key, other] : graphs_) {
-    if (other->graph) pool = other->graph->pool();
+    if (!other->pieces.empty()) pool = other->pieces[0]->pool();
   }
   c10::cuda::getCurrentCUDAStream().synchronize();
   // What the pass before took and gave back would lie idle: the graphs have a pool of their own.
   c10::cuda::CUDACachingAllocator::emptyCache();
-  auto captured = std::make_unique<at::cuda::CUDAGraph>();
+  std::vector<std::unique_ptr<at::cuda::CUDAGraph>> pieces;
+  // Other threads go on using the device meanwhile, though none may wait for all of it.
+  auto begin = [&] {
+    pieces.push_back(std::make_unique<at::cuda::CUDAGraph>());
+    pieces.back()->capture_begin(pool, cudaStreamCaptureModeRelaxed);
+    pool = pieces.back()->pool();
+  };
   {
     c10::cuda::CUDAStreamGuard side(CapturableStream());
     at::cuda::getCurrentCUDABlasHandle();  // its workspace is not to come from the graphs' pool
-    // Other threads go on using the device meanwhile, though none may wait for all of it.
-    captured->capture_begin(pool, cudaStreamCaptureModeRelaxed);
+    if (in_pieces) {
+      pass_->SetPause([&] {
+        pieces.back()->capture_end();
+        begin();
+      });
+    }
+    const absl::Cleanup no_pause = [this] { pass_->SetPause(nullptr); };
+    begin();
     try {
       const DirectPass::Result result =
           pass_->Run(ViewBatch(graph->input, key.shape), KeepFor(key.shape), key.is_first);
@@ -166,14 +185,14 @@ void PassGraphs::Capture(const Key& key, Graph* graph) {
     } catch (...) {
       // The stream must leave its capture, whatever the capture is worth.
       try {
-        captured->capture_end();
+        pieces.back()->capture_end();
       } catch (...) {
       }
       throw;
     }
-    captured->capture_end();
+    pieces.back()->capture_end();
   }
-  graph->graph = std::move(captured);
+  graph->pieces = std::move(pieces);
 }
 
 }  // namespace attune

@@ -7,13 +7,21 @@
 #include <vector>
 
 #include "server/data/batcher.h"
+#include <functional>
+
 #include "server/tuning/direct_pass.h"
 
 namespace attune {
 
+// Passes that are not keep a GPU busy by themselves, and would make others wait for some milliseconds: they
+// may be interrupted.
+inline constexpr double kShortPass = 2e12;  // operations
+bool IsShortPass(const ModelConfig& config, int64_t tokens, double most = kShortPass);
+
 // Runs a DirectPass on a GPU. Batches of up to kMaxGraphTokens are padded to one of few
 // shapes; from a shape's second batch on, its pass is one CUDA graph, so that a small
-// model's thousands of small kernels cost one launch. Larger batches keep the device
+// model's thousands of small kernels cost one launch; that of a long pass is a row of graphs, one for each
+// piece between two pauses. Larger batches keep the device
 // busy without, and fp32 passes need the host. All graphs share one memory pool: none
 // keeps anything there from one replay to the next. A graph is captured on the calling
 // thread's stream, or, if that is the default one, on another. A shape's first pass keeps only its
@@ -24,8 +32,9 @@ class PassGraphs {
   static constexpr int64_t kMaxGraphTokens = 65536;
 
   // All arguments must outlive this. `type` is the pass's; layers keep what fits into
-  // `activation_bytes`.
-  PassGraphs(DirectPass* pass, const BaseModel* base, at::ScalarType type, int64_t activation_bytes);
+  // `activation_bytes`. Passes of more than `short_pass` operations are captured in pieces.
+  PassGraphs(DirectPass* pass, const BaseModel* base, at::ScalarType type, int64_t activation_bytes,
+             double short_pass = kShortPass);
   ~PassGraphs();
 
   // A batch in the shape that it will run in, in pinned memory. Thread-safe.
@@ -35,12 +44,9 @@ class PassGraphs {
   PackedMicroBatch PackJoint(const MicroBatch& batch, const std::vector<BatchPart>& parts, int64_t places) const;
 
   // DirectPass::Run on the calling thread's device and stream. The result holds until the
-  // next call.
-  DirectPass::Result Run(const PackedMicroBatch& batch, bool is_first);
-
-  // The same, but never a replay, which nothing could come between: its graphs give way to what the pass
-  // keeps, and are captured again when Run is next called.
-  DirectPass::Result RunWithout(const PackedMicroBatch& batch, bool is_first);
+  // next call. `pause`, if set, is called wherever a long pass may be interrupted; the device need not have
+  // come so far.
+  DirectPass::Result Run(const PackedMicroBatch& batch, bool is_first, const std::function<void()>& pause = nullptr);
 
   // Gives the graphs' memory back, for work that found none; they are captured again. False
   // if there are none.
@@ -66,13 +72,15 @@ class PassGraphs {
   // Makes way for a pass of this shape. A pool that grew with ever larger passes would
   // hold them all: the larger pass comes first, and the others are captured again.
   void DropGraphsFor(const PassShape& shape);
-  void Capture(const Key& key, Graph* graph);
-  DirectPass::Result RunOnce(const PackedMicroBatch& batch, const std::vector<Keep>& keep, bool is_first);
+  void Capture(const Key& key, bool in_pieces, Graph* graph);
+  DirectPass::Result RunOnce(const PackedMicroBatch& batch, const std::vector<Keep>& keep, bool is_first,
+                             const std::function<void()>& pause);
 
   DirectPass* const pass_;
   const BaseModel* const base_;
   const at::ScalarType type_;
   const int64_t activation_bytes_;
+  const double short_pass_;
   std::map<Key, std::unique_ptr<Graph>> graphs_;
 };
 

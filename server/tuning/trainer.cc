@@ -83,22 +83,14 @@ class Trainer::Pausing {
   DirectPass* const pass_;
 };
 
-// Passes of more operations than this keep a GPU busy by themselves, and would make
-// generation wait for several of them: some milliseconds.
-constexpr double kSharedOperations = 2e12;
-
-bool IsSmall(const BaseModel& base, const PackedMicroBatch& batch) {
-  return 4.0 * static_cast<double>(base.config.Parameters() * batch.tokens) <= kSharedOperations;
-}
-
 Sharing Trainer::SharingOf(const PackedMicroBatch& batch, bool is_first) const {
-  const bool shares = IsSmall(*base_, batch) && graphs_ && graphs_->IsReplay(batch, is_first);
+  const bool shares = graphs_ && IsShortPass(base_->config, batch.tokens) && graphs_->IsReplay(batch, is_first);
   return shares ? Sharing::kShared : Sharing::kAlone;
 }
 
 // A job that is short of memory keeps less of each layer than a joint pass does.
 bool Trainer::JoinsOthers(const PackedMicroBatch& batch) const {
-  if (!joint_ || !joint_->HasCompany() || !IsSmall(*base_, batch)) return false;
+  if (!joint_ || !joint_->HasCompany() || !IsShortPass(base_->config, batch.tokens)) return false;
   const std::vector<Keep> keep = ChooseKeep(base_->config, batch.shape.tokens,
                                             static_cast<int64_t>(at::elementSize(PassType(h_))), activation_bytes_);
   return std::all_of(keep.begin(), keep.end(), [](Keep layer) { return layer == Keep::kAll; });
@@ -167,23 +159,12 @@ Trainer::PreparedStep Trainer::TakePrepared(int64_t step) {
   return prepared;
 }
 
-// How long passes stay without their graphs, which cost a moment to capture again, once generation is over.
-constexpr int kPausingPasses = 64;
-
-// Whether the pass is to offer pauses: a replay has none, and small ones are over before it counts.
-bool Trainer::NeedsPauses(const PackedMicroBatch& batch) {
-  if (!arbiter_ || !batch.is_captured) return !batch.is_captured;
-  if (IsSmall(*base_, batch)) return false;
-  if (arbiter_->IsGenerating()) {
-    pausing_passes_ = kPausingPasses;
-  } else if (pausing_passes_ > 0) {
-    --pausing_passes_;
+DirectPass::Result Trainer::RunPass(const PackedMicroBatch& batch, bool is_first, Arbiter::Turn* turn) {
+  if (graphs_) {
+    const bool pauses = arbiter_ && !IsShortPass(base_->config, batch.tokens);
+    return graphs_->Run(batch, is_first, pauses ? [this, turn] { PauseIfWanted(turn); } : std::function<void()>());
   }
-  return pausing_passes_ > 0;
-}
-
-DirectPass::Result Trainer::RunPass(const PackedMicroBatch& batch, bool is_first, bool pauses) {
-  if (graphs_) return pauses && batch.is_captured ? graphs_->RunWithout(batch, is_first) : graphs_->Run(batch, is_first);
+  const Pausing pausing(this, turn);
   const int64_t element = static_cast<int64_t>(at::elementSize(PassType(h_)));
   const bool has_host = base_->target.device == ComputeTarget::Device::kCuda;
   return direct_.Run(ViewBatch(batch.packed.to(DeviceOf(base_->target)), batch.shape, batch.packed),
@@ -203,11 +184,8 @@ absl::StatusOr<Trainer::StepSums> Trainer::Accumulate(const PreparedStep& step, 
       sums.loss += joint_->Run(step.unpacked[i], step.seeds[i], step.loss_tokens, is_first);
     } else {
       has_joined_ = false;
-      const bool pauses = NeedsPauses(batch);
       Arbiter::Turn turn = TakeTurn(SharingOf(batch, is_first));
-      std::optional<Pausing> pausing;
-      if (pauses) pausing.emplace(this, &turn);
-      sums.loss += RunPass(batch, is_first, pauses).loss_sum.item<double>();  // waits for the pass
+      sums.loss += RunPass(batch, is_first, &turn).loss_sum.item<double>();  // waits for the pass
     }
     if (!std::isfinite(sums.loss)) {
       if (!sums.was_joint) return NotFinite(step.step, "loss");

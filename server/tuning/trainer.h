@@ -81,8 +81,7 @@ class Trainer {
   PreparedStep Prepare(int64_t step) const;
   // Prepared while the step before ran, or now; and the next one is begun.
   PreparedStep TakePrepared(int64_t step);
-  bool NeedsPauses(const PackedMicroBatch& batch);
-  DirectPass::Result RunPass(const PackedMicroBatch& batch, bool is_first, bool pauses);
+  DirectPass::Result RunPass(const PackedMicroBatch& batch, bool is_first, Arbiter::Turn* turn);
   // Whether giving up the graphs made room for another try.
   bool MakeRoom();
   // body(), and once more in the graphs' place if it found no room beside them.
@@ -112,7 +111,6 @@ class Trainer {
   DirectPass direct_;
   std::unique_ptr<PassGraphs> graphs_;  // where there are CUDA kernels
   std::unique_ptr<JointPass::Member> joint_;  // null where passes are never shared
-  int pausing_passes_ = 0;  // to come, without graphs for generation's sake
   bool pieces_are_exact_ = false;  // the device was waited for at the last place where a pass could pause
   bool has_joined_ = false;                   // the last pass went together with others'
   bool is_fresh_ = false;  // the compute copy holds what the parameters are

@@ -53,7 +53,7 @@ class TokenChoiceTest : public ::testing::Test {
     const Tensor before_there = at::tensor(before, at::kInt).to(at::kCUDA);
     const Tensor sampled = at::full({logits.size(0)}, -5, at::TensorOptions(at::kInt).device(at::kCUDA));
     const Tensor scratch = at::empty({static_cast<int64_t>(rows.size()), logits.size(1)}, sampled.options().dtype(at::kFloat));
-    const Tensor logprobs = at::zeros({static_cast<int64_t>(rows.size()), cuda::kLogprobsWidth}, scratch.options());
+    const Tensor logprobs = at::zeros({logits.size(0), cuda::kLogprobsWidth}, scratch.options());
     cuda::ChooseRows({static_cast<const cuda::ChosenRow*>(rows_there.const_data_ptr()),
                       static_cast<const cuda::LogitChange*>(changes_there.const_data_ptr()), logits.const_data_ptr(), 0,
                       logits.size(1), sampled.mutable_data_ptr<int32_t>(), before_there.const_data_ptr<int32_t>(),

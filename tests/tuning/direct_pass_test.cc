@@ -297,6 +297,31 @@ TEST_P(DirectPassTest, GraphsGiveTheirFirstPassesBits) {
   }
 }
 
+// A long pass is captured piece by piece, and whoever holds the device may be asked between them.
+TEST_P(DirectPassTest, GraphsInPiecesPauseAndGiveTheSameBits) {
+  if (!GetParam().gpu) GTEST_SKIP() << "graphs are the GPU's";
+  Make(ComputeTarget::Type::kBfloat16);
+  PassGraphs whole(direct_.get(), base_.get(), at::kBFloat16, int64_t{1} << 30);
+  PassGraphs pieces(direct_.get(), base_.get(), at::kBFloat16, int64_t{1} << 30, /*short_pass=*/0);
+  const PackedMicroBatch packed = whole.Pack(batch_, kSeed, kLossTokens);
+  for (int i = 0; i < 3; ++i) {
+    const Outcome expected = Collect(whole.Run(packed, true));
+    int pauses = 0;
+    const Outcome found = Collect(pieces.Run(packed, true, [&] {
+      ++pauses;
+      Synchronize(base_->target);
+      // Others allocate and compute meanwhile.
+      at::ones({1000, 100}, base_->weights.embedding_VD.options()).sum().item<float>();
+    }));
+    EXPECT_GE(pauses, base_->config.layers) << i;
+    EXPECT_EQ(found.loss, expected.loss);
+    for (size_t p = 0; p < expected.gradients.size(); ++p) {
+      EXPECT_TRUE(at::equal(found.gradients[p], expected.gradients[p])) << method_->parameters()[p].name;
+    }
+  }
+  EXPECT_EQ(pieces.captured(), 1);
+}
+
 const std::vector<TargetModule> kSome = {static_cast<TargetModule>(1), static_cast<TargetModule>(3),
                                          static_cast<TargetModule>(6)};
 

@@ -7,7 +7,9 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <numeric>
 #include <set>
+#include <type_traits>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -15,6 +17,7 @@
 #include "common/file.h"
 #include "nlohmann/json.hpp"
 #include "server/adapters/formats/peft_config.h"
+#include "server/model/own_stream.h"
 #include "server/model/torch_target.h"
 #include "server/model/weights/safetensors.h"
 
@@ -40,23 +43,6 @@ int64_t InputSize(const ModelConfig& config, Projection projection) {
 
 std::string ShapeText(const std::vector<int64_t>& shape) { return absl::StrCat("[", absl::StrJoin(shape, ", "), "]"); }
 
-// Takes tensors out of the file, checked, and knows in the end which were not taken.
-class TensorReader {
- public:
-  TensorReader(const SafetensorsFile& file, const ComputeTarget& target) : file_(file), target_(target) {}
-
-  bool Has(const std::string& name) const { return file_.Find(name) != nullptr; }
-  absl::StatusOr<at::Tensor> Take(const std::string& name, const std::vector<int64_t>& shape);
-  absl::Status CheckAllTaken() const;
-  int64_t bytes() const { return bytes_; }
-
- private:
-  const SafetensorsFile& file_;
-  const ComputeTarget target_;
-  std::set<std::string> taken_;
-  int64_t bytes_ = 0;
-};
-
 absl::StatusOr<at::ScalarType> ScalarTypeOf(const SafetensorsTensor& tensor) {
   switch (tensor.type) {
     case SafetensorsType::kF32: return at::kFloat;
@@ -67,6 +53,69 @@ absl::StatusOr<at::ScalarType> ScalarTypeOf(const SafetensorsTensor& tensor) {
   }
 }
 
+// Whether all `count` values, which may lie at any address, are finite; they go to `to` in its type. On this
+// thread alone: many adapters are loaded at once, each by a handler of its own.
+template <typename From, typename To>
+bool ConvertFinite(const char* from, int64_t count, To* to) {
+  bool all_finite = true;
+  for (int64_t i = 0; i < count; ++i) {
+    From value;
+    std::memcpy(&value, from + i * sizeof(From), sizeof(From));
+    const auto wide = static_cast<std::conditional_t<std::is_same_v<From, double>, double, float>>(value);
+    all_finite &= wide - wide == 0;  // infinities and no numbers give no number
+    to[i] = static_cast<To>(static_cast<float>(wide));
+  }
+  return all_finite;
+}
+
+template <typename To>
+bool ConvertFinite(at::ScalarType type, const char* from, int64_t count, To* to) {
+  switch (type) {
+    case at::kFloat: return ConvertFinite<float>(from, count, to);
+    case at::kHalf: return ConvertFinite<at::Half>(from, count, to);
+    case at::kBFloat16: return ConvertFinite<at::BFloat16>(from, count, to);
+    default: return ConvertFinite<double>(from, count, to);
+  }
+}
+
+// Takes tensors out of the file, checked, and knows in the end which were not taken. All of them lie in
+// one block of memory, which goes to a GPU in one copy, on a stream beside those that compute.
+class TensorReader {
+ public:
+  TensorReader(const SafetensorsFile& file, const ComputeTarget& target);
+
+  bool Has(const std::string& name) const { return file_.Find(name) != nullptr; }
+  // Its values are there once Finish has been called.
+  absl::StatusOr<at::Tensor> Take(const std::string& name, const std::vector<int64_t>& shape);
+  // Of all that was taken; refuses a file of which something was not.
+  absl::Status Finish();
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  // Each tensor begins where kernels may read 16 bytes at a time.
+  static constexpr int64_t kAlignment = 64;
+  static int64_t RoomFor(int64_t count) { return (count + kAlignment - 1) / kAlignment * kAlignment; }
+
+  const SafetensorsFile& file_;
+  const ComputeTarget target_;
+  OwnStream stream_;
+  at::Tensor host_, values_;  // the same where there is no GPU
+  int64_t used_ = 0, bytes_ = 0;
+  std::set<std::string> taken_;
+};
+
+TensorReader::TensorReader(const SafetensorsFile& file, const ComputeTarget& target)
+    : file_(file), target_(target), stream_(target) {
+  int64_t room = 0;
+  for (const SafetensorsTensor& tensor : file.tensors()) {
+    room += RoomFor(std::accumulate(tensor.shape.begin(), tensor.shape.end(), int64_t{1}, std::multiplies<>()));
+  }
+  const bool is_gpu = target.device == ComputeTarget::Device::kCuda;
+  const OwnStream::Scope scope(stream_);
+  host_ = at::empty({room}, at::TensorOptions(TypeOf(target)).pinned_memory(is_gpu));
+  values_ = is_gpu ? at::empty({room}, at::TensorOptions(TypeOf(target)).device(DeviceOf(target))) : host_;
+}
+
 absl::StatusOr<at::Tensor> TensorReader::Take(const std::string& name, const std::vector<int64_t>& shape) {
   const SafetensorsTensor* tensor = file_.Find(name);
   if (tensor == nullptr) return BadAdapter(absl::StrCat("tensor '", name, "' is missing"));
@@ -75,23 +124,30 @@ absl::StatusOr<at::Tensor> TensorReader::Take(const std::string& name, const std
                                    ShapeText(shape)));
   }
   ATTUNE_ASSIGN_OR_RETURN(at::ScalarType type, ScalarTypeOf(*tensor));
-  at::Tensor values = at::empty(shape, type);
-  std::memcpy(values.mutable_data_ptr(), tensor->bytes.data(), tensor->bytes.size());
-  if (!values.to(at::kDouble).isfinite().all().item<bool>()) {
-    return BadAdapter(absl::StrCat("tensor '", name, "' holds infinities or no numbers"));
-  }
+  const int64_t count = std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
+  const at::Tensor to = host_.narrow(0, used_, count);
+  const char* from = tensor->bytes.data();
+  const bool all_finite = to.scalar_type() == at::kBFloat16
+                              ? ConvertFinite(type, from, count, to.mutable_data_ptr<at::BFloat16>())
+                              : ConvertFinite(type, from, count, to.mutable_data_ptr<float>());
+  if (!all_finite) return BadAdapter(absl::StrCat("tensor '", name, "' holds infinities or no numbers"));
   taken_.insert(name);
-  values = values.to(DeviceOf(target_), TypeOf(target_));
+  const at::Tensor values = values_.narrow(0, used_, count).view(shape);
+  used_ += RoomFor(count);
   bytes_ += static_cast<int64_t>(values.nbytes());
   return values;
 }
 
-absl::Status TensorReader::CheckAllTaken() const {
+absl::Status TensorReader::Finish() {
   for (const SafetensorsTensor& tensor : file_.tensors()) {
     if (taken_.count(tensor.name) == 0) {
       return UnsupportedAdapter(absl::StrCat("the tensor '", tensor.name, "', which belongs to no adapted projection"));
     }
   }
+  if (values_.is_same(host_)) return absl::OkStatus();
+  const OwnStream::Scope scope(stream_);
+  values_.copy_(host_, /*non_blocking=*/true);
+  Synchronize(target_);
   return absl::OkStatus();
 }
 
@@ -260,7 +316,7 @@ absl::StatusOr<std::unique_ptr<Adapter>> LoadPeft(const std::string& directory, 
     ATTUNE_RETURN_IF_ERROR(peft.type == PeftConfig::Type::kLora ? LoadLora(peft, config, &reader, adapter.get())
                                                                 : LoadSoftPrompt(peft, config, &reader, adapter.get()));
     adapter->bytes = reader.bytes();
-    return reader.CheckAllTaken();
+    return reader.Finish();
   }));
   return adapter;
 }

@@ -4,8 +4,9 @@
 
 // Low-rank terms of a batch whose rows have adapters of their own (after Chen et al. 2024, Punica).
 // Bound by reading the adapters: up to 16 rows of one adapter, which stand side by side, are a tile and
-// read it once, for the tensor cores. A tile under a projection is the work of a cluster of blocks,
-// which share out the inputs, add up A x between them, and share out the outputs.
+// read it once, for the tensor cores; a single row is not worth those. A tile under a projection is the
+// work of a cluster of blocks, which share out the inputs, add up A x between them, and share out the
+// outputs.
 namespace attune::cuda {
 namespace {
 
@@ -17,6 +18,7 @@ constexpr int kThreads = 256, kWarps = kThreads / 32;
 constexpr int kBlocks = 2;  // of a cluster
 constexpr int kMostRanks = 512;
 constexpr int kChunk = 32;  // ranks that are added up at a time
+static_assert(16 * kChunk <= kMostRanks);
 
 // Clusters came with compute capability 9.0; before, a block does all.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
@@ -33,7 +35,7 @@ __device__ inline const float* SharedOf(float* mine, int) { return mine; }
 
 // sum (16 x 8, fp32) += a (16 x 16) b (16 x 8), each thread with its part of them.
 __device__ inline void Mma(float (&sum)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
-  asm volatile(
+  asm(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
@@ -60,6 +62,73 @@ __device__ inline Pairs<kPairs> GatherPairs(const Bf16* from, int left) {
   return out;
 }
 
+// ---- A single row ----
+
+// part[r] = A's row r times x over inputs [begin, end). A warp has two rows at a time, and
+// loads of four steps on their way.
+template <typename T, int N>
+__device__ inline void ShrinkRow(const T* x, const T* a, int inputs, int begin, int end, int rank, float* part) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  for (int r = warp; r < rank; r += 2 * kWarps) {
+    const bool has_second = r + kWarps < rank;
+    const T *first = a + static_cast<int64_t>(r) * inputs, *second = first + (has_second ? kWarps * static_cast<int64_t>(inputs) : 0);
+    float sum = 0, other = 0;
+#pragma unroll 4
+    for (int i = begin + lane * N; i < end; i += 32 * N) {
+      float v[N], w[N], u[N];
+      Load(x + i, v);
+      Load(first + i, w);
+      Load(second + i, u);
+#pragma unroll
+      for (int j = 0; j < N; ++j) sum += v[j] * w[j], other += v[j] * u[j];
+    }
+#pragma unroll
+    for (int offset = 16; offset > 0; offset /= 2) {
+      sum += __shfl_xor_sync(~0u, sum, offset);
+      other += __shfl_xor_sync(~0u, other, offset);
+    }
+    if (lane == 0) part[r] = sum;
+    if (lane == 0 && has_second) part[r + kWarps] = other;
+  }
+}
+
+// out[o] = scale * B's row o times inner, for o in [begin, end); kRank is the rank, or 0 for any.
+template <typename T, int kRank>
+__device__ inline void ExpandRow(const T* b, const float* inner, int any_rank, float scale, int begin, int end, T* out) {
+  constexpr int kTogether = 4, kPacks = kRank / kWide<T>;
+  if constexpr (kRank == 0) {
+    for (int o = begin + threadIdx.x; o < end; o += kThreads) {
+      float sum = 0;
+      for (int r = 0; r < any_rank; ++r) sum += ToFloat(b[static_cast<int64_t>(o) * any_rank + r]) * inner[r];
+      out[o] = FromFloat<T>(scale * sum);
+    }
+  } else {
+    for (int o = begin + threadIdx.x; o < end; o += kTogether * kThreads) {
+      float sum[kTogether] = {};
+#pragma unroll
+      for (int k = 0; k < kPacks; ++k) {
+        float w[kTogether][kWide<T>];
+#pragma unroll
+        for (int m = 0; m < kTogether; ++m) {
+          const int row = o + m * kThreads < end ? o + m * kThreads : o;  // all loads at once, needed or not
+          Load(b + static_cast<int64_t>(row) * kRank + k * kWide<T>, w[m]);
+        }
+#pragma unroll
+        for (int m = 0; m < kTogether; ++m) {
+#pragma unroll
+          for (int j = 0; j < kWide<T>; ++j) sum[m] += w[m][j] * inner[k * kWide<T> + j];
+        }
+      }
+#pragma unroll
+      for (int m = 0; m < kTogether; ++m) {
+        if (o + m * kThreads < end) out[o + m * kThreads] = FromFloat<T>(scale * sum[m]);
+      }
+    }
+  }
+}
+
+// ---- Several rows ----
+
 struct Part {
   float v[kWarps][16][kChunk + 1];
 };
@@ -74,15 +143,28 @@ __device__ inline void Shrink(const Bf16* x, int64_t x_stride, int rows, const B
   auto load = [&](const Bf16* row, int k, bool inside) {
     return kAligned ? LoadPairs<4>(row + k, inside && k < inputs) : GatherPairs<4>(row + k, inside ? inputs - k : 0);
   };
-#pragma unroll 4
-  for (int k = warp_of_tile * 32 + q * 8; k < (inputs + 31) / 32 * 32; k += warps * 32) {
-    const Pairs<4> upper = load(x + g * x_stride, k, g < rows), lower = load(x + (g + 8) * x_stride, k, g + 8 < rows);
+  // So many steps' loads are on their way at once.
+  constexpr int kDeep = kTiles > 1 ? 2 : 4;
+  for (int begin = warp_of_tile * 32 + q * 8; begin - q * 8 < inputs; begin += kDeep * warps * 32) {
+    Pairs<4> upper[kDeep], lower[kDeep], w[kDeep][kTiles];
 #pragma unroll
-    for (int t = 0; t < kTiles; ++t) {
-      const int r = from + t * 8 + g;
-      const Pairs<4> w = load(a + static_cast<int64_t>(r) * inputs, k, r < rank);
-      Mma(sum[t], upper.v[0], lower.v[0], upper.v[1], lower.v[1], w.v[0], w.v[1]);
-      Mma(sum[t], upper.v[2], lower.v[2], upper.v[3], lower.v[3], w.v[2], w.v[3]);
+    for (int d = 0; d < kDeep; ++d) {
+      const int k = begin + d * warps * 32;
+      upper[d] = load(x + g * x_stride, k, g < rows);
+      lower[d] = load(x + (g + 8) * x_stride, k, g + 8 < rows);
+#pragma unroll
+      for (int t = 0; t < kTiles; ++t) {
+        const int r = from + t * 8 + g;
+        w[d][t] = load(a + static_cast<int64_t>(r) * inputs, k, r < rank);
+      }
+    }
+#pragma unroll
+    for (int d = 0; d < kDeep; ++d) {
+#pragma unroll
+      for (int t = 0; t < kTiles; ++t) {
+        Mma(sum[t], upper[d].v[0], lower[d].v[0], upper[d].v[1], lower[d].v[1], w[d][t].v[0], w[d][t].v[1]);
+        Mma(sum[t], upper[d].v[2], lower[d].v[2], upper[d].v[3], lower[d].v[3], w[d][t].v[2], w[d][t].v[3]);
+      }
     }
   }
 #pragma unroll
@@ -96,31 +178,42 @@ __device__ inline void Shrink(const Bf16* x, int64_t x_stride, int rows, const B
 template <int kSteps>
 __device__ inline void Expand(const Bf16* b, const Bf16 (*inner)[kMostRanks], int rank, float scale, int begin, int end,
                               int rows, Bf16* out, int64_t stride) {
+  // So many groups' loads are on their way at once.
+  constexpr int kTogether = 8 / kSteps;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, q = lane % 4;
-  const int steps = kSteps > 0 ? kSteps : (rank + 15) / 16;
   const bool aligned = rank % 4 == 0;
-  auto inner_at = [&](int row, int step) { return LoadPairs<2>(&inner[row][step * 16 + q * 4], true); };
-  Pairs<2> upper[kSteps > 0 ? kSteps : 1], lower[kSteps > 0 ? kSteps : 1];
+  for (int first = begin + warp * 8; first < end; first += kTogether * kWarps * 8) {
+    float sum[kTogether][4] = {};
+    for (int from = 0; from < rank; from += 16 * kSteps) {
+      Pairs<2> w[kTogether][kSteps];
 #pragma unroll
-  for (int s = 0; s < kSteps; ++s) upper[s] = inner_at(g, s), lower[s] = inner_at(g + 8, s);
-#pragma unroll 4
-  for (int o = begin + warp * 8; o < end; o += kWarps * 8) {
-    float sum[4] = {};
-    const Bf16* row = b + static_cast<int64_t>(o + g) * rank;
+      for (int m = 0; m < kTogether; ++m) {
+        const int o = first + m * kWarps * 8 + g;
+        const Bf16* row = b + static_cast<int64_t>(o) * rank;
 #pragma unroll
-    for (int s = 0; s < steps; ++s) {
-      const int r = s * 16 + q * 4;
-      const bool inside = o + g < end && r < rank;
-      const Pairs<2> w = aligned ? LoadPairs<2>(row + r, inside) : GatherPairs<2>(row + r, inside ? rank - r : 0);
-      const Pairs<2> u = kSteps > 0 ? upper[kSteps > 0 ? s : 0] : inner_at(g, s);
-      const Pairs<2> l = kSteps > 0 ? lower[kSteps > 0 ? s : 0] : inner_at(g + 8, s);
-      Mma(sum, u.v[0], l.v[0], u.v[1], l.v[1], w.v[0], w.v[1]);
+        for (int s = 0; s < kSteps; ++s) {
+          const int r = from + s * 16 + q * 4;
+          const bool inside = o < end && r < rank;
+          w[m][s] = aligned ? LoadPairs<2>(row + r, inside) : GatherPairs<2>(row + r, inside ? rank - r : 0);
+        }
+      }
+#pragma unroll
+      for (int s = 0; s < kSteps; ++s) {
+        const int r = from + s * 16 + q * 4;
+        if (r - q * 4 >= rank) break;
+        const Pairs<2> upper = LoadPairs<2>(&inner[g][r], true), lower = LoadPairs<2>(&inner[g + 8][r], true);
+#pragma unroll
+        for (int m = 0; m < kTogether; ++m) Mma(sum[m], upper.v[0], lower.v[0], upper.v[1], lower.v[1], w[m][s].v[0], w[m][s].v[1]);
+      }
     }
-    const int column = o + 2 * q;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int at = g + i / 2 * 8;
-      if (at < rows && column + i % 2 < end) out[at * stride + column + i % 2] = FromFloat<Bf16>(scale * sum[i]);
+    for (int m = 0; m < kTogether; ++m) {
+      const int column = first + m * kWarps * 8 + 2 * q;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int at = g + i / 2 * 8;
+        if (at < rows && column + i % 2 < end) out[at * stride + column + i % 2] = FromFloat<Bf16>(scale * sum[m][i]);
+      }
     }
   }
 }
@@ -158,11 +251,11 @@ __device__ inline void ShrinkAll(const Bf16* x, int64_t x_stride, int rows, cons
 }
 
 template <bool kAligned>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     Delta(const Bf16* x, int64_t x_stride, const LoraEntry* entries, int64_t entries_per_slot, const LoraTile* tiles,
           LoraTarget target, Bf16* delta, int64_t delta_stride, int inputs) {
   __shared__ Part part;
-  __shared__ float sums[16 * kChunk];
+  __shared__ float sums[kMostRanks];  // and 16 * kChunk
   __shared__ alignas(16) Bf16 inner[16][kMostRanks];
   const LoraTile tile = tiles[blockIdx.x / BlocksOfTile()];
   if (tile.rows == 0) return;  // for all blocks of the cluster alike, here and below
@@ -179,6 +272,26 @@ __global__ void __launch_bounds__(kThreads)
     return;
   }
   const Bf16 *a = static_cast<const Bf16*>(entry.a_RI), *b = static_cast<const Bf16*>(entry.b_OR);
+  if (tile.rows == 1) {
+    constexpr int N = kAligned ? kWide<Bf16> : 1;
+    const int blocks = BlocksOfTile(), step = (inputs / N + blocks - 1) / blocks * N, begin = BlockOfTile() * step;
+    float* row = &part.v[0][0][0];
+    ShrinkRow<Bf16, N>(x + tile.first_row * x_stride, a, inputs, begin, min(begin + step, inputs), entry.rank, sums);
+    SyncTile();
+    for (int r = threadIdx.x; r < entry.rank; r += kThreads) {
+      float sum = 0;
+      for (int k = 0; k < blocks; ++k) sum += SharedOf(sums, k)[r];
+      row[r] = sum;
+    }
+    SyncTile();  // and nobody leaves while another reads from it
+    switch (entry.rank) {
+      case 8: return ExpandRow<Bf16, 8>(b, row, 8, entry.scale, first, last, out);
+      case 16: return ExpandRow<Bf16, 16>(b, row, 16, entry.scale, first, last, out);
+      case 32: return ExpandRow<Bf16, 32>(b, row, 32, entry.scale, first, last, out);
+      case 64: return ExpandRow<Bf16, 64>(b, row, 64, entry.scale, first, last, out);
+      default: return ExpandRow<Bf16, 0>(b, row, entry.rank, entry.scale, first, last, out);
+    }
+  }
   // What lies beyond the rank is multiplied, too.
   const int padded = (entry.rank + 15) / 16 * 16;
   for (int i = threadIdx.x; i < 16 * (padded - entry.rank); i += kThreads) {
@@ -192,7 +305,7 @@ __global__ void __launch_bounds__(kThreads)
     case 16: return expand.template operator()<1>();
     case 32: return expand.template operator()<2>();
     case 64: return expand.template operator()<4>();
-    default: return expand.template operator()<0>();
+    default: return expand.template operator()<4>();
   }
 }
 
