@@ -350,7 +350,7 @@ void GpuRunner::Product(const Model& model, const Batch& batch, int64_t layer, L
     side_->begin.block(c10::cuda::getCurrentCUDAStream());
     cuda::GroupedLora(x.const_data_ptr(), x.stride(0), static_cast<const cuda::LoraEntry*>(slots_.table().const_data_ptr()),
                       slots_.entries_per_slot(), reinterpret_cast<const cuda::LoraTile*>(Input(batch.inputs.offsets.lora_tiles)),
-                      batch.inputs.room.lora_tiles, TargetOf(config_, layer, which),
+                      batch.inputs.room.lora_tiles, batch.inputs.loras_are_alone, TargetOf(config_, layer, which),
                       buffers_->lora_delta.mutable_data_ptr(), y.size(1), x.size(1), CurrentCudaStream());
     side_->end.record();
   }
@@ -461,9 +461,12 @@ void GpuRunner::Forward(Model* model, const Batch& batch) {
 }
 
 void GpuRunner::Replay(Model* model, const Batch& batch) {
-  const GraphKey key = batch.is_decode ? GraphKey{batch.rows, 0, 0, batch.lora_rows > 0, batch.is_cut}
-                                       : GraphKey{batch.rows, batch.inputs.room.longer.segments,
-                                                  batch.inputs.tile_rows_longer, batch.lora_rows > 0, batch.is_cut_longer};
+  GraphKey key{.rows = batch.rows, .has_lora = batch.lora_rows > 0, .is_cut = batch.is_decode ? batch.is_cut : batch.is_cut_longer};
+  key.loras_are_alone = key.has_lora && batch.inputs.loras_are_alone;
+  if (!batch.is_decode) {
+    key.segments = batch.inputs.room.longer.segments;
+    key.tile_rows = batch.inputs.tile_rows_longer;
+  }
   Model::Graph& graph = model->graphs[key];
   // Once without: what is made on first use is made outside the capture.
   if (!std::exchange(graph.was_run, true)) return Forward(model, batch);

@@ -67,7 +67,7 @@ class GpuRunner {
   struct GraphKey {
     int64_t rows = 0, segments = 0;  // segments 0: one token each
     int tile_rows = 0;
-    bool has_lora = false, is_cut = false;
+    bool has_lora = false, loras_are_alone = false, is_cut = false;
     auto operator<=>(const GraphKey&) const = default;
   };
 

@@ -51,6 +51,7 @@ struct StepInputs {
   StepRoom room;
   StepOffsets offsets;
   int tile_rows_singles = 16, tile_rows_longer = 64;
+  bool loras_are_alone = true;  // no two neighbours share one: each tile with an adapter has one row
   bool is_cut_longer = false;  // longer segments' keys lie in several chunks
   std::vector<int32_t> values;
 };

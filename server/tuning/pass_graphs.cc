@@ -152,7 +152,7 @@ void PassGraphs::Capture(const Key& key, bool in_pieces, Graph* graph) {
   const at::TensorOptions options = graph->input.options();
   const std::vector<int64_t> sums(key.shape.places > 0 ? 1 : 0, key.shape.places);
   graph->result = {at::zeros(sums, options.dtype(at::kDouble)), at::zeros({}, options)};
-  at::cuda::MempoolId_t pool{0, 0};
+  at::cuda::MempoolId_t pool = at::cuda::graph_pool_handle();
   for (const auto& [other_key, other] : graphs_) {
     if (!other->pieces.empty()) pool = other->pieces[0]->pool();
   }
@@ -164,7 +164,6 @@ void PassGraphs::Capture(const Key& key, bool in_pieces, Graph* graph) {
   auto begin = [&] {
     pieces.push_back(std::make_unique<at::cuda::CUDAGraph>());
     pieces.back()->capture_begin(pool, cudaStreamCaptureModeRelaxed);
-    pool = pieces.back()->pool();
   };
   {
     c10::cuda::CUDAStreamGuard side(CapturableStream());

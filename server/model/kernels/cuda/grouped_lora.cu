@@ -250,62 +250,85 @@ __device__ inline void ShrinkAll(const Bf16* x, int64_t x_stride, int rows, cons
   }
 }
 
+// The tile's part of the output that this block makes.
+struct Share {
+  int first, last;
+};
+__device__ inline Share ShareOf(int columns) {
+  const int blocks = BlocksOfTile(), width = (columns + 8 * blocks - 1) / (8 * blocks) * 8, first = BlockOfTile() * width;
+  return {first, min(first + width, columns)};
+}
+
 template <bool kAligned>
-__global__ void __launch_bounds__(kThreads, 2)
-    Delta(const Bf16* x, int64_t x_stride, const LoraEntry* entries, int64_t entries_per_slot, const LoraTile* tiles,
-          LoraTarget target, Bf16* delta, int64_t delta_stride, int inputs) {
-  __shared__ Part part;
-  __shared__ float sums[kMostRanks];  // and 16 * kChunk
-  __shared__ alignas(16) Bf16 inner[16][kMostRanks];
-  const LoraTile tile = tiles[blockIdx.x / BlocksOfTile()];
-  if (tile.rows == 0) return;  // for all blocks of the cluster alike, here and below
-  const int p = blockIdx.y, columns = target.columns[p];
-  const int width = (columns + 8 * BlocksOfTile() - 1) / (8 * BlocksOfTile()) * 8, first = BlockOfTile() * width;
-  const int last = min(first + width, columns);
-  Bf16* out = delta + tile.first_row * delta_stride + target.first_column[p];
-  LoraEntry entry{nullptr, nullptr, 0, 0};
-  if (tile.slot >= 0) entry = entries[tile.slot * entries_per_slot + target.entry[p]];
-  if (entry.rank == 0) {
-    for (int row = 0; row < tile.rows; ++row) {
-      for (int o = first + threadIdx.x; o < last; o += kThreads) out[row * delta_stride + o] = FromFloat<Bf16>(0);
-    }
-    return;
-  }
+__device__ inline void RowDelta(const Bf16* x, const LoraEntry& entry, int inputs, Share share, Bf16* out) {
+  __shared__ float part[kMostRanks], inner[kMostRanks];
+  constexpr int N = kAligned ? kWide<Bf16> : 1;
   const Bf16 *a = static_cast<const Bf16*>(entry.a_RI), *b = static_cast<const Bf16*>(entry.b_OR);
-  if (tile.rows == 1) {
-    constexpr int N = kAligned ? kWide<Bf16> : 1;
-    const int blocks = BlocksOfTile(), step = (inputs / N + blocks - 1) / blocks * N, begin = BlockOfTile() * step;
-    float* row = &part.v[0][0][0];
-    ShrinkRow<Bf16, N>(x + tile.first_row * x_stride, a, inputs, begin, min(begin + step, inputs), entry.rank, sums);
-    SyncTile();
-    for (int r = threadIdx.x; r < entry.rank; r += kThreads) {
-      float sum = 0;
-      for (int k = 0; k < blocks; ++k) sum += SharedOf(sums, k)[r];
-      row[r] = sum;
-    }
-    SyncTile();  // and nobody leaves while another reads from it
-    switch (entry.rank) {
-      case 8: return ExpandRow<Bf16, 8>(b, row, 8, entry.scale, first, last, out);
-      case 16: return ExpandRow<Bf16, 16>(b, row, 16, entry.scale, first, last, out);
-      case 32: return ExpandRow<Bf16, 32>(b, row, 32, entry.scale, first, last, out);
-      case 64: return ExpandRow<Bf16, 64>(b, row, 64, entry.scale, first, last, out);
-      default: return ExpandRow<Bf16, 0>(b, row, entry.rank, entry.scale, first, last, out);
-    }
+  const int blocks = BlocksOfTile(), step = (inputs / N + blocks - 1) / blocks * N, begin = BlockOfTile() * step;
+  ShrinkRow<Bf16, N>(x, a, inputs, begin, min(begin + step, inputs), entry.rank, part);
+  SyncTile();
+  for (int r = threadIdx.x; r < entry.rank; r += kThreads) {
+    float sum = 0;
+    for (int k = 0; k < blocks; ++k) sum += SharedOf(part, k)[r];
+    inner[r] = sum;
   }
+  SyncTile();  // and nobody leaves while another reads from it
+  auto expand = [&]<int kRank>() { ExpandRow<Bf16, kRank>(b, inner, entry.rank, entry.scale, share.first, share.last, out); };
+  switch (entry.rank) {
+    case 8: return expand.template operator()<8>();
+    case 16: return expand.template operator()<16>();
+    case 32: return expand.template operator()<32>();
+    case 64: return expand.template operator()<64>();
+    default: return expand.template operator()<0>();
+  }
+}
+
+template <bool kAligned>
+__device__ inline void RowsDelta(const Bf16* x, int64_t x_stride, int rows, const LoraEntry& entry, int inputs, Share share,
+                                 Bf16* out, int64_t stride) {
+  __shared__ Part part;
+  __shared__ float sums[16 * kChunk];
+  __shared__ alignas(16) Bf16 inner[16][kMostRanks];
+  const Bf16 *a = static_cast<const Bf16*>(entry.a_RI), *b = static_cast<const Bf16*>(entry.b_OR);
   // What lies beyond the rank is multiplied, too.
   const int padded = (entry.rank + 15) / 16 * 16;
   for (int i = threadIdx.x; i < 16 * (padded - entry.rank); i += kThreads) {
     inner[i % 16][entry.rank + i / 16] = FromFloat<Bf16>(0);
   }
-  ShrinkAll<kAligned>(x + tile.first_row * x_stride, x_stride, tile.rows, a, inputs, entry.rank, &part, sums, inner);
+  ShrinkAll<kAligned>(x, x_stride, rows, a, inputs, entry.rank, &part, sums, inner);
   auto expand = [&]<int kSteps>() {
-    Expand<kSteps>(b, inner, entry.rank, entry.scale, first, last, tile.rows, out, delta_stride);
+    Expand<kSteps>(b, inner, entry.rank, entry.scale, share.first, share.last, rows, out, stride);
   };
   switch (padded) {
     case 16: return expand.template operator()<1>();
     case 32: return expand.template operator()<2>();
-    case 64: return expand.template operator()<4>();
     default: return expand.template operator()<4>();
+  }
+}
+
+// kAlone: no two rows share an adapter; what they take fewer registers for leaves room beside others' blocks.
+template <bool kAligned, bool kAlone>
+__global__ void __launch_bounds__(kThreads, kAlone ? 1 : 2)
+    Delta(const Bf16* x, int64_t x_stride, const LoraEntry* entries, int64_t entries_per_slot, const LoraTile* tiles,
+          LoraTarget target, Bf16* delta, int64_t delta_stride, int inputs) {
+  const LoraTile tile = tiles[blockIdx.x / BlocksOfTile()];
+  if (tile.rows == 0) return;  // for all blocks of the cluster alike, here and below
+  const int p = blockIdx.y;
+  const Share share = ShareOf(target.columns[p]);
+  Bf16* out = delta + tile.first_row * delta_stride + target.first_column[p];
+  LoraEntry entry{nullptr, nullptr, 0, 0};
+  if (tile.slot >= 0) entry = entries[tile.slot * entries_per_slot + target.entry[p]];
+  if (entry.rank == 0) {
+    for (int row = 0; row < tile.rows; ++row) {
+      for (int o = share.first + threadIdx.x; o < share.last; o += kThreads) out[row * delta_stride + o] = FromFloat<Bf16>(0);
+    }
+    return;
+  }
+  x += tile.first_row * x_stride;
+  if constexpr (kAlone) {
+    RowDelta<kAligned>(x, entry, inputs, share, out);
+  } else {
+    RowsDelta<kAligned>(x, x_stride, tile.rows, entry, inputs, share, out, delta_stride);
   }
 }
 
@@ -323,8 +346,8 @@ bool HasClusters() {
 int MostGroupedRanks() { return kMostRanks; }
 
 void GroupedLora(const void* x_TI, int64_t x_stride, const LoraEntry* entries, int64_t entries_per_slot,
-                 const LoraTile* tiles, int64_t tile_count, LoraTarget target, void* delta_TO, int64_t delta_stride,
-                 int64_t inputs, Stream stream) {
+                 const LoraTile* tiles, int64_t tile_count, bool alone, LoraTarget target, void* delta_TO,
+                 int64_t delta_stride, int64_t inputs, Stream stream) {
   cudaLaunchAttribute cluster;
   cluster.id = cudaLaunchAttributeClusterDimension;
   cluster.val.clusterDim = {kBlocks, 1, 1};
@@ -336,7 +359,9 @@ void GroupedLora(const void* x_TI, int64_t x_stride, const LoraEntry* entries, i
   config.attrs = &cluster;
   config.numAttrs = HasClusters() ? 1 : 0;
   const bool aligned = inputs % 8 == 0 && x_stride % 8 == 0;
-  cudaLaunchKernelEx(&config, aligned ? Delta<true> : Delta<false>, static_cast<const Bf16*>(x_TI), x_stride, entries,
+  const auto kernel = alone ? (aligned ? Delta<true, true> : Delta<false, true>)
+                            : (aligned ? Delta<true, false> : Delta<false, false>);
+  cudaLaunchKernelEx(&config, kernel, static_cast<const Bf16*>(x_TI), x_stride, entries,
                      entries_per_slot, tiles, target, static_cast<Bf16*>(delta_TO), delta_stride, static_cast<int>(inputs));
   CheckLaunch();
 }
