@@ -92,6 +92,10 @@ bool IsForGraph(const std::vector<ForwardItem>& items) {
   return !items.empty() && RowsOf(items) <= kMostGraphRows && wanted <= kMostGraphWanted;
 }
 
+// So many rows of prompts under one LoRA are worth products of their own: the grouped kernel reads the
+// LoRA anew for every few of them.
+constexpr int64_t kLongLora = 256;
+
 // Attention over shorter contexts is over before the second kernel that joins the parts would be.
 constexpr int64_t kWorthCutting = 384;
 
@@ -172,7 +176,8 @@ struct GpuRunner::Batch {
   bool is_captured = false;  // that, or few longer pieces: padded to a size that is replayed
   bool is_cut = false;       // single tokens' keys may lie in several chunks
   bool is_cut_longer = false;
-  // Pieces that have products of their own: of ranks, or so many adapters, as the grouped kernel does not take.
+  // Pieces that have products of their own: long ones, and those of ranks, or of so many adapters, that the
+  // grouped kernel does not take.
   struct LoraRows {
     const LoraAdapter* lora;
     int64_t first, count;
@@ -260,15 +265,23 @@ GpuRunner::Batch GpuRunner::MakeBatch(const std::vector<ForwardItem>& items) {
   int64_t row = 0;
   batch.is_decode = true;
   const bool is_longer_graph = items.front().count > 1 && IsForGraph(items);
+  const std::vector<int64_t> long_lora_rows = is_longer_graph ? std::vector<int64_t>(items.size()) : LongLoraRows(items);
   int64_t last_lora_row = 0;
   batch.is_cut = IsWorthCutting(items);
-  for (const ForwardItem& item : items) {
+  for (size_t i = 0; i < items.size(); ++i) {
+    const ForwardItem& item = items[i];
     StepSegment segment{item.tokens, item.sampled_row, item.count, item.context, item.pages, -1, item.first_logits};
     const LoraAdapter* lora = item.adapter ? item.adapter->lora.get() : nullptr;
-    if (lora && RankOf(*lora) <= cuda::MostGroupedRanks()) segment.adapter_slot = slots_.SlotOf(*lora, item.adapter_uid);
+    if (lora && long_lora_rows[i] == 0 && RankOf(*lora) <= cuda::MostGroupedRanks()) segment.adapter_slot = slots_.SlotOf(*lora, item.adapter_uid);
     if (segment.adapter_slot >= 0) last_lora_row = row + item.count;
     if (lora && segment.adapter_slot < 0) {
-      batch.loras.push_back({lora, row, item.count});
+      const bool goes_on = !batch.loras.empty() && batch.loras.back().lora == lora &&
+                           batch.loras.back().first + batch.loras.back().count == row;
+      if (goes_on) {
+        batch.loras.back().count += item.count;
+      } else {
+        batch.loras.push_back({lora, row, item.count});
+      }
     }
     int64_t prompt = 0;
     while (HasPromptRows(item) && prompt < item.count && item.tokens[prompt] < 0) ++prompt;
@@ -282,7 +295,9 @@ GpuRunner::Batch GpuRunner::MakeBatch(const std::vector<ForwardItem>& items) {
   const int64_t group = config_.heads / config_.kv_heads;
   if (batch.is_decode) {
     const int64_t rows = BucketRows(row), tiles = batch.is_cut ? TilesFor(rows, config_.kv_heads, processors_) : rows;
-    const StepRoom room{rows, 0, rows, {rows, rows, tiles}, {}};
+    // Room for the tiles of few adapters, or of as many as there are rows.
+    const int64_t few = rows / 8 + 1, lora_tiles = CountLoraTiles(segments, rows) <= few ? few : rows;
+    const StepRoom room{rows, 0, lora_tiles, {rows, rows, tiles}, {}};
     batch.inputs = MakeStepInputs(segments, cache_->page_tokens, group, batch.is_cut ? tiles : 0, &room);
     batch.rows = batch.singles = rows;
     batch.is_captured = true;
@@ -298,6 +313,18 @@ GpuRunner::Batch GpuRunner::MakeBatch(const std::vector<ForwardItem>& items) {
   }
   if (last_lora_row > 0) batch.lora_rows = batch.is_captured ? batch.rows : last_lora_row;
   return batch;
+}
+
+std::vector<int64_t> GpuRunner::LongLoraRows(const std::vector<ForwardItem>& items) {
+  std::vector<int64_t> rows(items.size());
+  for (size_t begin = 0; begin < items.size();) {
+    size_t end = begin;
+    int64_t count = 0;
+    while (end < items.size() && items[end].count > 1 && items[end].adapter == items[begin].adapter) count += items[end++].count;
+    for (size_t i = begin; i < end && count >= kLongLora; ++i) rows[i] = count;
+    begin = std::max(end, begin + 1);
+  }
+  return rows;
 }
 
 void GpuRunner::PadLonger(const std::vector<StepSegment>& segments, Batch* batch) const {
@@ -461,8 +488,11 @@ void GpuRunner::Forward(Model* model, const Batch& batch) {
 }
 
 void GpuRunner::Replay(Model* model, const Batch& batch) {
-  GraphKey key{.rows = batch.rows, .has_lora = batch.lora_rows > 0, .is_cut = batch.is_decode ? batch.is_cut : batch.is_cut_longer};
-  key.loras_are_alone = key.has_lora && batch.inputs.loras_are_alone;
+  GraphKey key{.rows = batch.rows, .is_cut = batch.is_decode ? batch.is_cut : batch.is_cut_longer};
+  if (batch.lora_rows > 0) {
+    key.lora_tiles = batch.inputs.room.lora_tiles;
+    key.loras_are_alone = batch.inputs.loras_are_alone;
+  }
   if (!batch.is_decode) {
     key.segments = batch.inputs.room.longer.segments;
     key.tile_rows = batch.inputs.tile_rows_longer;

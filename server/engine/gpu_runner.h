@@ -67,7 +67,8 @@ class GpuRunner {
   struct GraphKey {
     int64_t rows = 0, segments = 0;  // segments 0: one token each
     int tile_rows = 0;
-    bool has_lora = false, loras_are_alone = false, is_cut = false;
+    int64_t lora_tiles = 0;  // 0: no LoRA
+    bool loras_are_alone = false, is_cut = false;
     auto operator<=>(const GraphKey&) const = default;
   };
 
@@ -81,6 +82,8 @@ class GpuRunner {
   // What the grouped kernel made, for the product that was last.
   cuda::Addend LoraAddend(const Batch& batch) const;
   void Attend(const Model& model, const Batch& batch, int64_t layer);
+  // Pieces under one LoRA, side by side, that have so many rows that they get products of their own.
+  static std::vector<int64_t> LongLoraRows(const std::vector<ForwardItem>& items);
   // Rounds a batch of longer pieces up to a size that is replayed.
   void PadLonger(const std::vector<StepSegment>& segments, Batch* batch) const;
   void Head(Model* model, const Batch& batch, const std::vector<ForwardItem>& items, int64_t first, Step::State* step);

@@ -129,6 +129,10 @@ StepOffsets OffsetsFor(const StepRoom& room) {
   return o;
 }
 
+int64_t CountLoraTiles(const std::vector<StepSegment>& segments, int64_t rows) {
+  return static_cast<int64_t>(LoraTiles(segments, rows).size());
+}
+
 StepInputs MakeStepInputs(const std::vector<StepSegment>& segments, int64_t page_tokens, int64_t group,
                           int64_t tiles_for_singles, const StepRoom* room, int64_t tiles_for_longer,
                           int64_t most_parts) {

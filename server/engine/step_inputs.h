@@ -44,6 +44,10 @@ struct StepOffsets {
 };
 StepOffsets OffsetsFor(const StepRoom& room);
 
+// Tiles of LoRA rows that the segments make in a step of so many rows: neighbours under one adapter share
+// tiles, and so does the padding.
+int64_t CountLoraTiles(const std::vector<StepSegment>& segments, int64_t rows);
+
 // All that a step's kernels read, in one vector that goes to the device in one copy. Segments
 // of one token come first, then the longer ones: each kind has attention tiles of its own.
 // Rows beyond the batch's have slot -1, no tile of attention, and tiles without a LoRA.

@@ -183,6 +183,10 @@ class Bench:
         cold = self.load(names, rate=rate, seed=7)["first_token_p99"]
         self.add(f"{len(names)} LoRAs by Zipf's law at {rate:.1f} requests/s, none loaded", f"p99 first token {1000 * cold:.0f} ms, "
                  f"one adapter {1000 * one:.0f} ms", f"{cold / one:.2f}")
+        loads = sorted(float(line.split("seconds=")[1].split()[0]) for line in open(self.server.log, encoding="utf-8")
+                       if "model.loaded" in line)
+        if loads:
+            print(f"{len(loads)} loads, median {1000 * loads[len(loads) // 2]:.1f} ms, longest {1000 * loads[-1]:.1f} ms", flush=True)
         # Each is asked for once.
         self.load(names, clients=self.args.clients, zipf=0, seconds=max(3.0, len(names) / rate), new_tokens=2)
         many = self.load(names, rate=rate)["first_token_p99"]

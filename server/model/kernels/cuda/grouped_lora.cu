@@ -15,7 +15,6 @@ namespace cg = cooperative_groups;
 using Bf16 = __nv_bfloat16;
 
 constexpr int kThreads = 256, kWarps = kThreads / 32;
-constexpr int kBlocks = 2;  // of a cluster
 constexpr int kMostRanks = 512;
 constexpr int kChunk = 32;  // ranks that are added up at a time
 static_assert(16 * kChunk <= kMostRanks);
@@ -341,6 +340,12 @@ bool HasClusters() {
   return has;
 }
 
+// Blocks of a cluster: few tiles are over sooner if many blocks share them, and many fill the device anyway.
+unsigned ClusterFor(int64_t tiles, bool alone) {
+  if (!HasClusters()) return 1;
+  return alone || tiles > 128 ? 2 : tiles > 48 ? 4 : 8;
+}
+
 }  // namespace
 
 int MostGroupedRanks() { return kMostRanks; }
@@ -348,11 +353,11 @@ int MostGroupedRanks() { return kMostRanks; }
 void GroupedLora(const void* x_TI, int64_t x_stride, const LoraEntry* entries, int64_t entries_per_slot,
                  const LoraTile* tiles, int64_t tile_count, bool alone, LoraTarget target, void* delta_TO,
                  int64_t delta_stride, int64_t inputs, Stream stream) {
+  const unsigned blocks = ClusterFor(tile_count, alone);
   cudaLaunchAttribute cluster;
   cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {kBlocks, 1, 1};
+  cluster.val.clusterDim = {blocks, 1, 1};
   cudaLaunchConfig_t config = {};
-  const unsigned blocks = HasClusters() ? kBlocks : 1;
   config.gridDim = dim3(static_cast<unsigned>(tile_count) * blocks, target.count);
   config.blockDim = dim3(kThreads);
   config.stream = stream;
