@@ -36,7 +36,10 @@ Arbiter::Turn Arbiter::Acquire(WorkClass work, Sharing sharing, absl::Duration p
   absl::MutexLock lock(&mutex_);
   const bool is_patient = work == WorkClass::kGeneration && patience > absl::ZeroDuration();
   const absl::Time due = is_patient ? generated_at_ + patience : absl::InfinitePast();
-  if (work == WorkClass::kGeneration) due_ = due;
+  if (work == WorkClass::kGeneration) {
+    due_ = due;
+    patience_ = is_patient ? patience : absl::ZeroDuration();
+  }
   const int64_t ticket = next_ticket_++;
   if (holders_ > 0 && held_by_ != work && Of(work).waiting.empty()) wanted_since_ = clock_->Now();
   Of(work).waiting.push_back(ticket);
@@ -124,7 +127,11 @@ void Arbiter::GiveUp(WorkClass work) {
   Of(work).used += std::max(now - booked_until_, absl::ZeroDuration());
   booked_until_ = now;
   if (--holders_ > 0) return;
-  if (work == WorkClass::kGeneration) generated_at_ = now;
+  if (work == WorkClass::kGeneration) {
+    generated_at_ = now;
+    // The next turn will be in no more of a hurry: training need not wait until it says so.
+    due_ = patience_ > absl::ZeroDuration() ? now + patience_ : absl::InfinitePast();
+  }
   if (!Of(OtherThan(work)).waiting.empty()) {
     owed_to_training_ = OwedAt(now);
     if (Of(work).waiting.empty() && Preferred(owed_to_training_) == work) {

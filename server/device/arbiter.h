@@ -141,6 +141,7 @@ class Arbiter {
   // When generation's turn ended, and until when the one that it waits for may be put off.
   absl::Time generated_at_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
   absl::Time due_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
+  absl::Duration patience_ ABSL_GUARDED_BY(mutex_);  // that it had last
   // A piece of training: when it began, and about the longest that they have taken lately.
   absl::Time piece_start_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
   absl::Duration piece_ ABSL_GUARDED_BY(mutex_);

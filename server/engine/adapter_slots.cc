@@ -52,9 +52,10 @@ void AdapterSlots::Write(int64_t slot, const LoraAdapter& lora) {
     }
   }
   const int64_t bytes = static_cast<int64_t>(entries.size() * sizeof(cuda::LoraEntry));
-  at::Tensor host = at::empty({bytes}, at::kByte);
+  // Whoever steps does not wait for it. The memory is not used again before it was read.
+  at::Tensor host = at::empty({bytes}, at::TensorOptions(at::kByte).pinned_memory(table_.is_cuda()));
   std::memcpy(host.mutable_data_ptr(), entries.data(), bytes);
-  table_.narrow(0, slot * bytes, bytes).copy_(host);
+  table_.narrow(0, slot * bytes, bytes).copy_(host, /*non_blocking=*/true);
 }
 
 }  // namespace attune

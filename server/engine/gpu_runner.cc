@@ -24,7 +24,7 @@ namespace {
 using at::Tensor;
 
 // Adapters whose entries are kept on the device; their weights are the residency's matter.
-constexpr int64_t kSlots = 256;
+constexpr int64_t kSlots = 4096;
 // Steps whose inputs may be on their way at once.
 constexpr int64_t kRing = 4;
 // Parts of rows that attention over cut keys makes at a time.
@@ -91,10 +91,6 @@ bool IsForGraph(const std::vector<ForwardItem>& items) {
   }
   return !items.empty() && RowsOf(items) <= kMostGraphRows && wanted <= kMostGraphWanted;
 }
-
-// So many rows of prompts under one LoRA are worth products of their own: the grouped kernel reads the
-// LoRA anew for every few of them.
-constexpr int64_t kLongLora = 256;
 
 // Attention over shorter contexts is over before the second kernel that joins the parts would be.
 constexpr int64_t kWorthCutting = 384;
@@ -176,8 +172,8 @@ struct GpuRunner::Batch {
   bool is_captured = false;  // that, or few longer pieces: padded to a size that is replayed
   bool is_cut = false;       // single tokens' keys may lie in several chunks
   bool is_cut_longer = false;
-  // Pieces that have products of their own: long ones, and those of ranks, or of so many adapters, that the
-  // grouped kernel does not take.
+  // Pieces that have products of their own: of ranks, or of so many adapters, that the grouped kernel does
+  // not take.
   struct LoraRows {
     const LoraAdapter* lora;
     int64_t first, count;
@@ -265,23 +261,15 @@ GpuRunner::Batch GpuRunner::MakeBatch(const std::vector<ForwardItem>& items) {
   int64_t row = 0;
   batch.is_decode = true;
   const bool is_longer_graph = items.front().count > 1 && IsForGraph(items);
-  const std::vector<int64_t> long_lora_rows = is_longer_graph ? std::vector<int64_t>(items.size()) : LongLoraRows(items);
   int64_t last_lora_row = 0;
   batch.is_cut = IsWorthCutting(items);
-  for (size_t i = 0; i < items.size(); ++i) {
-    const ForwardItem& item = items[i];
+  for (const ForwardItem& item : items) {
     StepSegment segment{item.tokens, item.sampled_row, item.count, item.context, item.pages, -1, item.first_logits};
     const LoraAdapter* lora = item.adapter ? item.adapter->lora.get() : nullptr;
-    if (lora && long_lora_rows[i] == 0 && RankOf(*lora) <= cuda::MostGroupedRanks()) segment.adapter_slot = slots_.SlotOf(*lora, item.adapter_uid);
+    if (lora && RankOf(*lora) <= cuda::MostGroupedRanks()) segment.adapter_slot = slots_.SlotOf(*lora, item.adapter_uid);
     if (segment.adapter_slot >= 0) last_lora_row = row + item.count;
     if (lora && segment.adapter_slot < 0) {
-      const bool goes_on = !batch.loras.empty() && batch.loras.back().lora == lora &&
-                           batch.loras.back().first + batch.loras.back().count == row;
-      if (goes_on) {
-        batch.loras.back().count += item.count;
-      } else {
-        batch.loras.push_back({lora, row, item.count});
-      }
+      batch.loras.push_back({lora, row, item.count});
     }
     int64_t prompt = 0;
     while (HasPromptRows(item) && prompt < item.count && item.tokens[prompt] < 0) ++prompt;
@@ -313,18 +301,6 @@ GpuRunner::Batch GpuRunner::MakeBatch(const std::vector<ForwardItem>& items) {
   }
   if (last_lora_row > 0) batch.lora_rows = batch.is_captured ? batch.rows : last_lora_row;
   return batch;
-}
-
-std::vector<int64_t> GpuRunner::LongLoraRows(const std::vector<ForwardItem>& items) {
-  std::vector<int64_t> rows(items.size());
-  for (size_t begin = 0; begin < items.size();) {
-    size_t end = begin;
-    int64_t count = 0;
-    while (end < items.size() && items[end].count > 1 && items[end].adapter == items[begin].adapter) count += items[end++].count;
-    for (size_t i = begin; i < end && count >= kLongLora; ++i) rows[i] = count;
-    begin = std::max(end, begin + 1);
-  }
-  return rows;
 }
 
 void GpuRunner::PadLonger(const std::vector<StepSegment>& segments, Batch* batch) const {
@@ -367,6 +343,12 @@ void GpuRunner::Upload(const StepInputs& inputs) {
 
 const int32_t* GpuRunner::Input(int64_t offset) const { return buffers_->inputs.const_data_ptr<int32_t>() + offset; }
 
+cuda::LoraBatch GpuRunner::Loras(const Batch& batch) const {
+  return {static_cast<const cuda::LoraEntry*>(slots_.table().const_data_ptr()), slots_.entries_per_slot(),
+          reinterpret_cast<const cuda::LoraTile*>(Input(batch.inputs.offsets.lora_tiles)), batch.inputs.room.lora_tiles,
+          batch.inputs.loras_are_alone};
+}
+
 void GpuRunner::Product(const Model& model, const Batch& batch, int64_t layer, Linear which, const Tensor& x,
                         const Tensor& y) {
   // The larger kernel first: the grouped one takes the processors that it leaves.
@@ -375,11 +357,17 @@ void GpuRunner::Product(const Model& model, const Batch& batch, int64_t layer, L
   if (batch.lora_rows > 0) {
     const OwnStream::Scope scope(side_->stream);
     side_->begin.block(c10::cuda::getCurrentCUDAStream());
-    cuda::GroupedLora(x.const_data_ptr(), x.stride(0), static_cast<const cuda::LoraEntry*>(slots_.table().const_data_ptr()),
-                      slots_.entries_per_slot(), reinterpret_cast<const cuda::LoraTile*>(Input(batch.inputs.offsets.lora_tiles)),
-                      batch.inputs.room.lora_tiles, batch.inputs.loras_are_alone, TargetOf(config_, layer, which),
-                      buffers_->lora_delta.mutable_data_ptr(), y.size(1), x.size(1), CurrentCudaStream());
+    cuda::GroupedLora(x.const_data_ptr(), x.stride(0), Loras(batch), TargetOf(config_, layer, which), buffers_->lora_delta.mutable_data_ptr(), y.size(1), x.size(1),
+                      CurrentCudaStream());
     side_->end.record();
+    // What the next product needs comes into the cache while the memory has little else to do.
+    const bool is_last = layer + 1 == config_.layers && which == Linear::kDown;
+    if (batch.is_decode && !is_last) {
+      const int next = (static_cast<int>(which) + 1) % kLinears;
+      const auto next_linear = static_cast<Linear>(next);
+      cuda::PrefetchLora(Loras(batch), TargetOf(config_, next == 0 ? layer + 1 : layer, next_linear),
+                         InputSize(config_, next_linear), CurrentCudaStream());
+    }
   }
   if (batch.lora_rows > 0) side_->end.block(c10::cuda::getCurrentCUDAStream());
   for (const Batch::LoraRows& rows : batch.loras) {

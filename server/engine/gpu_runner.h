@@ -79,11 +79,10 @@ class GpuRunner {
   void Layer(const Model& model, const Batch& batch, int64_t layer);
   void Product(const Model& model, const Batch& batch, int64_t layer, Linear which, const at::Tensor& x,
                const at::Tensor& y);
+  cuda::LoraBatch Loras(const Batch& batch) const;
   // What the grouped kernel made, for the product that was last.
   cuda::Addend LoraAddend(const Batch& batch) const;
   void Attend(const Model& model, const Batch& batch, int64_t layer);
-  // Pieces under one LoRA, side by side, that have so many rows that they get products of their own.
-  static std::vector<int64_t> LongLoraRows(const std::vector<ForwardItem>& items);
   // Rounds a batch of longer pieces up to a size that is replayed.
   void PadLonger(const std::vector<StepSegment>& segments, Batch* batch) const;
   void Head(Model* model, const Batch& batch, const std::vector<ForwardItem>& items, int64_t first, Step::State* step);

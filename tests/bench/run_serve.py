@@ -30,6 +30,7 @@ for shape_name, shape in SHAPES.items():
     for size in (1, 32, 128):
         WORK[f"{shape_name}-b{size}"] = shape | TEXT | {"batch": size}
     WORK[f"{shape_name}-b32-lora32"] = shape | TEXT | {"batch": 32, "models": ["lora"], "rank": 16}
+    WORK[f"{shape_name}-b128-lora1"] = shape | TEXT | {"batch": 128, "models": ["lora"], "rank": 16, "shared_adapter": True}
     WORK[f"{shape_name}-b32-sampled"] = shape | TEXT | {"batch": 32, "temperature": 0.8, "top_p": 0.95}
     # Time to the first token of a long prompt, new ones and one that was read before.
     WORK[f"{shape_name}-b1-p2000"] = shape | {"prompt": 2000, "new": 16, "batch": 1}

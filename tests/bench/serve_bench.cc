@@ -6,7 +6,7 @@
 // WORK.json: {"device": "cuda", "precision": "bfloat16", "layers", "hidden", "intermediate",
 // "heads", "kv_heads", "vocab", "tied_head", "batch" (requests at once), "prompt", "new" (tokens),
 // "models" (a list of kinds that requests take in turn: "base", "lora", "soft_prompt"; each
-// request has an adapter of its own), "same_prompts" (in each round), "temperature", "top_p", "rank", "virtual_tokens", "rounds", "trace" (a file: a Chrome trace of
+// request has an adapter of its own, or with "shared_adapter" all have one), "same_prompts" (in each round), "temperature", "top_p", "rank", "virtual_tokens", "rounds", "trace" (a file: a Chrome trace of
 // the last round's kernels)}.
 // Prints one line of JSON: {"decode_seconds": [a round's steps that add a token to every
 // request and read no prompt], "decode_tokens": [...], "first_token_seconds": [of the first
@@ -130,6 +130,10 @@ absl::StatusOr<Json> Run(const Json& work) {
   const std::vector<std::string> kinds = work.value("models", std::vector<std::string>{"base"});
   std::vector<std::shared_ptr<const ServedModel>> models;
   for (int i = 0; i < work.at("batch").get<int>(); ++i) {
+    if (i > 0 && work.value("shared_adapter", false)) {
+      models.push_back(models[0]);
+      continue;
+    }
     auto model = std::make_shared<ServedModel>();
     model->base = base;
     model->adapter = RandomAdapter(*base, kinds[i % kinds.size()], work);

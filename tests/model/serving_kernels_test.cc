@@ -147,9 +147,11 @@ TEST_F(ServingKernelsTest, GpuGroupsLoras) {
     const int64_t rows = static_cast<int64_t>(slot.size());
     const Tensor x = Random({rows, inputs}), delta = Random({rows, width}), tile_list = Ints(tiles);
     cuda::LoraTarget target{3, {1, 2, 3}, {0, 96, 136}, {96, 40, 2000}};
-    cuda::GroupedLora(x.const_data_ptr(), inputs, static_cast<const cuda::LoraEntry*>(table.const_data_ptr()), per_slot,
-                      reinterpret_cast<const cuda::LoraTile*>(Data(tile_list)), static_cast<int64_t>(tiles.size() / 3), alone, target,
-                      delta.mutable_data_ptr(), width, inputs, CurrentCudaStream());
+    const cuda::LoraBatch batch{static_cast<const cuda::LoraEntry*>(table.const_data_ptr()), per_slot,
+                                reinterpret_cast<const cuda::LoraTile*>(Data(tile_list)),
+                                static_cast<int64_t>(tiles.size() / 3), alone};
+    cuda::PrefetchLora(batch, target, inputs, CurrentCudaStream());
+    cuda::GroupedLora(x.const_data_ptr(), inputs, batch, target, delta.mutable_data_ptr(), width, inputs, CurrentCudaStream());
     Tensor expected = at::zeros({rows, width}, at::kDouble);
     for (int64_t t = 0; t < rows; ++t) {
       for (int p = 0; p < 3 && slot[t] >= 0; ++p) {

@@ -67,9 +67,7 @@ void PagedAttention(const PagedAttentionCall&, Stream) { std::abort(); }
 void Argmax(const void*, int32_t*, int64_t, int64_t, Stream) { std::abort(); }
 void ChooseRows(const ChoiceCall&, int64_t, Stream) { std::abort(); }
 int MostGroupedRanks() { return 0; }
-void GroupedLora(const void*, int64_t, const LoraEntry*, int64_t, const LoraTile*, int64_t, bool, LoraTarget, void*,
-                 int64_t, int64_t, Stream) {
-  std::abort();
-}
+void GroupedLora(const void*, int64_t, const LoraBatch&, LoraTarget, void*, int64_t, int64_t, Stream) { std::abort(); }
+void PrefetchLora(const LoraBatch&, LoraTarget, int64_t, Stream) { std::abort(); }
 
 }  // namespace attune::cuda

@@ -131,6 +131,10 @@ __device__ inline void ExpandRow(const T* b, const float* inner, int any_rank, f
 struct Part {
   float v[kWarps][16][kChunk + 1];
 };
+constexpr int kMostStaged = 64;
+struct Staged {
+  alignas(16) Bf16 v[kWarps][16][kMostStaged];
+};
 
 // Each warp's share of x A^T for ranks [from, from + 8 * kTiles): in steps of 32 inputs, of which a thread
 // has eight neighbours of its rows. Which inputs meet in one instruction does not matter.
@@ -173,21 +177,25 @@ __device__ inline void Shrink(const Bf16* x, int64_t x_stride, int rows, const B
   }
 }
 
-// out = scale * inner B^T for outputs [begin, end), a warp eight of them at a time. kSteps: of 16 ranks.
+// out = scale * inner B^T for outputs [begin, end), a warp some tiles of eight at a time, which go out by
+// way of `staged`, so that a row's outputs are written together. kSteps: of 16 ranks.
 template <int kSteps>
 __device__ inline void Expand(const Bf16* b, const Bf16 (*inner)[kMostRanks], int rank, float scale, int begin, int end,
-                              int rows, Bf16* out, int64_t stride) {
-  // So many groups' loads are on their way at once.
+                              int rows, Bf16* out, int64_t stride, Staged* staged) {
+  // So many tiles' loads are on their way at once.
   constexpr int kTogether = 8 / kSteps;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, q = lane % 4;
   const bool aligned = rank % 4 == 0;
-  for (int first = begin + warp * 8; first < end; first += kTogether * kWarps * 8) {
+  constexpr int kWidth = 8 * kTogether;
+  Bf16(*mine)[kMostStaged] = staged->v[warp];
+  const bool writes_packs = stride % 8 == 0 && reinterpret_cast<uintptr_t>(out) % 16 == 0;
+  for (int first = begin + warp * kWidth; first < end; first += kWarps * kWidth) {
     float sum[kTogether][4] = {};
     for (int from = 0; from < rank; from += 16 * kSteps) {
       Pairs<2> w[kTogether][kSteps];
 #pragma unroll
       for (int m = 0; m < kTogether; ++m) {
-        const int o = first + m * kWarps * 8 + g;
+        const int o = first + m * 8 + g;
         const Bf16* row = b + static_cast<int64_t>(o) * rank;
 #pragma unroll
         for (int s = 0; s < kSteps; ++s) {
@@ -205,13 +213,22 @@ __device__ inline void Expand(const Bf16* b, const Bf16 (*inner)[kMostRanks], in
         for (int m = 0; m < kTogether; ++m) Mma(sum[m], upper.v[0], lower.v[0], upper.v[1], lower.v[1], w[m][s].v[0], w[m][s].v[1]);
       }
     }
+    __syncwarp();
 #pragma unroll
     for (int m = 0; m < kTogether; ++m) {
-      const int column = first + m * kWarps * 8 + 2 * q;
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int at = g + i / 2 * 8;
-        if (at < rows && column + i % 2 < end) out[at * stride + column + i % 2] = FromFloat<Bf16>(scale * sum[m][i]);
+      for (int i = 0; i < 4; i += 2) {
+        *reinterpret_cast<__nv_bfloat162*>(&mine[g + i / 2 * 8][m * 8 + 2 * q]) =
+            __floats2bfloat162_rn(scale * sum[m][i], scale * sum[m][i + 1]);
+      }
+    }
+    __syncwarp();
+    for (int i = lane; i < rows * kTogether; i += 32) {
+      const int at = i / kTogether, tile = i % kTogether * 8, column = first + tile;
+      if (writes_packs && column + 8 <= end) {
+        *reinterpret_cast<uint4*>(out + at * stride + column) = *reinterpret_cast<const uint4*>(&mine[at][tile]);
+      } else {
+        for (int j = 0; j < 8 && column + j < end; ++j) out[at * stride + column + j] = mine[at][tile + j];
       }
     }
   }
@@ -285,7 +302,10 @@ __device__ inline void RowDelta(const Bf16* x, const LoraEntry& entry, int input
 template <bool kAligned>
 __device__ inline void RowsDelta(const Bf16* x, int64_t x_stride, int rows, const LoraEntry& entry, int inputs, Share share,
                                  Bf16* out, int64_t stride) {
-  __shared__ Part part;
+  __shared__ union {
+    Part part;
+    Staged staged;
+  } shared;
   __shared__ float sums[16 * kChunk];
   __shared__ alignas(16) Bf16 inner[16][kMostRanks];
   const Bf16 *a = static_cast<const Bf16*>(entry.a_RI), *b = static_cast<const Bf16*>(entry.b_OR);
@@ -294,9 +314,9 @@ __device__ inline void RowsDelta(const Bf16* x, int64_t x_stride, int rows, cons
   for (int i = threadIdx.x; i < 16 * (padded - entry.rank); i += kThreads) {
     inner[i % 16][entry.rank + i / 16] = FromFloat<Bf16>(0);
   }
-  ShrinkAll<kAligned>(x, x_stride, rows, a, inputs, entry.rank, &part, sums, inner);
+  ShrinkAll<kAligned>(x, x_stride, rows, a, inputs, entry.rank, &shared.part, sums, inner);
   auto expand = [&]<int kSteps>() {
-    Expand<kSteps>(b, inner, entry.rank, entry.scale, share.first, share.last, rows, out, stride);
+    Expand<kSteps>(b, inner, entry.rank, entry.scale, share.first, share.last, rows, out, stride, &shared.staged);
   };
   switch (padded) {
     case 16: return expand.template operator()<1>();
@@ -331,6 +351,21 @@ __global__ void __launch_bounds__(kThreads, kAlone ? 1 : 2)
   }
 }
 
+__device__ inline void PrefetchBytes(const void* from, int64_t bytes) {
+  constexpr int kLine = 128;
+  const char* at = static_cast<const char*>(from);
+  for (int64_t i = threadIdx.x * kLine; i < bytes; i += kThreads * kLine) asm volatile("prefetch.global.L2 [%0];" ::"l"(at + i));
+}
+
+__global__ void Prefetch(const LoraEntry* entries, int64_t entries_per_slot, const LoraTile* tiles, LoraTarget target,
+                         int64_t inputs) {
+  const LoraTile tile = tiles[blockIdx.x];
+  if (tile.rows == 0 || tile.slot < 0) return;
+  const LoraEntry entry = entries[tile.slot * entries_per_slot + target.entry[blockIdx.y]];
+  PrefetchBytes(entry.a_RI, 2 * entry.rank * inputs);
+  PrefetchBytes(entry.b_OR, 2 * entry.rank * static_cast<int64_t>(target.columns[blockIdx.y]));
+}
+
 bool HasClusters() {
   static const bool has = [] {
     int device = 0, major = 0;
@@ -350,24 +385,29 @@ unsigned ClusterFor(int64_t tiles, bool alone) {
 
 int MostGroupedRanks() { return kMostRanks; }
 
-void GroupedLora(const void* x_TI, int64_t x_stride, const LoraEntry* entries, int64_t entries_per_slot,
-                 const LoraTile* tiles, int64_t tile_count, bool alone, LoraTarget target, void* delta_TO,
+void GroupedLora(const void* x_TI, int64_t x_stride, const LoraBatch& batch, LoraTarget target, void* delta_TO,
                  int64_t delta_stride, int64_t inputs, Stream stream) {
-  const unsigned blocks = ClusterFor(tile_count, alone);
+  const unsigned blocks = ClusterFor(batch.tile_count, batch.alone);
   cudaLaunchAttribute cluster;
   cluster.id = cudaLaunchAttributeClusterDimension;
   cluster.val.clusterDim = {blocks, 1, 1};
   cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(tile_count) * blocks, target.count);
+  config.gridDim = dim3(static_cast<unsigned>(batch.tile_count) * blocks, target.count);
   config.blockDim = dim3(kThreads);
   config.stream = stream;
   config.attrs = &cluster;
   config.numAttrs = HasClusters() ? 1 : 0;
   const bool aligned = inputs % 8 == 0 && x_stride % 8 == 0;
-  const auto kernel = alone ? (aligned ? Delta<true, true> : Delta<false, true>)
-                            : (aligned ? Delta<true, false> : Delta<false, false>);
-  cudaLaunchKernelEx(&config, kernel, static_cast<const Bf16*>(x_TI), x_stride, entries,
-                     entries_per_slot, tiles, target, static_cast<Bf16*>(delta_TO), delta_stride, static_cast<int>(inputs));
+  const auto kernel = batch.alone ? (aligned ? Delta<true, true> : Delta<false, true>)
+                                  : (aligned ? Delta<true, false> : Delta<false, false>);
+  cudaLaunchKernelEx(&config, kernel, static_cast<const Bf16*>(x_TI), x_stride, batch.entries, batch.entries_per_slot,
+                     batch.tiles, target, static_cast<Bf16*>(delta_TO), delta_stride, static_cast<int>(inputs));
+  CheckLaunch();
+}
+
+void PrefetchLora(const LoraBatch& batch, LoraTarget target, int64_t inputs, Stream stream) {
+  Prefetch<<<dim3(static_cast<unsigned>(batch.tile_count), target.count), kThreads, 0, stream>>>(
+      batch.entries, batch.entries_per_slot, batch.tiles, target, inputs);
   CheckLaunch();
 }
 

@@ -242,13 +242,20 @@ struct LoraTile {
   int32_t slot;  // negative: no adapter
   int32_t first_row, rows;
 };
-// delta_TO = scale * (x A^T) B^T for each tile's rows by their adapter (zeros if there is none), whose
-// entries are entries[slot * entries_per_slot + target.entry[p]]. `alone`: each tile with an adapter
-// has one row; else x A^T is rounded to bf16.
+struct LoraBatch {
+  const LoraEntry* entries;  // of a slot: entries_per_slot, from slot * entries_per_slot on
+  int64_t entries_per_slot;
+  const LoraTile* tiles;
+  int64_t tile_count;
+  bool alone;                // each tile with an adapter has one row
+};
+// delta_TO = scale * (x A^T) B^T for each tile's rows by their adapter; zeros if there is none. Unless they
+// are alone, x A^T is rounded to bf16.
 int MostGroupedRanks();
-void GroupedLora(const void* x_TI, int64_t x_stride, const LoraEntry* entries, int64_t entries_per_slot,
-                 const LoraTile* tiles, int64_t tile_count, bool alone, LoraTarget target, void* delta_TO,
+void GroupedLora(const void* x_TI, int64_t x_stride, const LoraBatch& batch, LoraTarget target, void* delta_TO,
                  int64_t delta_stride, int64_t inputs, Stream stream);
+// Has the batch's matrices for the target read into the L2 cache.
+void PrefetchLora(const LoraBatch& batch, LoraTarget target, int64_t inputs, Stream stream);
 
 }  // namespace attune::cuda
 
