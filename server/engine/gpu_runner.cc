@@ -144,7 +144,8 @@ struct GpuRunner::Buffers {
 
 // Where the grouped kernel runs beside the base model's product.
 struct GpuRunner::Side {
-  explicit Side(const ComputeTarget& target) : stream(target) {}
+  explicit Side(const ComputeTarget& target)
+      : stream(target, getenv("LORA_HIGH") ? OwnStream::Priority::kHigh : OwnStream::Priority::kNormal) {}
   OwnStream stream;
   at::cuda::CUDAEvent begin, end;
 };
@@ -346,29 +347,23 @@ const int32_t* GpuRunner::Input(int64_t offset) const { return buffers_->inputs.
 cuda::LoraBatch GpuRunner::Loras(const Batch& batch) const {
   return {static_cast<const cuda::LoraEntry*>(slots_.table().const_data_ptr()), slots_.entries_per_slot(),
           reinterpret_cast<const cuda::LoraTile*>(Input(batch.inputs.offsets.lora_tiles)), batch.inputs.room.lora_tiles,
-          batch.inputs.loras_are_alone};
+          batch.inputs.has_alone_loras, batch.inputs.has_shared_loras};
 }
 
 void GpuRunner::Product(const Model& model, const Batch& batch, int64_t layer, Linear which, const Tensor& x,
                         const Tensor& y) {
   // The larger kernel first: the grouped one takes the processors that it leaves.
+  static const bool lora_first = getenv("LORA_FIRST") != nullptr;
   if (batch.lora_rows > 0) side_->begin.record();
-  MatMul(x, As::kIs, model.weights->weights.layers[layer].linear[static_cast<int>(which)], As::kTransposed, 1, 0, y);
+  if (!lora_first) MatMul(x, As::kIs, model.weights->weights.layers[layer].linear[static_cast<int>(which)], As::kTransposed, 1, 0, y);
   if (batch.lora_rows > 0) {
     const OwnStream::Scope scope(side_->stream);
     side_->begin.block(c10::cuda::getCurrentCUDAStream());
     cuda::GroupedLora(x.const_data_ptr(), x.stride(0), Loras(batch), TargetOf(config_, layer, which), buffers_->lora_delta.mutable_data_ptr(), y.size(1), x.size(1),
                       CurrentCudaStream());
     side_->end.record();
-    // What the next product needs comes into the cache while the memory has little else to do.
-    const bool is_last = layer + 1 == config_.layers && which == Linear::kDown;
-    if (batch.is_decode && !is_last) {
-      const int next = (static_cast<int>(which) + 1) % kLinears;
-      const auto next_linear = static_cast<Linear>(next);
-      cuda::PrefetchLora(Loras(batch), TargetOf(config_, next == 0 ? layer + 1 : layer, next_linear),
-                         InputSize(config_, next_linear), CurrentCudaStream());
-    }
   }
+  if (lora_first) MatMul(x, As::kIs, model.weights->weights.layers[layer].linear[static_cast<int>(which)], As::kTransposed, 1, 0, y);
   if (batch.lora_rows > 0) side_->end.block(c10::cuda::getCurrentCUDAStream());
   for (const Batch::LoraRows& rows : batch.loras) {
     for (int p = 0; p < kProjections; ++p) {
@@ -479,7 +474,8 @@ void GpuRunner::Replay(Model* model, const Batch& batch) {
   GraphKey key{.rows = batch.rows, .is_cut = batch.is_decode ? batch.is_cut : batch.is_cut_longer};
   if (batch.lora_rows > 0) {
     key.lora_tiles = batch.inputs.room.lora_tiles;
-    key.loras_are_alone = batch.inputs.loras_are_alone;
+    key.has_alone_loras = batch.inputs.has_alone_loras;
+    key.has_shared_loras = batch.inputs.has_shared_loras;
   }
   if (!batch.is_decode) {
     key.segments = batch.inputs.room.longer.segments;

@@ -68,6 +68,5 @@ void Argmax(const void*, int32_t*, int64_t, int64_t, Stream) { std::abort(); }
 void ChooseRows(const ChoiceCall&, int64_t, Stream) { std::abort(); }
 int MostGroupedRanks() { return 0; }
 void GroupedLora(const void*, int64_t, const LoraBatch&, LoraTarget, void*, int64_t, int64_t, Stream) { std::abort(); }
-void PrefetchLora(const LoraBatch&, LoraTarget, int64_t, Stream) { std::abort(); }
 
 }  // namespace attune::cuda

@@ -32,6 +32,16 @@ __device__ inline void SyncTile() { __syncthreads(); }
 __device__ inline const float* SharedOf(float* mine, int) { return mine; }
 #endif
 
+// Of all blocks' values at one place; their loads are on their way together.
+__device__ inline float SumOverBlocks(float* mine, int at) {
+  constexpr int kMostBlocks = 8;
+  const int blocks = BlocksOfTile();
+  float sum = 0;
+#pragma unroll
+  for (int k = 0; k < kMostBlocks; ++k) sum += k < blocks ? SharedOf(mine, k)[at] : 0.0f;
+  return sum;
+}
+
 // sum (16 x 8, fp32) += a (16 x 16) b (16 x 8), each thread with its part of them.
 __device__ inline void Mma(float (&sum)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
   asm(
@@ -258,9 +268,7 @@ __device__ inline void ShrinkAll(const Bf16* x, int64_t x_stride, int rows, cons
     }
     SyncTile();
     for (int i = threadIdx.x; i < 16 * width; i += kThreads) {
-      float sum = 0;
-      for (int k = 0; k < blocks; ++k) sum += SharedOf(sums, k)[i];
-      inner[i / width][from + i % width] = FromFloat<Bf16>(sum);
+      inner[i / width][from + i % width] = FromFloat<Bf16>(SumOverBlocks(sums, i));
     }
     SyncTile();  // and nobody leaves, or adds up the next ones, while another reads from it
   }
@@ -284,9 +292,7 @@ __device__ inline void RowDelta(const Bf16* x, const LoraEntry& entry, int input
   ShrinkRow<Bf16, N>(x, a, inputs, begin, min(begin + step, inputs), entry.rank, part);
   SyncTile();
   for (int r = threadIdx.x; r < entry.rank; r += kThreads) {
-    float sum = 0;
-    for (int k = 0; k < blocks; ++k) sum += SharedOf(part, k)[r];
-    inner[r] = sum;
+    inner[r] = SumOverBlocks(part, r);
   }
   SyncTile();  // and nobody leaves while another reads from it
   auto expand = [&]<int kRank>() { ExpandRow<Bf16, kRank>(b, inner, entry.rank, entry.scale, share.first, share.last, out); };
@@ -325,13 +331,15 @@ __device__ inline void RowsDelta(const Bf16* x, int64_t x_stride, int rows, cons
   }
 }
 
-// kAlone: no two rows share an adapter; what they take fewer registers for leaves room beside others' blocks.
+// Tiles of one row (kAlone), or those of several; those without an adapter go with the former where there
+// are both. One row takes fewer registers, which leaves room beside others' blocks.
 template <bool kAligned, bool kAlone>
 __global__ void __launch_bounds__(kThreads, kAlone ? 1 : 2)
     Delta(const Bf16* x, int64_t x_stride, const LoraEntry* entries, int64_t entries_per_slot, const LoraTile* tiles,
-          LoraTarget target, Bf16* delta, int64_t delta_stride, int inputs) {
+          LoraTarget target, Bf16* delta, int64_t delta_stride, int inputs, bool are_both) {
   const LoraTile tile = tiles[blockIdx.x / BlocksOfTile()];
-  if (tile.rows == 0) return;  // for all blocks of the cluster alike, here and below
+  // For all blocks of the cluster alike, here and below.
+  if (tile.rows == 0 || (are_both && (tile.slot < 0 || tile.rows == 1) != kAlone)) return;
   const int p = blockIdx.y;
   const Share share = ShareOf(target.columns[p]);
   Bf16* out = delta + tile.first_row * delta_stride + target.first_column[p];
@@ -349,21 +357,6 @@ __global__ void __launch_bounds__(kThreads, kAlone ? 1 : 2)
   } else {
     RowsDelta<kAligned>(x, x_stride, tile.rows, entry, inputs, share, out, delta_stride);
   }
-}
-
-__device__ inline void PrefetchBytes(const void* from, int64_t bytes) {
-  constexpr int kLine = 128;
-  const char* at = static_cast<const char*>(from);
-  for (int64_t i = threadIdx.x * kLine; i < bytes; i += kThreads * kLine) asm volatile("prefetch.global.L2 [%0];" ::"l"(at + i));
-}
-
-__global__ void Prefetch(const LoraEntry* entries, int64_t entries_per_slot, const LoraTile* tiles, LoraTarget target,
-                         int64_t inputs) {
-  const LoraTile tile = tiles[blockIdx.x];
-  if (tile.rows == 0 || tile.slot < 0) return;
-  const LoraEntry entry = entries[tile.slot * entries_per_slot + target.entry[blockIdx.y]];
-  PrefetchBytes(entry.a_RI, 2 * entry.rank * inputs);
-  PrefetchBytes(entry.b_OR, 2 * entry.rank * static_cast<int64_t>(target.columns[blockIdx.y]));
 }
 
 bool HasClusters() {
@@ -387,28 +380,24 @@ int MostGroupedRanks() { return kMostRanks; }
 
 void GroupedLora(const void* x_TI, int64_t x_stride, const LoraBatch& batch, LoraTarget target, void* delta_TO,
                  int64_t delta_stride, int64_t inputs, Stream stream) {
-  const unsigned blocks = ClusterFor(batch.tile_count, batch.alone);
-  cudaLaunchAttribute cluster;
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {blocks, 1, 1};
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(batch.tile_count) * blocks, target.count);
-  config.blockDim = dim3(kThreads);
-  config.stream = stream;
-  config.attrs = &cluster;
-  config.numAttrs = HasClusters() ? 1 : 0;
-  const bool aligned = inputs % 8 == 0 && x_stride % 8 == 0;
-  const auto kernel = batch.alone ? (aligned ? Delta<true, true> : Delta<false, true>)
-                                  : (aligned ? Delta<true, false> : Delta<false, false>);
-  cudaLaunchKernelEx(&config, kernel, static_cast<const Bf16*>(x_TI), x_stride, batch.entries, batch.entries_per_slot,
-                     batch.tiles, target, static_cast<Bf16*>(delta_TO), delta_stride, static_cast<int>(inputs));
-  CheckLaunch();
-}
-
-void PrefetchLora(const LoraBatch& batch, LoraTarget target, int64_t inputs, Stream stream) {
-  Prefetch<<<dim3(static_cast<unsigned>(batch.tile_count), target.count), kThreads, 0, stream>>>(
-      batch.entries, batch.entries_per_slot, batch.tiles, target, inputs);
-  CheckLaunch();
+  const bool aligned = inputs % 8 == 0 && x_stride % 8 == 0, are_both = batch.has_alone && batch.has_shared;
+  auto launch = [&](auto kernel, bool alone) {
+    const unsigned blocks = ClusterFor(batch.tile_count, alone);
+    cudaLaunchAttribute cluster;
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim = {blocks, 1, 1};
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(static_cast<unsigned>(batch.tile_count) * blocks, target.count);
+    config.blockDim = dim3(kThreads);
+    config.stream = stream;
+    config.attrs = &cluster;
+    config.numAttrs = HasClusters() ? 1 : 0;
+    cudaLaunchKernelEx(&config, kernel, static_cast<const Bf16*>(x_TI), x_stride, batch.entries, batch.entries_per_slot,
+                       batch.tiles, target, static_cast<Bf16*>(delta_TO), delta_stride, static_cast<int>(inputs), are_both);
+    CheckLaunch();
+  };
+  if (batch.has_alone) launch(aligned ? Delta<true, true> : Delta<false, true>, true);
+  if (batch.has_shared) launch(aligned ? Delta<true, false> : Delta<false, false>, false);
 }
 
 }  // namespace attune::cuda

@@ -247,15 +247,13 @@ struct LoraBatch {
   int64_t entries_per_slot;
   const LoraTile* tiles;
   int64_t tile_count;
-  bool alone;                // each tile with an adapter has one row
+  bool has_alone, has_shared;  // tiles with an adapter and one row; with several; not neither
 };
-// delta_TO = scale * (x A^T) B^T for each tile's rows by their adapter; zeros if there is none. Unless they
-// are alone, x A^T is rounded to bf16.
+// delta_TO = scale * (x A^T) B^T for each tile's rows by their adapter; zeros if there is none. In tiles of
+// several rows x A^T is rounded to bf16.
 int MostGroupedRanks();
 void GroupedLora(const void* x_TI, int64_t x_stride, const LoraBatch& batch, LoraTarget target, void* delta_TO,
                  int64_t delta_stride, int64_t inputs, Stream stream);
-// Has the batch's matrices for the target read into the L2 cache.
-void PrefetchLora(const LoraBatch& batch, LoraTarget target, int64_t inputs, Stream stream);
 
 }  // namespace attune::cuda
 
