@@ -144,8 +144,7 @@ struct GpuRunner::Buffers {
 
 // Where the grouped kernel runs beside the base model's product.
 struct GpuRunner::Side {
-  explicit Side(const ComputeTarget& target)
-      : stream(target, getenv("LORA_HIGH") ? OwnStream::Priority::kHigh : OwnStream::Priority::kNormal) {}
+  explicit Side(const ComputeTarget& target) : stream(target) {}
   OwnStream stream;
   at::cuda::CUDAEvent begin, end;
 };
@@ -346,16 +345,14 @@ const int32_t* GpuRunner::Input(int64_t offset) const { return buffers_->inputs.
 
 cuda::LoraBatch GpuRunner::Loras(const Batch& batch) const {
   return {static_cast<const cuda::LoraEntry*>(slots_.table().const_data_ptr()), slots_.entries_per_slot(),
-          reinterpret_cast<const cuda::LoraTile*>(Input(batch.inputs.offsets.lora_tiles)), batch.inputs.room.lora_tiles,
-          batch.inputs.has_alone_loras, batch.inputs.has_shared_loras};
+          reinterpret_cast<const cuda::LoraTile*>(Input(batch.inputs.offsets.lora_tiles)), batch.inputs.room.lora_tiles};
 }
 
 void GpuRunner::Product(const Model& model, const Batch& batch, int64_t layer, Linear which, const Tensor& x,
                         const Tensor& y) {
   // The larger kernel first: the grouped one takes the processors that it leaves.
-  static const bool lora_first = getenv("LORA_FIRST") != nullptr;
   if (batch.lora_rows > 0) side_->begin.record();
-  if (!lora_first) MatMul(x, As::kIs, model.weights->weights.layers[layer].linear[static_cast<int>(which)], As::kTransposed, 1, 0, y);
+  MatMul(x, As::kIs, model.weights->weights.layers[layer].linear[static_cast<int>(which)], As::kTransposed, 1, 0, y);
   if (batch.lora_rows > 0) {
     const OwnStream::Scope scope(side_->stream);
     side_->begin.block(c10::cuda::getCurrentCUDAStream());
@@ -363,7 +360,6 @@ void GpuRunner::Product(const Model& model, const Batch& batch, int64_t layer, L
                       CurrentCudaStream());
     side_->end.record();
   }
-  if (lora_first) MatMul(x, As::kIs, model.weights->weights.layers[layer].linear[static_cast<int>(which)], As::kTransposed, 1, 0, y);
   if (batch.lora_rows > 0) side_->end.block(c10::cuda::getCurrentCUDAStream());
   for (const Batch::LoraRows& rows : batch.loras) {
     for (int p = 0; p < kProjections; ++p) {
@@ -472,11 +468,7 @@ void GpuRunner::Forward(Model* model, const Batch& batch) {
 
 void GpuRunner::Replay(Model* model, const Batch& batch) {
   GraphKey key{.rows = batch.rows, .is_cut = batch.is_decode ? batch.is_cut : batch.is_cut_longer};
-  if (batch.lora_rows > 0) {
-    key.lora_tiles = batch.inputs.room.lora_tiles;
-    key.has_alone_loras = batch.inputs.has_alone_loras;
-    key.has_shared_loras = batch.inputs.has_shared_loras;
-  }
+  if (batch.lora_rows > 0) key.lora_tiles = batch.inputs.room.lora_tiles;
   if (!batch.is_decode) {
     key.segments = batch.inputs.room.longer.segments;
     key.tile_rows = batch.inputs.tile_rows_longer;

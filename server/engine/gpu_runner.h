@@ -68,7 +68,7 @@ class GpuRunner {
     int64_t rows = 0, segments = 0;  // segments 0: one token each
     int tile_rows = 0;
     int64_t lora_tiles = 0;  // 0: no LoRA
-    bool has_alone_loras = false, has_shared_loras = false, is_cut = false;
+    bool is_cut = false;
     auto operator<=>(const GraphKey&) const = default;
   };
 

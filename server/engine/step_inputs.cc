@@ -168,10 +168,6 @@ StepInputs MakeStepInputs(const std::vector<StepSegment>& segments, int64_t page
   in.values.assign(in.offsets.pages, 0);
   FillRows(segments, page_tokens, &in);
   std::memcpy(in.values.data() + in.offsets.lora_tiles, lora_tiles.data(), lora_tiles.size() * sizeof(cuda::LoraTile));
-  for (const cuda::LoraTile& tile : lora_tiles) {
-    in.has_alone_loras = in.has_alone_loras || (tile.slot >= 0 && tile.rows == 1);
-    in.has_shared_loras = in.has_shared_loras || (tile.slot >= 0 && tile.rows > 1);
-  }
   FillAttention(begin, middle, page_tokens, single_tiles, in.room.singles, in.offsets.singles, &in);
   FillAttention(middle, end, page_tokens, longer_tiles, in.room.longer, in.offsets.longer, &in);
   return in;

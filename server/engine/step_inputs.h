@@ -55,7 +55,6 @@ struct StepInputs {
   StepRoom room;
   StepOffsets offsets;
   int tile_rows_singles = 16, tile_rows_longer = 64;
-  bool has_alone_loras = false, has_shared_loras = false;  // tiles with an adapter and one row; with several
   bool is_cut_longer = false;  // longer segments' keys lie in several chunks
   std::vector<int32_t> values;
 };

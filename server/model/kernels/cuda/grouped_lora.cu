@@ -331,15 +331,12 @@ __device__ inline void RowsDelta(const Bf16* x, int64_t x_stride, int rows, cons
   }
 }
 
-// Tiles of one row (kAlone), or those of several; those without an adapter go with the former where there
-// are both. One row takes fewer registers, which leaves room beside others' blocks.
-template <bool kAligned, bool kAlone>
-__global__ void __launch_bounds__(kThreads, kAlone ? 1 : 2)
+template <bool kAligned>
+__global__ void __launch_bounds__(kThreads, 2)
     Delta(const Bf16* x, int64_t x_stride, const LoraEntry* entries, int64_t entries_per_slot, const LoraTile* tiles,
-          LoraTarget target, Bf16* delta, int64_t delta_stride, int inputs, bool are_both) {
+          LoraTarget target, Bf16* delta, int64_t delta_stride, int inputs) {
   const LoraTile tile = tiles[blockIdx.x / BlocksOfTile()];
-  // For all blocks of the cluster alike, here and below.
-  if (tile.rows == 0 || (are_both && (tile.slot < 0 || tile.rows == 1) != kAlone)) return;
+  if (tile.rows == 0) return;  // for all blocks of the cluster alike, here and below
   const int p = blockIdx.y;
   const Share share = ShareOf(target.columns[p]);
   Bf16* out = delta + tile.first_row * delta_stride + target.first_column[p];
@@ -352,7 +349,7 @@ __global__ void __launch_bounds__(kThreads, kAlone ? 1 : 2)
     return;
   }
   x += tile.first_row * x_stride;
-  if constexpr (kAlone) {
+  if (tile.rows == 1) {
     RowDelta<kAligned>(x, entry, inputs, share, out);
   } else {
     RowsDelta<kAligned>(x, x_stride, tile.rows, entry, inputs, share, out, delta_stride);
@@ -369,9 +366,9 @@ bool HasClusters() {
 }
 
 // Blocks of a cluster: few tiles are over sooner if many blocks share them, and many fill the device anyway.
-unsigned ClusterFor(int64_t tiles, bool alone) {
+unsigned ClusterFor(int64_t tiles) {
   if (!HasClusters()) return 1;
-  return alone || tiles > 128 ? 2 : tiles > 48 ? 4 : 8;
+  return tiles > 40 ? 2 : 8;
 }
 
 }  // namespace
@@ -380,24 +377,21 @@ int MostGroupedRanks() { return kMostRanks; }
 
 void GroupedLora(const void* x_TI, int64_t x_stride, const LoraBatch& batch, LoraTarget target, void* delta_TO,
                  int64_t delta_stride, int64_t inputs, Stream stream) {
-  const bool aligned = inputs % 8 == 0 && x_stride % 8 == 0, are_both = batch.has_alone && batch.has_shared;
-  auto launch = [&](auto kernel, bool alone) {
-    const unsigned blocks = ClusterFor(batch.tile_count, alone);
-    cudaLaunchAttribute cluster;
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim = {blocks, 1, 1};
-    cudaLaunchConfig_t config = {};
-    config.gridDim = dim3(static_cast<unsigned>(batch.tile_count) * blocks, target.count);
-    config.blockDim = dim3(kThreads);
-    config.stream = stream;
-    config.attrs = &cluster;
-    config.numAttrs = HasClusters() ? 1 : 0;
-    cudaLaunchKernelEx(&config, kernel, static_cast<const Bf16*>(x_TI), x_stride, batch.entries, batch.entries_per_slot,
-                       batch.tiles, target, static_cast<Bf16*>(delta_TO), delta_stride, static_cast<int>(inputs), are_both);
-    CheckLaunch();
-  };
-  if (batch.has_alone) launch(aligned ? Delta<true, true> : Delta<false, true>, true);
-  if (batch.has_shared) launch(aligned ? Delta<true, false> : Delta<false, false>, false);
+  const unsigned blocks = ClusterFor(batch.tile_count);
+  cudaLaunchAttribute cluster;
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {blocks, 1, 1};
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(batch.tile_count) * blocks, target.count);
+  config.blockDim = dim3(kThreads);
+  config.stream = stream;
+  config.attrs = &cluster;
+  config.numAttrs = HasClusters() ? 1 : 0;
+  const bool aligned = inputs % 8 == 0 && x_stride % 8 == 0;
+  cudaLaunchKernelEx(&config, aligned ? Delta<true> : Delta<false>, static_cast<const Bf16*>(x_TI), x_stride, batch.entries,
+                     batch.entries_per_slot, batch.tiles, target, static_cast<Bf16*>(delta_TO), delta_stride,
+                     static_cast<int>(inputs));
+  CheckLaunch();
 }
 
 }  // namespace attune::cuda

@@ -247,7 +247,6 @@ struct LoraBatch {
   int64_t entries_per_slot;
   const LoraTile* tiles;
   int64_t tile_count;
-  bool has_alone, has_shared;  // tiles with an adapter and one row; with several; not neither
 };
 // delta_TO = scale * (x A^T) B^T for each tile's rows by their adapter; zeros if there is none. In tiles of
 // several rows x A^T is rounded to bf16.
