@@ -345,7 +345,8 @@ const int32_t* GpuRunner::Input(int64_t offset) const { return buffers_->inputs.
 
 cuda::LoraBatch GpuRunner::Loras(const Batch& batch) const {
   return {static_cast<const cuda::LoraEntry*>(slots_.table().const_data_ptr()), slots_.entries_per_slot(),
-          reinterpret_cast<const cuda::LoraTile*>(Input(batch.inputs.offsets.lora_tiles)), batch.inputs.room.lora_tiles};
+          reinterpret_cast<const cuda::LoraTile*>(Input(batch.inputs.offsets.lora_tiles)), batch.inputs.room.lora_tiles,
+          4 * batch.inputs.room.lora_tiles < batch.rows};
 }
 
 void GpuRunner::Product(const Model& model, const Batch& batch, int64_t layer, Linear which, const Tensor& x,

@@ -143,6 +143,24 @@ TEST_F(ArbiterTest, PatientGenerationLetsTrainingGoOnUntilItsTime) {
   urgent.join();
 }
 
+// The device is not kept free for generation that has time.
+TEST_F(ArbiterTest, TrainingGoesOnAtOnceBehindAPatientTurn) {
+  for (bool is_patient : {true, false}) {
+    const absl::Duration gap = absl::Milliseconds(100);
+    Make(0, gap);
+    Arbiter::Turn generation = arbiter_->Acquire(kGeneration, Sharing::kAlone, is_patient ? absl::Seconds(1) : absl::ZeroDuration());
+    std::thread training([&] { arbiter_->Acquire(kTraining).Release(); });
+    AwaitWaiting(kTraining, 1);
+    generation.Release();
+    const absl::Time start = absl::Now();
+    while (is_patient && arbiter_->Turns(kTraining) == 0 && absl::Now() - start < absl::Seconds(5)) std::this_thread::yield();
+    EXPECT_EQ(arbiter_->Turns(kTraining), is_patient ? 1 : 0);
+    clock_.Advance(gap);
+    training.join();
+    EXPECT_EQ(arbiter_->Turns(kTraining), 1);
+  }
+}
+
 // Who goes first changes with the time: whoever looked too early must look again.
 TEST_F(ArbiterTest, NobodyIsForgottenWhilePatienceEnds) {
   Arbiter arbiter(&Clock::Real(), {.training_share = 0, .handover_gap = absl::ZeroDuration()});

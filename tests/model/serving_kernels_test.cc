@@ -149,7 +149,7 @@ TEST_F(ServingKernelsTest, GpuGroupsLoras) {
     cuda::LoraTarget target{3, {1, 2, 3}, {0, 96, 136}, {96, 40, 2000}};
     const cuda::LoraBatch batch{static_cast<const cuda::LoraEntry*>(table.const_data_ptr()), per_slot,
                                 reinterpret_cast<const cuda::LoraTile*>(Data(tile_list)),
-                                static_cast<int64_t>(tiles.size() / 3)};
+                                static_cast<int64_t>(tiles.size() / 3), !alone};
     cuda::GroupedLora(x.const_data_ptr(), inputs, batch, target, delta.mutable_data_ptr(), width, inputs, CurrentCudaStream());
     Tensor expected = at::zeros({rows, width}, at::kDouble);
     for (int64_t t = 0; t < rows; ++t) {

@@ -283,6 +283,18 @@ __device__ inline Share ShareOf(int columns) {
   return {first, min(first + width, columns)};
 }
 
+__device__ inline void Clear(Bf16* out, int64_t stride, int rows, Share share) {
+  const int width = share.last - share.first;
+  out += share.first;
+  if (width % 8 == 0 && stride % 8 == 0 && reinterpret_cast<uintptr_t>(out) % 16 == 0) {
+    for (int i = threadIdx.x; i < rows * (width / 8); i += kThreads) {
+      *reinterpret_cast<uint4*>(out + i / (width / 8) * stride + i % (width / 8) * 8) = uint4{};
+    }
+    return;
+  }
+  for (int i = threadIdx.x; i < rows * width; i += kThreads) out[i / width * stride + i % width] = FromFloat<Bf16>(0);
+}
+
 template <bool kAligned>
 __device__ inline void RowDelta(const Bf16* x, const LoraEntry& entry, int inputs, Share share, Bf16* out) {
   __shared__ float part[kMostRanks], inner[kMostRanks];
@@ -343,10 +355,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   LoraEntry entry{nullptr, nullptr, 0, 0};
   if (tile.slot >= 0) entry = entries[tile.slot * entries_per_slot + target.entry[p]];
   if (entry.rank == 0) {
-    for (int row = 0; row < tile.rows; ++row) {
-      for (int o = share.first + threadIdx.x; o < share.last; o += kThreads) out[row * delta_stride + o] = FromFloat<Bf16>(0);
-    }
-    return;
+    return Clear(out, delta_stride, tile.rows, share);
   }
   x += tile.first_row * x_stride;
   if (tile.rows == 1) {
@@ -366,9 +375,9 @@ bool HasClusters() {
 }
 
 // Blocks of a cluster: few tiles are over sooner if many blocks share them, and many fill the device anyway.
-unsigned ClusterFor(int64_t tiles) {
+unsigned ClusterFor(const LoraBatch& batch) {
   if (!HasClusters()) return 1;
-  return tiles > 40 ? 2 : 8;
+  return batch.is_shared && batch.tile_count <= 40 ? 8 : 2;
 }
 
 }  // namespace
@@ -377,7 +386,7 @@ int MostGroupedRanks() { return kMostRanks; }
 
 void GroupedLora(const void* x_TI, int64_t x_stride, const LoraBatch& batch, LoraTarget target, void* delta_TO,
                  int64_t delta_stride, int64_t inputs, Stream stream) {
-  const unsigned blocks = ClusterFor(batch.tile_count);
+  const unsigned blocks = ClusterFor(batch);
   cudaLaunchAttribute cluster;
   cluster.id = cudaLaunchAttributeClusterDimension;
   cluster.val.clusterDim = {blocks, 1, 1};

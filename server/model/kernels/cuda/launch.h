@@ -247,6 +247,7 @@ struct LoraBatch {
   int64_t entries_per_slot;
   const LoraTile* tiles;
   int64_t tile_count;
+  bool is_shared;            // most tiles that are used have several rows
 };
 // delta_TO = scale * (x A^T) B^T for each tile's rows by their adapter; zeros if there is none. In tiles of
 // several rows x A^T is rounded to bf16.
