@@ -192,7 +192,7 @@ TEST_F(JointPassTest, OnlyJobsOfOneKindShare) {
 }
 
 TEST_F(JointPassTest, WithoutMemoryForItJobsTrainApart) {
-  for (const auto [bytes, shares] : {std::pair<int64_t, bool>{1000, false}, {int64_t{1} << 30, true}}) {
+  for (const auto& [bytes, shares] : {std::pair<int64_t, bool>{1000, false}, {int64_t{1} << 30, true}}) {
     Arbiter::Options options;
     options.memory_bytes = bytes;
     Arbiter arbiter(&Clock::Real(), options);
