@@ -83,6 +83,9 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->envname("ATTUNE_DECODE_WEIGHTS")
       ->check(CLI::IsMember({"as-loaded", "int8", "int4"}))
       ->capture_default_str();
+  app->add_flag("--batch-invariant", server.batch_invariant,
+                "On a CPU: an answer is the same, bit for bit, whatever else is generated beside it; slower")
+      ->envname("ATTUNE_BATCH_INVARIANT");
   app->add_option("--kv-tokens", server.kv_tokens, "Tokens that the KV cache holds, over all requests")
       ->envname("ATTUNE_KV_TOKENS")
       ->check(at_least(16))
@@ -96,10 +99,9 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->capture_default_str();
   app->add_option("--adapter-memory", server.adapter_memory,
                   "Bytes of LoRAs and soft prompts that stay loaded, e.g. 16G; those used longest ago make way. On a GPU\n"
-                  "they are set aside")
+                  "they are set aside (default: 4G; of a GPU's memory an eighth at most)")
       ->envname("ATTUNE_ADAPTER_MEMORY")
-      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/false))
-      ->default_str("4G");
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/false));
   app->add_option("--training-share", server.training_share,
                   "Least share of the device's time for training while generation wants it too, 0 to 1\n"
                   "(default: 0.5; with --inter-token-target 0.05)")

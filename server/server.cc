@@ -46,6 +46,7 @@ namespace attune {
 namespace {
 
 constexpr int kMaxMessageBytes = 64 << 20;
+constexpr int64_t kAdapterBytes = int64_t{4} << 30;  // without --adapter-memory
 // Without --training-share: for jobs beside generation, and where an inter-token target says what they get.
 constexpr double kTrainingShare = 0.5, kLeastTrainingShare = 0.05;
 // Calls that are no generation get at least this long to end by themselves.
@@ -72,6 +73,11 @@ class ServerImpl final : public Server {
         target_.device != ComputeTarget::Device::kCpu) {
       return MakeError(absl::StatusCode::kFailedPrecondition, "NOT_ON_THIS_DEVICE",
                        "--decode-weights is for CPUs: a GPU reads weights as they were loaded.");
+    }
+    target_.batch_invariant = options_.batch_invariant;
+    if (target_.batch_invariant && target_.device != ComputeTarget::Device::kCpu) {
+      return MakeError(absl::StatusCode::kFailedPrecondition, "NOT_ON_THIS_DEVICE",
+                       "--batch-invariant is for CPUs: a GPU's products round by the size of their batch.");
     }
     PrepareDevice(target_, options_.deterministic);
     metrics_ = std::make_unique<Metrics>(Metrics::Options{200, kServerVersion, DescribeComputeTarget(target_)});
@@ -164,11 +170,15 @@ class ServerImpl final : public Server {
     arbiter.training_share = options_.training_share.value_or(share);
     arbiter.memory_bytes = DeviceMemoryBytes(target_);
     // A GPU's memory does not stretch: what adapters may come to take is nobody else's.
-    int64_t adapter_memory = options_.adapter_memory;
-    if (target_.device == ComputeTarget::Device::kCuda) {
-      adapter_memory = std::min(adapter_memory, arbiter.memory_bytes);
-      arbiter.memory_bytes -= adapter_memory;
+    const bool is_gpu = target_.device == ComputeTarget::Device::kCuda;
+    const int64_t usual = is_gpu ? std::min(kAdapterBytes, arbiter.memory_bytes / 8) : kAdapterBytes;
+    const int64_t adapter_memory = options_.adapter_memory.value_or(usual);
+    if (is_gpu && adapter_memory >= arbiter.memory_bytes) {
+      return MakeError(absl::StatusCode::kFailedPrecondition, "OUT_OF_MEMORY_BUDGET",
+                       absl::StrCat("--adapter-memory ", adapter_memory, " leaves nothing of the device's ",
+                                    arbiter.memory_bytes, " bytes."));
     }
+    if (is_gpu) arbiter.memory_bytes -= adapter_memory;
     arbiter_ = std::make_unique<Arbiter>(clock_, arbiter);
     residency_ = std::make_unique<Residency>(models_.get(), target_, adapter_memory, &arbiter_->memory());
     engine_metrics_ = std::make_unique<EngineMetrics>(metrics_.get());

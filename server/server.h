@@ -25,8 +25,10 @@ struct ServerOptions {
   int64_t kv_tokens = 65536;                     // capacity of the KV cache
   bool prefix_cache = true;                      // prompts that begin alike share what was computed
   int max_sequences = 64;                        // generated together
-  int64_t adapter_memory = int64_t{4} << 30;     // bytes of adapters that stay loaded
+  // Bytes of adapters that stay loaded; unset: 4 GiB, and of a GPU's memory an eighth at most.
+  std::optional<int64_t> adapter_memory;
   std::string decode_weights = "as-loaded";       // or int8, int4
+  bool batch_invariant = false;                  // generation's numbers do not depend on the batch
   // Of the device's time while generation wants it too; unset: a half, or little where there is a target.
   std::optional<double> training_share;
   double inter_token_target = 0;                  // seconds; 0: training only gets its share

@@ -35,6 +35,7 @@ Arbiter::Arbiter(const Clock* clock, const Options& options)
 Arbiter::Turn Arbiter::Acquire(WorkClass work, Sharing sharing, absl::Duration patience) {
   absl::MutexLock lock(&mutex_);
   const bool is_patient = work == WorkClass::kGeneration && patience > absl::ZeroDuration();
+  const absl::Time asked = clock_->Now();
   const absl::Time due = is_patient ? generated_at_ + patience : absl::InfinitePast();
   if (work == WorkClass::kGeneration) {
     due_ = due;
@@ -66,7 +67,7 @@ Arbiter::Turn Arbiter::Acquire(WorkClass work, Sharing sharing, absl::Duration p
   }
   if (sharing == Sharing::kShared) changed_.SignalAll();  // the next in line may join
   Turn turn(this, work);
-  if (is_patient) turn.lateness_ = std::max(turn_start_ - due, absl::ZeroDuration());
+  if (is_patient) turn.lateness_ = std::max(turn_start_ - std::max(due, asked), absl::ZeroDuration());
   return turn;
 }
 
@@ -129,8 +130,8 @@ void Arbiter::GiveUp(WorkClass work) {
   if (--holders_ > 0) return;
   if (work == WorkClass::kGeneration) {
     generated_at_ = now;
-    // The next turn will be in no more of a hurry: training need not wait until it says so.
-    due_ = patience_ > absl::ZeroDuration() ? now + patience_ : absl::InfinitePast();
+    // The next turn is seldom in more of a hurry: training need not wait until it says so.
+    if (Of(work).waiting.empty()) due_ = patience_ > absl::ZeroDuration() ? now + patience_ : absl::InfinitePast();
   }
   if (!Of(OtherThan(work)).waiting.empty()) {
     owed_to_training_ = OwedAt(now);

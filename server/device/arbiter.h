@@ -66,7 +66,8 @@ class Arbiter {
     void SkipPiece() {
       if (arbiter_ != nullptr) arbiter_->SkipPiece();
     }
-    // Of generation's: how long after the time that it had patience until it began.
+    // Of generation's: how long after the time that it had patience until, or after it was asked for if that
+    // was later, it began.
     absl::Duration lateness() const { return lateness_; }
 
    private:
@@ -138,7 +139,8 @@ class Arbiter {
   // Until then, only `kept_for_` may take the free device.
   absl::Time kept_until_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
   WorkClass kept_for_ ABSL_GUARDED_BY(mutex_) = WorkClass::kGeneration;
-  // When generation's turn ended, and until when the one that it waits for may be put off.
+  // When generation's turn ended, and until when the one that it waits for may be put off, or is expected to
+  // where it has not asked yet.
   absl::Time generated_at_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
   absl::Time due_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
   absl::Duration patience_ ABSL_GUARDED_BY(mutex_);  // that it had last

@@ -32,9 +32,10 @@ int32_t AdapterSlots::SlotOf(const LoraAdapter& lora, uint64_t uid) {
   const int64_t slot = FindVictim();
   if (slot < 0) return -1;
   slot_of_.erase(lines_[slot].uid);
+  lines_[slot] = {};
+  Write(slot, lora);  // if it throws, the line is nobody's
   lines_[slot] = {uid, step_};
   slot_of_[uid] = slot;
-  Write(slot, lora);
   return static_cast<int32_t>(slot);
 }
 

@@ -506,7 +506,7 @@ void GpuRunner::PrepareChoices(Model* model, const std::vector<ForwardItem>& ite
     step->logprobs_of.emplace_back(has_logprobs ? logprobs++ : -1, has_logprobs ? item.choice->row.alternatives : 0);
   }
   const at::TensorOptions fp32 = at::TensorOptions(at::kFloat).device(buffers_->x.device());
-  if (changed > 0) step->scratch = at::empty({changed, config_.vocab}, fp32);
+  if (changed > 0) step->scratch = at::empty({BucketPower(changed, 8), config_.vocab}, fp32);
   if (changed > 0 && has_pending) model->sampled_before.copy_(model->sampled, /*non_blocking=*/true);
   if (logprobs > 0) step->logprobs = at::empty({logprobs, cuda::kLogprobsWidth}, fp32);
 }

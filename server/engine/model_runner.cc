@@ -20,7 +20,20 @@ struct LoraRows {
 
 // x W^T by whichever product is faster for so few, or so many, rows; x may be in fp32 where
 // w is in bf16, and so is the result then.
-at::Tensor Product(const at::Tensor& x, const at::Tensor& w, const PackedWeight* packed) {
+// x W^T, so many rows at a time, filled up with zeros: libraries choose kernels, which round each in its
+// own way, by the number of rows.
+at::Tensor InBlocks(const at::Tensor& x, const at::Tensor& w) {
+  constexpr int64_t kRows = 16;
+  const int64_t rows = x.size(0), blocks = (rows + kRows - 1) / kRows;
+  at::Tensor padded = x.new_zeros({blocks * kRows, x.size(1)});
+  padded.narrow(0, 0, rows).copy_(x);
+  at::Tensor y = x.new_empty({blocks * kRows, w.size(0)});
+  for (int64_t b = 0; b < blocks; ++b) y.narrow(0, b * kRows, kRows).copy_(at::linear(padded.narrow(0, b * kRows, kRows), w));
+  return y.narrow(0, 0, rows).contiguous();
+}
+
+at::Tensor Product(const at::Tensor& x, const at::Tensor& w, const PackedWeight* packed, bool batch_invariant) {
+  if (batch_invariant) return packed ? packed->Multiply(x.contiguous()) : InBlocks(x.to(w.scalar_type()), w).to(x.scalar_type());
   const bool is_bf16 = w.scalar_type() == at::kBFloat16;
   if (packed && is_bf16 && x.size(0) <= PackedWeight::MaxBf16Tokens()) return packed->MultiplyBf16(x.contiguous());
   if (packed && !is_bf16 && x.size(0) <= PackedWeight::kMaxTokens) return packed->Multiply(x.contiguous());
@@ -35,7 +48,7 @@ class PagedOps final : public LayerOps {
   at::Tensor Multiply(int64_t layer, Linear which, const at::Tensor& x) override {
     const LayerWeights& weights = base_.weights.layers[layer];
     const int index = static_cast<int>(which);
-    at::Tensor y = Product(x, weights.linear[index], weights.packed[index].get());
+    at::Tensor y = Product(x, weights.linear[index], weights.packed[index].get(), base_.target.batch_invariant);
     for (const LoraRows& rows : loras_) AddLora(rows, layer, which, x, y);
     return y;
   }
@@ -52,6 +65,10 @@ class PagedOps final : public LayerOps {
       const ProjectionSlice slice = SliceOf(base_.config, static_cast<Projection>(p));
       if (slice.linear != which || !module.defined()) continue;
       at::Tensor to = y.narrow(0, rows.first, rows.count).narrow(1, slice.row, slice.rows);
+      if (base_.target.batch_invariant) {
+        to.add_(InBlocks(InBlocks(part.to(module.a_RI.scalar_type()), module.a_RI), module.b_OR), module.scale);
+        continue;
+      }
       const at::Tensor u = at::mm(part.to(module.a_RI.scalar_type()), module.a_RI.t());
       if (u.scalar_type() == y.scalar_type()) {
         to.addmm_(u, module.b_OR.t(), 1, module.scale);
@@ -119,7 +136,7 @@ at::Tensor ForwardPart(const BaseModel& base, const std::vector<ForwardItem>& it
   at::Tensor hidden = RunDecoder(base.config, base.weights, x, &ops);
   if (rows.wanted.empty()) return at::empty({0, base.config.vocab}, at::kFloat);
   at::Tensor last = hidden.index_select(0, at::tensor(rows.wanted, at::kLong).to(device));
-  return Product(last, base.weights.head_VD, base.weights.packed_head.get()).to(at::kCPU, at::kFloat).contiguous();
+  return Product(last, base.weights.head_VD, base.weights.packed_head.get(), base.target.batch_invariant).to(at::kCPU, at::kFloat).contiguous();
 }
 
 // Fewer rows than this a thread are not worth taking apart: the weights are read once a part.

@@ -21,7 +21,7 @@ struct SamplerInput {
 
 // Chooses the next token: penalties, biases and bans, then temperature, then top-k, top-p and min-p in
 // that order, as transformers and vLLM do. Draws from `params.seed` and the answer's
-// length alone, so that the same request gives the same text whatever runs beside it.
+// length alone, so that from the same logits the same request gives the same text whatever runs beside it.
 int32_t SampleToken(const SamplerInput& input, const SamplingParams& params);
 
 // What the token at a place of the answer is drawn by: in [0, 1), well mixed.

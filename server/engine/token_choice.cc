@@ -74,7 +74,7 @@ std::shared_ptr<const TokenChoice> MakeTokenChoice(const Task& task) {
   row.frequency_penalty = static_cast<float>(p.frequency_penalty);
   row.presence_penalty = static_cast<float>(p.presence_penalty);
   row.pending = row.scratch_row = row.logprobs_row = -1;
-  row.alternatives = wants_logprobs ? params.top_logprobs : -1;
+  row.alternatives = wants_logprobs ? std::min(params.top_logprobs, cuda::kMostAlternatives) : -1;
   return choice;
 }
 

@@ -17,6 +17,8 @@ struct ComputeTarget {
   // file has in none. kAsLoaded: as dense matrices, exactly.
   enum class DecodeWeights { kAsLoaded, kInt8, kInt4 };
   DecodeWeights decode_weights = DecodeWeights::kAsLoaded;
+  // On a CPU: generation's numbers for a sequence do not depend on what else is in the batch.
+  bool batch_invariant = false;
 };
 // Of "as-loaded", "int8", "int4". REQUIRES: it is one of them.
 ComputeTarget::DecodeWeights ParseDecodeWeights(const std::string& name);

@@ -13,8 +13,8 @@
 
 namespace attune {
 
-// Passes that are not keep a GPU busy by themselves, and would make others wait for some milliseconds: they
-// may be interrupted.
+// Longer passes keep a GPU busy by themselves, and would make others wait for some milliseconds: they may be
+// interrupted.
 inline constexpr double kShortPass = 2e12;  // operations
 bool IsShortPass(const ModelConfig& config, int64_t tokens, double most = kShortPass);
 
@@ -44,8 +44,8 @@ class PassGraphs {
   PackedMicroBatch PackJoint(const MicroBatch& batch, const std::vector<BatchPart>& parts, int64_t places) const;
 
   // DirectPass::Run on the calling thread's device and stream. The result holds until the
-  // next call. `pause`, if set, is called wherever a long pass may be interrupted; the device need not have
-  // come so far.
+  // next call. `pause`, if set, is called wherever a long pass may be interrupted; the device is up to two
+  // pieces behind then.
   DirectPass::Result Run(const PackedMicroBatch& batch, bool is_first, const std::function<void()>& pause = nullptr);
 
   // Gives the graphs' memory back, for work that found none; they are captured again. False
@@ -55,7 +55,7 @@ class PassGraphs {
   // Whether Run would do no more than replay a graph: then others' graphs may run beside it.
   bool IsReplay(const PackedMicroBatch& batch, bool is_first) const;
 
-  int64_t captured() const;  // graphs there are
+  int64_t captured() const;  // passes that are replayed
 
  private:
   struct Graph;

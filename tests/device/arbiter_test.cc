@@ -113,6 +113,15 @@ TEST_F(ArbiterTest, TrainingPausesForGenerationThatIsToGoFirst) {
   second.join();
 }
 
+// What nobody asked for is not late: the first turn of all, and the first after a while.
+TEST_F(ArbiterTest, APatientTurnIsNotLateAfterAPause) {
+  Make(0);
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(arbiter_->Acquire(kGeneration, Sharing::kAlone, absl::Milliseconds(50)).lateness(), absl::ZeroDuration());
+    clock_.Advance(absl::Minutes(10));
+  }
+}
+
 TEST_F(ArbiterTest, PatientGenerationLetsTrainingGoOnUntilItsTime) {
   Make(0);  // no share of its own
   const auto step = [&](absl::Duration patience) { return arbiter_->Acquire(kGeneration, Sharing::kAlone, patience); };
@@ -154,6 +163,7 @@ TEST_F(ArbiterTest, TrainingGoesOnAtOnceBehindAPatientTurn) {
     generation.Release();
     const absl::Time start = absl::Now();
     while (is_patient && arbiter_->Turns(kTraining) == 0 && absl::Now() - start < absl::Seconds(5)) std::this_thread::yield();
+    for (int i = 0; !is_patient && i < 5000; ++i) std::this_thread::yield();  // time to be wrong in
     EXPECT_EQ(arbiter_->Turns(kTraining), is_patient ? 1 : 0);
     clock_.Advance(gap);
     training.join();

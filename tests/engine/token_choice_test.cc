@@ -11,6 +11,8 @@
 #include <vector>
 
 #include "server/engine/sampler.h"
+#include "server/engine/token_choice.h"
+#include "server/model/base_model.h"
 #include "server/model/kernels/cuda/launch.h"
 #include "server/model/kernels/cuda_dispatch.h"
 #include "tests/testing/gpu.h"
@@ -208,6 +210,73 @@ TEST_F(TokenChoiceTest, GpuChoosesAmongEqualsAndNeverWhatIsMinusInfinity) {
     ++found[outcome.tokens[i]];
   }
   for (int token = 300; token < 304; ++token) EXPECT_GT(found[token], 0) << token;
+}
+
+// What goes to the device, of a request whose last token is still there.
+class MakeTokenChoiceTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    auto base = std::make_shared<BaseModel>();
+    base->config.vocab = 100;
+    auto model = std::make_shared<ServedModel>();
+    model->base = std::move(base);
+    GenerateParams params;
+    params.model = model;
+    params.min_tokens = 3;
+    task_.generation = std::make_shared<GenerationState>(params, absl::UnixEpoch());
+    task_.model = std::move(model);
+    task_.sequence.tokens = {-1, -2, 7, 8, 7, 9};  // two virtual tokens; 9 is the answer's first
+    task_.prompt_tokens = 5;
+    task_.ends = {2};
+  }
+  const cuda::LogitChange* Find(const TokenChoice& choice, int32_t token) {
+    for (const cuda::LogitChange& change : choice.changes) {
+      if (change.token == token) return &change;
+    }
+    return nullptr;
+  }
+  Task task_;
+};
+
+TEST_F(MakeTokenChoiceTest, TheDrawIsThePlacesAlsoAhead) {
+  task_.sampling.temperature = 0.5;
+  task_.sampling.seed = 11;
+  for (int64_t in_flight : {0, 1}) {
+    task_.sequence.in_flight = in_flight;
+    const auto choice = MakeTokenChoice(task_);
+    const uint64_t expected = std::bit_cast<uint64_t>(UniformDraw(11, 1 + in_flight));
+    EXPECT_EQ(choice->row.uniform_low, static_cast<int32_t>(expected));
+    EXPECT_EQ(choice->row.uniform_high, static_cast<int32_t>(expected >> 32));
+  }
+}
+
+TEST_F(MakeTokenChoiceTest, EndsAreBannedUntilThereAreEnoughTokens) {
+  task_.sequence.in_flight = 1;  // the second token is on its way: this is the third
+  ASSERT_NE(MakeTokenChoice(task_), nullptr);
+  EXPECT_TRUE(Find(*MakeTokenChoice(task_), 2)->is_banned);
+  task_.sequence.in_flight = 2;
+  EXPECT_EQ(MakeTokenChoice(task_), nullptr) << "the likeliest token is all there is to choose";
+}
+
+TEST_F(MakeTokenChoiceTest, PenaltiesAndBiasesOfATokenComeTogether) {
+  task_.sampling.presence_penalty = 1;
+  task_.sampling.logit_bias = {{9, 1.5f}, {7, -2.0f}, {7, 0.5f}, {500, 1.0f}};
+  const auto choice = MakeTokenChoice(task_);
+  EXPECT_EQ(choice->changes.size(), 4u);  // 7, 8, 9 and the banned end
+  EXPECT_EQ(Find(*choice, 7)->count, 0);
+  EXPECT_TRUE(Find(*choice, 7)->is_seen);
+  EXPECT_FLOAT_EQ(Find(*choice, 7)->bias, -1.5f);
+  EXPECT_EQ(Find(*choice, 9)->count, 1);
+  EXPECT_FLOAT_EQ(Find(*choice, 9)->bias, 1.5f);
+  EXPECT_FALSE(Find(*choice, 8)->is_banned);
+}
+
+TEST_F(MakeTokenChoiceTest, LogprobsAreAskedForAsFarAsTheDeviceTellsThem) {
+  EXPECT_EQ(MakeTokenChoice(task_)->row.alternatives, -1);
+  GenerateParams params = task_.generation->params;
+  params.top_logprobs = 50;
+  task_.generation = std::make_shared<GenerationState>(params, absl::UnixEpoch());
+  EXPECT_EQ(MakeTokenChoice(task_)->row.alternatives, cuda::kMostAlternatives);
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
 """Drives every service of a real server with the stubs that any Python client would generate."""
+import concurrent.futures
 import json
 import math
 import os
@@ -574,6 +575,7 @@ class FlagsTest(unittest.TestCase):
                 value = lambda name: sum(float(line.split()[-1]) for line in page.splitlines() if line.startswith(name))
                 self.assertEqual(value("attune_prefix_cache_hits_total"), 0)
                 self.assertGreater(value("attune_generation_lateness_seconds_count"), 0)
+                self.assertLess(value("attune_generation_lateness_seconds_sum"), 60)
                 for work in ("generation", "training"):
                     self.assertGreater(value(f'attune_device_seconds_total{{work="{work}"}}'), 0)
             finally:
@@ -584,6 +586,28 @@ class FlagsTest(unittest.TestCase):
             self.assertIn("format=int8", loaded[0])
             # This file has blocks of its own, which stay: only rounding differs.
             self.assertRegex(loaded[0], r"change_percent=[+-]0\.\d\d")
+
+
+    def test_an_answer_does_not_depend_on_the_batch(self):
+        """With --batch-invariant a drawn answer and its log-probabilities are the same to the bit, alone or not."""
+        with tempfile.TemporaryDirectory(prefix="attune_flags.") as folder:
+            server = Server(os.path.join(folder, "data"), ["--batch-invariant", "--no-prefix-cache"]).start()
+            try:
+                server.import_model()
+
+                def ask(number):
+                    answer = server.generate(
+                        "models/smollm2", f"Story {number}: once upon a time" + " there was a king" * (number % 5),
+                        max_tokens=20, ignore_eos=True, logprobs=True,
+                        sampling=generation.SamplingOptions(temperature=1, seed=number))
+                    return [(token.token_id, token.logprob) for token in answer.completions[0].logprobs]
+
+                alone = [ask(number) for number in range(2)]
+                with concurrent.futures.ThreadPoolExecutor(8) as pool:
+                    together = list(pool.map(ask, range(8)))
+                self.assertEqual(together[:2], alone)
+            finally:
+                server.terminate()
 
 
 class ShutdownTest(unittest.TestCase):

@@ -252,13 +252,15 @@ class Drawer {
 
  private:
   // In coarse bins below the likeliest.
-  __device__ float Distance(float logit) const { return (top_ - logit) * scale_; }
+  // Rounded alike wherever it is asked: a token must not change its bin.
+  __device__ float Distance(float logit) const { return __fmul_rn(__fsub_rn(top_, logit), scale_); }
   static __device__ int CoarseOf(float distance) { return static_cast<int>(fminf(distance, kCoarse - 1)); }
   static __device__ int FineOf(float distance, int coarse) {
-    return static_cast<int>(fminf((distance - static_cast<float>(coarse)) * kFine, kFine - 1));
+    return static_cast<int>(fminf(__fmul_rn(__fsub_rn(distance, static_cast<float>(coarse)), kFine), kFine - 1));
   }
   static __device__ Weight WeightOf(float distance) {
-    return static_cast<Weight>(expf(distance * (-1 / kBinsPerUnit)) * kOne);
+    // What is no number is never drawn.
+    return distance >= 0 ? static_cast<Weight>(expf(distance * (-1 / kBinsPerUnit)) * kOne) : 0;
   }
 
   const Row row_;
