@@ -161,7 +161,8 @@ Trainer::PreparedStep Trainer::TakePrepared(int64_t step) {
 
 DirectPass::Result Trainer::RunPass(const PackedMicroBatch& batch, bool is_first, Arbiter::Turn* turn) {
   if (graphs_) {
-    const bool pauses = arbiter_ && !IsShortPass(base_->config, batch.tokens);
+    // Replays of short passes are shared, and over before it counts.
+    const bool pauses = arbiter_ && !(batch.is_captured && IsShortPass(base_->config, batch.tokens));
     return graphs_->Run(batch, is_first, pauses ? [this, turn] { PauseIfWanted(turn); } : std::function<void()>());
   }
   const Pausing pausing(this, turn);
