@@ -18,8 +18,6 @@ struct LoraRows {
   int64_t first, count;
 };
 
-// x W^T by whichever product is faster for so few, or so many, rows; x may be in fp32 where
-// w is in bf16, and so is the result then.
 // x W^T, so many rows at a time, filled up with zeros: libraries choose kernels, which round each in its
 // own way, by the number of rows.
 at::Tensor InBlocks(const at::Tensor& x, const at::Tensor& w) {
@@ -28,12 +26,17 @@ at::Tensor InBlocks(const at::Tensor& x, const at::Tensor& w) {
   at::Tensor padded = x.new_zeros({blocks * kRows, x.size(1)});
   padded.narrow(0, 0, rows).copy_(x);
   at::Tensor y = x.new_empty({blocks * kRows, w.size(0)});
-  for (int64_t b = 0; b < blocks; ++b) y.narrow(0, b * kRows, kRows).copy_(at::linear(padded.narrow(0, b * kRows, kRows), w));
+  for (int64_t first = 0; first < blocks * kRows; first += kRows) {
+    y.narrow(0, first, kRows).copy_(at::linear(padded.narrow(0, first, kRows), w));
+  }
   return y.narrow(0, 0, rows).contiguous();
 }
 
+// x W^T by whichever product is faster for so few, or so many, rows, or by one that rounds them all
+// alike; x may be in fp32 where w is in bf16, and so is the result then.
 at::Tensor Product(const at::Tensor& x, const at::Tensor& w, const PackedWeight* packed, bool batch_invariant) {
-  if (batch_invariant) return packed ? packed->Multiply(x.contiguous()) : InBlocks(x.to(w.scalar_type()), w).to(x.scalar_type());
+  if (batch_invariant && packed) return packed->Multiply(x.contiguous());
+  if (batch_invariant) return InBlocks(x.to(w.scalar_type()), w).to(x.scalar_type());
   const bool is_bf16 = w.scalar_type() == at::kBFloat16;
   if (packed && is_bf16 && x.size(0) <= PackedWeight::MaxBf16Tokens()) return packed->MultiplyBf16(x.contiguous());
   if (packed && !is_bf16 && x.size(0) <= PackedWeight::kMaxTokens) return packed->Multiply(x.contiguous());
@@ -48,7 +51,8 @@ class PagedOps final : public LayerOps {
   at::Tensor Multiply(int64_t layer, Linear which, const at::Tensor& x) override {
     const LayerWeights& weights = base_.weights.layers[layer];
     const int index = static_cast<int>(which);
-    at::Tensor y = Product(x, weights.linear[index], weights.packed[index].get(), base_.target.batch_invariant);
+    at::Tensor y =
+        Product(x, weights.linear[index], weights.packed[index].get(), base_.target.batch_invariant);
     for (const LoraRows& rows : loras_) AddLora(rows, layer, which, x, y);
     return y;
   }
@@ -136,7 +140,9 @@ at::Tensor ForwardPart(const BaseModel& base, const std::vector<ForwardItem>& it
   at::Tensor hidden = RunDecoder(base.config, base.weights, x, &ops);
   if (rows.wanted.empty()) return at::empty({0, base.config.vocab}, at::kFloat);
   at::Tensor last = hidden.index_select(0, at::tensor(rows.wanted, at::kLong).to(device));
-  return Product(last, base.weights.head_VD, base.weights.packed_head.get(), base.target.batch_invariant).to(at::kCPU, at::kFloat).contiguous();
+  const at::Tensor logits =
+      Product(last, base.weights.head_VD, base.weights.packed_head.get(), base.target.batch_invariant);
+  return logits.to(at::kCPU, at::kFloat).contiguous();
 }
 
 // Fewer rows than this a thread are not worth taking apart: the weights are read once a part.

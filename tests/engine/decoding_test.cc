@@ -9,6 +9,7 @@
 #include "common/error.h"
 #include "server/engine/beam_search.h"
 #include "tests/engine/engine_fixture.h"
+#include "tests/testing/random_model.h"
 
 namespace attune {
 namespace {
@@ -461,6 +462,58 @@ TEST_F(DecodingTest, ATargetLetsTrainingInBetween) {
     // All steps, as far as they are faster than the target.
     EXPECT_LE(observer.put_off, has_target ? 12 : 0);
     EXPECT_EQ(observer.put_off > 0, has_target);
+    engine_.reset();
+  }
+}
+
+// Dense weights, LoRAs and soft prompts, prompts in pieces and known beginnings; blocks of a file: services_test.py.
+TEST_F(DecodingTest, AnswersAreTheSameBitsWhateverIsBesideThem) {
+  for (const ComputeTarget::Type type : {ComputeTarget::Type::kFloat32, ComputeTarget::Type::kBfloat16}) {
+    ModelConfig config = base_->config;
+    config.heads = 6;
+    config.kv_heads = 2;
+    config.head_dim = 32;
+    config.hidden = 192;
+    config.intermediate = 520;
+    config.tied_head = false;
+    ComputeTarget target;
+    target.type = type;
+    target.batch_invariant = true;
+    base_ = MakeRandomModel(config, target);
+    options_.max_batch_tokens = 40;
+    Start();
+    auto lora = std::make_shared<Adapter>();
+    lora->lora = std::make_unique<LoraAdapter>();
+    lora->lora->layers.resize(config.layers);
+    for (auto& layer : lora->lora->layers) {
+      for (int p = 0; p < kProjections; ++p) {
+        const ProjectionSlice slice = SliceOf(config, static_cast<Projection>(p));
+        const at::TensorOptions options = base_->weights.embedding_VD.options();
+        layer[p] = {(at::randn({5, InputSize(config, slice.linear)}) * 0.1).to(options),
+                    (at::randn({slice.rows, 5}) * 0.1).to(options), 1.0};
+      }
+    }
+    auto prompt = std::make_shared<Adapter>();
+    prompt->soft_prompt = std::make_unique<SoftPrompt>();
+    prompt->soft_prompt->embeddings_ND = (at::randn({3, config.hidden}) * 0.1).to(base_->weights.embedding_VD.options());
+    const std::vector<std::shared_ptr<const ServedModel>> models = {Model(), Model(lora), Model(prompt)};
+    auto ask = [&](int number) {
+      GenerateParams params = Params(models[number % 3], MakePrompt(3 + number * 11, number / 3), 12);
+      params.sampling.temperature = 1;
+      params.sampling.seed = number;
+      params.logprobs = true;
+      return Submit(std::move(params));
+    };
+    auto read = [](Generation* generation) {
+      std::vector<std::pair<int32_t, float>> out;
+      for (const TokenInfo& info : Collect(generation).infos) out.emplace_back(info.id, info.logprob);
+      return out;
+    };
+    std::vector<std::vector<std::pair<int32_t, float>>> alone;
+    for (int i = 0; i < 7; ++i) alone.push_back(read(ask(i).get()));
+    std::vector<std::unique_ptr<Generation>> together;
+    for (int i = 0; i < 7; ++i) together.push_back(ask(i));
+    for (int i = 0; i < 7; ++i) EXPECT_EQ(read(together[i].get()), alone[i]) << i;
     engine_.reset();
   }
 }
