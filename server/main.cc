@@ -97,9 +97,10 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->envname("ATTUNE_MAX_SEQUENCES")
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
-  app->add_option("--adapter-memory", server.adapter_memory,
-                  "Bytes of LoRAs and soft prompts that stay loaded, e.g. 16G; those used longest ago make way. On a GPU\n"
-                  "they are set aside (default: 4G; of a GPU's memory an eighth at most)")
+  app->add_option(
+         "--adapter-memory", server.adapter_memory,
+         "Bytes of LoRAs and soft prompts that stay loaded, e.g. 16G; those used longest ago make way. On a GPU\n"
+         "they are set aside (default: 4G; of a GPU's memory an eighth at most)")
       ->envname("ATTUNE_ADAPTER_MEMORY")
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/false));
   app->add_option("--training-share", server.training_share,

@@ -23,7 +23,8 @@ constexpr char kText[] =
     "and, in the end, to a woman from the capital who had read that sea salt could be made from sunlight and wind "
     "alone. Nobody believed that she would stay for more than one season. She had never seen the place in February. "
     "But the pans were dug, the pumps were set up, and in the second summer the first sacks were loaded on a lorry. "
-    "\"We make about ninety tonnes a year,\" she says, \"if it does not rain too much, and if the geese leave us alone.\" "
+    "\"We make about ninety tonnes a year,\" she says, \"if it does not rain too much, and if the geese leave us "
+    "alone.\" "
     "She laughs, and looks up at the sky before she goes on. What she did not expect, she adds, was how many people "
     "would want to watch: more than 12,000 visitors came last year, twice as many as live in the whole valley.";
 

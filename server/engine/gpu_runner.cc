@@ -184,7 +184,7 @@ struct GpuRunner::Batch {
     int64_t row, first, count;
   };
   std::vector<PromptRows> prompts;
-  std::vector<int64_t> chosen;  // wanted rows, rising, that have a choice
+  std::vector<int64_t> chosen;             // wanted rows, rising, that have a choice
   int64_t choices_at = 0, changes_at = 0;  // in the inputs
 };
 
@@ -192,9 +192,9 @@ struct GpuRunner::Step::State {
   at::cuda::CUDAEvent done;
   Tensor tokens, logits;
   int64_t logits_copied = 0;  // rows
-  int64_t scratch_used = 0, logprobs_used = 0;  // rows
-  Tensor scratch, logprobs;   // fp32, on the device
-  Tensor logprobs_read;       // pinned
+  int64_t scratch_used = 0, logprobs_used = 0;           // rows
+  Tensor scratch, logprobs;                              // fp32, on the device
+  Tensor logprobs_read;                                  // pinned
   std::vector<std::pair<int64_t, int32_t>> logprobs_of;  // by item: its row, and how many alternatives; or -1
 };
 
@@ -266,7 +266,8 @@ GpuRunner::Batch GpuRunner::MakeBatch(const std::vector<ForwardItem>& items) {
   for (const ForwardItem& item : items) {
     StepSegment segment{item.tokens, item.sampled_row, item.count, item.context, item.pages, -1, item.first_logits};
     const LoraAdapter* lora = item.adapter ? item.adapter->lora.get() : nullptr;
-    if (lora && RankOf(*lora) <= cuda::MostGroupedRanks()) segment.adapter_slot = slots_.SlotOf(*lora, item.adapter_uid);
+    if (lora && RankOf(*lora) <= cuda::MostGroupedRanks())
+      segment.adapter_slot = slots_.SlotOf(*lora, item.adapter_uid);
     if (segment.adapter_slot >= 0) last_lora_row = row + item.count;
     if (lora && segment.adapter_slot < 0) {
       batch.loras.push_back({lora, row, item.count});
@@ -357,8 +358,8 @@ void GpuRunner::Product(const Model& model, const Batch& batch, int64_t layer, L
   if (batch.lora_rows > 0) {
     const OwnStream::Scope scope(side_->stream);
     side_->begin.block(c10::cuda::getCurrentCUDAStream());
-    cuda::GroupedLora(x.const_data_ptr(), x.stride(0), Loras(batch), TargetOf(config_, layer, which), buffers_->lora_delta.mutable_data_ptr(), y.size(1), x.size(1),
-                      CurrentCudaStream());
+    cuda::GroupedLora(x.const_data_ptr(), x.stride(0), Loras(batch), TargetOf(config_, layer, which),
+                      buffers_->lora_delta.mutable_data_ptr(), y.size(1), x.size(1), CurrentCudaStream());
     side_->end.record();
   }
   if (batch.lora_rows > 0) side_->end.block(c10::cuda::getCurrentCUDAStream());
@@ -545,7 +546,8 @@ void GpuRunner::AddChoices(const std::vector<ForwardItem>& items, Batch* batch, 
   batch->changes_at = append(changes);
 }
 
-void GpuRunner::Choose(Model* model, const Batch& batch, int64_t first, int64_t begin, int64_t count, Step::State* step) {
+void GpuRunner::Choose(Model* model, const Batch& batch, int64_t first, int64_t begin, int64_t count,
+                       Step::State* step) {
   const auto from = std::lower_bound(batch.chosen.begin(), batch.chosen.end(), begin);
   const auto to = std::lower_bound(from, batch.chosen.end(), begin + count);
   if (from == to) return;

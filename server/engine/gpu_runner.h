@@ -21,10 +21,10 @@ namespace attune {
 // CUDA graph, one for each of a few numbers of sequences, and so are a few rows of prompts, for
 // themselves; all that differs between two passes goes to the device in one copy. Each wanted
 // row's likeliest token is chosen on the device, where the next step may read it before the
-// host knows it; so are tokens that are drawn, after the pass. Buffers are made once; from step to step there are allocated, from libtorch's
-// caches, the vector of tokens, logits that the host asked for, changed logits and
-// log-probabilities, and what LoRAs need that the grouped kernel does not take. Launches on the calling thread's stream, which must always be the same and not
-// the default one. Throws what libtorch throws. Not thread-safe.
+// host knows it; so are tokens that are drawn, after the pass. Buffers are made once; from step to step there are
+// allocated, from libtorch's caches, the vector of tokens, logits that the host asked for, changed logits and
+// log-probabilities, and what LoRAs need that the grouped kernel does not take. Launches on the calling thread's
+// stream, which must always be the same and not the default one. Throws what libtorch throws. Not thread-safe.
 class GpuRunner {
  public:
   // Whether it takes models of this kind; model_runner.h's ForwardBatch serves the others.

@@ -36,8 +36,8 @@ Lane::Lane(const BaseModel& base, const EngineOptions& options, Arbiter* arbiter
       target_interval_(options.inter_token_target),
       max_sequences_(options.max_sequences) {}
 
-absl::StatusOr<std::unique_ptr<Lane>> Lane::Make(const BaseModel& base, const EngineOptions& options,
-                                                 Arbiter* arbiter, const Clock* clock) {
+absl::StatusOr<std::unique_ptr<Lane>> Lane::Make(const BaseModel& base, const EngineOptions& options, Arbiter* arbiter,
+                                                 const Clock* clock) {
   auto lane = std::unique_ptr<Lane>(new Lane(base, options, arbiter, clock));
   const at::ScalarType type = ServingTypeOf(base.target);
   const int64_t element = static_cast<int64_t>(at::elementSize(type));

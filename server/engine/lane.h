@@ -53,7 +53,7 @@ class Lane {
     const float* logits;  // null if the device has chosen
     int64_t vocab;
     bool ends_input = false;  // nothing of the sequence was left to compute
-    TokenInfo device_choice;     // the token after the last row, where the device has chosen it
+    TokenInfo device_choice;  // the token after the last row, where the device has chosen it
     // Set by ChooseTokens:
     std::vector<TokenInfo> chosen;                         // an answer's or a draft's next tokens
     bool is_over = false;                                  // the answer's form is complete after them

@@ -51,8 +51,7 @@ class PagedOps final : public LayerOps {
   at::Tensor Multiply(int64_t layer, Linear which, const at::Tensor& x) override {
     const LayerWeights& weights = base_.weights.layers[layer];
     const int index = static_cast<int>(which);
-    at::Tensor y =
-        Product(x, weights.linear[index], weights.packed[index].get(), base_.target.batch_invariant);
+    at::Tensor y = Product(x, weights.linear[index], weights.packed[index].get(), base_.target.batch_invariant);
     for (const LoraRows& rows : loras_) AddLora(rows, layer, which, x, y);
     return y;
   }

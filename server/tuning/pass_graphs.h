@@ -2,13 +2,12 @@
 #define ATTUNE_SERVER_TUNING_PASS_GRAPHS_H_
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <vector>
 
 #include "server/data/batcher.h"
-#include <functional>
-
 #include "server/tuning/direct_pass.h"
 
 namespace attune {

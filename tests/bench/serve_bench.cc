@@ -6,11 +6,10 @@
 // WORK.json: {"device": "cuda", "precision": "bfloat16", "layers", "hidden", "intermediate",
 // "heads", "kv_heads", "vocab", "tied_head", "batch" (requests at once), "prompt", "new" (tokens),
 // "models" (a list of kinds that requests take in turn: "base", "lora", "soft_prompt"; each
-// request has an adapter of its own, or with "shared_adapter" all have one), "same_prompts" (in each round), "temperature", "top_p", "rank", "virtual_tokens", "rounds", "trace" (a file: a Chrome trace of
-// the last round's kernels)}.
-// Prints one line of JSON: {"decode_seconds": [a round's steps that add a token to every
-// request and read no prompt], "decode_tokens": [...], "first_token_seconds": [of the first
-// request], "peak_bytes"}.
+// request has an adapter of its own, or with "shared_adapter" all have one), "same_prompts" (in each round),
+// "temperature", "top_p", "rank", "virtual_tokens", "rounds", "trace" (a file: a Chrome trace of the last round's
+// kernels)}. Prints one line of JSON: {"decode_seconds": [a round's steps that add a token to every request and read no
+// prompt], "decode_tokens": [...], "first_token_seconds": [of the first request], "peak_bytes"}.
 #include <ATen/ATen.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <torch/csrc/autograd/profiler_kineto.h>

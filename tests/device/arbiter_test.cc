@@ -157,12 +157,14 @@ TEST_F(ArbiterTest, TrainingGoesOnAtOnceBehindAPatientTurn) {
   for (bool is_patient : {true, false}) {
     const absl::Duration gap = absl::Milliseconds(100);
     Make(0, gap);
-    Arbiter::Turn generation = arbiter_->Acquire(kGeneration, Sharing::kAlone, is_patient ? absl::Seconds(1) : absl::ZeroDuration());
+    Arbiter::Turn generation =
+        arbiter_->Acquire(kGeneration, Sharing::kAlone, is_patient ? absl::Seconds(1) : absl::ZeroDuration());
     std::thread training([&] { arbiter_->Acquire(kTraining).Release(); });
     AwaitWaiting(kTraining, 1);
     generation.Release();
     const absl::Time start = absl::Now();
-    while (is_patient && arbiter_->Turns(kTraining) == 0 && absl::Now() - start < absl::Seconds(5)) std::this_thread::yield();
+    while (is_patient && arbiter_->Turns(kTraining) == 0 && absl::Now() - start < absl::Seconds(5))
+      std::this_thread::yield();
     for (int i = 0; !is_patient && i < 5000; ++i) std::this_thread::yield();  // time to be wrong in
     EXPECT_EQ(arbiter_->Turns(kTraining), is_patient ? 1 : 0);
     clock_.Advance(gap);

@@ -5,7 +5,6 @@
 #include <set>
 
 #include "absl/synchronization/notification.h"
-
 #include "common/error.h"
 #include "server/engine/beam_search.h"
 #include "tests/engine/engine_fixture.h"
@@ -444,7 +443,8 @@ TEST_F(DecodingTest, EmbeddingsThatCannotBeMadeAreNoFinishedRequests) {
 TEST_F(DecodingTest, ATargetLetsTrainingInBetween) {
   for (const bool has_target : {true, false}) {
     options_.inter_token_target = has_target ? absl::Milliseconds(100) : absl::ZeroDuration();
-    arbiter_ = std::make_unique<Arbiter>(&Clock::Real(), Arbiter::Options{.training_share = 0, .memory_bytes = 1 << 30});
+    arbiter_ =
+        std::make_unique<Arbiter>(&Clock::Real(), Arbiter::Options{.training_share = 0, .memory_bytes = 1 << 30});
     CountingObserver observer;
     Start(&observer);
     std::atomic<bool> ended = false;
@@ -495,7 +495,8 @@ TEST_F(DecodingTest, AnswersAreTheSameBitsWhateverIsBesideThem) {
     }
     auto prompt = std::make_shared<Adapter>();
     prompt->soft_prompt = std::make_unique<SoftPrompt>();
-    prompt->soft_prompt->embeddings_ND = (at::randn({3, config.hidden}) * 0.1).to(base_->weights.embedding_VD.options());
+    prompt->soft_prompt->embeddings_ND =
+        (at::randn({3, config.hidden}) * 0.1).to(base_->weights.embedding_VD.options());
     const std::vector<std::shared_ptr<const ServedModel>> models = {Model(), Model(lora), Model(prompt)};
     auto ask = [&](int number) {
       GenerateParams params = Params(models[number % 3], MakePrompt(3 + number * 11, number / 3), 12);

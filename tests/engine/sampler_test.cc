@@ -183,7 +183,8 @@ TEST(AllowedTokensTest, OnlyTheseAreChosen) {
   const int64_t vocab = 100;
   std::vector<float> logits(vocab);
   for (int64_t i = 0; i < vocab; ++i) logits[i] = static_cast<float>(i);
-  for (const std::vector<int32_t>& tokens : std::vector<std::vector<int32_t>>{{0}, {31, 32}, {5, 63, 64}, {95, 96, 99}}) {
+  for (const std::vector<int32_t>& tokens :
+       std::vector<std::vector<int32_t>>{{0}, {31, 32}, {5, 63, 64}, {95, 96, 99}}) {
     std::vector<uint32_t> allowed(4);
     for (int32_t token : tokens) allowed[token / 32] |= 1u << (token % 32);
     SamplingParams params;

@@ -1,4 +1,6 @@
 // Tokens chosen on a GPU against those that the host chooses from the same logits.
+#include "server/engine/token_choice.h"
+
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
@@ -11,7 +13,6 @@
 #include <vector>
 
 #include "server/engine/sampler.h"
-#include "server/engine/token_choice.h"
 #include "server/model/base_model.h"
 #include "server/model/kernels/cuda/launch.h"
 #include "server/model/kernels/cuda_dispatch.h"
@@ -44,9 +45,22 @@ class TokenChoiceTest : public ::testing::Test {
   }
   static cuda::ChosenRow RowOf(const SamplingParams& p, int row, uint64_t position) {
     const uint64_t uniform = std::bit_cast<uint64_t>(UniformDraw(p.seed, position));
-    return {row, static_cast<float>(p.temperature), static_cast<float>(p.top_p), static_cast<float>(p.min_p), p.top_k,
-            static_cast<int32_t>(uniform), static_cast<int32_t>(uniform >> 32), static_cast<float>(p.repetition_penalty),
-            static_cast<float>(p.frequency_penalty), static_cast<float>(p.presence_penalty), 0, 0, -1, -1, -1, -1};
+    return {row,
+            static_cast<float>(p.temperature),
+            static_cast<float>(p.top_p),
+            static_cast<float>(p.min_p),
+            p.top_k,
+            static_cast<int32_t>(uniform),
+            static_cast<int32_t>(uniform >> 32),
+            static_cast<float>(p.repetition_penalty),
+            static_cast<float>(p.frequency_penalty),
+            static_cast<float>(p.presence_penalty),
+            0,
+            0,
+            -1,
+            -1,
+            -1,
+            -1};
   }
   static Outcome Choose(const Tensor& logits, const std::vector<cuda::ChosenRow>& rows,
                         const std::vector<cuda::LogitChange>& changes = {}, const std::vector<int32_t>& before = {0}) {
@@ -54,7 +68,8 @@ class TokenChoiceTest : public ::testing::Test {
     const Tensor changes_there = OnDevice(changes.data(), changes.size() * sizeof(cuda::LogitChange));
     const Tensor before_there = at::tensor(before, at::kInt).to(at::kCUDA);
     const Tensor sampled = at::full({logits.size(0)}, -5, at::TensorOptions(at::kInt).device(at::kCUDA));
-    const Tensor scratch = at::empty({static_cast<int64_t>(rows.size()), logits.size(1)}, sampled.options().dtype(at::kFloat));
+    const Tensor scratch =
+        at::empty({static_cast<int64_t>(rows.size()), logits.size(1)}, sampled.options().dtype(at::kFloat));
     const Tensor logprobs = at::zeros({logits.size(0), cuda::kLogprobsWidth}, scratch.options());
     cuda::ChooseRows({static_cast<const cuda::ChosenRow*>(rows_there.const_data_ptr()),
                       static_cast<const cuda::LogitChange*>(changes_there.const_data_ptr()), logits.const_data_ptr(), 0,
@@ -62,12 +77,14 @@ class TokenChoiceTest : public ::testing::Test {
                       scratch.mutable_data_ptr<float>(), logprobs.mutable_data_ptr<float>()},
                      static_cast<int64_t>(rows.size()), CurrentCudaStream());
     const Tensor tokens = sampled.cpu();
-    return {std::vector<int32_t>(tokens.data_ptr<int32_t>(), tokens.data_ptr<int32_t>() + tokens.numel()), logprobs.cpu()};
+    return {std::vector<int32_t>(tokens.data_ptr<int32_t>(), tokens.data_ptr<int32_t>() + tokens.numel()),
+            logprobs.cpu()};
   }
   static int32_t OnHost(const Tensor& row, const SamplingParams& p, std::vector<int32_t> seen, int64_t answer_begin,
                         const std::vector<int32_t>* banned = nullptr) {
     return SampleToken({row.const_data_ptr<float>(), row.numel(), seen.data(), static_cast<int64_t>(seen.size()),
-                        answer_begin, banned}, p);
+                        answer_begin, banned},
+                       p);
   }
 };
 
@@ -181,7 +198,8 @@ TEST_F(TokenChoiceTest, GpuTellsLogProbabilities) {
   const Outcome outcome = Choose(logits, rows);
   EXPECT_EQ(outcome.tokens[1], -5);  // not asked for
   for (int i : {2, 0}) {
-    EXPECT_NEAR(outcome.logprobs[i][0].item<float>(), LogProbability(host[i].const_data_ptr<float>(), 4999, outcome.tokens[i]), 2e-3);
+    EXPECT_NEAR(outcome.logprobs[i][0].item<float>(),
+                LogProbability(host[i].const_data_ptr<float>(), 4999, outcome.tokens[i]), 2e-3);
   }
   const auto expected = TopLogprobs(host[2].const_data_ptr<float>(), 4999, 20);
   for (int i = 0; i < 20; ++i) {

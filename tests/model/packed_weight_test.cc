@@ -99,9 +99,8 @@ TEST(PackedWeightQuantizeTest, EachWeightIsTheNearestOfItsBlock) {
     // The matrix itself, one column at a time.
     const at::Tensor rounded = packed->Multiply(at::eye(96).narrow(0, 0, 96)).t();
     const at::Tensor blocks = w.view({-1, 32}), difference = (rounded.reshape({-1, 32}) - blocks).abs();
-    const at::Tensor step = type == GgmlType::kQ8_0
-                                ? blocks.abs().amax(1, true) / 127
-                                : (blocks.amax(1, true) - blocks.amin(1, true)) / 15;
+    const at::Tensor step =
+        type == GgmlType::kQ8_0 ? blocks.abs().amax(1, true) / 127 : (blocks.amax(1, true) - blocks.amin(1, true)) / 15;
     // Half a step, and what rounding the step and the offset to half precision adds.
     const at::Tensor allowed = step * 0.5 + blocks.abs().amax(1, true) * 2e-3 + 1e-7;
     EXPECT_TRUE((difference <= allowed).all().item<bool>()) << (difference / allowed).max().item<float>();

@@ -138,29 +138,31 @@ TEST_F(ServingKernelsTest, GpuGroupsLoras) {
     std::memcpy(host.mutable_data_ptr(), entries.data(), host.numel());
     const Tensor table = host.to(at::kCUDA);
     for (bool alone : {false, true}) {
-    // Slot, first row, rows; one of no rows, which is not to be touched.
-    std::vector<int32_t> tiles = {0, 0, 1, 1, 1, 2, -1, 3, 2, 2, 5, 16, 3, 21, 9, 4, 30, 1,
-                                  5, 31, 8, 6, 39, 13, 7, 52, 16, 0, 0, 0, 3, 68, 7, -1, 75, 1};
-    if (alone) tiles = {0, 0, 1, -1, 1, 3, 1, 4, 1, 2, 5, 1, 3, 6, 1, 0, 0, 0, 4, 7, 1, 5, 8, 1, 6, 9, 1, 7, 10, 1, -1, 11, 1};
-    std::vector<int32_t> slot;
-    for (size_t i = 0; i < tiles.size(); i += 3) slot.insert(slot.end(), tiles[i + 2], tiles[i]);
-    const int64_t rows = static_cast<int64_t>(slot.size());
-    const Tensor x = Random({rows, inputs}), delta = Random({rows, width}), tile_list = Ints(tiles);
-    cuda::LoraTarget target{3, {1, 2, 3}, {0, 96, 136}, {96, 40, 2000}};
-    const cuda::LoraBatch batch{static_cast<const cuda::LoraEntry*>(table.const_data_ptr()), per_slot,
-                                reinterpret_cast<const cuda::LoraTile*>(Data(tile_list)),
-                                static_cast<int64_t>(tiles.size() / 3), !alone};
-    cuda::GroupedLora(x.const_data_ptr(), inputs, batch, target, delta.mutable_data_ptr(), width, inputs, CurrentCudaStream());
-    Tensor expected = at::zeros({rows, width}, at::kDouble);
-    for (int64_t t = 0; t < rows; ++t) {
-      for (int p = 0; p < 3 && slot[t] >= 0; ++p) {
-        if ((slot[t] + p) % 4 == 3) continue;
-        const auto& [a, b] = adapters[slot[t]][p];
-        expected[t].narrow(0, target.first_column[p], columns[p]) =
-            at::matmul(Exact(b), at::matmul(Exact(a), Exact(x[t]))) * (0.5 + p);
+      // Slot, first row, rows; one of no rows, which is not to be touched.
+      std::vector<int32_t> tiles = {0, 0,  1, 1, 1,  2,  -1, 3,  2,  2, 5, 16, 3, 21, 9, 4,  30, 1,
+                                    5, 31, 8, 6, 39, 13, 7,  52, 16, 0, 0, 0,  3, 68, 7, -1, 75, 1};
+      if (alone)
+        tiles = {0, 0, 1, -1, 1, 3, 1, 4, 1, 2, 5, 1, 3, 6, 1, 0, 0, 0, 4, 7, 1, 5, 8, 1, 6, 9, 1, 7, 10, 1, -1, 11, 1};
+      std::vector<int32_t> slot;
+      for (size_t i = 0; i < tiles.size(); i += 3) slot.insert(slot.end(), tiles[i + 2], tiles[i]);
+      const int64_t rows = static_cast<int64_t>(slot.size());
+      const Tensor x = Random({rows, inputs}), delta = Random({rows, width}), tile_list = Ints(tiles);
+      cuda::LoraTarget target{3, {1, 2, 3}, {0, 96, 136}, {96, 40, 2000}};
+      const cuda::LoraBatch batch{static_cast<const cuda::LoraEntry*>(table.const_data_ptr()), per_slot,
+                                  reinterpret_cast<const cuda::LoraTile*>(Data(tile_list)),
+                                  static_cast<int64_t>(tiles.size() / 3), !alone};
+      cuda::GroupedLora(x.const_data_ptr(), inputs, batch, target, delta.mutable_data_ptr(), width, inputs,
+                        CurrentCudaStream());
+      Tensor expected = at::zeros({rows, width}, at::kDouble);
+      for (int64_t t = 0; t < rows; ++t) {
+        for (int p = 0; p < 3 && slot[t] >= 0; ++p) {
+          if ((slot[t] + p) % 4 == 3) continue;
+          const auto& [a, b] = adapters[slot[t]][p];
+          expected[t].narrow(0, target.first_column[p], columns[p]) =
+              at::matmul(Exact(b), at::matmul(Exact(a), Exact(x[t]))) * (0.5 + p);
+        }
       }
-    }
-    EXPECT_TRUE(Near(delta, expected, kBf16)) << inputs << (alone ? " alone" : "");
+      EXPECT_TRUE(Near(delta, expected, kBf16)) << inputs << (alone ? " alone" : "");
     }
   }
 }

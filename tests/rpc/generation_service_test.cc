@@ -608,7 +608,8 @@ TEST_F(GenerationServiceTest, EmbedsEachInput) {
   EXPECT_EQ(field_of([](auto* r) { r->clear_inputs(); }), "inputs");
   EXPECT_EQ(field_of([](auto* r) { for (int i = 0; i < 256; ++i) r->add_inputs()->set_text("x"); }), "inputs");
   EXPECT_EQ(field_of([](auto* r) { r->mutable_inputs(1)->set_text(std::string(99, 'x')); }), "inputs[1]");
-  EXPECT_EQ(field_of([](auto* r) { r->mutable_inputs(1)->mutable_token_ids()->add_ids(-4); }), "inputs[1].token_ids.ids[1]");
+  EXPECT_EQ(field_of([](auto* r) { r->mutable_inputs(1)->mutable_token_ids()->add_ids(-4); }),
+            "inputs[1].token_ids.ids[1]");
   EXPECT_EQ(field_of([](auto* r) { r->set_pooling(static_cast<v1::Pooling>(9)); }), "pooling");
 }
 

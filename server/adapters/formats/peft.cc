@@ -45,11 +45,16 @@ std::string ShapeText(const std::vector<int64_t>& shape) { return absl::StrCat("
 
 absl::StatusOr<at::ScalarType> ScalarTypeOf(const SafetensorsTensor& tensor) {
   switch (tensor.type) {
-    case SafetensorsType::kF32: return at::kFloat;
-    case SafetensorsType::kF16: return at::kHalf;
-    case SafetensorsType::kBF16: return at::kBFloat16;
-    case SafetensorsType::kF64: return at::kDouble;
-    default: return BadAdapter(absl::StrCat("tensor '", tensor.name, "' does not hold real numbers"));
+    case SafetensorsType::kF32:
+      return at::kFloat;
+    case SafetensorsType::kF16:
+      return at::kHalf;
+    case SafetensorsType::kBF16:
+      return at::kBFloat16;
+    case SafetensorsType::kF64:
+      return at::kDouble;
+    default:
+      return BadAdapter(absl::StrCat("tensor '", tensor.name, "' does not hold real numbers"));
   }
 }
 
@@ -82,10 +87,14 @@ bool ConvertFinite(const char* from, int64_t count, To* to) {
 template <typename To>
 bool ConvertFinite(at::ScalarType type, const char* from, int64_t count, To* to) {
   switch (type) {
-    case at::kFloat: return ConvertFinite<float>(from, count, to);
-    case at::kHalf: return ConvertFinite<at::Half>(from, count, to);
-    case at::kBFloat16: return ConvertFinite<at::BFloat16>(from, count, to);
-    default: return ConvertFinite<double>(from, count, to);
+    case at::kFloat:
+      return ConvertFinite<float>(from, count, to);
+    case at::kHalf:
+      return ConvertFinite<at::Half>(from, count, to);
+    case at::kBFloat16:
+      return ConvertFinite<at::BFloat16>(from, count, to);
+    default:
+      return ConvertFinite<double>(from, count, to);
   }
 }
 

@@ -109,7 +109,8 @@ std::shared_ptr<const PackedWeight> PackedWeight::Quantize(const at::Tensor& w_O
   const int64_t block_bytes = GgmlBlockBytes(type);
   at::parallel_for(0, w_OI.numel() / 32, 1024, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
-      type == GgmlType::kQ8_0 ? QuantizeQ8(w + 32 * i, out + block_bytes * i) : QuantizeQ4(w + 32 * i, out + block_bytes * i);
+      type == GgmlType::kQ8_0 ? QuantizeQ8(w + 32 * i, out + block_bytes * i)
+                              : QuantizeQ4(w + 32 * i, out + block_bytes * i);
     }
   });
   return packed;

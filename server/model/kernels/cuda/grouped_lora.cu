@@ -43,9 +43,10 @@ __device__ inline float SumOverBlocks(float* mine, int at) {
 }
 
 // sum (16 x 8, fp32) += a (16 x 16) b (16 x 8), each thread with its part of them.
-__device__ inline void Mma(float (&sum)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
-  asm(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+__device__ inline void Mma(float (&sum)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0,
+                           unsigned b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+      "%3};"
       : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
@@ -103,7 +104,8 @@ __device__ inline void ShrinkRow(const T* x, const T* a, int inputs, int begin, 
 
 // out[o] = scale * B's row o times inner, for o in [begin, end); kRank is the rank, or 0 for any.
 template <typename T, int kRank>
-__device__ inline void ExpandRow(const T* b, const float* inner, int any_rank, float scale, int begin, int end, T* out) {
+__device__ inline void ExpandRow(const T* b, const float* inner, int any_rank, float scale, int begin, int end,
+                                 T* out) {
   constexpr int kTogether = 4, kPacks = kRank / kWide<T>;
   if constexpr (kRank == 0) {
     for (int o = begin + threadIdx.x; o < end; o += kThreads) {
@@ -220,7 +222,8 @@ __device__ inline void Expand(const Bf16* b, const Bf16 (*inner)[kMostRanks], in
         if (r - q * 4 >= rank) break;
         const Pairs<2> upper = LoadPairs<2>(&inner[g][r], true), lower = LoadPairs<2>(&inner[g + 8][r], true);
 #pragma unroll
-        for (int m = 0; m < kTogether; ++m) Mma(sum[m], upper.v[0], lower.v[0], upper.v[1], lower.v[1], w[m][s].v[0], w[m][s].v[1]);
+        for (int m = 0; m < kTogether; ++m)
+          Mma(sum[m], upper.v[0], lower.v[0], upper.v[1], lower.v[1], w[m][s].v[0], w[m][s].v[1]);
       }
     }
     __syncwarp();
@@ -279,7 +282,8 @@ struct Share {
   int first, last;
 };
 __device__ inline Share ShareOf(int columns) {
-  const int blocks = BlocksOfTile(), width = (columns + 8 * blocks - 1) / (8 * blocks) * 8, first = BlockOfTile() * width;
+  const int blocks = BlocksOfTile(), width = (columns + 8 * blocks - 1) / (8 * blocks) * 8,
+            first = BlockOfTile() * width;
   return {first, min(first + width, columns)};
 }
 
@@ -307,19 +311,26 @@ __device__ inline void RowDelta(const Bf16* x, const LoraEntry& entry, int input
     inner[r] = SumOverBlocks(part, r);
   }
   SyncTile();  // and nobody leaves while another reads from it
-  auto expand = [&]<int kRank>() { ExpandRow<Bf16, kRank>(b, inner, entry.rank, entry.scale, share.first, share.last, out); };
+  auto expand = [&]<int kRank>() {
+    ExpandRow<Bf16, kRank>(b, inner, entry.rank, entry.scale, share.first, share.last, out);
+  };
   switch (entry.rank) {
-    case 8: return expand.template operator()<8>();
-    case 16: return expand.template operator()<16>();
-    case 32: return expand.template operator()<32>();
-    case 64: return expand.template operator()<64>();
-    default: return expand.template operator()<0>();
+    case 8:
+      return expand.template operator()<8>();
+    case 16:
+      return expand.template operator()<16>();
+    case 32:
+      return expand.template operator()<32>();
+    case 64:
+      return expand.template operator()<64>();
+    default:
+      return expand.template operator()<0>();
   }
 }
 
 template <bool kAligned>
-__device__ inline void RowsDelta(const Bf16* x, int64_t x_stride, int rows, const LoraEntry& entry, int inputs, Share share,
-                                 Bf16* out, int64_t stride) {
+__device__ inline void RowsDelta(const Bf16* x, int64_t x_stride, int rows, const LoraEntry& entry, int inputs,
+                                 Share share, Bf16* out, int64_t stride) {
   __shared__ union {
     Part part;
     Staged staged;
@@ -337,9 +348,12 @@ __device__ inline void RowsDelta(const Bf16* x, int64_t x_stride, int rows, cons
     Expand<kSteps>(b, inner, entry.rank, entry.scale, share.first, share.last, rows, out, stride, &shared.staged);
   };
   switch (padded) {
-    case 16: return expand.template operator()<1>();
-    case 32: return expand.template operator()<2>();
-    default: return expand.template operator()<4>();
+    case 16:
+      return expand.template operator()<1>();
+    case 32:
+      return expand.template operator()<2>();
+    default:
+      return expand.template operator()<4>();
   }
 }
 
@@ -397,9 +411,9 @@ void GroupedLora(const void* x_TI, int64_t x_stride, const LoraBatch& batch, Lor
   config.attrs = &cluster;
   config.numAttrs = HasClusters() ? 1 : 0;
   const bool aligned = inputs % 8 == 0 && x_stride % 8 == 0;
-  cudaLaunchKernelEx(&config, aligned ? Delta<true> : Delta<false>, static_cast<const Bf16*>(x_TI), x_stride, batch.entries,
-                     batch.entries_per_slot, batch.tiles, target, static_cast<Bf16*>(delta_TO), delta_stride,
-                     static_cast<int>(inputs));
+  cudaLaunchKernelEx(&config, aligned ? Delta<true> : Delta<false>, static_cast<const Bf16*>(x_TI), x_stride,
+                     batch.entries, batch.entries_per_slot, batch.tiles, target, static_cast<Bf16*>(delta_TO),
+                     delta_stride, static_cast<int>(inputs));
   CheckLaunch();
 }
 

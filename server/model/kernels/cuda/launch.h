@@ -198,15 +198,15 @@ struct LogitChange {
 // is 0; else drawn by `uniform`, a double in [0, 1) in two halves, from what top-k, top-p and
 // min-p leave, in that order. The same row and `uniform` give the same token, whatever rows there are.
 struct ChosenRow {
-  int32_t row;                        // of the step's wanted ones
-  float temperature, top_p, min_p;    // 0 or more; 1: all; 0: all
-  int32_t top_k;                      // 0: all
+  int32_t row;                      // of the step's wanted ones
+  float temperature, top_p, min_p;  // 0 or more; 1: all; 0: all
+  int32_t top_k;                    // 0: all
   int32_t uniform_low, uniform_high;
   float repetition_penalty, frequency_penalty, presence_penalty;
-  int32_t first_change, changes;      // in the list of changes, each token once
-  int32_t pending;                    // row of the step before that chose the answer's last token, which the changes do not know; or -1
-  int32_t scratch_row;                // where the changed logits go; -1: nothing is changed
-  int32_t alternatives, logprobs_row; // likeliest tokens wanted; -1: no log-probabilities, else their row
+  int32_t first_change, changes;  // in the list of changes, each token once
+  int32_t pending;  // row of the step before that chose the answer's last token, which the changes do not know; or -1
+  int32_t scratch_row;                 // where the changed logits go; -1: nothing is changed
+  int32_t alternatives, logprobs_row;  // likeliest tokens wanted; -1: no log-probabilities, else their row
 };
 inline constexpr int kMostAlternatives = 20;
 // The chosen token's log-probability before all changes; then the likeliest tokens, as int32 bits, with
@@ -215,12 +215,12 @@ inline constexpr int kLogprobsWidth = 1 + 2 * kMostAlternatives;
 struct ChoiceCall {
   const ChosenRow* rows;
   const LogitChange* changes;
-  const void* logits_NV;          // bf16, from the wanted row first_row on
+  const void* logits_NV;  // bf16, from the wanted row first_row on
   int64_t first_row, vocabulary;
-  int32_t* sampled;               // of first_row; written for the chosen rows alone
+  int32_t* sampled;  // of first_row; written for the chosen rows alone
   const int32_t* sampled_before;
   float* scratch_CV;
-  float* logprobs;                // rows of kLogprobsWidth
+  float* logprobs;  // rows of kLogprobsWidth
 };
 void ChooseRows(const ChoiceCall& call, int64_t count, Stream stream);
 
@@ -247,7 +247,7 @@ struct LoraBatch {
   int64_t entries_per_slot;
   const LoraTile* tiles;
   int64_t tile_count;
-  bool is_shared;            // most tiles that are used have several rows
+  bool is_shared;  // most tiles that are used have several rows
 };
 // delta_TO = scale * (x A^T) B^T for each tile's rows by their adapter; zeros if there is none. In tiles of
 // several rows x A^T is rounded to bf16.

@@ -61,7 +61,8 @@ __device__ inline float Change(float logit, const ChosenRow& row, int count, boo
 }
 
 // Writes the changed row. `pending`: a token of the answer that the list does not know yet, or -1.
-__device__ void ApplyChanges(const Row& from, const ChosenRow& row, const LogitChange* changes, int pending, float* to) {
+__device__ void ApplyChanges(const Row& from, const ChosenRow& row, const LogitChange* changes, int pending,
+                             float* to) {
   __shared__ bool is_listed;
   if (threadIdx.x == 0) is_listed = false;
   from.ForEach([&](int i, float logit) { to[i] = logit; });
@@ -70,8 +71,8 @@ __device__ void ApplyChanges(const Row& from, const ChosenRow& row, const LogitC
     const LogitChange& change = changes[i];
     const bool is_pending = change.token == pending;
     if (is_pending) is_listed = true;
-    to[change.token] = Change(to[change.token], row, change.count + is_pending, change.is_seen || is_pending, change.bias,
-                              change.is_banned);
+    to[change.token] = Change(to[change.token], row, change.count + is_pending, change.is_seen || is_pending,
+                              change.bias, change.is_banned);
   }
   __syncthreads();
   if (threadIdx.x == 0 && pending >= 0 && !is_listed) to[pending] = Change(to[pending], row, 1, true, 0, false);
