@@ -60,6 +60,10 @@ std::string DescribeProgress(const v1::JobProgress& p) {
   return text;
 }
 
+std::string DescribePrompt(absl::string_view kind, int virtual_tokens) {
+  return virtual_tokens > 0 ? absl::StrCat(kind, ", ", virtual_tokens, " virtual tokens") : std::string(kind);
+}
+
 std::string DescribePartial(const v1::PartialTuning& partial) {
   std::vector<std::string> parts;
   if (partial.last_layers() > 0) parts.push_back(absl::StrCat("last ", partial.last_layers(), " layers"));
@@ -76,6 +80,8 @@ std::string MethodName(const v1::TuningJob& job) {
     case v1::TuningJob::kPartial: return "partial";
     case v1::TuningJob::kLora: return "lora";
     case v1::TuningJob::kSoftPrompt: return "soft-prompt";
+    case v1::TuningJob::kPrefix: return "prefix";
+    case v1::TuningJob::kIa3: return "ia3";
     case v1::TuningJob::METHOD_NOT_SET: break;
   }
   return "";
@@ -89,10 +95,9 @@ std::string DescribeMethod(const v1::TuningJob& job) {
     if (job.lora().use_rslora()) text += ", rsLoRA";
     return text;
   }
-  if (job.has_soft_prompt()) {
-    int tokens = job.soft_prompt().num_virtual_tokens();
-    return tokens > 0 ? absl::StrCat("soft prompt, ", tokens, " virtual tokens") : "soft prompt";
-  }
+  if (job.has_soft_prompt()) return DescribePrompt("soft prompt", job.soft_prompt().num_virtual_tokens());
+  if (job.has_prefix()) return DescribePrompt("prefix", job.prefix().num_virtual_tokens());
+  if (job.has_ia3()) return "IA3";
   if (job.has_partial()) return DescribePartial(job.partial());
   return job.has_full() ? "full" : "";
 }

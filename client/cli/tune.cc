@@ -1,4 +1,5 @@
 // attune tune
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -6,6 +7,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "client/cli/commands.h"
 #include "client/cli/describe.h"
 #include "client/cli/output.h"
@@ -29,7 +31,7 @@ struct TuneArgs {
   std::optional<double> dropout;
   std::vector<std::string> targets;
   bool rslora = false;
-  // Soft prompt.
+  // Soft prompt, prefix.
   int32_t virtual_tokens = 0;
   std::string init, init_text;
   // Partial.
@@ -52,27 +54,29 @@ struct TuneArgs {
   double validation_fraction = 0;
   bool train_on_prompt = false;
 
-  // Options that belong to one method, to refuse them with another.
-  std::vector<std::pair<CLI::Option*, std::string>> method_options;
+  // Options that belong to some methods, to refuse them with another.
+  std::vector<std::pair<CLI::Option*, std::vector<std::string>>> method_options;
 };
 
 void AddMethodOptions(CLI::App* command, TuneArgs* args) {
-  auto belongs_to = [args](const std::string& method, CLI::Option* option) {
-    option->group(absl::StrCat("Options of ", method));
-    args->method_options.emplace_back(option, method);
+  auto belong_to = [args](const std::vector<std::string>& methods, CLI::Option* option) {
+    option->group(absl::StrCat("Options of ", absl::StrJoin(methods, ", ")));
+    args->method_options.emplace_back(option, methods);
     return option;
   };
+  auto belongs_to = [&](const std::string& method, CLI::Option* option) { return belong_to({method}, option); };
+  const std::vector<std::string> virtual_tokens = {"soft-prompt", "prefix"};
   belongs_to("lora", command->add_option("--rank", args->rank, "Rank, 1 to 512 (default: 16)"));
   belongs_to("lora", command->add_option("--alpha", args->alpha, "Scale numerator (default: twice the rank)"));
   belongs_to("lora", command->add_option("--dropout", args->dropout, "Dropout, 0 to below 1 (default: 0.05)"));
-  belongs_to("lora", AddRepeated(command, "--targets", args->targets,
-                                 "Linears, comma-separated: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, "
-                                 "down_proj (default: all)"))
+  belong_to({"lora", "ia3"}, AddRepeated(command, "--targets", args->targets,
+                                         "Linears, comma-separated: q_proj, k_proj, v_proj, o_proj, gate_proj, "
+                                         "up_proj, down_proj (default: all; ia3: k_proj, v_proj, down_proj)"))
       ->delimiter(',');
   belongs_to("lora", command->add_flag("--rslora", args->rslora, "Scale by the square root of the rank"));
-  belongs_to("soft-prompt", command->add_option("--virtual-tokens", args->virtual_tokens, "1 to 1024 (default: 20)"));
-  belongs_to("soft-prompt", command->add_option("--init-text", args->init_text, "Start from this text's embeddings"));
-  belongs_to("soft-prompt", command->add_option("--init", args->init,
+  belong_to(virtual_tokens, command->add_option("--virtual-tokens", args->virtual_tokens, "1 to 1024 (default: 20)"));
+  belong_to(virtual_tokens, command->add_option("--init-text", args->init_text, "Start from this text's tokens"));
+  belong_to(virtual_tokens, command->add_option("--init", args->init,
                                                 "Start values: vocab (sampled tokens), text or random "
                                                 "(default: text with --init-text, else vocab)"))
       ->check(CLI::IsMember({"vocab", "text", "random"}));
@@ -125,28 +129,36 @@ void AddDataOptions(CLI::App* command, TuneArgs* args) {
   command->add_flag("--train-on-prompt", args->train_on_prompt, "Also learn to produce the prompt");
 }
 
-absl::Status SetLora(const TuneArgs& args, v1::LoraTuning* lora) {
-  lora->set_rank(args.rank);
-  lora->set_alpha(args.alpha);
-  if (args.dropout) lora->set_dropout(*args.dropout);
-  lora->set_use_rslora(args.rslora);
+// `tuning`: a method's message.
+template <typename Tuning>
+absl::Status SetTargets(const TuneArgs& args, Tuning* tuning) {
   for (const std::string& target : args.targets) {
     v1::TargetModule module;
     if (!v1::TargetModule_Parse(absl::AsciiStrToUpper(target), &module) || module == v1::TARGET_MODULE_UNSPECIFIED) {
       return UsageError(absl::StrCat("--targets: '", target,
                                      "' is none of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"));
     }
-    lora->add_target_modules(module);
+    tuning->add_target_modules(module);
   }
   return absl::OkStatus();
 }
 
-void SetSoftPrompt(const TuneArgs& args, v1::SoftPromptTuning* soft) {
-  soft->set_num_virtual_tokens(args.virtual_tokens);
-  soft->set_init_text(Unescape(args.init_text));
-  if (args.init == "vocab") soft->set_init(v1::SoftPromptTuning::SAMPLE_VOCAB);
-  if (args.init == "text") soft->set_init(v1::SoftPromptTuning::TEXT);
-  if (args.init == "random") soft->set_init(v1::SoftPromptTuning::RANDOM);
+absl::Status SetLora(const TuneArgs& args, v1::LoraTuning* lora) {
+  lora->set_rank(args.rank);
+  lora->set_alpha(args.alpha);
+  if (args.dropout) lora->set_dropout(*args.dropout);
+  lora->set_use_rslora(args.rslora);
+  return SetTargets(args, lora);
+}
+
+// Of a soft prompt or a prefix.
+template <typename Tuning>
+void SetVirtualTokens(const TuneArgs& args, Tuning* tuning) {
+  tuning->set_num_virtual_tokens(args.virtual_tokens);
+  tuning->set_init_text(Unescape(args.init_text));
+  if (args.init == "vocab") tuning->set_init(v1::SoftPromptTuning::SAMPLE_VOCAB);
+  if (args.init == "text") tuning->set_init(v1::SoftPromptTuning::TEXT);
+  if (args.init == "random") tuning->set_init(v1::SoftPromptTuning::RANDOM);
 }
 
 void SetPartial(const TuneArgs& args, v1::PartialTuning* partial) {
@@ -156,13 +168,15 @@ void SetPartial(const TuneArgs& args, v1::PartialTuning* partial) {
 }
 
 absl::Status SetMethod(const TuneArgs& args, v1::TuningJob* job) {
-  for (const auto& [option, method] : args.method_options) {
-    if (option->count() > 0 && method != args.method) {
-      return UsageError(absl::StrCat(option->get_name(), " goes with --method ", method, ", not ", args.method));
-    }
+  for (const auto& [option, methods] : args.method_options) {
+    if (option->count() == 0 || std::find(methods.begin(), methods.end(), args.method) != methods.end()) continue;
+    return UsageError(absl::StrCat(option->get_name(), " goes with --method ", absl::StrJoin(methods, " or "), ", not ",
+                                   args.method));
   }
   if (args.method == "lora") return SetLora(args, job->mutable_lora());
-  if (args.method == "soft-prompt") SetSoftPrompt(args, job->mutable_soft_prompt());
+  if (args.method == "ia3") return SetTargets(args, job->mutable_ia3());
+  if (args.method == "soft-prompt") SetVirtualTokens(args, job->mutable_soft_prompt());
+  if (args.method == "prefix") SetVirtualTokens(args, job->mutable_prefix());
   if (args.method == "partial") SetPartial(args, job->mutable_partial());
   if (args.method == "full") job->mutable_full();
   return absl::OkStatus();
@@ -252,9 +266,9 @@ void AddTuneCommand(CLI::App* app, Context* context) {
   command->add_option("--base", args->base, "Base model")->required();
   command->add_option("--data", args->data, "Training dataset")->required();
   command->add_option("--validation", args->validation, "Validation dataset (default: rows are held out)");
-  command->add_option("--method", args->method, "lora, soft-prompt, full or partial")
+  command->add_option("--method", args->method, "lora, ia3, soft-prompt, prefix, full or partial")
       ->required()
-      ->check(CLI::IsMember({"lora", "soft-prompt", "full", "partial"}));
+      ->check(CLI::IsMember({"lora", "ia3", "soft-prompt", "prefix", "full", "partial"}));
   command->add_option("--name", args->name, "Id of the job (default: made by the server)");
   command->add_option("--display-name", args->display_name, "Name for people");
   command->add_option("--output", args->output, "Id of the tuned model (default: from base, method and job)");

@@ -35,14 +35,36 @@ struct SoftPrompt {
   std::string init_text;
 };
 
-// What a base model plus a small artifact needs beyond the base: exactly one of the
-// two. Tensors have the base's type and device, except while training (fp32 leaves).
+// Trained keys and values that every layer sees before the input's. Li and Liang 2021.
+struct Prefix {
+  // Layer, virtual token, columns: keys, then values, as the product kQkv gives them: keys
+  // before they are rotated to the token's position.
+  at::Tensor keys_values_LNE;
+  std::string init_text;
+};
+
+// Trained scales of activations. Liu et al. 2022.
+struct Ia3Adapter {
+  struct Layer {
+    std::array<at::Tensor, kProjections> output;  // by projection: of its outputs; undefined where not adapted
+    at::Tensor inner_I;                           // of down_proj's inputs; undefined where not adapted
+  };
+  std::vector<Layer> layers;
+};
+
+// What a base model plus a small artifact needs beyond the base: exactly one of
+// these. Tensors have the base's type and device, except while training (fp32 leaves).
 // Immutable when shared: thread-safe.
 struct Adapter {
   std::unique_ptr<LoraAdapter> lora;
   std::unique_ptr<SoftPrompt> soft_prompt;
+  std::unique_ptr<Prefix> prefix;
+  std::unique_ptr<Ia3Adapter> ia3;
   int64_t bytes = 0;
-  int64_t virtual_tokens() const { return soft_prompt ? soft_prompt->embeddings_ND.size(0) : 0; }
+  // Tokens of a sequence that stand before its input.
+  int64_t virtual_tokens() const {
+    return soft_prompt ? soft_prompt->embeddings_ND.size(0) : prefix ? prefix->keys_values_LNE.size(1) : 0;
+  }
 };
 
 }  // namespace attune

@@ -39,16 +39,14 @@ absl::Status ExportExists(const std::string& destination) {
                    absl::StrCat("'", destination, "' is there already; name another destination."));
 }
 
-bool IsAdapter(ModelKind kind) { return kind == ModelKind::kLora || kind == ModelKind::kSoftPrompt; }
-
 absl::StatusOr<ExportFormat> ChooseFormat(const ModelInfo& info, ExportFormat format) {
   if (format == ExportFormat::kDefault)
     format = IsAdapter(info.kind) ? ExportFormat::kPeft : ExportFormat::kSafetensors;
   if (format == ExportFormat::kPeft && !IsAdapter(info.kind)) {
     return CannotExport("Only adapters go into PEFT's format; this model has weights of its own.");
   }
-  if (format == ExportFormat::kSafetensors && info.kind == ModelKind::kSoftPrompt) {
-    return CannotExport("A soft prompt cannot be merged into weights; export it in PEFT's format.");
+  if (format == ExportFormat::kSafetensors && HasVirtualTokens(info.kind)) {
+    return CannotExport("Virtual tokens cannot be merged into weights; export the model in PEFT's format.");
   }
   return format;
 }

@@ -12,6 +12,8 @@ const char* Method(ModelKind kind) {
     case ModelKind::kFullWeights: return "fine-tuning of the weights";
     case ModelKind::kLora: return "LoRA";
     case ModelKind::kSoftPrompt: return "soft prompt (prompt tuning)";
+    case ModelKind::kPrefix: return "prefix tuning";
+    case ModelKind::kIa3: return "IA3";
   }
   return "";
 }

@@ -8,12 +8,11 @@
 
 namespace attune {
 
-at::Tensor PackedOps::Multiply(int64_t layer, Linear which, const at::Tensor& x) {
-  const at::Tensor w = LinearWeight(weights_.layers[layer], which, x.scalar_type());
-  if (!lora_) return at::linear(x, w);
+at::Tensor PackedOps::MultiplyLora(const LoraAdapter& lora, int64_t layer, Linear which, const at::Tensor& x,
+                                   const at::Tensor& w) const {
   std::vector<LoraTerm> terms;
   for (int p = 0; p < kProjections; ++p) {
-    const LoraModule& module = lora_->layers[layer][p];
+    const LoraModule& module = lora.layers[layer][p];
     const ProjectionSlice slice = SliceOf(config_, static_cast<Projection>(p));
     if (slice.linear == which && module.defined()) {
       terms.push_back({module.a_RI, module.b_OR, module.scale, slice.row});
@@ -24,13 +23,43 @@ at::Tensor PackedOps::Multiply(int64_t layer, Linear which, const at::Tensor& x)
   return LoraLinear(x, w, terms, dropout_, stream);
 }
 
+at::Tensor PackedOps::MultiplyScaled(const Ia3Adapter::Layer& scales, Linear which, at::Tensor x,
+                                     const at::Tensor& w) const {
+  if (which == Linear::kDown && scales.inner_I.defined()) x = x * scales.inner_I.to(x.scalar_type());
+  const at::Tensor y = at::linear(x, w);
+  std::vector<at::Tensor> parts;
+  for (int p = 0; p < kProjections; ++p) {
+    const ProjectionSlice slice = SliceOf(config_, static_cast<Projection>(p));
+    if (slice.linear != which) continue;
+    const at::Tensor part = y.narrow(1, slice.row, slice.rows), &scale = scales.output[p];
+    parts.push_back(scale.defined() ? part * scale.to(y.scalar_type()) : part);
+  }
+  return at::cat(parts, 1);
+}
+
+at::Tensor PackedOps::WithPrefix(const Prefix& prefix, int64_t layer, const at::Tensor& qkv_TE) const {
+  const int64_t keys = config_.q_size(), columns = 2 * config_.kv_size();
+  const at::Tensor trained = at::embedding(prefix.keys_values_LNE[layer], (-1 - ids_T_).clamp_min(0));
+  const at::Tensor mixed = at::where(ids_T_.lt(0).unsqueeze(1), trained.to(qkv_TE.scalar_type()),
+                                     qkv_TE.narrow(1, keys, columns));
+  return at::cat({qkv_TE.narrow(1, 0, keys), mixed}, 1);
+}
+
+at::Tensor PackedOps::Multiply(int64_t layer, Linear which, const at::Tensor& x) {
+  const at::Tensor w = LinearWeight(weights_.layers[layer], which, x.scalar_type());
+  if (adapter_ && adapter_->lora) return MultiplyLora(*adapter_->lora, layer, which, x, w);
+  if (adapter_ && adapter_->ia3) return MultiplyScaled(adapter_->ia3->layers[layer], which, x, w);
+  at::Tensor y = at::linear(x, w);
+  return adapter_ && adapter_->prefix && which == Linear::kQkv ? WithPrefix(*adapter_->prefix, layer, y) : y;
+}
+
 at::Tensor PackedOps::Attend(int64_t layer, at::Tensor qkv_TE) {
   return PackedAttention(qkv_TE, AttentionShapeOf(config_), rope_, sequences_);
 }
 
 at::Tensor EmbedTokens(const at::Tensor& embedding_VD, const at::Tensor& soft_prompt_ND, const at::Tensor& ids_T,
                        at::ScalarType type) {
-  if (!soft_prompt_ND.defined()) return at::embedding(embedding_VD, ids_T).to(type);
+  if (!soft_prompt_ND.defined()) return at::embedding(embedding_VD, ids_T.clamp_min(0)).to(type);
   const at::Tensor is_virtual = ids_T.lt(0);
   at::Tensor x = at::embedding(embedding_VD, ids_T.clamp_min(0)).to(type);
   // As an embedding: its gradient adds up in a fixed order on GPUs, too.
@@ -50,11 +79,10 @@ at::Tensor AllHidden(const BaseModel& base, const Adapter* adapter, absl::Span<c
   const at::Device device = DeviceOf(base.target);
   const PackedSequences packed = PackSequences(std::move(bounds), device);
   const RopeTable rope{base.rope_cos_PH, base.rope_sin_PH};
-  const LoraAdapter* lora = adapter ? adapter->lora.get() : nullptr;
-  PackedOps ops(base.config, base.weights, rope, packed, lora, 0, 0);
-  const at::Tensor prompt = virtual_tokens > 0 ? adapter->soft_prompt->embeddings_ND : at::Tensor();
-  const at::Tensor x = EmbedTokens(base.weights.embedding_VD, prompt, at::tensor(ids, at::kLong).to(device),
-                                   TypeOf(base.target));
+  const at::Tensor ids_T = at::tensor(ids, at::kLong).to(device);
+  PackedOps ops(base.config, base.weights, rope, packed, ids_T, adapter, 0, 0);
+  const at::Tensor prompt = adapter && adapter->soft_prompt ? adapter->soft_prompt->embeddings_ND : at::Tensor();
+  const at::Tensor x = EmbedTokens(base.weights.embedding_VD, prompt, ids_T, TypeOf(base.target));
   return RunDecoder(base.config, base.weights, x, &ops);
 }
 

@@ -10,31 +10,39 @@
 
 namespace attune {
 
-// A decoder layer over packed whole sequences under one LoRA (or none), with
-// autograd: what training and its evaluation run. Use once per forward pass.
+// A decoder layer over packed whole sequences under one adapter (or none), with
+// autograd: the plain way, which others are tested against. Use once per forward pass.
 class PackedOps final : public LayerOps {
  public:
-  // All arguments must outlive this. `lora` may be null. Dropout draws its masks
-  // from `dropout_seed`; 0 `dropout` turns it off.
+  // All arguments must outlive this. `adapter` may be null; one with virtual tokens needs the ids of the rows
+  // (EmbedTokens). LoRA's dropout draws its masks from `dropout_seed`; 0 `dropout` turns it off.
   PackedOps(const ModelConfig& config, const DecoderWeights& weights, const RopeTable& rope,
-            const PackedSequences& sequences, const LoraAdapter* lora, double dropout, uint64_t dropout_seed)
-      : config_(config), weights_(weights), rope_(rope), sequences_(sequences), lora_(lora), dropout_(dropout),
-        dropout_seed_(dropout_seed) {}
+            const PackedSequences& sequences, at::Tensor ids_T, const Adapter* adapter, double dropout,
+            uint64_t dropout_seed)
+      : config_(config), weights_(weights), rope_(rope), sequences_(sequences), ids_T_(std::move(ids_T)),
+        adapter_(adapter), dropout_(dropout), dropout_seed_(dropout_seed) {}
 
   at::Tensor Multiply(int64_t layer, Linear which, const at::Tensor& x) override;
   at::Tensor Attend(int64_t layer, at::Tensor qkv_TE) override;
 
  private:
+  at::Tensor MultiplyLora(const LoraAdapter& lora, int64_t layer, Linear which, const at::Tensor& x,
+                          const at::Tensor& w) const;
+  at::Tensor MultiplyScaled(const Ia3Adapter::Layer& scales, Linear which, at::Tensor x, const at::Tensor& w) const;
+  at::Tensor WithPrefix(const Prefix& prefix, int64_t layer, const at::Tensor& qkv_TE) const;
+
   const ModelConfig& config_;
   const DecoderWeights& weights_;
   const RopeTable& rope_;
   const PackedSequences& sequences_;
-  const LoraAdapter* const lora_;
+  const at::Tensor ids_T_;
+  const Adapter* const adapter_;
   const double dropout_;
   const uint64_t dropout_seed_;
 };
 
-// Embeds token ids; id -1 - i is row i of `soft_prompt_ND`. ids_T int64 on the weights'
+// Embeds token ids; id -1 - i is row i of `soft_prompt_ND`, or, without one, stands for a token whose keys and
+// values alone matter. ids_T int64 on the weights'
 // device; result in type `type`. Takes part in autograd.
 at::Tensor EmbedTokens(const at::Tensor& embedding_VD, const at::Tensor& soft_prompt_ND, const at::Tensor& ids_T,
                        at::ScalarType type);

@@ -159,7 +159,8 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> Residency::Load(const ModelIn
                        absl::StrCat("'", info.id, "' is an adapter over '", base_info.id, "', which is one too."));
     }
     ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> base, Acquire(info.base_model));
-    ATTUNE_ASSIGN_OR_RETURN(std::unique_ptr<Adapter> adapter, LoadPeft(directory, base->base->config, *target_));
+    ATTUNE_ASSIGN_OR_RETURN(std::unique_ptr<Adapter> adapter, LoadPeft(directory, base->base->config, *target_,
+                            {base->base->rope_cos_PH, base->base->rope_sin_PH}));
     served = MakeServed(info, base->base, std::move(adapter));
   }
   {

@@ -168,6 +168,7 @@ struct GpuRunner::Batch {
   int64_t singles = 0;  // rows of single tokens, with padding; they come first
   int64_t wanted = 0;
   int64_t lora_rows = 0;  // the first ones, which the grouped kernel serves
+  bool has_scales = false;  // IA3's
   bool is_decode = false;    // one token each, all wanted
   bool is_captured = false;  // that, or few longer pieces: padded to a size that is replayed
   bool is_cut = false;       // single tokens' keys may lie in several chunks
@@ -180,7 +181,7 @@ struct GpuRunner::Batch {
   };
   std::vector<LoraRows> loras;
   struct PromptRows {
-    const SoftPrompt* prompt;
+    const Adapter* adapter;
     int64_t row, first, count;
   };
   std::vector<PromptRows> prompts;
@@ -272,9 +273,13 @@ GpuRunner::Batch GpuRunner::MakeBatch(const std::vector<ForwardItem>& items) {
     if (lora && segment.adapter_slot < 0) {
       batch.loras.push_back({lora, row, item.count});
     }
+    const Ia3Adapter* ia3 = item.adapter ? item.adapter->ia3.get() : nullptr;
+    if (ia3) segment.scale_slot = slots_.SlotOf(*ia3, item.adapter_uid);
+    TORCH_CHECK(!ia3 || segment.scale_slot >= 0, "more IA3 adapters in one step than slots");
+    batch.has_scales = batch.has_scales || ia3;
     int64_t prompt = 0;
     while (HasPromptRows(item) && prompt < item.count && item.tokens[prompt] < 0) ++prompt;
-    if (prompt > 0) batch.prompts.push_back({item.adapter->soft_prompt.get(), row, -1 - item.tokens[0], prompt});
+    if (prompt > 0) batch.prompts.push_back({item.adapter, row, -1 - item.tokens[0], prompt});
     batch.is_decode = batch.is_decode && item.count == 1 && item.first_logits == 0 && prompt == 0 && batch.loras.empty();
     batch.singles += item.count == 1;
     batch.wanted += WantedOf(item);
@@ -345,7 +350,7 @@ void GpuRunner::Upload(const StepInputs& inputs) {
 const int32_t* GpuRunner::Input(int64_t offset) const { return buffers_->inputs.const_data_ptr<int32_t>() + offset; }
 
 cuda::LoraBatch GpuRunner::Loras(const Batch& batch) const {
-  return {static_cast<const cuda::LoraEntry*>(slots_.table().const_data_ptr()), slots_.entries_per_slot(),
+  return {slots_.loras(), slots_.entries_per_slot(),
           reinterpret_cast<const cuda::LoraTile*>(Input(batch.inputs.offsets.lora_tiles)), batch.inputs.room.lora_tiles,
           4 * batch.inputs.room.lora_tiles < batch.rows};
 }
@@ -379,13 +384,26 @@ cuda::Addend GpuRunner::LoraAddend(const Batch& batch) const {
   return {buffers_->lora_delta.const_data_ptr(), batch.lora_rows};
 }
 
+cuda::RowScales GpuRunner::Scales(const Batch& batch, int64_t layer) const {
+  return batch.has_scales ? slots_.ScalesOf(layer, Input(batch.inputs.offsets.scale_slots)) : cuda::RowScales();
+}
+
+void GpuRunner::PlacePrefixes(const Batch& batch, int64_t layer) const {
+  for (const Batch::PromptRows& rows : batch.prompts) {
+    if (!rows.adapter->prefix) continue;
+    const Tensor trained = rows.adapter->prefix->keys_values_LNE.select(0, layer).narrow(0, rows.first, rows.count);
+    buffers_->qkv.narrow(0, rows.row, rows.count).narrow(1, config_.q_size(), trained.size(1)).copy_(trained);
+  }
+}
+
 void GpuRunner::Attend(const Model& model, const Batch& batch, int64_t layer) {
   const Buffers& b = *buffers_;
   const StepOffsets& o = batch.inputs.offsets;
   const cuda::Stream stream = CurrentCudaStream();
   const Tensor &keys = cache_->keys[layer], &values = cache_->values[layer];
   const BaseModel& base = *model.weights;
-  cuda::RopeAndCache(b.qkv.mutable_data_ptr(), LoraAddend(batch), base.rope_cos_PH.const_data_ptr<float>(),
+  PlacePrefixes(batch, layer);
+  cuda::RopeAndCache(b.qkv.mutable_data_ptr(), LoraAddend(batch), Scales(batch, layer), base.rope_cos_PH.const_data_ptr<float>(),
                      base.rope_sin_PH.const_data_ptr<float>(), Input(o.positions), Input(o.slots),
                      keys.mutable_data_ptr(), values.mutable_data_ptr(), batch.rows, RopeShapeOf(config_), stream);
   auto attend = [&](const AttentionRoom& room, const AttentionOffsets& at, int tile_rows, int64_t first, bool is_cut) {
@@ -433,20 +451,21 @@ void GpuRunner::Layer(const Model& model, const Batch& batch, int64_t layer) {
   const cuda::Stream stream = CurrentCudaStream();
   const int64_t rows = batch.rows;
   const double epsilon = model.weights->config.rms_epsilon;
-  // x += delta, and its norm: the next product's input.
-  auto add_and_norm = [&](const Tensor& weight) {
-    cuda::AddAndNorm(b.x.mutable_data_ptr(), b.delta.const_data_ptr(), LoraAddend(batch), weight.const_data_ptr(),
-                     epsilon, b.normed.mutable_data_ptr(), rows, config_.hidden, stream);
+  // x += delta, what the projection gave, and its norm: the next product's input.
+  auto add_and_norm = [&](Projection from, const Tensor& weight) {
+    cuda::AddAndNorm(b.x.mutable_data_ptr(), b.delta.const_data_ptr(), LoraAddend(batch), Scales(batch, layer),
+                     static_cast<int>(from), weight.const_data_ptr(), epsilon, b.normed.mutable_data_ptr(), rows,
+                     config_.hidden, stream);
   };
   Product(model, batch, layer, Linear::kQkv, Rows(b.normed, rows), Rows(b.qkv, rows));
   Attend(model, batch, layer);
   Product(model, batch, layer, Linear::kO, Rows(b.attended, rows), Rows(b.delta, rows));
-  add_and_norm(weights.layers[layer].ffn_norm_D);
+  add_and_norm(Projection::kO, weights.layers[layer].ffn_norm_D);
   Product(model, batch, layer, Linear::kGateUp, Rows(b.normed, rows), Rows(b.gate_up, rows));
-  cuda::SwiGluAdded(b.gate_up.const_data_ptr(), LoraAddend(batch), b.inner.mutable_data_ptr(), rows,
+  cuda::SwiGluAdded(b.gate_up.const_data_ptr(), LoraAddend(batch), Scales(batch, layer), b.inner.mutable_data_ptr(), rows,
                     config_.intermediate, stream);
   Product(model, batch, layer, Linear::kDown, Rows(b.inner, rows), Rows(b.delta, rows));
-  add_and_norm(layer + 1 < config_.layers ? weights.layers[layer + 1].attention_norm_D : weights.final_norm_D);
+  add_and_norm(Projection::kDown, layer + 1 < config_.layers ? weights.layers[layer + 1].attention_norm_D : weights.final_norm_D);
 }
 
 void GpuRunner::Forward(Model* model, const Batch& batch) {
@@ -456,9 +475,11 @@ void GpuRunner::Forward(Model* model, const Batch& batch) {
   cuda::EmbedTokens(weights.embedding_VD.const_data_ptr(), Input(batch.inputs.offsets.tokens),
                     model->sampled.const_data_ptr<int32_t>(), b.x.mutable_data_ptr(), batch.rows, config_.hidden, stream);
   for (const Batch::PromptRows& rows : batch.prompts) {
-    b.x.narrow(0, rows.row, rows.count).copy_(rows.prompt->embeddings_ND.narrow(0, rows.first, rows.count));
+    if (!rows.adapter->soft_prompt) continue;
+    const Tensor& prompt_ND = rows.adapter->soft_prompt->embeddings_ND;
+    b.x.narrow(0, rows.row, rows.count).copy_(prompt_ND.narrow(0, rows.first, rows.count));
   }
-  cuda::AddAndNorm(b.x.mutable_data_ptr(), nullptr, {}, weights.layers[0].attention_norm_D.const_data_ptr(),
+  cuda::AddAndNorm(b.x.mutable_data_ptr(), nullptr, {}, {}, 0, weights.layers[0].attention_norm_D.const_data_ptr(),
                    model->weights->config.rms_epsilon, b.normed.mutable_data_ptr(), batch.rows, config_.hidden, stream);
   for (int64_t layer = 0; layer < config_.layers; ++layer) Layer(*model, batch, layer);
   if (!batch.is_decode) return;
@@ -470,6 +491,7 @@ void GpuRunner::Forward(Model* model, const Batch& batch) {
 
 void GpuRunner::Replay(Model* model, const Batch& batch) {
   GraphKey key{.rows = batch.rows, .is_cut = batch.is_decode ? batch.is_cut : batch.is_cut_longer};
+  key.has_scales = batch.has_scales;
   if (batch.lora_rows > 0) key.lora_tiles = batch.inputs.room.lora_tiles;
   if (!batch.is_decode) {
     key.segments = batch.inputs.room.longer.segments;

@@ -68,6 +68,7 @@ class GpuRunner {
     int64_t rows = 0, segments = 0;  // segments 0: one token each
     int tile_rows = 0;
     int64_t lora_tiles = 0;  // 0: no LoRA
+    bool has_scales = false;
     bool is_cut = false;
     auto operator<=>(const GraphKey&) const = default;
   };
@@ -82,6 +83,9 @@ class GpuRunner {
   cuda::LoraBatch Loras(const Batch& batch) const;
   // What the grouped kernel made, for the product that was last.
   cuda::Addend LoraAddend(const Batch& batch) const;
+  cuda::RowScales Scales(const Batch& batch, int64_t layer) const;
+  // Puts prefixes' keys and values where the layer computed some for their tokens.
+  void PlacePrefixes(const Batch& batch, int64_t layer) const;
   void Attend(const Model& model, const Batch& batch, int64_t layer);
   // Rounds a batch of longer pieces up to a size that is replayed.
   void PadLonger(const std::vector<StepSegment>& segments, Batch* batch) const;

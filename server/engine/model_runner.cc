@@ -12,10 +12,16 @@
 namespace attune {
 namespace {
 
-// Rows of the batch that run under one LoRA.
-struct LoraRows {
-  const LoraAdapter* lora;
+// Rows of the batch that run under one adapter.
+struct AdapterRows {
+  const Adapter* adapter;
   int64_t first, count;
+};
+
+// Rows of the batch that are an adapter's virtual tokens, from its token number `token` on.
+struct VirtualRows {
+  const Adapter* adapter;
+  int64_t first, count, token;
 };
 
 // x W^T, so many rows at a time, filled up with zeros: libraries choose kernels, which round each in its
@@ -45,14 +51,25 @@ at::Tensor Product(const at::Tensor& x, const at::Tensor& w, const PackedWeight*
 
 class PagedOps final : public LayerOps {
  public:
-  PagedOps(const BaseModel& base, const PagedBatch& batch, std::vector<LoraRows> loras, KvCache* cache)
-      : base_(base), rope_{base.rope_cos_PH, base.rope_sin_PH}, batch_(batch), loras_(std::move(loras)), cache_(cache) {}
+  PagedOps(const BaseModel& base, const PagedBatch& batch, std::vector<AdapterRows> adapters,
+           std::vector<VirtualRows> virtual_rows, KvCache* cache)
+      : base_(base),
+        rope_{base.rope_cos_PH, base.rope_sin_PH},
+        batch_(batch),
+        adapters_(std::move(adapters)),
+        virtual_rows_(std::move(virtual_rows)),
+        cache_(cache) {}
 
   at::Tensor Multiply(int64_t layer, Linear which, const at::Tensor& x) override {
     const LayerWeights& weights = base_.weights.layers[layer];
     const int index = static_cast<int>(which);
-    at::Tensor y = Product(x, weights.linear[index], weights.packed[index].get(), base_.target.batch_invariant);
-    for (const LoraRows& rows : loras_) AddLora(rows, layer, which, x, y);
+    const at::Tensor scaled = which == Linear::kDown ? ScaleInner(layer, x) : x;
+    at::Tensor y = Product(scaled, weights.linear[index], weights.packed[index].get(), base_.target.batch_invariant);
+    for (const AdapterRows& rows : adapters_) {
+      if (rows.adapter->lora) AddLora(rows, layer, which, x, y);
+      if (rows.adapter->ia3) ScaleOutputs(rows, layer, which, y);
+    }
+    if (which == Linear::kQkv) PlacePrefixes(layer, y);
     return y;
   }
 
@@ -61,10 +78,38 @@ class PagedOps final : public LayerOps {
   }
 
  private:
-  void AddLora(const LoraRows& rows, int64_t layer, Linear which, const at::Tensor& x, const at::Tensor& y) {
+  // IA3's scales of down_proj's inputs.
+  at::Tensor ScaleInner(int64_t layer, const at::Tensor& x) const {
+    at::Tensor scaled = x;
+    for (const AdapterRows& rows : adapters_) {
+      if (!rows.adapter->ia3 || !rows.adapter->ia3->layers[layer].inner_I.defined()) continue;
+      if (scaled.is_same(x)) scaled = x.clone();
+      scaled.narrow(0, rows.first, rows.count).mul_(rows.adapter->ia3->layers[layer].inner_I);
+    }
+    return scaled;
+  }
+
+  void ScaleOutputs(const AdapterRows& rows, int64_t layer, Linear which, const at::Tensor& y) const {
+    for (int p = 0; p < kProjections; ++p) {
+      const at::Tensor& scale = rows.adapter->ia3->layers[layer].output[p];
+      const ProjectionSlice slice = SliceOf(base_.config, static_cast<Projection>(p));
+      if (slice.linear != which || !scale.defined()) continue;
+      y.narrow(0, rows.first, rows.count).narrow(1, slice.row, slice.rows).mul_(scale);
+    }
+  }
+
+  void PlacePrefixes(int64_t layer, const at::Tensor& qkv) const {
+    for (const VirtualRows& rows : virtual_rows_) {
+      if (!rows.adapter->prefix) continue;
+      const at::Tensor trained = rows.adapter->prefix->keys_values_LNE[layer].narrow(0, rows.token, rows.count);
+      qkv.narrow(0, rows.first, rows.count).narrow(1, base_.config.q_size(), trained.size(1)).copy_(trained);
+    }
+  }
+
+  void AddLora(const AdapterRows& rows, int64_t layer, Linear which, const at::Tensor& x, const at::Tensor& y) {
     const at::Tensor part = x.narrow(0, rows.first, rows.count);
     for (int p = 0; p < kProjections; ++p) {
-      const LoraModule& module = rows.lora->layers[layer][p];
+      const LoraModule& module = rows.adapter->lora->layers[layer][p];
       const ProjectionSlice slice = SliceOf(base_.config, static_cast<Projection>(p));
       if (slice.linear != which || !module.defined()) continue;
       at::Tensor to = y.narrow(0, rows.first, rows.count).narrow(1, slice.row, slice.rows);
@@ -84,7 +129,8 @@ class PagedOps final : public LayerOps {
   const BaseModel& base_;
   const RopeTable rope_;
   const PagedBatch& batch_;
-  const std::vector<LoraRows> loras_;
+  const std::vector<AdapterRows> adapters_;
+  const std::vector<VirtualRows> virtual_rows_;
   KvCache* const cache_;
 };
 
@@ -92,7 +138,8 @@ class PagedOps final : public LayerOps {
 struct BatchRows {
   std::vector<PagedSegment> segments;
   std::vector<int64_t> ids, wanted;
-  std::vector<LoraRows> loras;
+  std::vector<AdapterRows> adapters;
+  std::vector<VirtualRows> virtual_rows;
 };
 
 BatchRows Collect(const std::vector<ForwardItem>& items) {
@@ -102,28 +149,25 @@ BatchRows Collect(const std::vector<ForwardItem>& items) {
     rows.segments.push_back({first, item.count, item.context, *item.pages});
     for (int64_t i = 0; i < item.count; ++i) rows.ids.push_back(std::max(item.tokens[i], 0));
     for (int64_t i = item.first_logits; i < item.count; ++i) rows.wanted.push_back(first + i);
-    const LoraAdapter* lora = item.adapter ? item.adapter->lora.get() : nullptr;
-    if (!lora) continue;
-    if (!rows.loras.empty() && rows.loras.back().lora == lora) {
-      rows.loras.back().count += item.count;
+    if (!item.adapter) continue;
+    int64_t virtual_tokens = 0;
+    while (virtual_tokens < item.count && item.tokens[virtual_tokens] < 0) ++virtual_tokens;
+    if (virtual_tokens > 0) rows.virtual_rows.push_back({item.adapter, first, virtual_tokens, -1 - item.tokens[0]});
+    if (!rows.adapters.empty() && rows.adapters.back().adapter == item.adapter) {
+      rows.adapters.back().count += item.count;
     } else {
-      rows.loras.push_back({lora, first, item.count});
+      rows.adapters.push_back({item.adapter, first, item.count});
     }
   }
   return rows;
 }
 
 // Puts soft prompts over the rows of their virtual tokens.
-void PlaceSoftPrompts(const std::vector<ForwardItem>& items, at::Tensor x) {
-  int64_t row = 0;
-  for (const ForwardItem& item : items) {
-    int64_t count = 0;
-    while (count < item.count && item.tokens[count] < 0) ++count;
-    if (count > 0) {
-      x.narrow(0, row, count)
-          .copy_(item.adapter->soft_prompt->embeddings_ND.narrow(0, -1 - item.tokens[0], count));
-    }
-    row += item.count;
+void PlaceSoftPrompts(const std::vector<VirtualRows>& virtual_rows, const at::Tensor& x) {
+  for (const VirtualRows& rows : virtual_rows) {
+    if (!rows.adapter->soft_prompt) continue;
+    const at::Tensor& prompt_ND = rows.adapter->soft_prompt->embeddings_ND;
+    x.narrow(0, rows.first, rows.count).copy_(prompt_ND.narrow(0, rows.token, rows.count));
   }
 }
 
@@ -133,9 +177,9 @@ at::Tensor ForwardPart(const BaseModel& base, const std::vector<ForwardItem>& it
   BatchRows rows = Collect(items);
   at::Tensor x = at::embedding(base.weights.embedding_VD, at::tensor(rows.ids, at::kLong).to(device));
   x = x.to(ServingTypeOf(base.target));
-  PlaceSoftPrompts(items, x);
+  PlaceSoftPrompts(rows.virtual_rows, x);
   PagedBatch batch = MakePagedBatch(std::move(rows.segments), cache->page_tokens, device);
-  PagedOps ops(base, batch, std::move(rows.loras), cache);
+  PagedOps ops(base, batch, std::move(rows.adapters), std::move(rows.virtual_rows), cache);
   at::Tensor hidden = RunDecoder(base.config, base.weights, x, &ops);
   if (rows.wanted.empty()) return at::empty({0, base.config.vocab}, at::kFloat);
   at::Tensor last = hidden.index_select(0, at::tensor(rows.wanted, at::kLong).to(device));

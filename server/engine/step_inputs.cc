@@ -48,12 +48,13 @@ void FillRows(const std::vector<StepSegment>& segments, int64_t page_tokens, Ste
       v[o.tokens + row] = s.sampled_row >= 0 ? -1 - s.sampled_row : std::max(s.tokens[i], 0);
       v[o.positions + row] = static_cast<int32_t>(s.context + i);
       v[o.slots + row] = SlotOf(s, s.context + i, page_tokens);
+      v[o.scale_slots + row] = s.scale_slot;
       if (i < s.first_wanted) continue;
       const int64_t at = row;
       std::memcpy(v + o.wanted_rows + 2 * wanted++, &at, sizeof(at));
     }
   }
-  for (; row < in->room.rows; ++row) v[o.slots + row] = -1;
+  for (; row < in->room.rows; ++row) v[o.slots + row] = v[o.scale_slots + row] = -1;
 }
 
 // Neighbours under the same adapter, up to a tile's rows at a time.
@@ -121,6 +122,7 @@ StepOffsets OffsetsFor(const StepRoom& room) {
   o.tokens = places.Take(room.rows);
   o.positions = places.Take(room.rows);
   o.slots = places.Take(room.rows);
+  o.scale_slots = places.Take(room.rows);
   o.lora_tiles = places.Take(room.lora_tiles * static_cast<int64_t>(sizeof(cuda::LoraTile) / sizeof(int32_t)));
   o.wanted_rows = places.Take(2 * room.wanted);
   o.singles = Take(room.singles, &places);

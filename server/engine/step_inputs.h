@@ -17,6 +17,7 @@ struct StepSegment {
   const std::vector<int32_t>* pages = nullptr;
   int32_t adapter_slot = -1;        // of the grouped LoRA kernels; -1: none
   int64_t first_wanted = 0;         // logits are wanted after tokens first_wanted .. count - 1
+  int32_t scale_slot = -1;          // of IA3's scales; -1: none
 };
 
 // What a step has room for: a captured step's sizes, or a batch's own.
@@ -36,7 +37,7 @@ struct AttentionOffsets {
       out_starts, chunk_tokens, rows_used;
 };
 struct StepOffsets {
-  int64_t tokens, positions, slots;            // by row
+  int64_t tokens, positions, slots, scale_slots;  // by row
   int64_t lora_tiles;                          // cuda::LoraTile: three values each
   int64_t wanted_rows;                         // int64 values, on an even place
   AttentionOffsets singles, longer;
@@ -50,7 +51,7 @@ int64_t CountLoraTiles(const std::vector<StepSegment>& segments, int64_t rows);
 
 // All that a step's kernels read, in one vector that goes to the device in one copy. Segments
 // of one token come first, then the longer ones: each kind has attention tiles of its own.
-// Rows beyond the batch's have slot -1, no tile of attention, and tiles without a LoRA.
+// Rows beyond the batch's have slots of -1, no tile of attention, and tiles without a LoRA.
 struct StepInputs {
   StepRoom room;
   StepOffsets offsets;

@@ -1,5 +1,7 @@
 #include "server/jobs/job.h"
 
+#include <iterator>
+
 namespace attune {
 
 absl::string_view JobStateName(JobState state) {
@@ -54,8 +56,8 @@ absl::string_view TargetModuleName(TargetModule module) {
 }
 
 absl::string_view MethodName(const MethodSpec& method) {
-  constexpr absl::string_view kNames[] = {"full", "partial", "lora", "soft_prompt"};
-  static_assert(std::variant_size_v<MethodSpec> == 4);
+  constexpr absl::string_view kNames[] = {"full", "partial", "lora", "soft_prompt", "prefix", "ia3"};
+  static_assert(std::variant_size_v<MethodSpec> == std::size(kNames));
   return kNames[method.index()];
 }
 

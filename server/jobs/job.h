@@ -85,9 +85,21 @@ struct SoftPromptSpec {
   bool operator==(const SoftPromptSpec&) const = default;
 };
 
-using MethodSpec = std::variant<FullSpec, PartialSpec, LoraSpec, SoftPromptSpec>;
+struct PrefixSpec {
+  int32_t num_virtual_tokens = 0;  // 0: 20
+  SoftPromptSpec::Init init = SoftPromptSpec::Init::kUnspecified;  // as there
+  std::string init_text;
+  bool operator==(const PrefixSpec&) const = default;
+};
 
-// "full", "partial", "lora" or "soft_prompt": the proto's field names.
+struct Ia3Spec {
+  std::vector<TargetModule> target_modules;  // empty: k_proj, v_proj, down_proj
+  bool operator==(const Ia3Spec&) const = default;
+};
+
+using MethodSpec = std::variant<FullSpec, PartialSpec, LoraSpec, SoftPromptSpec, PrefixSpec, Ia3Spec>;
+
+// The proto's field names: "full", "partial", "lora", "soft_prompt", "prefix", "ia3".
 absl::string_view MethodName(const MethodSpec& method);
 
 enum class LearningRateSchedule { kUnspecified = 0, kCosine = 1, kLinear = 2, kConstant = 3 };

@@ -40,6 +40,14 @@ void VisitFields(Is<SoftPromptSpec> auto& s, auto f) {
   f("init_text", s.init_text);
 }
 
+void VisitFields(Is<PrefixSpec> auto& s, auto f) {
+  f("num_virtual_tokens", s.num_virtual_tokens);
+  f("init", s.init);
+  f("init_text", s.init_text);
+}
+
+void VisitFields(Is<Ia3Spec> auto& s, auto f) { f("target_modules", s.target_modules); }
+
 void VisitFields(Is<Hyperparameters> auto& s, auto f) {
   f("epochs", s.epochs);
   f("max_steps", s.max_steps);

@@ -64,27 +64,43 @@ void CheckMethod(const PartialSpec& partial, Checker& checker) {
                   "selects nothing: set last_layers, parameter_patterns or biases_and_norms");
 }
 
+void CheckTargets(const std::vector<TargetModule>& modules, const std::string& field, Checker& checker) {
+  std::set<TargetModule> seen;
+  for (TargetModule module : modules) {
+    checker.Require(!TargetModuleName(module).empty(), field, "holds no known module");
+    checker.Require(seen.insert(module).second, field, absl::StrCat("names ", TargetModuleName(module), " twice"));
+  }
+}
+
 void CheckMethod(const LoraSpec& lora, Checker& checker) {
   checker.RequireRangeOrUnset(lora.rank, 1, 512, "lora.rank");
   checker.RequireNotNegative(lora.alpha, "lora.alpha");
   if (lora.dropout) {
     checker.Require(*lora.dropout >= 0 && *lora.dropout < 1, "lora.dropout", "must be at least 0 and below 1");
   }
-  std::set<TargetModule> seen;
-  for (TargetModule module : lora.target_modules) {
-    checker.Require(!TargetModuleName(module).empty(), "lora.target_modules", "holds no known module");
-    checker.Require(seen.insert(module).second, "lora.target_modules",
-                    absl::StrCat("names ", TargetModuleName(module), " twice"));
-  }
+  CheckTargets(lora.target_modules, "lora.target_modules", checker);
+}
+
+// Of a soft prompt or a prefix: `method` is the proto's field.
+void CheckVirtualTokens(int32_t count, SoftPromptSpec::Init init, const std::string& init_text,
+                        const std::string& method, Checker& checker) {
+  checker.RequireRangeOrUnset(count, 1, 1024, absl::StrCat(method, ".num_virtual_tokens"));
+  checker.Require(static_cast<int>(init) >= 0 && init <= SoftPromptSpec::Init::kRandom, absl::StrCat(method, ".init"),
+                  "is no known way to start");
+  checker.Require(init != SoftPromptSpec::Init::kText || !init_text.empty(), absl::StrCat(method, ".init_text"),
+                  "is required with init TEXT");
 }
 
 void CheckMethod(const SoftPromptSpec& soft, Checker& checker) {
-  checker.RequireRangeOrUnset(soft.num_virtual_tokens, 1, 1024, "soft_prompt.num_virtual_tokens");
-  const int init = static_cast<int>(soft.init);
-  checker.Require(init >= 0 && init <= static_cast<int>(SoftPromptSpec::Init::kRandom), "soft_prompt.init",
-                  "is no known way to start");
-  checker.Require(soft.init != SoftPromptSpec::Init::kText || !soft.init_text.empty(), "soft_prompt.init_text",
-                  "is required with init TEXT");
+  CheckVirtualTokens(soft.num_virtual_tokens, soft.init, soft.init_text, "soft_prompt", checker);
+}
+
+void CheckMethod(const PrefixSpec& prefix, Checker& checker) {
+  CheckVirtualTokens(prefix.num_virtual_tokens, prefix.init, prefix.init_text, "prefix", checker);
+}
+
+void CheckMethod(const Ia3Spec& ia3, Checker& checker) {
+  CheckTargets(ia3.target_modules, "ia3.target_modules", checker);
 }
 
 void CheckOptimizer(const Hyperparameters& h, Checker& checker) {

@@ -97,10 +97,19 @@ absl::StatusOr<MethodSpec> ToMethod(const v1::TuningJob& job) {
       const auto& in = job.soft_prompt();
       return SoftPromptSpec{in.num_virtual_tokens(), static_cast<SoftPromptSpec::Init>(in.init()), in.init_text()};
     }
+    case v1::TuningJob::kPrefix: {
+      const auto& in = job.prefix();
+      return PrefixSpec{in.num_virtual_tokens(), static_cast<SoftPromptSpec::Init>(in.init()), in.init_text()};
+    }
+    case v1::TuningJob::kIa3: {
+      Ia3Spec out;
+      for (int module : job.ia3().target_modules()) out.target_modules.push_back(static_cast<TargetModule>(module));
+      return out;
+    }
     case v1::TuningJob::METHOD_NOT_SET:
       break;
   }
-  return InvalidField("tuning_job.method", "must be one of full, partial, lora and soft_prompt");
+  return InvalidField("tuning_job.method", "must be one of full, partial, lora, soft_prompt, prefix and ia3");
 }
 
 void SetMethod(const FullSpec&, v1::TuningJob* job) { job->mutable_full(); }
@@ -126,6 +135,18 @@ void SetMethod(const SoftPromptSpec& in, v1::TuningJob* job) {
   out->set_num_virtual_tokens(in.num_virtual_tokens);
   out->set_init(static_cast<v1::SoftPromptTuning::Init>(in.init));
   out->set_init_text(in.init_text);
+}
+
+void SetMethod(const PrefixSpec& in, v1::TuningJob* job) {
+  auto* out = job->mutable_prefix();
+  out->set_num_virtual_tokens(in.num_virtual_tokens);
+  out->set_init(static_cast<v1::SoftPromptTuning::Init>(in.init));
+  out->set_init_text(in.init_text);
+}
+
+void SetMethod(const Ia3Spec& in, v1::TuningJob* job) {
+  auto* out = job->mutable_ia3();
+  for (TargetModule module : in.target_modules) out->add_target_modules(static_cast<v1::TargetModule>(module));
 }
 
 #undef ATTUNE_COPY_OPTIONAL

@@ -110,7 +110,7 @@ absl::Status CheckFits(int64_t prompt_tokens, int64_t answer_tokens, const Serve
 }
 
 int64_t CountedPromptTokens(int64_t prompt_tokens, const ServedModel& model) {
-  if (model.info.kind != ModelKind::kSoftPrompt) return prompt_tokens;
+  if (!HasVirtualTokens(model.info.kind)) return prompt_tokens;
   return prompt_tokens + std::max<int64_t>(0, model.info.architecture.context_tokens - model.context_tokens());
 }
 

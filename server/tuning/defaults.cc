@@ -6,23 +6,28 @@
 namespace attune {
 namespace {
 
-bool IsAdapter(const MethodSpec& method) {
-  return std::holds_alternative<LoraSpec>(method) || std::holds_alternative<SoftPromptSpec>(method);
+bool TrainsWeights(const MethodSpec& method) {
+  return std::holds_alternative<FullSpec>(method) || std::holds_alternative<PartialSpec>(method);
 }
+
+// Whether it has so few parameters that it needs more passes.
+bool IsSmall(const MethodSpec& method) { return !TrainsWeights(method) && !std::holds_alternative<LoraSpec>(method); }
 
 // Small models take, and need, higher rates.
 double AutoLearningRate(const MethodSpec& method, int64_t parameters) {
   const bool small = parameters < 500'000'000;
   if (std::holds_alternative<SoftPromptSpec>(method)) return 3e-2;
+  if (std::holds_alternative<PrefixSpec>(method)) return 1e-2;
+  if (std::holds_alternative<Ia3Spec>(method)) return 5e-3;
   if (std::holds_alternative<LoraSpec>(method)) return small ? 5e-4 : 2e-4;
   if (std::holds_alternative<PartialSpec>(method)) return small ? 1e-4 : 2e-5;
   return small ? 5e-5 : 1e-5;
 }
 
-// Few examples need more passes. Soft prompts, with so few parameters, twice as many.
+// Few examples need more passes.
 double AutoEpochs(const MethodSpec& method, int64_t examples) {
   const double epochs = examples < 100 ? 10 : examples < 500 ? 5 : examples < 5000 ? 3 : 2;
-  return std::holds_alternative<SoftPromptSpec>(method) ? 2 * epochs : epochs;
+  return IsSmall(method) ? 2 * epochs : epochs;
 }
 
 int32_t AutoBatchSize(int64_t examples) { return examples < 256 ? 8 : examples < 2048 ? 16 : 32; }
@@ -54,7 +59,7 @@ Hyperparameters ResolveHyperparameters(const MethodSpec& method, const Hyperpara
   }
   if (h.schedule == LearningRateSchedule::kUnspecified) h.schedule = LearningRateSchedule::kCosine;
   if (!h.warmup_ratio) h.warmup_ratio = 0.05;
-  if (!h.weight_decay) h.weight_decay = IsAdapter(method) ? 0.0 : 0.01;
+  if (!h.weight_decay) h.weight_decay = TrainsWeights(method) ? 0.01 : 0.0;
   if (!h.adam_beta1) h.adam_beta1 = 0.9;
   if (!h.adam_beta2) h.adam_beta2 = 0.999;
   if (!h.adam_epsilon) h.adam_epsilon = 1e-8;

@@ -82,6 +82,7 @@ DirectPass::Norm DirectPass::MakeNorm(const Tensor& weight_D, const Tensor& leaf
 
 int64_t DirectPass::LowestLayer() const {
   if (needs_embedding_) return 0;
+  if (method_->prefix()) return 0;
   const TrainedWeights* trained = method_->trained_weights();
   for (int64_t i = 0; i < base_->config.layers; ++i) {
     if (products_.Trains(i)) return i;
@@ -115,11 +116,28 @@ bool DirectPass::InChunks(const LayerState& s) const {
   return (s.keep == Keep::kInput || s.keep == Keep::kHost) && s.x.size(0) > kFeedForwardRows;
 }
 
+void DirectPass::PlacePrefix(int64_t layer, const PassBatch& batch, const Tensor& qkv) const {
+  if (!method_->prefix()) return;
+  const Tensor& ids = batch.tokens_T;
+  const Tensor trained = parameters_->Computed(method_->prefix()->keys_values_LNE).select(0, layer);
+  const Tensor keys_values = qkv.narrow(1, base_->config.q_size(), trained.size(1));
+  keys_values.copy_(at::where(ids.lt(0).unsqueeze(1), trained.index_select(0, (-1 - ids).clamp_min(0)), keys_values));
+}
+
+void DirectPass::PrefixBackward(int64_t layer, const PassBatch& batch, const Tensor& dqkv) const {
+  if (!method_->prefix()) return;
+  const Tensor gradient = parameters_->Gradient(method_->prefix()->keys_values_LNE).select(0, layer);
+  const Tensor dkeys_values = dqkv.narrow(1, base_->config.q_size(), gradient.size(1));
+  AddPrefixRows(dkeys_values.contiguous(), batch.sequences, gradient);
+  dkeys_values.masked_fill_(batch.tokens_T.lt(0).unsqueeze(1), 0);
+}
+
 Tensor DirectPass::ForwardAttention(int64_t layer, const PassBatch& batch, LayerState* s) {
   if (!s->normed1.defined()) {
     s->normed1 = RmsNormForward(s->x, attention_norms_[layer].weight_D, base_->config.rms_epsilon, &s->inverse_rms1);
   }
   const Tensor qkv = Multiply(layer, Linear::kQkv, s->normed1, s);
+  PlacePrefix(layer, batch, qkv);
   if (InChunks(*s)) s->normed1 = Tensor();
   const Tensor attended =
       PackedAttentionForward(qkv, AttentionShapeOf(base_->config), rope_, batch.sequences, &s->attention);
@@ -227,6 +245,7 @@ Tensor DirectPass::Backward(int64_t layer, const PassBatch& batch, const Tensor&
   Tensor dattended = MultiplyBackward(layer, Linear::kO, dx2, s->attention.out_TQ, s, true);
   const Tensor dqkv =
       PackedAttentionBackward(dattended, s->attention, AttentionShapeOf(base_->config), rope_, batch.sequences);
+  PrefixBackward(layer, batch, dqkv);
   dattended = Tensor();
   s->attention = {};
   if (!s->normed1.defined()) {

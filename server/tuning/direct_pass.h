@@ -83,6 +83,10 @@ class DirectPass {
   // The embedded tokens, with everything ready for the layers.
   at::Tensor Begin(PassBatch* batch, bool replaces);
   bool InChunks(const LayerState& state) const;
+  // Puts a prefix's keys and values where the layer computed some for its tokens.
+  void PlacePrefix(int64_t layer, const PassBatch& batch, const at::Tensor& qkv_TE) const;
+  // Takes their gradients out of the product's.
+  void PrefixBackward(int64_t layer, const PassBatch& batch, const at::Tensor& dqkv_TE) const;
   // Attention and its output product: x2's second addend.
   at::Tensor ForwardAttention(int64_t layer, const PassBatch& batch, LayerState* state);
   // Up to the input of the last product.

@@ -16,15 +16,17 @@ using at::Tensor;
 class JointParameters::JointMethod final : public Method {
  public:
   JointMethod(const BaseModel* base, const LoraAdapter& like, int64_t places) : base_(base) {
-    lora_.rank = like.rank * places;
-    lora_.dropout = like.dropout;
-    lora_.layers.resize(like.layers.size());
-    for (size_t i = 0; i < like.layers.size(); ++i) AddLayer(like.layers[i], places, &lora_.layers[i]);
+    adapter_.lora = std::make_unique<LoraAdapter>();
+    LoraAdapter& lora = *adapter_.lora;
+    lora.rank = like.rank * places;
+    lora.dropout = like.dropout;
+    lora.layers.resize(like.layers.size());
+    for (size_t i = 0; i < like.layers.size(); ++i) AddLayer(like.layers[i], places, &lora.layers[i]);
   }
 
   const std::vector<Parameter>& parameters() const override { return parameters_; }
   DecoderWeights Weights() const override { return base_->weights; }
-  const LoraAdapter* lora() const override { return &lora_; }
+  const Adapter* adapter() const override { return &adapter_; }
   ModelKind kind() const override { return ModelKind::kLora; }
   absl::Status Save(const std::string&, const std::string&) const override {
     return absl::UnimplementedError("each job saves its own");
@@ -56,7 +58,7 @@ class JointParameters::JointMethod final : public Method {
   Linear LinearOf(int p) const { return SliceOf(base_->config, static_cast<Projection>(p)).linear; }
 
   const BaseModel* const base_;
-  LoraAdapter lora_;
+  Adapter adapter_;
   std::vector<Parameter> parameters_;
 };
 

@@ -20,12 +20,19 @@ struct PassProducts::Product {
     int64_t first_row;
     Tensor computed, gradient;
   };
+  // IA3's scale of neighbouring outputs, or of all inputs, as views of the flat buffers.
+  struct Scale {
+    int64_t first_column = 0;
+    Tensor computed, gradient;
+  };
   Tensor weight_OI;        // with rows that train: those, or put together from frozen and trained ones
   bool is_joined = false;  // the latter
   uint32_t number = 0;     // of its dropout masks
   Tensor a_RI, da_RI;      // all A's that read the product's input
   std::vector<LoraTerm> terms;
   std::vector<TrainedRows> trained;
+  std::vector<Scale> outputs;
+  Scale inputs;  // undefined where there is none
 };
 
 PassProducts::PassProducts(const BaseModel* base, const Method* method, const FlatParameters* parameters,
@@ -45,6 +52,7 @@ PassProducts::PassProducts(const BaseModel* base, const Method* method, const Fl
     }
     if (lora) AddLora(*lora, layer);
     if (trained) AddTrained(trained->layers[layer], layer);
+    if (method->ia3()) AddScales(method->ia3()->layers[layer], layer);
   }
 }
 
@@ -100,9 +108,22 @@ void PassProducts::AddTrained(const TrainedWeights::Layer& trained, int64_t laye
   }
 }
 
+void PassProducts::AddScales(const Ia3Adapter::Layer& scales, int64_t layer) {
+  auto scale_of = [&](const Tensor& leaf, int64_t column) {
+    return Product::Scale{column, parameters_->Computed(leaf), parameters_->Gradient(leaf)};
+  };
+  for (int p = 0; p < kProjections; ++p) {
+    if (!scales.output[p].defined()) continue;
+    const ProjectionSlice slice = SliceOf(base_->config, static_cast<Projection>(p));
+    products_[layer][static_cast<int>(slice.linear)].outputs.push_back(scale_of(scales.output[p], slice.row));
+  }
+  if (scales.inner_I.defined()) products_[layer][static_cast<int>(Linear::kDown)].inputs = scale_of(scales.inner_I, 0);
+}
+
 bool PassProducts::Trains(int64_t layer) const {
   for (const Product& product : products_[layer]) {
     if (!product.terms.empty() || !product.trained.empty()) return true;
+    if (!product.outputs.empty() || product.inputs.computed.defined()) return true;
   }
   return false;
 }
@@ -151,7 +172,9 @@ Tensor PassProducts::Shrink(const Product& product, const Tensor& dropped, int64
 Tensor PassProducts::Multiply(int64_t layer, Linear which, const Tensor& x, Tensor* u,
                                int64_t first_row) {
   const Product& product = At(layer, which);
-  Tensor y = MatMul(x, As::kIs, Weight(layer, which), As::kTransposed);
+  const Tensor& scale = product.inputs.computed;
+  Tensor y = MatMul(scale.defined() ? x * scale : x, As::kIs, Weight(layer, which), As::kTransposed);
+  for (const Product::Scale& out : product.outputs) y.narrow(1, out.first_column, out.computed.size(0)).mul_(out.computed);
   if (product.terms.empty()) return y;
   if (!u->defined()) *u = Shrink(product, Dropped(product, x, first_row), first_row);
   for (const Product::LoraTerm& term : product.terms) {
@@ -161,11 +184,33 @@ Tensor PassProducts::Multiply(int64_t layer, Linear which, const Tensor& x, Tens
   return y;
 }
 
-Tensor PassProducts::MultiplyBackward(int64_t layer, Linear which, const Tensor& dy, const Tensor& x, Tensor* u_TR,
-                                      bool needs_dx, int64_t first_row) {
+// What the outputs were before they were scaled is computed again: IA3's are few.
+Tensor PassProducts::ScalesBackward(const Product& product, const Tensor& weight, const Tensor& dy,
+                                    const Tensor& x) const {
+  const Tensor before = dy.clone();
+  for (const Product::Scale& out : product.outputs) {
+    const int64_t columns = out.computed.size(0);
+    const Tensor part = before.narrow(1, out.first_column, columns);
+    const Tensor y = MatMul(x, As::kIs, weight.narrow(0, out.first_column, columns), As::kTransposed);
+    Tensor(out.gradient).add_(at::sum(part * y, 0, false, at::kFloat));
+    part.mul_(out.computed);
+  }
+  return before;
+}
+
+Tensor PassProducts::MultiplyBackward(int64_t layer, Linear which, const Tensor& dy_TO, const Tensor& x,
+                                      Tensor* u_TR, bool needs_dx, int64_t first_row) {
   const Product& product = At(layer, which);
-  Tensor dx;
-  if (needs_dx) dx = MatMul(dy, As::kIs, Weight(layer, which), As::kIs);
+  const Product::Scale& inputs = product.inputs;
+  Tensor dx, dy = dy_TO;
+  if (!product.outputs.empty()) {
+    dy = ScalesBackward(product, Weight(layer, which), dy, inputs.computed.defined() ? x * inputs.computed : x);
+  }
+  if (needs_dx || inputs.computed.defined()) dx = MatMul(dy, As::kIs, Weight(layer, which), As::kIs);
+  if (inputs.computed.defined()) {
+    Tensor(inputs.gradient).add_(at::sum(dx * x, 0, false, at::kFloat));
+    dx.mul_(inputs.computed);
+  }
   for (const Product::TrainedRows& rows : product.trained) {
     const Tensor dy_rows = dy.narrow(1, rows.first_row, rows.gradient.size(0));
     MatMul(dy_rows, As::kTransposed, x, As::kIs, 1, replaces_ && first_row == 0 ? 0 : 1, rows.gradient);

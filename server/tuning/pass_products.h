@@ -15,7 +15,7 @@
 namespace attune {
 
 // The layers' matrix products with what a method adds to them, forward and backward,
-// differentiated by hand: LoRA's terms accumulate into the product's output, gradients
+// differentiated by hand: LoRA's terms accumulate into the product's output, IA3's scales multiply it, gradients
 // add up in the flat fp32 buffer as the products make them, and frozen weights get none.
 // Not thread-safe.
 class PassProducts {
@@ -50,6 +50,10 @@ class PassProducts {
 
   void AddLora(const LoraAdapter& lora, int64_t layer);
   void AddTrained(const TrainedWeights::Layer& trained, int64_t layer);
+  void AddScales(const Ia3Adapter::Layer& scales, int64_t layer);
+  // dy before the outputs' scales, whose gradients it adds.
+  at::Tensor ScalesBackward(const Product& product, const at::Tensor& weight_OI, const at::Tensor& dy_TO,
+                            const at::Tensor& x_TI) const;
   const Product& At(int64_t layer, Linear which) const;
   at::Tensor Weight(int64_t layer, Linear which) const;
   // x under the product's dropout mask.

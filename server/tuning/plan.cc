@@ -18,8 +18,10 @@ int64_t Tokens(const std::vector<Example>& examples) {
 
 int64_t VirtualTokens(const MethodSpec& method) {
   const auto* prompt = std::get_if<SoftPromptSpec>(&method);
-  if (!prompt) return 0;
-  return prompt->num_virtual_tokens ? prompt->num_virtual_tokens : 20;
+  const auto* prefix = std::get_if<PrefixSpec>(&method);
+  if (!prompt && !prefix) return 0;
+  const int64_t count = prompt ? prompt->num_virtual_tokens : prefix->num_virtual_tokens;
+  return count ? count : 20;
 }
 
 }  // namespace
@@ -42,7 +44,8 @@ absl::StatusOr<PlannedRun> PlanRun(const TuningRunnerDeps& deps, const JobSpec& 
   const BaseModel& base = *plan.model->base;
   plan.virtual_tokens = VirtualTokens(spec.method);
   if (plan.virtual_tokens >= base.config.context) {
-    return InvalidField("tuning_job.soft_prompt.num_virtual_tokens", "leaves no room in the model's context");
+    return InvalidField(absl::StrCat("tuning_job.", MethodName(spec.method), ".num_virtual_tokens"),
+                        "leaves no room in the model's context");
   }
   ATTUNE_ASSIGN_OR_RETURN(plan.trainable_parameters, CountTrainable(spec.method, base));
   const uint64_t seed = spec.hyperparameters.seed.value_or(42);

@@ -85,7 +85,7 @@ class TuningRunner final : public JobRunner {
     ATTUNE_ASSIGN_OR_RETURN(PlannedRun plan, PlanRun(deps_, spec, PlanFor::kEstimate, nullptr));
     // What only making the method can tell, e.g. a start text without tokens.
     const int64_t quantized_bytes = QuantizedWeightBytes(deps_, plan);
-    if (std::holds_alternative<SoftPromptSpec>(spec.method) && quantized_bytes == 0) {
+    if (plan.virtual_tokens > 0 && quantized_bytes == 0) {
       ATTUNE_RETURN_IF_ERROR(
           CatchTorch([&] { return MakeMethod(spec.method, plan.model->base, 0).status(); }));
     }

@@ -73,10 +73,15 @@ class AdaptersFixture : public ::testing::Test {
 
   void PublishAdapter(const std::string& id, const std::string& base, const Adapter& adapter) {
     const std::string staging = registry_->NewStagingDirectory().value();
-    ASSERT_TRUE(SavePeft(staging, adapter, config_, base).ok());
+    auto model = LoadBaseModel(registry_->Directory(base), registry_->Directory(base), {});
+    ASSERT_TRUE(model.ok()) << model.status();
+    ASSERT_TRUE(SavePeft(staging, adapter, config_, base, {(*model)->rope_cos_PH, (*model)->rope_sin_PH}).ok());
     ModelInfo info;
     info.id = id;
-    info.kind = adapter.lora ? ModelKind::kLora : ModelKind::kSoftPrompt;
+    info.kind = adapter.lora          ? ModelKind::kLora
+                : adapter.soft_prompt ? ModelKind::kSoftPrompt
+                : adapter.prefix      ? ModelKind::kPrefix
+                                      : ModelKind::kIa3;
     info.base_model = base;
     info.metrics = {{"validation_loss", 0.5}};
     absl::StatusOr<ModelInfo> published = registry_->Publish(info, staging);

@@ -18,6 +18,7 @@
 #include "server/adapters/tokenizer_files.h"
 #include "server/tokenizer/load.h"
 #include "tests/adapters/adapters_fixture.h"
+#include "tests/testing/random_adapter.h"
 
 namespace attune {
 namespace {
@@ -79,7 +80,7 @@ class PeftReferenceTest : public ::testing::Test {
     }
   }
   void ExpectSameWithAdapter(const std::string& name) {
-    auto adapter = LoadPeft(absl::StrCat(folder_, "/", name), base_->config, {});
+    auto adapter = LoadPeft(absl::StrCat(folder_, "/", name), base_->config, {}, {base_->rope_cos_PH, base_->rope_sin_PH});
     ASSERT_TRUE(adapter.ok()) << adapter.status();
     ExpectSame(adapter->get(), name);
   }
@@ -92,6 +93,11 @@ class PeftReferenceTest : public ::testing::Test {
 TEST_F(PeftReferenceTest, BaseModelAgrees) { ExpectSame(nullptr, "base"); }
 TEST_F(PeftReferenceTest, LoraAgrees) { ExpectSameWithAdapter("lora"); }
 TEST_F(PeftReferenceTest, PromptTuningAgrees) { ExpectSameWithAdapter("prompt"); }
+TEST_F(PeftReferenceTest, PrefixTuningAgrees) { ExpectSameWithAdapter("prefix"); }
+TEST_F(PeftReferenceTest, Ia3Agrees) {
+  ExpectSameWithAdapter("ia3");
+  ExpectSameWithAdapter("ia3_outputs");
+}
 
 class PeftCheckTest : public AdaptersFixture {
  protected:
@@ -149,8 +155,10 @@ TEST_F(PeftCheckTest, PeftOpensAdapters) {
   lora->lora->layers[0][2] = LoraModule();  // not the same projections in every layer
   PublishAdapter("lora", "hf", *lora);
   PublishAdapter("prompt", "hf", *RandomSoftPrompt(config_));
+  PublishAdapter("prefix", "hf", *RandomPrefix(config_, 5));
+  PublishAdapter("ia3", "hf", *RandomIa3(config_));
   const std::string base = Export("hf", ExportFormat::kDefault, "base");
-  for (const char* id : {"lora", "prompt"}) {
+  for (const char* id : {"lora", "prompt", "prefix", "ia3"}) {
     const std::string path = Export(id, ExportFormat::kPeft, id);
     EXPECT_TRUE(Check(absl::StrCat("adapter ", path, " ", base, " ", WriteLogits(id)))) << id;
   }

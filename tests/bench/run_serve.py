@@ -35,7 +35,7 @@ for shape_name, shape in SHAPES.items():
     # Time to the first token of a long prompt, new ones and one that was read before.
     WORK[f"{shape_name}-b1-p2000"] = shape | {"prompt": 2000, "new": 16, "batch": 1}
     WORK[f"{shape_name}-b1-p2000-again"] = WORK[f"{shape_name}-b1-p2000"] | {"same_prompts": True}
-    WORK[f"{shape_name}-b32-mixed"] = shape | TEXT | {"batch": 32, "models": ["base", "lora", "soft_prompt"], "rank": 16}
+    WORK[f"{shape_name}-b32-mixed"] = shape | TEXT | {"batch": 32, "models": ["base", "lora", "soft_prompt", "prefix", "ia3"], "rank": 16}
 
 
 def run(command, work):

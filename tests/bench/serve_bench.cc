@@ -5,7 +5,7 @@
 //
 // WORK.json: {"device": "cuda", "precision": "bfloat16", "layers", "hidden", "intermediate",
 // "heads", "kv_heads", "vocab", "tied_head", "batch" (requests at once), "prompt", "new" (tokens),
-// "models" (a list of kinds that requests take in turn: "base", "lora", "soft_prompt"; each
+// "models" (a list of kinds that requests take in turn: "base", "lora", "soft_prompt", "prefix", "ia3"; each
 // request has an adapter of its own, or with "shared_adapter" all have one), "same_prompts" (in each round),
 // "temperature", "top_p", "rank", "virtual_tokens", "rounds", "trace" (a file: a Chrome trace of the last round's
 // kernels)}. Prints one line of JSON: {"decode_seconds": [a round's steps that add a token to every request and read no
@@ -30,6 +30,7 @@
 #include "server/device/arbiter.h"
 #include "server/engine/engine.h"
 #include "tests/bench/work_model.h"
+#include "tests/testing/random_adapter.h"
 
 namespace attune {
 namespace {
@@ -47,6 +48,8 @@ std::shared_ptr<const Adapter> RandomAdapter(const BaseModel& base, const std::s
         at::randn({work.value("virtual_tokens", int64_t{20}), base.config.hidden}, options) * 0.02;
     return adapter;
   }
+  if (kind == "prefix") return RandomPrefix(base.config, work.value("virtual_tokens", int64_t{20}), options);
+  if (kind == "ia3") return RandomIa3(base.config, options);
   const int64_t rank = work.value("rank", int64_t{16});
   adapter->lora = std::make_unique<LoraAdapter>();
   adapter->lora->rank = rank;

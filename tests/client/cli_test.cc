@@ -287,6 +287,14 @@ TEST_F(CliTest, TuneOtherMethods) {
   EXPECT_TRUE(job(1).partial().biases_and_norms());
   Run({"tune", "--base", "m", "--data", "d", "--method", "full"});
   EXPECT_TRUE(job(2).has_full());
+  Run({"tune", "--base", "m", "--data", "d", "--method", "prefix", "--virtual-tokens", "7", "--init-text", "Sort:"});
+  EXPECT_EQ(job(3).prefix().num_virtual_tokens(), 7);
+  EXPECT_EQ(job(3).prefix().init_text(), "Sort:");
+  Run({"tune", "--base", "m", "--data", "d", "--method", "ia3", "--targets", "v_proj,down_proj"});
+  EXPECT_THAT(job(4).ia3().target_modules(), ElementsAre(v1::V_PROJ, v1::DOWN_PROJ));
+  CliResult r = Run({"tune", "--base", "m", "--data", "d", "--method", "full", "--virtual-tokens", "7"});
+  EXPECT_NE(r.code, 0);
+  EXPECT_THAT(r.err, HasSubstr("--virtual-tokens goes with --method soft-prompt or prefix, not full"));
 }
 
 TEST_F(CliTest, EstimateQueuesNothing) {

@@ -190,7 +190,8 @@ TEST_P(SpeculationTest, TheTextIsTheSame) {
     if (knows && !GetParam().draft_model) continue;
     CountingObserver observer;
     Start(&observer);
-    const std::vector<std::shared_ptr<const ServedModel>> models = {Model(), Model(Lora()), Model(Prompt(3))};
+    const std::vector<std::shared_ptr<const ServedModel>> models = {Model(), Model(Lora()), Model(Prompt(3)), Model(Prefix(3)),
+                                                                  Model(Ia3())};
     std::vector<std::unique_ptr<Generation>> plain, ahead;
     for (int i = 0; i < 6; ++i) {
       // Prompts that repeat themselves, so that there is something to look up.
@@ -318,7 +319,8 @@ TEST_F(DecodingTest, BeamsFindWhatASearchOverWholePassesFinds) {
   for (const int64_t kv_tokens : {int64_t{1024}, int64_t{176}}) {  // the second: beams have to give way
     options_.kv_tokens = kv_tokens;
     Start(&observer_);
-    const std::vector<std::shared_ptr<const ServedModel>> models = {Model(), Model(Lora()), Model(Prompt(4))};
+    const std::vector<std::shared_ptr<const ServedModel>> models = {Model(), Model(Lora()), Model(Prompt(4)), Model(Prefix(3)),
+                                                                  Model(Ia3())};
     std::vector<std::unique_ptr<Generation>> running;
     std::vector<GenerateParams> all;
     for (int i = 0; i < 3; ++i) {
@@ -385,7 +387,7 @@ TEST_F(DecodingTest, EmbeddingsAreTheHiddenStates) {
   options_.max_batch_tokens = 16;  // so that they are computed in parts
   Start(&observer_);
   auto beside = Submit(Params(Model(), MakePrompt(4, 1), 60));
-  for (const auto& model : {Model(), Model(Lora()), Model(Prompt(3))}) {
+  for (const auto& model : {Model(), Model(Lora()), Model(Prompt(3)), Model(Prefix(3)), Model(Ia3())}) {
     for (const bool is_mean : {true, false}) {
       EmbedParams params;
       params.model = model;

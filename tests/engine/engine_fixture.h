@@ -13,6 +13,7 @@
 
 #include "server/adapters/packed_ops.h"
 #include "server/engine/engine.h"
+#include "tests/testing/random_adapter.h"
 #include "tests/testing/temp_folder.h"
 #include "tests/testing/tiny_model.h"
 
@@ -68,6 +69,11 @@ class EngineTest : public ::testing::Test {
         (at::randn({tokens, TinyModel::kHidden}) * 0.3).to(base_->weights.embedding_VD.options());
     return adapter;
   }
+
+  std::shared_ptr<const Adapter> Prefix(int64_t tokens) {
+    return RandomPrefix(base_->config, tokens, base_->weights.embedding_VD.options());
+  }
+  std::shared_ptr<const Adapter> Ia3() { return RandomIa3(base_->config, base_->weights.embedding_VD.options()); }
 
   // The likeliest continuation, by whole forward passes.
   Ids Greedy(const ServedModel& model, Ids tokens, int count) {

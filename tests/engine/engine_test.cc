@@ -38,10 +38,11 @@ TEST_P(MixedBatchTest, EveryRequestGetsWhatItWouldGetAlone) {
   options_.max_sequences = GetParam().max_sequences;
   options_.kv_tokens = GetParam().kv_tokens;
   Start();
-  const std::vector<std::shared_ptr<const ServedModel>> models = {Model(), Model(Lora()), Model(Prompt(5)), Model(Lora())};
+  const std::vector<std::shared_ptr<const ServedModel>> models = {Model(), Model(Lora()), Model(Prompt(5)), Model(Lora()),
+                                                                  Model(Prefix(6)), Model(Ia3())};
   std::vector<std::unique_ptr<Generation>> running;
   std::vector<Ids> expected;
-  for (int i = 0; i < 12; ++i) {
+  for (int i = 0; i < 18; ++i) {
     const auto& model = models[i % models.size()];
     const Ids prompt = MakePrompt(1 + (i * 11) % 40, i);
     expected.push_back(Greedy(*model, prompt, 12));
@@ -83,8 +84,9 @@ TEST_F(EngineTest, PromptsThatBeginAlikeAreReadOnceAndAnswerTheSame) {
     options_.prefix_cache = has_cache;
     PrefixLog log;
     engine_ = MakeEngine(options_, base_->target, arbiter_.get(), &Clock::Real(), &log);
-    const auto base = Model(), lora = Model(Lora()), prompt = Model(Prompt(5));
-    for (const auto& model : {base, lora, prompt}) {
+    const std::vector<std::shared_ptr<const ServedModel>> models = {Model(), Model(Lora()), Model(Prompt(5)),
+                                                                    Model(Prefix(5)), Model(Ia3())};
+    for (const auto& model : models) {
       for (int last : {7, 7, 9}) {  // the same again, and one that ends differently
         Ids tokens = MakePrompt(40, 3);
         tokens.push_back(last);
@@ -103,7 +105,7 @@ TEST_F(EngineTest, PromptsThatBeginAlikeAreReadOnceAndAnswerTheSame) {
       }
     }
     // Of each model two answers that begin as one before, and the scored prompt: two full pages each.
-    EXPECT_EQ(log.cached(), has_cache ? 3 * 3 * 2 * 16 : 0);
+    EXPECT_EQ(log.cached(), has_cache ? 5 * 3 * 2 * 16 : 0);
     engine_.reset();
   }
 }
@@ -205,7 +207,7 @@ TEST_F(EngineTest, LogprobsAreTheModels) {
 TEST_F(EngineTest, ScoresContinuationsAsTheWholeForwardPassDoes) {
   options_.max_batch_tokens = 16;
   Start();
-  for (const auto& model : {Model(), Model(Lora()), Model(Prompt(3))}) {
+  for (const auto& model : {Model(), Model(Lora()), Model(Prompt(3)), Model(Prefix(3)), Model(Ia3())}) {
     ScoreParams params;
     params.model = model;
     params.prompt = MakePrompt(20, 4);
@@ -237,7 +239,7 @@ TEST_F(EngineTest, WeightsInBfloat16ScoreAlmostAsInFloat) {
   Ids all = prompt;
   all.insert(all.end(), continuation.begin(), continuation.end());
   std::vector<at::Tensor> exact;
-  for (const auto& model : {Model(), Model(Lora()), Model(Prompt(3))}) {
+  for (const auto& model : {Model(), Model(Lora()), Model(Prompt(3)), Model(Prefix(3)), Model(Ia3())}) {
     exact.push_back(AllLogits(*base_, model->adapter.get(), all).log_softmax(-1));
   }
   ComputeTarget target;
@@ -246,7 +248,7 @@ TEST_F(EngineTest, WeightsInBfloat16ScoreAlmostAsInFloat) {
   Start();
   at::manual_seed(5);
   int i = 0;
-  for (const auto& model : {Model(), Model(Lora()), Model(Prompt(3))}) {
+  for (const auto& model : {Model(), Model(Lora()), Model(Prompt(3)), Model(Prefix(3)), Model(Ia3())}) {
     ScoreParams params;
     params.model = model;
     params.prompt = prompt;

@@ -16,6 +16,7 @@
 #include "server/engine/engine.h"
 #include "server/engine/gpu_runner.h"
 #include "tests/testing/gpu.h"
+#include "tests/testing/random_adapter.h"
 #include "tests/testing/random_model.h"
 
 namespace attune {
@@ -89,6 +90,11 @@ class GpuEngineTest : public ::testing::TestWithParam<Shape> {
     return adapter;
   }
 
+  std::shared_ptr<const Adapter> Prefix(int64_t tokens) {
+    return RandomPrefix(base_->config, tokens, base_->weights.embedding_VD.options(), 0.5);
+  }
+  std::shared_ptr<const Adapter> Ia3() { return RandomIa3(base_->config, base_->weights.embedding_VD.options()); }
+
   static Ids MakePrompt(int length, int start) {
     Ids ids;
     for (int i = 0; i < length; ++i) ids.push_back(3 + (start * 131 + i * 17) % 997);
@@ -149,7 +155,8 @@ class GpuEngineTest : public ::testing::TestWithParam<Shape> {
   }
   std::vector<Asked> Mixed(int count) {
     const std::vector<std::shared_ptr<const ServedModel>> models = {Model(), Model(Lora(4)), Model(Prompt(5)),
-                                                                    Model(Lora(16)), Model(Lora(3, false))};
+                                                                    Model(Lora(16)), Model(Lora(3, false)),
+                                                                    Model(Prefix(20)), Model(Ia3()), Model(Ia3())};
     std::vector<Asked> asked;
     for (int i = 0; i < count; ++i) {
       asked.push_back({models[i % models.size()], MakePrompt(1 + (i * 37) % 150, i), 20 + i % 7, nullptr});

@@ -68,7 +68,7 @@ TEST(StepInputsTest, SinglesThenLongerSegments) {
   // A decoding step whose token is still on the device, one whose token is known, and a
   // prompt's piece with two virtual tokens of which the last row is wanted.
   const std::vector<StepSegment> segments = {{nullptr, 4, 1, 5, &pages_a, 2, 0},
-                                             {tokens.data(), -1, 1, 2, &pages_b, -1, 0},
+                                             {tokens.data(), -1, 1, 2, &pages_b, -1, 0, /*scale_slot=*/6},
                                              {tokens.data() + 3, -1, 3, 3, &pages_c, -1, 2}};
   const StepInputs in = MakeStepInputs(segments, kPage, 2, 10);
   const int32_t* v = in.values.data();
@@ -79,6 +79,7 @@ TEST(StepInputsTest, SinglesThenLongerSegments) {
   EXPECT_EQ(list(o.tokens, 5), (std::vector<int32_t>{-5, 7, 0, 0, 5}));
   EXPECT_EQ(list(o.positions, 5), (std::vector<int32_t>{5, 2, 3, 4, 5}));
   EXPECT_EQ(list(o.slots, 5), (std::vector<int32_t>{1 * kPage + 1, 2 * kPage + 2, 5 * kPage + 3, 0, 1}));
+  EXPECT_EQ(list(o.scale_slots, 5), (std::vector<int32_t>{-1, 6, -1, -1, -1}));
   EXPECT_EQ(in.room.lora_tiles, 1);
   EXPECT_EQ(list(o.lora_tiles, 3), (std::vector<int32_t>{2, 0, 1}));
   int64_t wanted[3];
@@ -123,6 +124,7 @@ TEST(StepInputsTest, PaddedToACapturedStepsRoom) {
   EXPECT_EQ(in.offsets.pages, o.pages);
   EXPECT_EQ(v[o.slots + 2], -1);
   EXPECT_EQ(v[o.slots + 3], -1);
+  EXPECT_EQ(v[o.scale_slots + 3], -1);
   // One row of none, one of an adapter, the padding's two, and no fourth tile.
   EXPECT_EQ(std::vector<int32_t>(v + o.lora_tiles, v + o.lora_tiles + 12),
             (std::vector<int32_t>{-1, 0, 1, 1, 1, 1, -1, 2, 2, 0, 0, 0}));

@@ -60,7 +60,7 @@ SEARCHES = [(4, 2, 1.0, False), (3, 3, 0.0, False), (4, 1, 2.0, True)]
 BEAM_TOKENS = 24
 ENDS = ["<|im_end|>", "<|endoftext|>"]
 STEPS = 10
-LEARNING_RATES = {"lora": 1e-4, "soft_prompt": 1e-3, "full": 1e-5}
+LEARNING_RATES = {"lora": 1e-4, "soft_prompt": 1e-3, "ia3": 5e-3, "full": 1e-5}
 VIRTUAL_TOKENS = 8
 
 
@@ -169,6 +169,17 @@ class Reference:
                   self._folder / "model_steps_soft_prompt.safetensors")
         return model
 
+    def _with_ia3(self, model):
+        model = peft.get_peft_model(model, peft.IA3Config(task_type="CAUSAL_LM"))
+        start = {}
+        for name, parameter in model.named_parameters():
+            if "ia3_l" in name:
+                torch.nn.init.normal_(parameter, mean=1, std=0.05)
+                start[name.removeprefix("base_model.model.model.").removesuffix(".default")] = parameter.detach().flatten()
+        save_file({name: values.clone() for name, values in start.items()},
+                  self._folder / "model_steps_ia3.safetensors")
+        return model
+
     @staticmethod
     def _take_steps(model, batch: dict, rate: float) -> dict:
         parameters = [p for p in model.parameters() if p.requires_grad]
@@ -190,6 +201,9 @@ class Reference:
         methods = {}
         adapted = self._with_lora(model)
         methods["lora"] = self._take_steps(adapted, batch, LEARNING_RATES["lora"])
+        model = adapted.unload()
+        adapted = self._with_ia3(model)
+        methods["ia3"] = self._take_steps(adapted, batch, LEARNING_RATES["ia3"])
         model = adapted.unload()
         adapted = self._with_soft_prompt(model)
         methods["soft_prompt"] = self._take_steps(adapted, batch, LEARNING_RATES["soft_prompt"])

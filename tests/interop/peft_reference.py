@@ -3,16 +3,16 @@
     peft_reference.py FOLDER
 
 FOLDER/peft/base is a small random Llama as transformers saves it, with a tokenizer;
-FOLDER/peft/lora and FOLDER/peft/prompt are random adapters over it as PEFT saves them.
+FOLDER/peft/lora, prompt, prefix, ia3 and ia3_outputs are random adapters over it as PEFT saves them.
 FOLDER/peft/logits.safetensors holds, for each of a few sequences i, tokens_{i} and the
-logits base_{i}, lora_{i} and prompt_{i} (without those of the virtual tokens).
+logits base_{i}, lora_{i} and so on (without those of the virtual tokens).
 """
 
 import pathlib
 import sys
 
 import torch
-from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from peft import IA3Config, LoraConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -68,10 +68,17 @@ def main() -> None:
                       target_modules=["q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"],
                       rank_pattern={"layers.1.self_attn.q_proj": 7}, alpha_pattern={".*down_proj": 9})
     prompt = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=VIRTUAL_TOKENS)
+    prefix = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=VIRTUAL_TOKENS)
+    ia3 = IA3Config(task_type="CAUSAL_LM")
+    outputs = IA3Config(task_type="CAUSAL_LM", target_modules=["q_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+                        feedforward_modules=[])
     trained = {
         "base": load_base(folder / "base"),
         "lora": make_adapter(folder / "base", lora, folder / "lora"),
         "prompt": make_adapter(folder / "base", prompt, folder / "prompt"),
+        "prefix": make_adapter(folder / "base", prefix, folder / "prefix"),
+        "ia3": make_adapter(folder / "base", ia3, folder / "ia3"),
+        "ia3_outputs": make_adapter(folder / "base", outputs, folder / "ia3_outputs"),
     }
     tensors = {}
     for i, length in enumerate(LENGTHS):

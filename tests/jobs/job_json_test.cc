@@ -55,7 +55,8 @@ TEST(JobJsonTest, SpecsOfEveryMethodSurvive) {
   const MethodSpec methods[] = {
       FullSpec{}, PartialSpec{3, {"a.*", "b"}, true},
       LoraSpec{8, 4.5, 0.0, {TargetModule::kQProj, TargetModule::kDownProj}, true},
-      SoftPromptSpec{5, SoftPromptSpec::Init::kText, "Classify:"}};
+      SoftPromptSpec{5, SoftPromptSpec::Init::kText, "Classify:"},
+      PrefixSpec{7, SoftPromptSpec::Init::kText, "Sort:"}, Ia3Spec{{TargetModule::kVProj}}};
   for (const MethodSpec& method : methods) {
     const JobSpec spec = FullJobSpec(method);
     absl::StatusOr<JobSpec> back = JobSpecFromJson(JobSpecToJson(spec));

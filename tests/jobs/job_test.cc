@@ -43,6 +43,8 @@ TEST(JobTest, NamesAreTheProtos) {
   EXPECT_EQ(MethodName(PartialSpec()), "partial");
   EXPECT_EQ(MethodName(LoraSpec()), "lora");
   EXPECT_EQ(MethodName(SoftPromptSpec()), "soft_prompt");
+  EXPECT_EQ(MethodName(PrefixSpec()), "prefix");
+  EXPECT_EQ(MethodName(Ia3Spec()), "ia3");
 }
 
 }  // namespace

@@ -47,13 +47,13 @@ TEST_F(ServingKernelsTest, GpuAddsAndNorms) {
     const int64_t rows = 5, added = 3;
     const Tensor x = Random({rows, width}), delta = Random({rows, width}), addend = Random({added, width});
     const Tensor w = Random({width}), y = at::empty_like(x), before = x.clone();
-    cuda::AddAndNorm(x.mutable_data_ptr(), delta.const_data_ptr(), {addend.const_data_ptr(), added}, w.const_data_ptr(),
+    cuda::AddAndNorm(x.mutable_data_ptr(), delta.const_data_ptr(), {addend.const_data_ptr(), added}, {}, 0, w.const_data_ptr(),
                      1e-5, y.mutable_data_ptr(), rows, width, CurrentCudaStream());
     Tensor sum = Exact(before) + Exact(delta);
     sum.narrow(0, 0, added) += Exact(addend);
     EXPECT_TRUE(Near(x, sum, kBf16)) << width;
     EXPECT_TRUE(Near(y, sum * (sum.square().mean(-1, true) + 1e-5).rsqrt() * Exact(w), kBf16)) << width;
-    cuda::AddAndNorm(x.mutable_data_ptr(), nullptr, {}, w.const_data_ptr(), 1e-5, y.mutable_data_ptr(), rows, width,
+    cuda::AddAndNorm(x.mutable_data_ptr(), nullptr, {}, {}, 0, w.const_data_ptr(), 1e-5, y.mutable_data_ptr(), rows, width,
                      CurrentCudaStream());
     sum = Exact(x);
     EXPECT_TRUE(Near(y, sum * (sum.square().mean(-1, true) + 1e-5).rsqrt() * Exact(w), kBf16)) << width;
@@ -63,7 +63,7 @@ TEST_F(ServingKernelsTest, GpuAddsAndNorms) {
 TEST_F(ServingKernelsTest, GpuGates) {
   for (int64_t inner : {48, 1032, 5632}) {
     const Tensor gate_up = Random({4, 2 * inner}), addend = Random({2, 2 * inner}), out = Random({4, inner});
-    cuda::SwiGluAdded(gate_up.const_data_ptr(), {addend.const_data_ptr(), 2}, out.mutable_data_ptr(), 4, inner,
+    cuda::SwiGluAdded(gate_up.const_data_ptr(), {addend.const_data_ptr(), 2}, {}, out.mutable_data_ptr(), 4, inner,
                       CurrentCudaStream());
     Tensor in = Exact(gate_up);
     in.narrow(0, 0, 2) += Exact(addend);
@@ -98,7 +98,7 @@ TEST_F(ServingKernelsTest, GpuRotatesAndCaches) {
   const Tensor angles = at::rand({100, half}) * 6, cos = angles.cos().to(at::kCUDA), sin = angles.sin().to(at::kCUDA);
   const std::vector<int32_t> position = {3, 0, 99, 50, 7}, slot = {1, 39, -1, 20, 0};
   const Tensor positions = Ints(position), slots = Ints(slot);
-  cuda::RopeAndCache(qkv.mutable_data_ptr(), {addend.const_data_ptr(), 2}, cos.const_data_ptr<float>(),
+  cuda::RopeAndCache(qkv.mutable_data_ptr(), {addend.const_data_ptr(), 2}, {}, cos.const_data_ptr<float>(),
                      sin.const_data_ptr<float>(), Data(positions), Data(slots), keys.mutable_data_ptr(),
                      values.mutable_data_ptr(), rows, shape, CurrentCudaStream());
   Tensor in = Exact(before);
@@ -114,6 +114,51 @@ TEST_F(ServingKernelsTest, GpuRotatesAndCaches) {
     EXPECT_TRUE(Near(qkv[t].view({10, 64}).narrow(0, 0, 6), turned.narrow(0, 0, 6), kBf16)) << t;
     EXPECT_TRUE(Near(keys[slot[t]], turned.narrow(0, 6, 2), kBf16)) << t;
     EXPECT_TRUE(Near(values[slot[t]], heads.narrow(0, 8, 2), kBf16)) << t;
+  }
+}
+
+// Rows of two slots and of none; entries that are not there scale nothing.
+TEST_F(ServingKernelsTest, GpuScalesRows) {
+  const int64_t rows = 4, inner = 96, hidden = 64;
+  const std::vector<int32_t> slot_of_row = {1, -1, 0, 1};
+  const Tensor slots = Ints(slot_of_row);
+  // Slot 0 scales all, slot 1 the feed-forward's inner values alone.
+  std::vector<Tensor> scales(2 * cuda::kScaleEntries);
+  for (int entry : {0, 1, 2, 3, 4, 5, 6, 7, 15}) scales[entry] = Random({entry % 8 == 7 ? inner : 2 * inner});
+  std::vector<const void*> pointers;
+  for (const Tensor& scale : scales) pointers.push_back(scale.defined() ? scale.const_data_ptr() : nullptr);
+  const int64_t bytes = static_cast<int64_t>(pointers.size() * sizeof(void*));
+  const Tensor table = at::from_blob(pointers.data(), {bytes}, at::kByte).to(at::kCUDA);
+  const cuda::RowScales row_scales{static_cast<const void* const*>(table.const_data_ptr()), cuda::kScaleEntries,
+                                   Data(slots)};
+  auto by = [&](int64_t row, int entry, int64_t columns) {
+    const int32_t slot = slot_of_row[row];
+    const Tensor scale = slot < 0 ? Tensor() : scales[slot * cuda::kScaleEntries + entry];
+    return scale.defined() ? Exact(scale).narrow(0, 0, columns) : Exact(at::ones({columns}));
+  };
+
+  const Tensor gate_up = Random({rows, 2 * inner}), out = Random({rows, inner});
+  cuda::SwiGluAdded(gate_up.const_data_ptr(), {}, row_scales, out.mutable_data_ptr(), rows, inner, CurrentCudaStream());
+  const Tensor x = Random({rows, hidden}), delta = Random({rows, hidden}), before = x.clone(), y = at::empty_like(x);
+  const Tensor weight = Random({hidden});
+  cuda::AddAndNorm(x.mutable_data_ptr(), delta.const_data_ptr(), {}, row_scales, 3, weight.const_data_ptr(), 1e-5,
+                   y.mutable_data_ptr(), rows, hidden, CurrentCudaStream());
+  const cuda::RopeShape shape{2, 1, 16};
+  const Tensor qkv = Random({rows, 64}), unscaled = qkv.clone(), keys = at::zeros_like(Random({rows, 1, 16}));
+  const Tensor values = at::zeros_like(keys), positions = Ints({0, 0, 0, 0}), places = Ints({0, 1, 2, 3});
+  const Tensor one = at::ones({1, 8}).to(at::kCUDA), zero = at::zeros({1, 8}).to(at::kCUDA);
+  cuda::RopeAndCache(qkv.mutable_data_ptr(), {}, row_scales, one.const_data_ptr<float>(), zero.const_data_ptr<float>(),
+                     Data(positions), Data(places), keys.mutable_data_ptr(), values.mutable_data_ptr(), rows, shape,
+                     CurrentCudaStream());
+  for (int64_t row = 0; row < rows; ++row) {
+    const Tensor in = Exact(gate_up)[row];
+    const Tensor gated = at::silu(in.narrow(0, 0, inner) * by(row, 4, inner)) * in.narrow(0, inner, inner) *
+                         by(row, 5, inner) * by(row, 7, inner);
+    EXPECT_TRUE(Near(out[row], gated, kBf16)) << row;
+    EXPECT_TRUE(Near(x[row], Exact(before)[row] + Exact(delta)[row] * by(row, 3, hidden), kBf16)) << row;
+    EXPECT_TRUE(Near(qkv[row].narrow(0, 0, 32), Exact(unscaled)[row].narrow(0, 0, 32) * by(row, 0, 32), kBf16)) << row;
+    EXPECT_TRUE(Near(keys[row][0], Exact(unscaled)[row].narrow(0, 32, 16) * by(row, 1, 16), kBf16)) << row;
+    EXPECT_TRUE(Near(values[row][0], Exact(unscaled)[row].narrow(0, 48, 16) * by(row, 2, 16), kBf16)) << row;
   }
 }
 

@@ -84,7 +84,13 @@ TEST(ConvertJobTest, EveryFieldSurvivesForEveryMethod) {
   soft.mutable_soft_prompt()->set_num_virtual_tokens(5);
   soft.mutable_soft_prompt()->set_init(v1::SoftPromptTuning::TEXT);
   soft.mutable_soft_prompt()->set_init_text("hello");
-  for (const v1::TuningJob& job : {full, partial, lora, soft}) {
+  v1::TuningJob prefix = FullJob();
+  prefix.mutable_prefix()->set_num_virtual_tokens(6);
+  prefix.mutable_prefix()->set_init(v1::SoftPromptTuning::TEXT);
+  prefix.mutable_prefix()->set_init_text("hello");
+  v1::TuningJob ia3 = FullJob();
+  ia3.mutable_ia3()->add_target_modules(v1::UP_PROJ);
+  for (const v1::TuningJob& job : {full, partial, lora, soft, prefix, ia3}) {
     v1::TuningJob back = RoundTrip(job);
     EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(job, back))
         << job.DebugString() << "became\n"

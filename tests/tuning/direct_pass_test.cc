@@ -46,6 +46,14 @@ SoftPromptSpec Prompt() {
   return spec;
 }
 
+PrefixSpec PrefixOf() {
+  PrefixSpec spec;
+  spec.num_virtual_tokens = 3;
+  return spec;
+}
+
+Ia3Spec Scales(std::vector<TargetModule> targets = {}) { return {std::move(targets)}; }
+
 PartialSpec LastLayer() {
   PartialSpec spec;
   spec.last_layers = 1;
@@ -121,7 +129,7 @@ class DirectPassTest : public ::testing::TestWithParam<PassCase> {
     auto moved = [&](const std::vector<int64_t>& values) { return at::tensor(values, at::kLong).to(device); };
     const PackedSequences sequences = PackSequences(batch_.starts, device);
     const RopeTable rope{base_->rope_cos_PH, base_->rope_sin_PH};
-    PackedOps ops(base_->config, weights, rope, sequences, method_->lora(), Dropout(), kSeed);
+    PackedOps ops(base_->config, weights, rope, sequences, moved(batch_.tokens), method_->adapter(), Dropout(), kSeed);
     at::Tensor x = EmbedTokens(weights.embedding_VD, method_->soft_prompt_ND(), moved(batch_.tokens), at::kFloat);
     at::Tensor hidden = RunDecoder(base_->config, weights, x, &ops).index_select(0, moved(batch_.loss_rows));
     CrossEntropy result = LinearCrossEntropy(hidden, weights.head_VD, moved(batch_.targets));
@@ -329,6 +337,10 @@ INSTANTIATE_TEST_SUITE_P(
     Methods, DirectPassTest,
     ::testing::Values(PassCase{"Lora", Lora(0), false}, PassCase{"LoraDropout", Lora(0.3), false},
                       PassCase{"LoraOnSome", Lora(0, kSome), false}, PassCase{"SoftPrompt", Prompt(), false},
+                      PassCase{"Prefix", PrefixOf(), false}, PassCase{"Ia3", Scales(), false},
+                      PassCase{"Ia3OnSome", Scales(kSome), false},
+                      PassCase{"Ia3Nf4", Scales(), false, WeightFormat::kNf4},
+                      PassCase{"GpuPrefix", PrefixOf(), true}, PassCase{"GpuIa3", Scales(), true},
                       PassCase{"Full", FullSpec{}, false}, PassCase{"LastLayer", LastLayer(), false},
                       PassCase{"Scattered", Scattered(), false}, PassCase{"Norms", Norms(), false},
                       PassCase{"LoraInt8", Lora(0), false, WeightFormat::kInt8},

@@ -273,6 +273,8 @@ TEST_F(StepInteropTest, SoftPromptAgrees) {
   ExpectSameSteps("soft_prompt", spec, true);
 }
 
+TEST_F(StepInteropTest, Ia3Agrees) { ExpectSameSteps("ia3", Ia3Spec{}, true); }
+
 TEST_F(StepInteropTest, FullAgrees) { ExpectSameSteps("full", FullSpec{}, false); }
 
 }  // namespace

@@ -145,7 +145,9 @@ class EveryMethodTest : public TrainerTest, public ::testing::WithParamInterface
     norms.biases_and_norms = true;
     SoftPromptSpec prompt;
     prompt.num_virtual_tokens = 5;
-    return std::vector<MethodSpec>{FullSpec{}, last, norms, SmallLora(), prompt}[GetParam().method];
+    PrefixSpec prefix;
+    prefix.num_virtual_tokens = 5;
+    return std::vector<MethodSpec>{FullSpec{}, last, norms, SmallLora(), prompt, prefix, Ia3Spec{}}[GetParam().method];
   }
 };
 
@@ -202,9 +204,11 @@ TEST_P(EveryMethodTest, ResumesToBitIdenticalParameters) {
 INSTANTIATE_TEST_SUITE_P(Methods, EveryMethodTest,
                          ::testing::Values(MethodCase{"Full", 0, false}, MethodCase{"LastLayer", 1, false},
                                            MethodCase{"Norms", 2, false}, MethodCase{"Lora", 3, false},
-                                           MethodCase{"SoftPrompt", 4, false}, MethodCase{"GpuFull", 0, true},
+                                           MethodCase{"SoftPrompt", 4, false}, MethodCase{"Prefix", 5, false},
+                                           MethodCase{"Ia3", 6, false}, MethodCase{"GpuFull", 0, true},
                                            MethodCase{"GpuLastLayer", 1, true}, MethodCase{"GpuNorms", 2, true},
-                                           MethodCase{"GpuLora", 3, true}, MethodCase{"GpuSoftPrompt", 4, true}),
+                                           MethodCase{"GpuLora", 3, true}, MethodCase{"GpuSoftPrompt", 4, true},
+                                           MethodCase{"GpuPrefix", 5, true}, MethodCase{"GpuIa3", 6, true}),
                          [](const auto& info) { return std::string(info.param.name); });
 
 // On streams of their own, in shared turns: nothing of one reaches the other.

@@ -9,23 +9,26 @@
 #include "server/adapters/adapter.h"
 #include "server/model/compute_target.h"
 #include "server/model/config.h"
+#include "server/model/kernels/attention.h"
 
 // Adapters in the files of Hugging Face's PEFT: adapter_config.json and
-// adapter_model.safetensors; LORA, PROMPT_TUNING and P_TUNING's embeddings.
+// adapter_model.safetensors; LORA, PROMPT_TUNING, P_TUNING's embeddings,
+// PREFIX_TUNING and IA3.
 namespace attune {
 
 // Loads an adapter of the base model that `config` describes, its tensors in the
 // target's type on its device. Every tensor of the file is used and every key that
 // changes results is applied; else INVALID_ARGUMENT: (UNSUPPORTED_ADAPTER) names a
 // key or module, (BAD_ADAPTER) a tensor that is missing, left over, of another shape
-// or not finite, (PICKLE_REFUSED). RESOURCE_EXHAUSTED (OUT_OF_MEMORY).
+// or not finite, (PICKLE_REFUSED). RESOURCE_EXHAUSTED (OUT_OF_MEMORY). `rope`, the base model's, on the target's
+// device, is needed for a prefix alone.
 absl::StatusOr<std::unique_ptr<Adapter>> LoadPeft(const std::string& directory, const ModelConfig& config,
-                                                  const ComputeTarget& target);
+                                                  const ComputeTarget& target, const RopeTable& rope = {});
 
 // Writes an adapter into a folder, durably, in the tensors' own type.
 // `base_model_name` becomes base_model_name_or_path.
 absl::Status SavePeft(const std::string& directory, const Adapter& adapter, const ModelConfig& config,
-                      const std::string& base_model_name);
+                      const std::string& base_model_name, const RopeTable& rope = {});
 
 }  // namespace attune
 

@@ -43,7 +43,27 @@ const std::set<std::string>& KnownKeys(PeftConfig::Type type) {
     keys->insert(common->begin(), common->end());
     return keys;
   }();
-  return type == PeftConfig::Type::kLora ? *lora : *prompt;
+  static const auto* const prefix = [] {
+    auto* keys = new std::set<std::string>{
+        "num_virtual_tokens", "token_dim", "num_transformer_submodules", "num_attention_heads", "num_layers",
+        // The network that made the keys and values; it is not needed any more.
+        "encoder_hidden_size", "prefix_projection", "prefix_tuning_init_text"};
+    keys->insert(common->begin(), common->end());
+    return keys;
+  }();
+  static const auto* const ia3 = [] {
+    auto* keys = new std::set<std::string>{"target_modules", "exclude_modules", "feedforward_modules",
+                                           "init_ia3_weights"};
+    keys->insert(common->begin(), common->end());
+    return keys;
+  }();
+  switch (type) {
+    case PeftConfig::Type::kLora: return *lora;
+    case PeftConfig::Type::kSoftPrompt: return *prompt;
+    case PeftConfig::Type::kPrefix: return *prefix;
+    case PeftConfig::Type::kIa3: return *ia3;
+  }
+  return *common;
 }
 
 bool IsVoid(const Json& value) {
@@ -136,7 +156,8 @@ absl::Status ReadLayers(const Json& json, PeftTargets* targets) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<PeftTargets> ReadTargets(const Json& json) {
+// `fallback`: PEFT's choice for this family.
+absl::StatusOr<PeftTargets> ReadTargets(const Json& json, std::vector<std::string> fallback) {
   PeftTargets targets;
   ATTUNE_ASSIGN_OR_RETURN(targets.names, ReadTexts(json, "target_modules"));
   if (IsString(json, "target_modules")) {
@@ -147,7 +168,7 @@ absl::StatusOr<PeftTargets> ReadTargets(const Json& json) {
     }
     targets.names.clear();
   } else if (Find(json, "target_modules") == nullptr) {
-    targets.names = {"q_proj", "v_proj"};  // PEFT's choice for this family
+    targets.names = std::move(fallback);
   }
   ATTUNE_ASSIGN_OR_RETURN(targets.excluded_names, ReadTexts(json, "exclude_modules"));
   if (IsString(json, "exclude_modules")) {
@@ -180,11 +201,24 @@ absl::Status ReadLora(const Json& json, PeftConfig* config) {
   ATTUNE_RETURN_IF_ERROR(ReadBool(json, "use_rslora", &config->use_rslora));
   ATTUNE_RETURN_IF_ERROR(ReadPatterns(json, "rank_pattern", 1, static_cast<double>(kMaxRank), &config->rank_pattern));
   ATTUNE_RETURN_IF_ERROR(ReadPatterns(json, "alpha_pattern", -limit, limit, &config->alpha_pattern));
-  ATTUNE_ASSIGN_OR_RETURN(config->targets, ReadTargets(json));
+  ATTUNE_ASSIGN_OR_RETURN(config->targets, ReadTargets(json, {"q_proj", "v_proj"}));
   return absl::OkStatus();
 }
 
-absl::Status ReadSoftPrompt(const Json& json, PeftConfig* config) {
+absl::Status ReadIa3(const Json& json, PeftConfig* config) {
+  ATTUNE_ASSIGN_OR_RETURN(config->targets, ReadTargets(json, {"k_proj", "v_proj", "down_proj"}));
+  ATTUNE_ASSIGN_OR_RETURN(config->feedforward.names, ReadTexts(json, "feedforward_modules"));
+  if (IsString(json, "feedforward_modules")) {
+    ATTUNE_ASSIGN_OR_RETURN(Regex regex, Regex::Compile(config->feedforward.names[0]));
+    config->feedforward.pattern = std::move(regex);
+    config->feedforward.names.clear();
+  } else if (Find(json, "target_modules") == nullptr) {
+    config->feedforward.names = {"down_proj"};
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadVirtualTokens(const Json& json, PeftConfig* config) {
   ATTUNE_RETURN_IF_ERROR(ReadInt(json, "num_virtual_tokens", 1, kMaxVirtualTokens, &config->virtual_tokens));
   if (config->virtual_tokens == 0) return BadAdapter("adapter_config.json has no 'num_virtual_tokens'");
   ATTUNE_RETURN_IF_ERROR(ReadInt(json, "token_dim", 1, 1 << 20, &config->token_dim));
@@ -260,6 +294,10 @@ absl::StatusOr<PeftConfig> ParsePeftConfig(const std::string& text) {
   if (type == nullptr || !type->is_string()) return BadAdapter("adapter_config.json has no 'peft_type'");
   if (*type == Json("PROMPT_TUNING") || *type == Json("P_TUNING")) {
     config.type = PeftConfig::Type::kSoftPrompt;
+  } else if (*type == Json("PREFIX_TUNING")) {
+    config.type = PeftConfig::Type::kPrefix;
+  } else if (*type == Json("IA3")) {
+    config.type = PeftConfig::Type::kIa3;
   } else if (*type != Json("LORA")) {
     return UnsupportedAdapter(absl::StrCat("peft_type ", type->dump()));
   }
@@ -269,8 +307,11 @@ absl::StatusOr<PeftConfig> ParsePeftConfig(const std::string& text) {
   const Json* task = Find(json, "task_type");
   if (task != nullptr && *task != Json("CAUSAL_LM"))
     return UnsupportedAdapter(absl::StrCat("task_type ", task->dump()));
-  ATTUNE_RETURN_IF_ERROR(config.type == PeftConfig::Type::kLora ? ReadLora(json, &config)
-                                                                : ReadSoftPrompt(json, &config));
+  switch (config.type) {
+    case PeftConfig::Type::kLora: ATTUNE_RETURN_IF_ERROR(ReadLora(json, &config)); break;
+    case PeftConfig::Type::kIa3: ATTUNE_RETURN_IF_ERROR(ReadIa3(json, &config)); break;
+    default: ATTUNE_RETURN_IF_ERROR(ReadVirtualTokens(json, &config));
+  }
   return config;
 }
 

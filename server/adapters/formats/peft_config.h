@@ -30,10 +30,10 @@ struct PeftTargets {
 
 // What an adapter_config.json says, as far as it changes results.
 struct PeftConfig {
-  enum class Type { kLora, kSoftPrompt };
+  enum class Type { kLora, kSoftPrompt, kPrefix, kIa3 };
   Type type = Type::kLora;
 
-  // kLora.
+  // kLora; `targets` of kIa3, too.
   int64_t rank = 8;
   double alpha = 8;
   double dropout = 0;
@@ -42,7 +42,10 @@ struct PeftConfig {
   // For modules whose path, or its end after a point, matches: the first counts.
   std::vector<std::pair<Regex, double>> rank_pattern, alpha_pattern;
 
-  // kSoftPrompt.
+  // kIa3: whose inputs are scaled; of the rest of `targets`, the outputs.
+  PeftTargets feedforward;
+
+  // kSoftPrompt, kPrefix.
   int64_t virtual_tokens = 0;
   int64_t token_dim = 0;
   std::string init_text;

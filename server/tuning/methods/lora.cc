@@ -37,7 +37,7 @@ class LoraMethod final : public Method {
 
   const std::vector<Parameter>& parameters() const override { return parameters_; }
   DecoderWeights Weights() const override { return base_->weights; }
-  const LoraAdapter* lora() const override { return adapter_.lora.get(); }
+  const Adapter* adapter() const override { return &adapter_; }
   ModelKind kind() const override { return ModelKind::kLora; }
   absl::Status Save(const std::string& directory, const std::string& base_model_name) const override {
     return SavePeft(directory, adapter_, base_->config, base_model_name);

@@ -28,6 +28,16 @@ int64_t LoraParameters(const LoraSpec& spec, const ModelConfig& config) {
   return per_layer * config.layers;
 }
 
+int64_t Ia3Parameters(const Ia3Spec& spec, const ModelConfig& config) {
+  int64_t per_layer = 0;
+  for (int p = 0; p < kProjections; ++p) {
+    const Projection projection = static_cast<Projection>(p);
+    if (!IsIa3Target(spec.target_modules, projection)) continue;
+    per_layer += projection == Projection::kDown ? config.intermediate : SliceOf(config, projection).rows;
+  }
+  return per_layer * config.layers;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Method>> MakeMethod(const MethodSpec& spec, std::shared_ptr<const BaseModel> base,
@@ -38,6 +48,8 @@ absl::StatusOr<std::unique_ptr<Method>> MakeMethod(const MethodSpec& spec, std::
                         [&](const PartialSpec& s) -> Result { return MakePartial(s, base); },
                         [&](const LoraSpec& s) -> Result { return MakeLora(s, base, seed); },
                         [&](const SoftPromptSpec& s) -> Result { return MakeSoftPrompt(s, base, seed); },
+                        [&](const PrefixSpec& s) -> Result { return MakePrefix(s, base, seed); },
+                        [&](const Ia3Spec& s) -> Result { return MakeIa3(s, base); },
                     },
                     spec);
 }
@@ -57,6 +69,11 @@ absl::StatusOr<int64_t> CountTrainable(const MethodSpec& spec, const BaseModel& 
                         [&](const SoftPromptSpec& s) -> Result {
                           return (s.num_virtual_tokens ? s.num_virtual_tokens : 20) * base.config.hidden;
                         },
+                        [&](const PrefixSpec& s) -> Result {
+                          return (s.num_virtual_tokens ? s.num_virtual_tokens : 20) * base.config.layers * 2 *
+                                 base.config.kv_size();
+                        },
+                        [&](const Ia3Spec& s) -> Result { return Ia3Parameters(s, base.config); },
                     },
                     spec);
 }

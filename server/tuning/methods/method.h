@@ -46,10 +46,16 @@ class Method {
   // What the next forward pass runs with; trained tensors in it carry gradients.
   // Valid until the parameters change.
   virtual DecoderWeights Weights() const = 0;
-  virtual const LoraAdapter* lora() const { return nullptr; }
+  // The adapter that trains; its tensors are the leaves.
+  virtual const Adapter* adapter() const { return nullptr; }
   virtual const TrainedWeights* trained_weights() const { return nullptr; }
-  virtual at::Tensor soft_prompt_ND() const { return {}; }
-  int64_t virtual_tokens() const { return soft_prompt_ND().defined() ? soft_prompt_ND().size(0) : 0; }
+  int64_t virtual_tokens() const { return adapter() ? adapter()->virtual_tokens() : 0; }
+  const LoraAdapter* lora() const { return adapter() ? adapter()->lora.get() : nullptr; }
+  const Prefix* prefix() const { return adapter() ? adapter()->prefix.get() : nullptr; }
+  const Ia3Adapter* ia3() const { return adapter() ? adapter()->ia3.get() : nullptr; }
+  at::Tensor soft_prompt_ND() const {
+    return adapter() && adapter()->soft_prompt ? adapter()->soft_prompt->embeddings_ND : at::Tensor();
+  }
 
   virtual ModelKind kind() const = 0;
   // Writes what the registry keeps of the tuned model.
@@ -69,8 +75,19 @@ absl::StatusOr<std::unique_ptr<Method>> MakeLora(const LoraSpec& spec, std::shar
                                                  uint64_t seed);
 absl::StatusOr<std::unique_ptr<Method>> MakeSoftPrompt(const SoftPromptSpec& spec,
                                                        std::shared_ptr<const BaseModel> base, uint64_t seed);
+absl::StatusOr<std::unique_ptr<Method>> MakePrefix(const PrefixSpec& spec, std::shared_ptr<const BaseModel> base,
+                                                   uint64_t seed);
+absl::StatusOr<std::unique_ptr<Method>> MakeIa3(const Ia3Spec& spec, std::shared_ptr<const BaseModel> base);
 absl::StatusOr<std::unique_ptr<Method>> MakeFull(std::shared_ptr<const BaseModel> base);
 absl::StatusOr<std::unique_ptr<Method>> MakePartial(const PartialSpec& spec, std::shared_ptr<const BaseModel> base);
+
+// Ids of the tokens that so many virtual ones start from: those of `init_text`, repeated or cut, or drawn from
+// the vocabulary. `field` is the proto's, for errors.
+absl::StatusOr<std::vector<int64_t>> StartIds(SoftPromptSpec::Init init, const std::string& init_text, int64_t count,
+                                              const Tokenizer& tokenizer, uint64_t seed, const std::string& field);
+
+// Whether IA3 with these targets (none: its default) scales a projection.
+bool IsIa3Target(const std::vector<TargetModule>& targets, Projection projection);
 
 // Names of the parameters that a partial tuning trains, in NamedParameters' order.
 absl::StatusOr<std::vector<bool>> SelectParameters(const PartialSpec& spec, const BaseModel& base);

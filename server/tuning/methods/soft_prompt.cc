@@ -24,7 +24,7 @@ class SoftPromptMethod final : public Method {
 
   const std::vector<Parameter>& parameters() const override { return parameters_; }
   DecoderWeights Weights() const override { return base_->weights; }
-  at::Tensor soft_prompt_ND() const override { return adapter_.soft_prompt->embeddings_ND; }
+  const Adapter* adapter() const override { return &adapter_; }
   ModelKind kind() const override { return ModelKind::kSoftPrompt; }
   absl::Status Save(const std::string& directory, const std::string& base_model_name) const override {
     return SavePeft(directory, adapter_, base_->config, base_model_name);
@@ -36,15 +36,16 @@ class SoftPromptMethod final : public Method {
   std::vector<Parameter> parameters_;
 };
 
-// Ids whose embeddings the prompt starts from.
-absl::StatusOr<std::vector<int64_t>> StartIds(const SoftPromptSpec& spec, int64_t count, const Tokenizer& tokenizer,
-                                              uint64_t seed) {
+}  // namespace
+
+absl::StatusOr<std::vector<int64_t>> StartIds(SoftPromptSpec::Init init, const std::string& init_text, int64_t count,
+                                              const Tokenizer& tokenizer, uint64_t seed, const std::string& field) {
   std::vector<int64_t> ids(count);
-  const bool from_text = spec.init == SoftPromptSpec::Init::kText ||
-                         (spec.init == SoftPromptSpec::Init::kUnspecified && !spec.init_text.empty());
+  const bool from_text = init == SoftPromptSpec::Init::kText ||
+                         (init == SoftPromptSpec::Init::kUnspecified && !init_text.empty());
   if (from_text) {
-    std::vector<int32_t> text = tokenizer.Encode(spec.init_text, /*parse_special=*/false);
-    if (text.empty()) return InvalidField("tuning_job.soft_prompt.init_text", "has no tokens");
+    std::vector<int32_t> text = tokenizer.Encode(init_text, /*parse_special=*/false);
+    if (text.empty()) return InvalidField(field, "has no tokens");
     for (int64_t i = 0; i < count; ++i) ids[i] = text[i % text.size()];
     return ids;
   }
@@ -57,8 +58,6 @@ absl::StatusOr<std::vector<int64_t>> StartIds(const SoftPromptSpec& spec, int64_
   return ids;
 }
 
-}  // namespace
-
 absl::StatusOr<std::unique_ptr<Method>> MakeSoftPrompt(const SoftPromptSpec& spec,
                                                        std::shared_ptr<const BaseModel> base, uint64_t seed) {
   const int64_t count = spec.num_virtual_tokens ? spec.num_virtual_tokens : 20;
@@ -70,7 +69,8 @@ absl::StatusOr<std::unique_ptr<Method>> MakeSoftPrompt(const SoftPromptSpec& spe
                 .normal_(0, table.to(at::kFloat).std().item<double>(), generator)
                 .to(DeviceOf(base->target));
   } else {
-    ATTUNE_ASSIGN_OR_RETURN(std::vector<int64_t> ids, StartIds(spec, count, *base->tokenizer, seed));
+    ATTUNE_ASSIGN_OR_RETURN(std::vector<int64_t> ids, StartIds(spec.init, spec.init_text, count, *base->tokenizer, seed,
+                                     "tuning_job.soft_prompt.init_text"));
     start = table.index_select(0, at::tensor(ids, at::kLong).to(table.device())).to(at::kFloat).clone();
   }
   return std::make_unique<SoftPromptMethod>(std::move(start), spec.init_text, std::move(base));

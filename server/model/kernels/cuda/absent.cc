@@ -55,13 +55,15 @@ void DropoutRows(Type, const void*, const void*, double, const int64_t*, const i
 void SpreadBlocks(Type, const void*, void*, const BlockCopy*, int64_t, int64_t, Stream) { std::abort(); }
 void CollectBlocks(const float*, float*, const BlockCopy*, int64_t, int64_t, bool, Stream) { std::abort(); }
 void EmbedTokens(const void*, const int32_t*, const int32_t*, void*, int64_t, int64_t, Stream) { std::abort(); }
-void RopeAndCache(void*, Addend, const float*, const float*, const int32_t*, const int32_t*, void*, void*, int64_t,
+void RopeAndCache(void*, Addend, RowScales, const float*, const float*, const int32_t*, const int32_t*, void*, void*, int64_t,
                   RopeShape, Stream) {
   std::abort();
 }
 bool AddAndNormTakes(int64_t) { return false; }
-void AddAndNorm(void*, const void*, Addend, const void*, double, void*, int64_t, int64_t, Stream) { std::abort(); }
-void SwiGluAdded(const void*, Addend, void*, int64_t, int64_t, Stream) { std::abort(); }
+void AddAndNorm(void*, const void*, Addend, RowScales, int, const void*, double, void*, int64_t, int64_t, Stream) {
+  std::abort();
+}
+void SwiGluAdded(const void*, Addend, RowScales, void*, int64_t, int64_t, Stream) { std::abort(); }
 bool PagedAttentionTakes(RopeShape) { return false; }
 void PagedAttention(const PagedAttentionCall&, Stream) { std::abort(); }
 void Argmax(const void*, int32_t*, int64_t, int64_t, Stream) { std::abort(); }

@@ -139,17 +139,28 @@ struct Addend {
   int64_t rows = 0;
 };
 
+// IA3's scales, by which (a matrix + its addend) is multiplied before use. A slot has kScaleEntries pointers a
+// layer: the scales of each projection's outputs, then those of down_proj's inputs; null where there are none.
+inline constexpr int kScaleEntries = 8;
+struct RowScales {
+  const void* const* entries = nullptr;  // of slot 0 and the layer at hand; null: no row is scaled
+  int64_t stride = 0;                    // pointers from slot to slot
+  const int32_t* slots_T = nullptr;      // of each row; negative: it is not scaled
+};
+
 // Rotates the query columns of qkv_TE + addend in place, and writes rotated keys, and values, to their
 // slots of the cache; rows whose slot is negative are left out.
-void RopeAndCache(void* qkv_TE, Addend addend, const float* cos_PH, const float* sin_PH, const int32_t* positions_T,
-                  const int32_t* slots_T, void* keys, void* values, int64_t tokens, RopeShape shape, Stream stream);
-// x += delta + addend, and its RMS norm times w, as RmsNormForward's. Only for rows as wide as
+void RopeAndCache(void* qkv_TE, Addend addend, RowScales scales, const float* cos_PH, const float* sin_PH,
+                  const int32_t* positions_T, const int32_t* slots_T, void* keys, void* values, int64_t tokens,
+                  RopeShape shape, Stream stream);
+// x += delta + addend, and its RMS norm times w, as RmsNormForward's; delta is scaled by the entry of
+// projection `scaled`. Only for rows as wide as
 // AddAndNormTakes allows: 8192.
 bool AddAndNormTakes(int64_t columns);
-void AddAndNorm(void* x_TD, const void* delta_TD, Addend addend, const void* w_D, double epsilon, void* y_TD,
-                int64_t rows, int64_t columns, Stream stream);
-// silu(gate) * up of gate_up_T2I + addend.
-void SwiGluAdded(const void* gate_up_T2I, Addend addend, void* out_TI, int64_t rows, int64_t inner, Stream stream);
+void AddAndNorm(void* x_TD, const void* delta_TD, Addend addend, RowScales scales, int scaled, const void* w_D,
+                double epsilon, void* y_TD, int64_t rows, int64_t columns, Stream stream);
+// silu(gate) * up of gate_up_T2I + addend, scaled as down_proj's input, too.
+void SwiGluAdded(const void* gate_up_T2I, Addend addend, RowScales scales, void* out_TI, int64_t rows, int64_t inner, Stream stream);
 
 // How attention over a paged cache is cut: `segments` have consecutive queries each, which see
 // the keys up to themselves. A tile is tile_rows rows (query times head of a group) of a

@@ -26,9 +26,25 @@ __device__ inline void Add(const T* addend, int64_t addend_rows, int64_t row, in
   for (int j = 0; j < N; ++j) v[j] += d[j];
 }
 
+// v *= the scales that the row has from column `i` of an entry on.
+template <typename T, int N>
+__device__ inline void Scale(const RowScales& scales, int64_t row, int entry, int64_t i, float (&v)[N]) {
+  if (!scales.entries) return;
+  const int32_t slot = scales.slots_T[row];
+  const T* entries = slot < 0 ? nullptr : static_cast<const T*>(scales.entries[slot * scales.stride + entry]);
+  if (!entries) return;
+  float s[N];
+  Load(entries + i, s);
+#pragma unroll
+  for (int j = 0; j < N; ++j) v[j] *= s[j];
+}
+
+// Entries of RowScales.
+constexpr int kScaleQ = 0, kScaleK = 1, kScaleV = 2, kScaleGate = 4, kScaleUp = 5, kScaleInner = 7;
+
 // A thread has the same few dimensions in both halves of a head: queries' first, then keys', then values'.
 template <typename T, int N>
-__global__ void RopeCache(T* qkv, const T* addend, int64_t addend_rows, const float* cos, const float* sin,
+__global__ void RopeCache(T* qkv, const T* addend, int64_t addend_rows, RowScales scales, const float* cos, const float* sin,
                           const int32_t* positions, const int32_t* slots, T* keys, T* values, int heads, int kv_heads,
                           int half) {
   const int64_t t = blockIdx.x, slot = slots[t];
@@ -45,6 +61,10 @@ __global__ void RopeCache(T* qkv, const T* addend, int64_t addend_rows, const fl
     Load(qkv + at + half, b);
     Add<T, N>(addend, addend_rows, t, at, a);
     Add<T, N>(addend, addend_rows, t, at + half, b);
+    const int entry = head < heads ? kScaleQ : head < heads + kv_heads ? kScaleK : kScaleV;
+    const int first_head = entry == kScaleQ ? 0 : entry == kScaleK ? heads : heads + kv_heads;
+    Scale<T, N>(scales, t, entry, (head - first_head) * 2 * half + i, a);
+    Scale<T, N>(scales, t, entry, (head - first_head) * 2 * half + i + half, b);
     T* to = qkv + at;
     if (head >= heads + kv_heads) {
       to = values + (head - heads - kv_heads) * 2 * half + i;
@@ -66,7 +86,7 @@ __global__ void RopeCache(T* qkv, const T* addend, int64_t addend_rows, const fl
 
 // A row's threads hold it at once.
 template <typename T, int N>
-__global__ void AddNorm(T* x, const T* delta, const T* addend, int64_t addend_rows, const T* w, float epsilon, T* y,
+__global__ void AddNorm(T* x, const T* delta, const T* addend, int64_t addend_rows, RowScales scales, int scaled, const T* w, float epsilon, T* y,
                         int columns) {
   __shared__ float shared[33];
   const int i = threadIdx.x * N;
@@ -80,6 +100,7 @@ __global__ void AddNorm(T* x, const T* delta, const T* addend, int64_t addend_ro
       float d[N];
       Load(delta + at, d);
       Add<T, N>(addend, addend_rows, blockIdx.x, at, d);
+      Scale<T, N>(scales, blockIdx.x, scaled, i, d);
 #pragma unroll
       for (int j = 0; j < N; ++j) v[j] = ToFloat(FromFloat<T>(v[j] + d[j]));
       Store(x + at, v);
@@ -95,7 +116,7 @@ __global__ void AddNorm(T* x, const T* delta, const T* addend, int64_t addend_ro
 }
 
 template <typename T, int N>
-__global__ void Gate(const T* gate_up, const T* addend, int64_t addend_rows, T* out, int inner) {
+__global__ void Gate(const T* gate_up, const T* addend, int64_t addend_rows, RowScales scales, T* out, int inner) {
   const int i = (blockIdx.y * blockDim.x + threadIdx.x) * N;
   if (i >= inner) return;
   const int64_t at = blockIdx.x * static_cast<int64_t>(2 * inner) + i;
@@ -104,8 +125,11 @@ __global__ void Gate(const T* gate_up, const T* addend, int64_t addend_rows, T* 
   Load(gate_up + at + inner, u);
   Add<T, N>(addend, addend_rows, blockIdx.x, at, g);
   Add<T, N>(addend, addend_rows, blockIdx.x, at + inner, u);
+  Scale<T, N>(scales, blockIdx.x, kScaleGate, i, g);
+  Scale<T, N>(scales, blockIdx.x, kScaleUp, i, u);
 #pragma unroll
   for (int j = 0; j < N; ++j) u[j] *= g[j] / (1.0f + __expf(-g[j]));
+  Scale<T, N>(scales, blockIdx.x, kScaleInner, i, u);
   Store(out + blockIdx.x * static_cast<int64_t>(inner) + i, u);
 }
 
@@ -134,34 +158,36 @@ void EmbedTokens(const void* embedding_VD, const int32_t* tokens_T, const int32_
   });
 }
 
-void RopeAndCache(void* qkv_TE, Addend addend, const float* cos_PH, const float* sin_PH, const int32_t* positions_T,
-                  const int32_t* slots_T, void* keys, void* values, int64_t tokens, RopeShape shape, Stream stream) {
+void RopeAndCache(void* qkv_TE, Addend addend, RowScales scales, const float* cos_PH, const float* sin_PH,
+                  const int32_t* positions_T, const int32_t* slots_T, void* keys, void* values, int64_t tokens,
+                  RopeShape shape, Stream stream) {
   const int half = static_cast<int>(shape.head_dim / 2);
   const int heads = static_cast<int>(shape.heads), kv_heads = static_cast<int>(shape.kv_heads);
   Dispatch(Type::kBfloat16, half, [&]<typename T, int N>() {
     RopeCache<T, N><<<tokens, RowThreads((heads + 2 * kv_heads) * half, N), 0, stream>>>(
-        static_cast<T*>(qkv_TE), static_cast<const T*>(addend.values), addend.rows, cos_PH, sin_PH, positions_T, slots_T,
-        static_cast<T*>(keys), static_cast<T*>(values), heads, kv_heads, half);
+        static_cast<T*>(qkv_TE), static_cast<const T*>(addend.values), addend.rows, scales, cos_PH, sin_PH, positions_T,
+        slots_T, static_cast<T*>(keys), static_cast<T*>(values), heads, kv_heads, half);
   });
 }
 
 bool AddAndNormTakes(int64_t columns) { return columns % kWide<Bf16> == 0 && columns <= 1024 * kWide<Bf16>; }
 
-void AddAndNorm(void* x_TD, const void* delta_TD, Addend addend, const void* w_D, double epsilon, void* y_TD,
-                int64_t rows, int64_t columns, Stream stream) {
+void AddAndNorm(void* x_TD, const void* delta_TD, Addend addend, RowScales scales, int scaled, const void* w_D,
+                double epsilon, void* y_TD, int64_t rows, int64_t columns, Stream stream) {
   Dispatch(Type::kBfloat16, columns, [&]<typename T, int N>() {
     AddNorm<T, N><<<rows, RowThreads(columns, N), 0, stream>>>(
-        static_cast<T*>(x_TD), static_cast<const T*>(delta_TD), static_cast<const T*>(addend.values), addend.rows,
-        static_cast<const T*>(w_D), static_cast<float>(epsilon), static_cast<T*>(y_TD), static_cast<int>(columns));
+        static_cast<T*>(x_TD), static_cast<const T*>(delta_TD), static_cast<const T*>(addend.values), addend.rows, scales,
+        scaled, static_cast<const T*>(w_D), static_cast<float>(epsilon), static_cast<T*>(y_TD), static_cast<int>(columns));
   });
 }
 
-void SwiGluAdded(const void* gate_up_T2I, Addend addend, void* out_TI, int64_t rows, int64_t inner, Stream stream) {
+void SwiGluAdded(const void* gate_up_T2I, Addend addend, RowScales scales, void* out_TI, int64_t rows, int64_t inner,
+                 Stream stream) {
   Dispatch(Type::kBfloat16, inner, [&]<typename T, int N>() {
     constexpr int kThreads = 128;
     const unsigned blocks = static_cast<unsigned>((inner / N + kThreads - 1) / kThreads);
     Gate<T, N><<<dim3(rows, blocks), kThreads, 0, stream>>>(static_cast<const T*>(gate_up_T2I),
-                                                           static_cast<const T*>(addend.values), addend.rows,
+                                                           static_cast<const T*>(addend.values), addend.rows, scales,
                                                            static_cast<T*>(out_TI), static_cast<int>(inner));
   });
 }

@@ -1,0 +1,40 @@
+#ifndef ATTUNE_TESTS_TESTING_RANDOM_ADAPTER_H_
+#define ATTUNE_TESTS_TESTING_RANDOM_ADAPTER_H_
+
+#include <ATen/ATen.h>
+
+#include <memory>
+
+#include "server/adapters/adapter.h"
+
+namespace attune {
+
+// Adapters far from doing nothing, in the type and on the device that `options` say.
+
+inline std::unique_ptr<Adapter> RandomPrefix(const ModelConfig& config, int64_t tokens,
+                                             const at::TensorOptions& options = {}, double size = 1) {
+  auto adapter = std::make_unique<Adapter>();
+  adapter->prefix = std::make_unique<Prefix>();
+  adapter->prefix->keys_values_LNE = (at::randn({config.layers, tokens, 2 * config.kv_size()}) * size).to(options);
+  return adapter;
+}
+
+// IA3 on the projections that it is for, and on some others.
+inline std::unique_ptr<Adapter> RandomIa3(const ModelConfig& config, const at::TensorOptions& options = {},
+                                          double size = 0.3) {
+  auto adapter = std::make_unique<Adapter>();
+  adapter->ia3 = std::make_unique<Ia3Adapter>();
+  adapter->ia3->layers.resize(config.layers);
+  auto scales = [&](int64_t count) { return (1 + at::randn({count}) * size).to(options); };
+  for (Ia3Adapter::Layer& layer : adapter->ia3->layers) {
+    for (Projection projection : {Projection::kK, Projection::kV, Projection::kO, Projection::kGate}) {
+      layer.output[static_cast<int>(projection)] = scales(SliceOf(config, projection).rows);
+    }
+    layer.inner_I = scales(config.intermediate);
+  }
+  return adapter;
+}
+
+}  // namespace attune
+
+#endif  // ATTUNE_TESTS_TESTING_RANDOM_ADAPTER_H_
