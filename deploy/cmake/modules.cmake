@@ -22,6 +22,17 @@ function(attune_module name)
   endif()
 endfunction()
 
+# attune_embed(TARGET FILE FUNCTION HEADER): puts the bytes of FILE into TARGET, so that a program needs no file
+# beside it. HEADER declares `absl::string_view FUNCTION();` in the namespace attune.
+function(attune_embed target file function header)
+  get_filename_component(input ${file} ABSOLUTE)
+  set(output ${CMAKE_CURRENT_BINARY_DIR}/${file}.cc)
+  set(script ${CMAKE_SOURCE_DIR}/deploy/cmake/embed.cmake)
+  add_custom_command(OUTPUT ${output} DEPENDS ${input} ${script} VERBATIM COMMENT "Embedding ${file}"
+    COMMAND ${CMAKE_COMMAND} -D INPUT=${input} -D OUTPUT=${output} -D FUNCTION=${function} -D HEADER=${header} -P ${script})
+  target_sources(${target} PRIVATE ${output})
+endfunction()
+
 # attune_test(FILE [TORCH] [DEPS ...]): one GoogleTest executable per x_test.cc,
 # named after its path: tests/jobs/policy_test.cc is the test jobs_policy_test.
 function(attune_test file)
