@@ -25,6 +25,8 @@ const std::map<std::string, std::set<std::string>>& Allowed() {
       {"client", {}},
       {"server/jobs", {}},
       {"server/device", {}},
+      {"server/comparison", {"server/jobs", "server/evaluation", "server/engine", "server/adapters", "server/data",
+                             "server/tokenizer"}},
       {"server/metrics", {}},
       {"server/model/weights", {}},
       {"server/model/kernels/cuda", {}},

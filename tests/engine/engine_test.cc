@@ -257,7 +257,7 @@ TEST_F(EngineTest, WeightsInBfloat16ScoreAlmostAsInFloat) {
     ASSERT_TRUE(result.ok()) << result.status();
     for (size_t t = 0; t < continuation.size(); ++t) {
       const double expected = exact[i][19 + t][continuation[t]].item<float>();
-      EXPECT_NEAR(result->continuations[0].tokens[t].logprob, expected, 0.05) << "model " << i << ", token " << t;
+      EXPECT_NEAR(result->continuations[0].tokens[t].logprob, expected, 0.06) << "model " << i << ", token " << t;
     }
     ++i;
   }
