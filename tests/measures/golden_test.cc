@@ -1,10 +1,9 @@
 // Compares with golden.json, which tests/interop/measures_reference.py makes with the packages that others use.
 #include <cmath>
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
-
-#include <nlohmann/json.hpp>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"

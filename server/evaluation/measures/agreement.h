@@ -9,7 +9,8 @@
 #include "server/evaluation/measures/wilson.h"
 
 // Consistency: whether variants of one input get the same answer. A group holds the answers to one input's
-// variants; they agree if their strings are equal, so normalise them before. Groups of fewer than two answers are left out.
+// variants; they agree if their strings are equal, so normalise them before. Groups of fewer than two answers are left
+// out.
 namespace attune {
 
 using AnswerGroup = std::vector<std::string>;

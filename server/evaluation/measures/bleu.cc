@@ -73,19 +73,25 @@ std::string ReplacePairs(absl::string_view text, Matches matches, Write write) {
 std::string SplitStopsAfterNonDigits(absl::string_view text) {
   return ReplacePairs(
       text, [](char a, char b) { return !absl::ascii_isdigit(a) && IsStop(b); },
-      [](char a, char b, std::string* out) { *out += {a, ' ', b, ' '}; });
+      [](char a, char b, std::string* out) {
+        *out += {a, ' ', b, ' '};
+      });
 }
 
 std::string SplitStopsBeforeNonDigits(absl::string_view text) {
   return ReplacePairs(
       text, [](char a, char b) { return IsStop(a) && !absl::ascii_isdigit(b); },
-      [](char a, char b, std::string* out) { *out += {' ', a, ' ', b}; });
+      [](char a, char b, std::string* out) {
+        *out += {' ', a, ' ', b};
+      });
 }
 
 std::string SplitDashesAfterDigits(absl::string_view text) {
   return ReplacePairs(
       text, [](char a, char b) { return absl::ascii_isdigit(a) && b == '-'; },
-      [](char a, char b, std::string* out) { *out += {a, ' ', b, ' '}; });
+      [](char a, char b, std::string* out) {
+        *out += {a, ' ', b, ' '};
+      });
 }
 
 }  // namespace
@@ -107,8 +113,13 @@ std::vector<std::string> Tokenize13a(absl::string_view text) {
   text = text.substr(0, words.back().data() + words.back().size() - text.data());
   // One after the other, as the rules do: what one makes the next may take.
   std::string line(text);
-  for (const auto& [from, to] : {std::pair("<skipped>", ""), {"-\n", ""}, {"\n", " "}, {"&quot;", "\""},
-                                 {"&amp;", "&"}, {"&lt;", "<"}, {"&gt;", ">"}}) {
+  for (const auto& [from, to] : {std::pair("<skipped>", ""),
+                                 {"-\n", ""},
+                                 {"\n", " "},
+                                 {"&quot;", "\""},
+                                 {"&amp;", "&"},
+                                 {"&lt;", "<"},
+                                 {"&gt;", ">"}}) {
     line = absl::StrReplaceAll(line, {{from, to}});
   }
   line = SpaceAroundPunctuation(absl::StrCat(" ", line, " "));

@@ -15,7 +15,7 @@ namespace attune {
 // bootstrap resamples these and computes no text twice.
 struct BleuStatistics {
   static constexpr int kOrders = 4;
-  int64_t answer_words = 0, reference_words = 0;  // of the reference nearest in length
+  int64_t answer_words = 0, reference_words = 0;           // of the reference nearest in length
   std::array<int64_t, kOrders> matches = {}, totals = {};  // n-grams of words
 
   BleuStatistics& operator+=(const BleuStatistics& other);

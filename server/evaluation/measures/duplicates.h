@@ -17,7 +17,8 @@ uint64_t HashText(absl::string_view text);
 // The hash of the text in lower case with one space between words: texts that differ in nothing else share it.
 uint64_t NormalizedHash(absl::string_view text);
 
-// For each text the index of the first that is equal to it but for case and white space; its own if there is none before.
+// For each text the index of the first that is equal to it but for case and white space; its own if there is none
+// before.
 std::vector<int64_t> FirstOccurrences(absl::Span<const std::string> texts);
 
 }  // namespace attune

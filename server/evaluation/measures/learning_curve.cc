@@ -160,7 +160,8 @@ absl::StatusOr<CurvePrediction> PredictQuality(absl::Span<const CurvePoint> poin
   for (int i = 0; i < options.resamples; ++i) {
     std::vector<CurvePoint> drawn(points.begin(), points.end());
     for (CurvePoint& point : drawn) {
-      point.quality = std::min(options.bound, fit.curve.Quality(point.examples) + point.standard_error * random.Normal());
+      point.quality =
+          std::min(options.bound, fit.curve.Quality(point.examples) + point.standard_error * random.Normal());
     }
     samples.push_back(Fitter(drawn, options.bound).Best().curve.Quality(examples));
   }

@@ -41,8 +41,8 @@ struct CurveOptions {
   double confidence = 0.95;
   int resamples = 500;
   uint64_t seed = 0;
-  double max_width = 0.1;   // of an interval that still tells something
-  double max_factor = 10;   // times the most examples measured
+  double max_width = 0.1;  // of an interval that still tells something
+  double max_factor = 10;  // times the most examples measured
 };
 
 struct CurvePrediction {
@@ -50,8 +50,10 @@ struct CurvePrediction {
   CurveEvidence evidence = CurveEvidence::kTooUncertain;  // only kEnough is an answer; the figures are there anyway
 };
 
-// Quality after training on `examples`. The interval comes from curves fitted to points that are drawn
-// anew around the measured ones by their standard errors. Errors as FitLearningCurve.
+// Quality after training on `examples`. The interval comes from curves fitted to points that are drawn anew around
+// the fitted curve by their standard errors. Of a 95% interval 92% to 99% hold the truth in simulations where the
+// curve still rises, 83% to 85% where it is flat already: the best quality seen is then too high by chance. Errors
+// as FitLearningCurve.
 absl::StatusOr<CurvePrediction> PredictQuality(absl::Span<const CurvePoint> points, double examples,
                                                const CurveOptions& options);
 

@@ -13,8 +13,8 @@
 // Near duplicates by MinHash (Broder 1997) over shingles of three words.
 namespace attune {
 
-// The distinct runs of three words, hashed and sorted; words are in lower case and without ASCII punctuation around them.
-// Of a shorter text it is one run of what there is; none of a text without words.
+// The distinct runs of three words, hashed and sorted; words are in lower case and without ASCII punctuation around
+// them. Of a shorter text it is one run of what there is; none of a text without words.
 std::vector<uint64_t> Shingles(absl::string_view text);
 
 // The share of all shingles that both have. 0 if one has none.
@@ -26,8 +26,8 @@ MinHash MakeMinHash(absl::Span<const uint64_t> shingles);
 // An unbiased estimate of the sets' Jaccard similarity J, with a standard error of sqrt(J (1 - J) / 128).
 double EstimateJaccard(const MinHash& a, const MinHash& b);
 
-// Texts in which near duplicates of others are looked up. Candidates share one of 32 bands of 4 hashes, so that a pair of
-// similarity 0.8 is overlooked once in 20 million times (0.7: in 6,000; 0.5: in 8); each candidate is then compared
+// Texts in which near duplicates of others are looked up. Candidates share one of 32 bands of 4 hashes, so that a pair
+// of similarity 0.8 is overlooked once in 20 million times (0.7: in 6,000; 0.5: in 8); each candidate is then compared
 // by its shingles. Not thread-safe.
 class NearDuplicateIndex {
  public:

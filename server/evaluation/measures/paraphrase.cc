@@ -18,9 +18,9 @@ namespace {
 using Pieces = std::vector<WordPiece>;
 
 constexpr ParaphraseRule kRules[] = {
-    ParaphraseRule::kLowerCase,     ParaphraseRule::kUpperCase,   ParaphraseRule::kContract,
-    ParaphraseRule::kExpand,        ParaphraseRule::kPunctuation, ParaphraseRule::kWhiteSpace,
-    ParaphraseRule::kSynonym,       ParaphraseRule::kPolitePrefix, ParaphraseRule::kSentenceOrder,
+    ParaphraseRule::kLowerCase, ParaphraseRule::kUpperCase,    ParaphraseRule::kContract,
+    ParaphraseRule::kExpand,    ParaphraseRule::kPunctuation,  ParaphraseRule::kWhiteSpace,
+    ParaphraseRule::kSynonym,   ParaphraseRule::kPolitePrefix, ParaphraseRule::kSentenceOrder,
     ParaphraseRule::kTypo,
 };
 
@@ -114,7 +114,8 @@ std::string SwapSynonyms(Pieces pieces, CounterRandom* random) {
 }
 
 std::string AddPolitePrefix(absl::string_view text, CounterRandom* random) {
-  constexpr const char* kToQuestions[] = {"Please tell me: ", "Could you help me with this? ", "I would like to know: "};
+  constexpr const char* kToQuestions[] = {"Please tell me: ", "Could you help me with this? ",
+                                          "I would like to know: "};
   constexpr const char* kToTexts[] = {"Hello. ", "Hi there! ", "Please have a look at this: "};
   const bool question = absl::EndsWith(absl::StripTrailingAsciiWhitespace(text), "?");
   const int64_t chosen = random->Below(3);
@@ -146,16 +147,26 @@ std::string MakeTypo(Pieces pieces, CounterRandom* random) {
 std::string Rewrite(ParaphraseRule rule, absl::string_view text, uint64_t seed) {
   CounterRandom random(seed, static_cast<uint64_t>(rule));
   switch (rule) {
-    case ParaphraseRule::kLowerCase: return ChangeCase(TakeApart(text), LowerCase);
-    case ParaphraseRule::kUpperCase: return ChangeCase(TakeApart(text), UpperCase);
-    case ParaphraseRule::kContract: return Contract(TakeApart(text));
-    case ParaphraseRule::kExpand: return Expand(TakeApart(text));
-    case ParaphraseRule::kPunctuation: return ChangeLastMark(TakeApart(text));
-    case ParaphraseRule::kWhiteSpace: return DoubleSpace(TakeApart(text), &random);
-    case ParaphraseRule::kSynonym: return SwapSynonyms(TakeApart(text), &random);
-    case ParaphraseRule::kPolitePrefix: return AddPolitePrefix(text, &random);
-    case ParaphraseRule::kSentenceOrder: return SwapSentences(text, random.Bits()).value_or(std::string(text));
-    case ParaphraseRule::kTypo: return MakeTypo(TakeApart(text), &random);
+    case ParaphraseRule::kLowerCase:
+      return ChangeCase(TakeApart(text), LowerCase);
+    case ParaphraseRule::kUpperCase:
+      return ChangeCase(TakeApart(text), UpperCase);
+    case ParaphraseRule::kContract:
+      return Contract(TakeApart(text));
+    case ParaphraseRule::kExpand:
+      return Expand(TakeApart(text));
+    case ParaphraseRule::kPunctuation:
+      return ChangeLastMark(TakeApart(text));
+    case ParaphraseRule::kWhiteSpace:
+      return DoubleSpace(TakeApart(text), &random);
+    case ParaphraseRule::kSynonym:
+      return SwapSynonyms(TakeApart(text), &random);
+    case ParaphraseRule::kPolitePrefix:
+      return AddPolitePrefix(text, &random);
+    case ParaphraseRule::kSentenceOrder:
+      return SwapSentences(text, random.Bits()).value_or(std::string(text));
+    case ParaphraseRule::kTypo:
+      return MakeTypo(TakeApart(text), &random);
   }
   return std::string(text);
 }
@@ -163,8 +174,8 @@ std::string Rewrite(ParaphraseRule rule, absl::string_view text, uint64_t seed) 
 }  // namespace
 
 const char* RuleName(ParaphraseRule rule) {
-  constexpr const char* kNames[] = {"lower_case", "upper_case", "contract", "expand",         "punctuation",
-                                    "white_space", "synonym",   "polite_prefix", "sentence_order", "typo"};
+  constexpr const char* kNames[] = {"lower_case",  "upper_case", "contract",      "expand",         "punctuation",
+                                    "white_space", "synonym",    "polite_prefix", "sentence_order", "typo"};
   return kNames[static_cast<int>(rule)];
 }
 

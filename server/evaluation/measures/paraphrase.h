@@ -8,8 +8,8 @@
 
 #include "absl/strings/string_view.h"
 
-// Variants of an input that mean the same to a classifier or as a question, by rules: what a consistent model answers alike
-// (invariance tests, Ribeiro et al. 2020). Rules about words know English; on other languages they do nothing.
+// Variants of an input that mean the same to a classifier or as a question, by rules: what a consistent model answers
+// alike (invariance tests, Ribeiro et al. 2020). Rules about words know English; on other languages they do nothing.
 // None changes a number, an address, a placeholder or a word in capitals.
 namespace attune {
 

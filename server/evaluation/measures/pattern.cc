@@ -43,8 +43,12 @@ std::string ErrorText(int error) {
 }  // namespace
 
 struct Pattern::Code {
+  explicit Code(pcre2_code* compiled) : code(compiled) {}
+  Code(const Code&) = delete;
+  Code& operator=(const Code&) = delete;
   ~Code() { pcre2_code_free(code); }
-  pcre2_code* code;
+
+  pcre2_code* const code;
 };
 
 Pattern::Pattern(std::unique_ptr<Code> code) : code_(std::move(code)) {}
@@ -58,14 +62,14 @@ absl::StatusOr<Pattern> Pattern::Compile(absl::string_view source) {
   }
   int error = 0;
   size_t offset = 0;
-  pcre2_code* const code =
-      pcre2_compile(Bytes(source), source.size(),
-                    PCRE2_UTF | PCRE2_UCP | PCRE2_MATCH_INVALID_UTF | PCRE2_NEVER_BACKSLASH_C, &error, &offset, nullptr);
+  pcre2_code* const code = pcre2_compile(Bytes(source), source.size(),
+                                         PCRE2_UTF | PCRE2_UCP | PCRE2_MATCH_INVALID_UTF | PCRE2_NEVER_BACKSLASH_C,
+                                         &error, &offset, nullptr);
   if (code == nullptr) {
     return MakeError(absl::StatusCode::kInvalidArgument, "BAD_PATTERN",
                      absl::StrCat("The regular expression is wrong at byte ", offset + 1, ": ", ErrorText(error), "."));
   }
-  return Pattern(std::make_unique<Code>(Code{code}));
+  return Pattern(std::make_unique<Code>(code));
 }
 
 absl::StatusOr<bool> Pattern::FullMatch(absl::string_view text) const {

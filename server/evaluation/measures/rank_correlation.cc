@@ -22,7 +22,7 @@ std::optional<double> KendallTau(absl::Span<const double> a, absl::Span<const do
     }
   }
   if (untied_a == 0 || untied_b == 0) return std::nullopt;
-  return alike / (std::sqrt(static_cast<double>(untied_a)) * std::sqrt(static_cast<double>(untied_b)));
+  return alike / std::sqrt(static_cast<double>(untied_a) * static_cast<double>(untied_b));
 }
 
 }  // namespace attune

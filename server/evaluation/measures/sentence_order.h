@@ -9,8 +9,8 @@
 
 namespace attune {
 
-// The text with two neighbouring sentences swapped, which `seed` chooses among those that can be: the text is one paragraph
-// of three or more sentences without quotations, the last sentence stays, and neither the two nor the one
+// The text with two neighbouring sentences swapped, which `seed` chooses among those that can be: the text is one
+// paragraph of three or more sentences without quotations, the last sentence stays, and neither the two nor the one
 // after them is a question or leans on what is said before (LeansOnContext). Nothing if there are none.
 std::optional<std::string> SwapSentences(absl::string_view text, uint64_t seed);
 

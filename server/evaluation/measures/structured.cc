@@ -1,7 +1,6 @@
 #include "server/evaluation/measures/structured.h"
 
 #include <algorithm>
-
 #include <nlohmann/json.hpp>
 
 namespace attune {

@@ -62,8 +62,6 @@ std::string WithCaseOf(absl::string_view model, absl::string_view word) {
   return out;
 }
 
-std::string TableForm(absl::string_view core) {
-  return absl::StrReplaceAll(LowerCase(core), {{"\u2019", "'"}});
-}
+std::string TableForm(absl::string_view core) { return absl::StrReplaceAll(LowerCase(core), {{"\u2019", "'"}}); }
 
 }  // namespace attune
