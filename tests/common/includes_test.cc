@@ -33,28 +33,23 @@ const std::map<std::string, std::set<std::string>>& Allowed() {
       {"server/data", {"server/tokenizer"}},
       {"server/grammar", {"server/tokenizer"}},
       {"server/model", {"server/model/weights", "server/model/kernels", "server/tokenizer"}},
-      {"server/adapters",
-       {"server/model", "server/model/weights", "server/model/kernels", "server/model/kernels/cuda", "server/tokenizer",
-        "server/data", "server/device"}},
-      {"server/tuning/methods",
-       {"server/adapters", "server/model", "server/model/weights", "server/model/kernels", "server/tokenizer",
-        "server/data", "server/jobs"}},
-      {"server/tuning",
-       {"server/tuning/methods", "server/adapters", "server/model", "server/model/weights", "server/model/kernels",
-        "server/model/kernels/cuda", "server/tokenizer", "server/data", "server/device", "server/jobs"}},
-      {"server/engine",
-       {"server/adapters", "server/model", "server/model/weights", "server/model/kernels", "server/model/kernels/cuda",
-        "server/tokenizer", "server/device", "server/grammar"}},
+      {"server/adapters", {"server/model", "server/model/weights", "server/model/kernels", "server/model/kernels/cuda",
+                           "server/tokenizer", "server/data", "server/device"}},
+      {"server/tuning/methods", {"server/adapters", "server/model", "server/model/weights", "server/model/kernels",
+                                 "server/tokenizer", "server/data", "server/jobs"}},
+      {"server/tuning", {"server/tuning/methods", "server/adapters", "server/model", "server/model/weights",
+                         "server/model/kernels", "server/model/kernels/cuda", "server/tokenizer", "server/data",
+                         "server/device", "server/jobs"}},
+      {"server/engine", {"server/adapters", "server/model", "server/model/weights",
+                         "server/model/kernels", "server/model/kernels/cuda", "server/tokenizer", "server/device", "server/grammar"}},
       {"server/evaluation/measures", {}},
-      {"server/evaluation",
-       {"server/evaluation/measures", "server/engine", "server/adapters", "server/data", "server/tokenizer"}},
-      {"server/rpc",
-       {"server/jobs", "server/engine", "server/adapters", "server/evaluation", "server/evaluation/measures",
-        "server/data", "server/tokenizer", "server/metrics", "server/grammar"}},
-      {"server",
-       {"server/rpc", "server/jobs", "server/device", "server/metrics", "server/engine", "server/model",
-        "server/model/weights", "server/model/kernels", "server/tokenizer", "server/data", "server/grammar",
-        "server/adapters", "server/tuning", "server/tuning/methods", "server/evaluation"}},
+      {"server/evaluation", {"server/evaluation/measures", "server/engine", "server/adapters", "server/data",
+                             "server/tokenizer"}},
+      {"server/rpc", {"server/jobs", "server/engine", "server/adapters", "server/evaluation",
+                      "server/evaluation/measures", "server/data", "server/tokenizer", "server/metrics",
+                      "server/grammar"}},
+      {"server", {"server/rpc", "server/jobs", "server/device", "server/metrics", "server/engine", "server/model", "server/model/weights", "server/model/kernels", "server/tokenizer", "server/data", "server/grammar",
+                  "server/adapters", "server/tuning", "server/tuning/methods", "server/evaluation"}},
   };
   return *allowed;
 }
@@ -196,9 +191,7 @@ TEST(IncludesTest, NoFileSeesTorchAndProtobuf) {
 
 TEST(IncludesTest, PureModulesSeeNeither) {
   for (const auto& [path, file] : Sources()) {
-    if (!Below(path, {"server/jobs/", "server/device/", "server/data/", "server/evaluation/measures/",
-                      "server/engine/batch_scheduler", "server/engine/kv_pages", "server/engine/sequence",
-                      "server/model/weights/"}) ||
+    if (!Below(path, {"server/jobs/", "server/device/", "server/data/", "server/evaluation/measures/", "server/engine/batch_scheduler", "server/engine/kv_pages", "server/engine/sequence", "server/model/weights/"}) ||
         Below(path, {"server/data/batcher"})) {
       continue;
     }

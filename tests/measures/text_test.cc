@@ -1,4 +1,5 @@
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "gmock/gmock.h"
@@ -68,6 +69,18 @@ TEST(TextMeasuresTest, StayInRangeAndKnowThemselves) {
 
 TEST(TextMeasuresTest, ChrfWeighsRecall) {
   EXPECT_GT(ChrfOf("the whole long answer", "the whole"), ChrfOf("the whole", "the whole long answer"));
+}
+
+TEST(TextMeasuresTest, MayRunSideBySide) {
+  std::vector<std::thread> threads;
+  std::vector<std::string> normalized(4);
+  for (std::string& out : normalized) {
+    threads.emplace_back([&out] {
+      for (int i = 0; i < 50; ++i) out = NormalizeAnswer("The ÄRGER of a day.");
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (const std::string& out : normalized) EXPECT_EQ(out, "ärger of day");
 }
 
 TEST(BleuTest, StatisticsAddUp) {
