@@ -25,7 +25,8 @@ const std::map<std::string, std::set<std::string>>& Allowed() {
       {"client", {}},
       {"server/jobs", {}},
       {"server/device", {}},
-      {"server/comparison", {"server/jobs", "server/evaluation", "server/engine", "server/adapters", "server/data",
+      {"server/comparison", {"server/jobs", "server/evaluation", "server/evaluation/measures",
+                             "server/evaluation/probe", "server/engine", "server/adapters", "server/data",
                              "server/tokenizer"}},
       {"server/metrics", {}},
       {"server/model/weights", {}},
@@ -45,12 +46,14 @@ const std::map<std::string, std::set<std::string>>& Allowed() {
       {"server/engine", {"server/adapters", "server/model", "server/model/weights",
                          "server/model/kernels", "server/model/kernels/cuda", "server/tokenizer", "server/device", "server/grammar"}},
       {"server/evaluation/probe", {}},
-      {"server/evaluation",
-       {"server/evaluation/probe", "server/engine", "server/adapters", "server/data", "server/tokenizer"}},
-      {"server/rpc", {"server/jobs", "server/engine", "server/adapters", "server/evaluation", "server/data",
-                      "server/tokenizer", "server/metrics", "server/grammar"}},
+      {"server/evaluation/measures", {}},
+      {"server/evaluation", {"server/evaluation/measures", "server/evaluation/probe", "server/engine", "server/adapters",
+                             "server/data", "server/tokenizer"}},
+      {"server/rpc", {"server/jobs", "server/engine", "server/adapters", "server/evaluation",
+                      "server/evaluation/measures", "server/comparison", "server/data", "server/tokenizer",
+                      "server/metrics", "server/grammar"}},
       {"server", {"server/rpc", "server/jobs", "server/device", "server/metrics", "server/engine", "server/model", "server/model/weights", "server/model/kernels", "server/tokenizer", "server/data", "server/grammar",
-                  "server/adapters", "server/tuning", "server/tuning/methods", "server/evaluation"}},
+                  "server/adapters", "server/tuning", "server/tuning/methods", "server/evaluation", "server/comparison"}},
   };
   return *allowed;
 }
@@ -192,7 +195,7 @@ TEST(IncludesTest, NoFileSeesTorchAndProtobuf) {
 
 TEST(IncludesTest, PureModulesSeeNeither) {
   for (const auto& [path, file] : Sources()) {
-    if (!Below(path, {"server/jobs/", "server/device/", "server/data/", "server/evaluation/probe/", "server/engine/batch_scheduler", "server/engine/kv_pages", "server/engine/sequence", "server/model/weights/"}) ||
+    if (!Below(path, {"server/jobs/", "server/device/", "server/data/", "server/evaluation/measures/", "server/evaluation/probe/", "server/engine/batch_scheduler", "server/engine/kv_pages", "server/engine/sequence", "server/model/weights/"}) ||
         Below(path, {"server/data/batcher"})) {
       continue;
     }

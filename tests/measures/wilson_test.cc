@@ -1,6 +1,6 @@
-#include <gtest/gtest.h>
+#include "server/evaluation/measures/wilson.h"
 
-#include "server/evaluation/evaluator.h"
+#include <gtest/gtest.h>
 
 namespace attune {
 namespace {

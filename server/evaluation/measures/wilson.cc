@@ -1,7 +1,7 @@
+#include "server/evaluation/measures/wilson.h"
+
 #include <algorithm>
 #include <cmath>
-
-#include "server/evaluation/evaluator.h"
 
 namespace attune {
 

@@ -1,0 +1,40 @@
+#include "server/evaluation/measures/random.h"
+
+#include <cmath>
+
+#include "absl/numeric/int128.h"
+
+namespace attune {
+namespace {
+
+constexpr uint64_t kGoldenGamma = 0x9E3779B97F4A7C15ULL;
+
+}  // namespace
+
+uint64_t MixBits(uint64_t x) {
+  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ULL;
+  x = (x ^ (x >> 27)) * 0x94D049BB133111EBULL;
+  return x ^ (x >> 31);
+}
+
+CounterRandom::CounterRandom(uint64_t seed, uint64_t stream) : key_(MixBits(MixBits(seed + kGoldenGamma) + stream)) {}
+
+uint64_t CounterRandom::Bits() { return MixBits(key_ + ++counter_ * kGoldenGamma); }
+
+int64_t CounterRandom::Below(int64_t n) {
+  const uint64_t range = n, rejected = -range % range;  // 2^64 mod range
+  while (true) {
+    const absl::uint128 product = absl::uint128(Bits()) * range;
+    if (absl::Uint128Low64(product) >= rejected) return static_cast<int64_t>(absl::Uint128High64(product));
+  }
+}
+
+double CounterRandom::Uniform() { return static_cast<double>(Bits() >> 11) * 0x1.0p-53; }
+
+double CounterRandom::Normal() {
+  constexpr double kTwoPi = 6.283185307179586;
+  const double radius = std::sqrt(-2 * std::log(1 - Uniform()));
+  return radius * std::cos(kTwoPi * Uniform());
+}
+
+}  // namespace attune
