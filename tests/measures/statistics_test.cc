@@ -5,7 +5,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/evaluation/measures/bootstrap.h"
-#include "server/evaluation/measures/comparison.h"
+#include "server/evaluation/measures/paired_comparison.h"
 #include "server/evaluation/measures/random.h"
 #include "server/evaluation/measures/rank_correlation.h"
 #include "server/evaluation/measures/significance.h"
@@ -168,7 +168,7 @@ TEST(ComparisonTest, OutcomesGoToMcNemar) {
   std::vector<double> first(100, 1), second(100, 1);
   for (int i = 0; i < 12; ++i) second[i] = 0;
   for (int i = 90; i < 92; ++i) first[i] = 0;
-  const Comparison comparison = ComparePaired(first, second, {});
+  const PairedComparison comparison = ComparePaired(first, second, {});
   EXPECT_EQ(comparison.p_value, McNemarExact(12, 2));
   EXPECT_EQ(comparison.verdict, Verdict::kFirst);
   EXPECT_EQ(ComparePaired(first, second, {0.001}).verdict, Verdict::kTied);

@@ -1,4 +1,4 @@
-#include "server/evaluation/measures/comparison.h"
+#include "server/evaluation/measures/paired_comparison.h"
 
 #include <algorithm>
 #include <vector>
@@ -8,7 +8,7 @@
 namespace attune {
 namespace {
 
-BootstrapOptions ForBootstrap(const ComparisonOptions& options) {
+BootstrapOptions ForBootstrap(const PairedOptions& options) {
   return {options.resamples, 1 - options.alpha, options.seed};
 }
 
@@ -24,11 +24,11 @@ Verdict Judge(const Interval& difference, double p_value, double alpha) {
   return difference.upper < 0 ? Verdict::kSecond : Verdict::kTied;
 }
 
-Comparison ComparePaired(absl::Span<const double> first, absl::Span<const double> second,
-                         const ComparisonOptions& options) {
+PairedComparison ComparePaired(absl::Span<const double> first, absl::Span<const double> second,
+                         const PairedOptions& options) {
   std::vector<double> differences;
   for (size_t i = 0; i < first.size(); ++i) differences.push_back(first[i] - second[i]);
-  Comparison out;
+  PairedComparison out;
   out.difference = BootstrapMean(differences, ForBootstrap(options));
   if (IsBinary(first) && IsBinary(second)) {
     out.p_value = McNemarExact(std::count(differences.begin(), differences.end(), 1.0),
@@ -40,10 +40,10 @@ Comparison ComparePaired(absl::Span<const double> first, absl::Span<const double
   return out;
 }
 
-Comparison CompareStatistics(int64_t count, const IndexStatistic& first, const IndexStatistic& second,
-                             const ComparisonOptions& options) {
+PairedComparison CompareStatistics(int64_t count, const IndexStatistic& first, const IndexStatistic& second,
+                             const PairedOptions& options) {
   const auto difference = [&](absl::Span<const int64_t> indices) { return first(indices) - second(indices); };
-  Comparison out;
+  PairedComparison out;
   out.difference = BootstrapStatistic(count, difference, ForBootstrap(options));
   out.p_value = BootstrapTest(count, difference, ForBootstrap(options));
   out.verdict = Judge(out.difference, out.p_value, options.alpha);
