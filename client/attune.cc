@@ -80,6 +80,7 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const std::string& targe
   stubs->tuning = v1::TuningService::NewStub(stubs->channel);
   stubs->generation = v1::GenerationService::NewStub(stubs->channel);
   stubs->evaluation = v1::EvaluationService::NewStub(stubs->channel);
+  stubs->comparisons = v1::ComparisonService::NewStub(stubs->channel);
   return std::unique_ptr<Client>(new Client(std::move(stubs), options));
 }
 
@@ -178,6 +179,32 @@ absl::StatusOr<v1::EstimateTuningJobResponse> Client::EstimateTuningJob(const v1
   return ATTUNE_CALL(tuning, TuningService, EstimateTuningJob, long_deadline, true);
 }
 
+absl::StatusOr<v1::Comparison> Client::CreateComparison(v1::CreateComparisonRequest request) {
+  EnsureRequestId(&request);
+  return ATTUNE_CALL(comparisons, ComparisonService, CreateComparison, deadline, true);
+}
+
+absl::StatusOr<v1::Comparison> Client::GetComparison(const v1::GetComparisonRequest& request) {
+  return ATTUNE_CALL(comparisons, ComparisonService, GetComparison, deadline, true);
+}
+
+absl::StatusOr<v1::ListComparisonsResponse> Client::ListComparisons(const v1::ListComparisonsRequest& request) {
+  return ATTUNE_CALL(comparisons, ComparisonService, ListComparisons, deadline, true);
+}
+
+absl::StatusOr<v1::Comparison> Client::CancelComparison(const v1::CancelComparisonRequest& request) {
+  return ATTUNE_CALL(comparisons, ComparisonService, CancelComparison, deadline, false);
+}
+
+absl::Status Client::DeleteComparison(const v1::DeleteComparisonRequest& request) {
+  ATTUNE_DELETE(comparisons, ComparisonService, DeleteComparison);
+}
+
+absl::StatusOr<v1::GetComparisonReportResponse> Client::GetComparisonReport(
+    const v1::GetComparisonReportRequest& request) {
+  return ATTUNE_CALL(comparisons, ComparisonService, GetComparisonReport, deadline, true);
+}
+
 absl::StatusOr<v1::GenerateResponse> Client::Generate(const v1::GenerateRequest& request) {
   return ATTUNE_CALL(generation, GenerationService, Generate, long_deadline, true);
 }
@@ -226,6 +253,12 @@ absl::StatusOr<v1::EvaluationResult> Client::Evaluate(const v1::EvaluateRequest&
   return last.result();
 }
 
+absl::Status Client::WatchComparison(const v1::WatchComparisonRequest& request,
+                                     const OnMessage<v1::Comparison>& on_change, Cancellation* cancellation) {
+  return CallStream(options_, stubs_->comparisons.get(), &v1::ComparisonService::StubInterface::WatchComparison, request,
+                    on_change, cancellation);
+}
+
 absl::Status Client::ForEachModel(v1::ListModelsRequest request, const OnMessage<v1::Model>& on_item) {
   return ForEach(this, std::move(request), &Client::ListModels, &v1::ListModelsResponse::models, on_item);
 }
@@ -236,6 +269,10 @@ absl::Status Client::ForEachDataset(v1::ListDatasetsRequest request, const OnMes
 
 absl::Status Client::ForEachTuningJob(v1::ListTuningJobsRequest request, const OnMessage<v1::TuningJob>& on_item) {
   return ForEach(this, std::move(request), &Client::ListTuningJobs, &v1::ListTuningJobsResponse::tuning_jobs, on_item);
+}
+
+absl::Status Client::ForEachComparison(v1::ListComparisonsRequest request, const OnMessage<v1::Comparison>& on_item) {
+  return ForEach(this, std::move(request), &Client::ListComparisons, &v1::ListComparisonsResponse::comparisons, on_item);
 }
 
 }  // namespace attune

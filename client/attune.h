@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "attune/v1/comparison_service.pb.h"
 #include "attune/v1/dataset_service.pb.h"
 #include "attune/v1/evaluation_service.pb.h"
 #include "attune/v1/generation_service.pb.h"
@@ -101,10 +102,23 @@ class Client {
                                                 const OnMessage<v1::EvaluateResponse>& on_progress = nullptr,
                                                 Cancellation* cancellation = nullptr);
 
+  // Comparisons.
+  absl::StatusOr<v1::Comparison> CreateComparison(v1::CreateComparisonRequest request);
+  absl::StatusOr<v1::Comparison> GetComparison(const v1::GetComparisonRequest& request);
+  absl::StatusOr<v1::ListComparisonsResponse> ListComparisons(const v1::ListComparisonsRequest& request);
+  absl::StatusOr<v1::Comparison> CancelComparison(const v1::CancelComparisonRequest& request);
+  absl::Status DeleteComparison(const v1::DeleteComparisonRequest& request);
+  absl::StatusOr<v1::GetComparisonReportResponse> GetComparisonReport(const v1::GetComparisonReportRequest& request);
+  // Every state that the server tells of, from `request.after_version` on, until the comparison has ended. CANCELLED if
+  // `on_change` or `cancellation` ended it. No deadline.
+  absl::Status WatchComparison(const v1::WatchComparisonRequest& request, const OnMessage<v1::Comparison>& on_change,
+                               Cancellation* cancellation = nullptr);
+
   // Every item of a list, page after page, until `on_item` returns false.
   absl::Status ForEachModel(v1::ListModelsRequest request, const OnMessage<v1::Model>& on_item);
   absl::Status ForEachDataset(v1::ListDatasetsRequest request, const OnMessage<v1::Dataset>& on_item);
   absl::Status ForEachTuningJob(v1::ListTuningJobsRequest request, const OnMessage<v1::TuningJob>& on_item);
+  absl::Status ForEachComparison(v1::ListComparisonsRequest request, const OnMessage<v1::Comparison>& on_item);
 
  private:
   Client(std::unique_ptr<Stubs> stubs, ClientOptions options);

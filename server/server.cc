@@ -23,6 +23,8 @@
 #include "server/adapters/inspect.h"
 #include "server/adapters/registry.h"
 #include "server/adapters/residency.h"
+#include "server/comparison/comparison_manager.h"
+#include "server/comparison/comparison_store.h"
 #include "server/data/dataset_store.h"
 #include "server/data_dir_lock.h"
 #include "server/device/arbiter.h"
@@ -34,6 +36,7 @@
 #include "server/metrics/metrics.h"
 #include "server/model/compute_target.h"
 #include "server/rpc/cancel_watcher.h"
+#include "server/rpc/comparison_service.h"
 #include "server/rpc/dataset_service.h"
 #include "server/rpc/engine_metrics.h"
 #include "server/rpc/evaluation_service.h"
@@ -86,6 +89,7 @@ class ServerImpl final : public Server {
     ATTUNE_RETURN_IF_ERROR(OpenStores());
     ATTUNE_RETURN_IF_ERROR(StartDevice());
     ATTUNE_RETURN_IF_ERROR(StartJobs());
+    StartComparisons();
     MakeServices();
     metrics_->SetGaugeReader([this] { return ReadGauges(); });
     ATTUNE_RETURN_IF_ERROR(StartGrpc());
@@ -107,6 +111,8 @@ class ServerImpl final : public Server {
     const absl::Time deadline = absl::Now() + grace;
     if (grpc_) LogInfo("server.draining", {{"grace", absl::FormatDuration(grace)}});
     SetServing(false);
+    // Before what it works with.
+    if (comparisons_) comparisons_->Shutdown();
     // Generation drains while jobs save their checkpoints: neither waits for the other.
     std::thread drain([&] {
       if (engine_) engine_->Shutdown(grace);
@@ -132,7 +138,7 @@ class ServerImpl final : public Server {
     if (health == nullptr) return;
     health->SetServingStatus(serving);
     for (const char* service : {"TuningService", "DatasetService", "ModelService", "GenerationService",
-                                "EvaluationService"}) {
+                                "EvaluationService", "ComparisonService"}) {
       health->SetServingStatus(absl::StrCat("attune.v1.", service), serving);
     }
   }
@@ -160,6 +166,7 @@ class ServerImpl final : public Server {
     ATTUNE_ASSIGN_OR_RETURN(models_,
                             ModelRegistry::Open(Path("models"), database_.get(), clock_, std::move(registry)));
     ATTUNE_ASSIGN_OR_RETURN(job_store_, JobStore::Open(database_.get(), clock_));
+    ATTUNE_ASSIGN_OR_RETURN(comparison_store_, ComparisonStore::Open(database_.get(), clock_));
     job_counts_ = std::make_unique<JobCounts>(job_store_.get());
     return absl::OkStatus();
   }
@@ -229,6 +236,25 @@ class ServerImpl final : public Server {
     return options;
   }
 
+  void StartComparisons() {
+    ComparisonDeps deps;
+    deps.store = comparison_store_.get();
+    deps.jobs = jobs_.get();
+    deps.datasets = datasets_.get();
+    deps.models = models_.get();
+    deps.engine = engine_.get();
+    deps.clock = clock_;
+    deps.acquire = [this](absl::string_view id) { return residency_->Acquire(id); };
+    deps.delete_model = [this](absl::string_view id) -> absl::Status {
+      ATTUNE_RETURN_IF_ERROR(models_->Delete(id, ""));
+      residency_->Drop(id);
+      metrics_->ForgetModel(id);
+      return absl::OkStatus();
+    };
+    comparisons_ = std::make_unique<ComparisonManager>(deps);
+    comparisons_->Start();
+  }
+
   void MakeServices() {
     const ModelProvider provider = [this](absl::string_view id) { return residency_->Acquire(id); };
     tuning_service_ = std::make_unique<TuningService>(TuningService::Deps{
@@ -246,6 +272,8 @@ class ServerImpl final : public Server {
         GenerationService::Deps{provider, engine_.get(), &cancel_watcher_, metrics_.get()});
     evaluation_service_ = std::make_unique<EvaluationService>(
         EvaluationService::Deps{provider, datasets_.get(), engine_.get(), metrics_.get()});
+    comparison_service_ = std::make_unique<ComparisonService>(
+        ComparisonService::Deps{comparisons_.get(), &cancel_watcher_, metrics_.get()});
   }
 
   absl::Status StartGrpc() {
@@ -264,7 +292,7 @@ class ServerImpl final : public Server {
     builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
     for (grpc::Service* service : std::initializer_list<grpc::Service*>{
              tuning_service_.get(), dataset_service_.get(), model_service_.get(), generation_service_.get(),
-             evaluation_service_.get()}) {
+             evaluation_service_.get(), comparison_service_.get()}) {
       builder.RegisterService(service);
     }
     grpc_ = builder.BuildAndStart();
@@ -304,6 +332,7 @@ class ServerImpl final : public Server {
   std::unique_ptr<DatasetStore> datasets_;
   std::unique_ptr<ModelRegistry> models_;
   std::unique_ptr<JobStore> job_store_;
+  std::unique_ptr<ComparisonStore> comparison_store_;
   std::unique_ptr<JobCounts> job_counts_;
   std::unique_ptr<Arbiter> arbiter_;
   std::unique_ptr<Residency> residency_;
@@ -311,12 +340,14 @@ class ServerImpl final : public Server {
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<JobRunner> runner_;
   std::unique_ptr<JobManager> jobs_;
+  std::unique_ptr<ComparisonManager> comparisons_;
   CancelWatcher cancel_watcher_;
   std::unique_ptr<TuningService> tuning_service_;
   std::unique_ptr<DatasetService> dataset_service_;
   std::unique_ptr<ModelService> model_service_;
   std::unique_ptr<GenerationService> generation_service_;
   std::unique_ptr<EvaluationService> evaluation_service_;
+  std::unique_ptr<ComparisonService> comparison_service_;
   std::unique_ptr<grpc::Server> grpc_;
   std::unique_ptr<HttpServer> http_;
 

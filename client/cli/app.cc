@@ -75,6 +75,8 @@ void BuildApp(CLI::App* app, Context* context) {
   AddChatCommand(app, context);
   AddScoringCommands(app, context);
   AddEvaluateCommand(app, context);
+  AddCompareCommand(app, context);
+  AddComparisonCommands(app, context);
   app->footer(kFooter);
 }
 

@@ -20,6 +20,8 @@ void AddGenerateCommand(CLI::App* app, Context* context);
 void AddChatCommand(CLI::App* app, Context* context);
 void AddScoringCommands(CLI::App* app, Context* context);  // classify, score, tokenize, detokenize
 void AddEvaluateCommand(CLI::App* app, Context* context);
+void AddCompareCommand(CLI::App* app, Context* context);
+void AddComparisonCommands(CLI::App* app, Context* context);
 
 // The whole command line: global options and every group.
 void BuildApp(CLI::App* app, Context* context);

@@ -1,6 +1,7 @@
 #include "server/evaluation/evaluator.h"
 
 #include <algorithm>
+#include <cmath>
 #include <deque>
 #include <optional>
 #include <utility>
@@ -33,6 +34,7 @@ struct PendingScore {
 // One row on its way.
 struct Item {
   const Row* row = nullptr;
+  int64_t index = 0;
   std::vector<int32_t> prompt, answer;
   std::vector<uint8_t> has_loss;  // of the answer
   std::string expected;           // for exact match
@@ -120,6 +122,7 @@ class Evaluation {
     if (split >= static_cast<int64_t>(example->tokens.size())) return std::optional<Item>();
     Item item;
     item.row = &row;
+    item.index = index;
     item.prompt.assign(example->tokens.begin(), example->tokens.begin() + split);
     item.answer.assign(example->tokens.begin() + split, example->tokens.end());
     item.has_loss.assign(example->has_loss.begin() + split, example->has_loss.end());
@@ -184,17 +187,32 @@ class Evaluation {
     if (scored.size() != choices_.labels().size() + 1) return absl::InternalError("The engine scored too few answers.");
     tally_.AddExample();
     tally_.AddAnswer(scored[0], item->has_loss);
+    ExampleOutcome outcome;
+    outcome.row = item->index;
+    outcome.prompt_tokens = static_cast<int64_t>(item->prompt.size());
     if (!choices_.empty()) {
-      ATTUNE_ASSIGN_OR_RETURN(std::string expected, choices_.LabelOf(*item->row));
-      auto best = std::max_element(scored.begin() + 1, scored.end(), [](const auto& a, const auto& b) {
-        return a.logprob < b.logprob;
-      });
-      tally_.AddLabel(expected, choices_.labels()[best - scored.begin() - 1]);
+      ATTUNE_ASSIGN_OR_RETURN(outcome.expected, choices_.LabelOf(*item->row));
+      Choose(scored, &outcome);
+      tally_.AddLabel(outcome.expected, outcome.predicted);
     }
-    return item->generation ? HarvestGeneration(item) : absl::OkStatus();
+    if (item->generation) ATTUNE_RETURN_IF_ERROR(HarvestGeneration(item, &outcome));
+    if (options_.on_example) options_.on_example(outcome);
+    return absl::OkStatus();
   }
 
-  absl::Status HarvestGeneration(Item* item) {
+  // The likeliest choice; the first of `scored` is the expected answer.
+  void Choose(const std::vector<ScoredContinuation>& scored, ExampleOutcome* outcome) const {
+    const auto best = std::max_element(scored.begin() + 1, scored.end(), [](const auto& a, const auto& b) {
+      return a.logprob < b.logprob;
+    });
+    double sum = 0;
+    for (auto choice = scored.begin() + 1; choice != scored.end(); ++choice) sum += std::exp(choice->logprob - best->logprob);
+    outcome->predicted = choices_.labels()[best - scored.begin() - 1];
+    outcome->is_right = outcome->predicted == outcome->expected;
+    outcome->confidence = 1 / sum;
+  }
+
+  absl::Status HarvestGeneration(Item* item, ExampleOutcome* outcome) {
     StreamDecoder decoder(model_->tokenizer_view, {});
     std::string text;
     GenerationUpdate update;
@@ -205,7 +223,13 @@ class Evaluation {
     ATTUNE_RETURN_IF_ERROR(item->generation->status());
     if (update.finish == FinishReason::kCancelled) return absl::CancelledError("The server stopped the generation.");
     text += decoder.Finish();
-    tally_.AddExactMatch(absl::StripAsciiWhitespace(text) == absl::StripAsciiWhitespace(item->expected));
+    const bool is_right = absl::StripAsciiWhitespace(text) == absl::StripAsciiWhitespace(item->expected);
+    tally_.AddExactMatch(is_right);
+    if (choices_.empty()) {
+      outcome->expected = std::string(absl::StripAsciiWhitespace(item->expected));
+      outcome->predicted = std::string(absl::StripAsciiWhitespace(text));
+      outcome->is_right = is_right;
+    }
     item->generation.reset();
     return absl::OkStatus();
   }
@@ -227,7 +251,14 @@ absl::StatusOr<EvaluationResult> Evaluate(Engine* engine, std::shared_ptr<const 
                                           const std::function<bool(int64_t, int64_t)>& on_progress) {
   ATTUNE_ASSIGN_OR_RETURN(DatasetInfo info, datasets.Get(options.dataset));
   ATTUNE_ASSIGN_OR_RETURN(std::vector<Row> rows, datasets.ReadRows(options.dataset));
-  RenderOptions render = MakeRenderOptions(options, *model, info);
+  return EvaluateRows(engine, std::move(model), info, rows, options, on_progress);
+}
+
+absl::StatusOr<EvaluationResult> EvaluateRows(Engine* engine, std::shared_ptr<const ServedModel> model,
+                                              const DatasetInfo& data, const std::vector<Row>& rows,
+                                              const EvaluationOptions& options,
+                                              const std::function<bool(int64_t, int64_t)>& on_progress) {
+  RenderOptions render = MakeRenderOptions(options, *model, data);
   ATTUNE_ASSIGN_OR_RETURN(ChoiceSet choices, ChoiceSet::Make(model->tokenizer(), render.kind,
                                                              render.completion_template, options.choices, rows));
   ATTUNE_ASSIGN_OR_RETURN(ExampleRenderer renderer,

@@ -20,6 +20,15 @@ struct LabelResult {
   int64_t count = 0, correct = 0, predicted = 0;
 };
 
+// What came of one example.
+struct ExampleOutcome {
+  int64_t row = 0;                  // its index among the rows
+  std::string expected, predicted;  // labels, or, without choices, answers
+  bool is_right = false;
+  double confidence = 0;            // of the predicted choice among the choices; 0 without any
+  int64_t prompt_tokens = 0;        // virtual ones left out
+};
+
 struct EvaluationOptions {
   std::string dataset;                // id
   int64_t max_examples = 0;           // 0: all
@@ -29,6 +38,8 @@ struct EvaluationOptions {
   std::string prompt_template, completion_template;
   int64_t max_sequence_tokens = 0;    // 0: the model's tuned limit, else its context
   int max_tokens = 64;                // of a generated answer
+  // Told of every example that fits, in order, from the calling thread; may be null.
+  std::function<void(const ExampleOutcome&)> on_example;
 };
 
 // Fields as in evaluation_service.proto.
@@ -47,6 +58,13 @@ struct EvaluationResult {
 absl::StatusOr<EvaluationResult> Evaluate(Engine* engine, std::shared_ptr<const ServedModel> model,
                                           const DatasetStore& datasets, const EvaluationOptions& options,
                                           const std::function<bool(int64_t, int64_t)>& on_progress);
+
+// The same of rows that may be any part of a dataset, or none of it; `data` describes them. options.dataset is not
+// looked at.
+absl::StatusOr<EvaluationResult> EvaluateRows(Engine* engine, std::shared_ptr<const ServedModel> model,
+                                              const DatasetInfo& data, const std::vector<Row>& rows,
+                                              const EvaluationOptions& options,
+                                              const std::function<bool(int64_t, int64_t)>& on_progress);
 
 // How labels become continuations of a prompt, for classification: the tokens of
 // each rendered label, with the end token only where one label's tokens are the

@@ -20,6 +20,8 @@ std::string Name(absl::string_view collection, absl::string_view id) {
   return id.empty() ? std::string() : absl::StrCat(collection, "/", id);
 }
 
+}  // namespace
+
 Hyperparameters ToHyperparameters(const v1::Hyperparameters& in) {
   Hyperparameters out;
   out.epochs = in.epochs();
@@ -73,6 +75,8 @@ v1::Hyperparameters ToProto(const Hyperparameters& in) {
   out.set_optimizer_state(in.optimizer_state);
   return out;
 }
+
+namespace {
 
 absl::StatusOr<MethodSpec> ToMethod(const v1::TuningJob& job) {
   switch (job.method_case()) {
@@ -152,6 +156,8 @@ void SetMethod(const Ia3Spec& in, v1::TuningJob* job) {
 #undef ATTUNE_COPY_OPTIONAL
 #undef ATTUNE_SET_OPTIONAL
 
+}  // namespace
+
 v1::DataOptions ToProto(const DataOptions& in) {
   v1::DataOptions out;
   out.set_prompt_template(in.prompt_template);
@@ -161,6 +167,8 @@ v1::DataOptions ToProto(const DataOptions& in) {
   out.set_validation_fraction(in.validation_fraction);
   return out;
 }
+
+namespace {
 
 v1::JobProgress ToProto(const JobProgress& in) {
   v1::JobProgress out;

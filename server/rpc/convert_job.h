@@ -15,6 +15,9 @@ namespace attune {
 // that templates parse. Output-only fields are ignored. `id` may be empty.
 absl::StatusOr<JobSpec> ToJobSpec(const v1::TuningJob& job, absl::string_view id);
 
+Hyperparameters ToHyperparameters(const v1::Hyperparameters& hyperparameters);
+v1::Hyperparameters ToProto(const Hyperparameters& hyperparameters);
+v1::DataOptions ToProto(const DataOptions& options);
 v1::TuningJob ToProto(const Job& job);
 v1::JobEvent ToProto(const JobEvent& event, absl::string_view job_id);
 v1::Checkpoint ToProto(const Checkpoint& checkpoint, absl::string_view job_id);

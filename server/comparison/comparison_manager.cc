@@ -1,0 +1,197 @@
+#include "server/comparison/comparison_manager.h"
+
+#include <cmath>
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/error.h"
+#include "common/log.h"
+#include "common/resource_name.h"
+
+namespace attune {
+namespace {
+
+constexpr size_t kLongestId = 40;  // its parts' and jobs' names have it inside
+constexpr int32_t kMostTrials = 20;
+
+// All that need nothing but the data.
+std::vector<ContenderKind> UsualContenders(const ComparisonSpec& spec) {
+  std::vector<ContenderKind> kinds = {ContenderKind::kZeroShot, ContenderKind::kSoftPrompt, ContenderKind::kPrefix,
+                                      ContenderKind::kIa3,      ContenderKind::kLora,       ContenderKind::kPartial,
+                                      ContenderKind::kFull};
+  if (!spec.hand_prompt.empty()) kinds.insert(kinds.begin() + 1, ContenderKind::kHandPrompt);
+  return kinds;
+}
+
+void CheckContenders(const ComparisonSpec& spec, std::vector<FieldViolation>* violations) {
+  std::set<ContenderKind> seen;
+  for (ContenderKind kind : spec.contenders) {
+    if (ContenderName(kind).empty()) violations->push_back({"comparison.contenders", "holds no known contender"});
+    if (!seen.insert(kind).second) {
+      violations->push_back({"comparison.contenders", absl::StrCat("names ", ContenderName(kind), " twice")});
+    }
+  }
+  if (spec.contenders.size() == 1) violations->push_back({"comparison.contenders", "must be at least two"});
+  if (seen.contains(ContenderKind::kHandPrompt) && spec.hand_prompt.empty()) {
+    violations->push_back({"comparison.hand_prompt", "is required with the contender HAND_PROMPT"});
+  }
+}
+
+}  // namespace
+
+absl::Status ValidateComparisonSpec(const ComparisonSpec& spec) {
+  std::vector<FieldViolation> violations;
+  auto require = [&](bool good, absl::string_view field, absl::string_view description) {
+    if (!good) violations.push_back({std::string(field), std::string(description)});
+  };
+  auto require_id = [&](const std::string& id, absl::string_view field, bool is_optional) {
+    if (is_optional && id.empty()) return;
+    require(CheckId(id, field).ok(), field, "must be [a-z]([a-z0-9-]{0,61}[a-z0-9])?");
+  };
+  require_id(spec.id, "comparison_id", true);
+  require(spec.id.size() <= kLongestId, "comparison_id", "must be at most 40 bytes");
+  require_id(spec.base_model, "comparison.base_model", false);
+  require_id(spec.dataset, "comparison.dataset", false);
+  require_id(spec.validation_dataset, "comparison.validation_dataset", true);
+  require_id(spec.test_dataset, "comparison.test_dataset", true);
+  require(spec.display_name.size() <= 200, "comparison.display_name", "must be at most 200 bytes");
+  CheckContenders(spec, &violations);
+  require(spec.max_trials >= 0 && spec.max_trials <= kMostTrials, "comparison.max_trials", "must be 0 to 20");
+  require(spec.max_train_examples >= 0, "comparison.max_train_examples", "must not be negative");
+  require(spec.max_test_examples >= 0, "comparison.max_test_examples", "must not be negative");
+  require(spec.test_fraction >= 0 && spec.test_fraction <= 0.5, "comparison.test_fraction", "must be 0 to 0.5");
+  require(std::isfinite(spec.price_per_device_hour) && spec.price_per_device_hour >= 0,
+          "comparison.price_per_device_hour", "must not be negative");
+  if (violations.empty()) return absl::OkStatus();
+  return MakeError(absl::StatusCode::kInvalidArgument, "INVALID_COMPARISON",
+                   absl::StrCat(violations[0].field, ": ", violations[0].description), {}, violations);
+}
+
+void ComparisonManager::Start() { thread_ = std::thread([this] { Loop(); }); }
+
+void ComparisonManager::Shutdown() {
+  {
+    absl::MutexLock lock(&mutex_);
+    is_stopping_ = true;
+    wake_.SignalAll();
+    watchers_.SignalAll();
+  }
+  if (thread_.joinable()) thread_.join();
+}
+
+bool ComparisonManager::ShouldStop() const {
+  absl::MutexLock lock(&mutex_);
+  return is_stopping_ || is_cancelled_;
+}
+
+void ComparisonManager::Loop() {
+  while (true) {
+    absl::StatusOr<std::vector<Comparison>> waiting = deps_.store->Unfinished();
+    std::string next;
+    {
+      absl::MutexLock lock(&mutex_);
+      if (is_stopping_) return;
+      if (waiting.ok() && !waiting->empty()) next = waiting->front().spec.id;
+      if (next.empty() && !has_work_) wake_.Wait(&mutex_);
+      has_work_ = false;
+      if (is_stopping_) return;
+      running_ = next;
+      is_cancelled_ = !next.empty() && waiting->front().cancel_requested;
+    }
+    if (!next.empty()) RunOne(next);
+    absl::MutexLock lock(&mutex_);
+    running_.clear();
+  }
+}
+
+void ComparisonManager::RunOne(const std::string& id) {
+  LogInfo("comparison.started", {{"comparison", id}});
+  ComparisonRun run(deps_, id, [this] { return ShouldStop(); }, [this] { WakeWatchers(); });
+  const absl::Status status = run.Run();
+  if (status.ok()) {
+    LogInfo("comparison.succeeded", {{"comparison", id}});
+    return;
+  }
+  absl::StatusOr<Comparison> ended = deps_.store->Get(id);
+  if (absl::IsCancelled(status) && ended.ok() && !ended->cancel_requested) return;  // the server ends
+  ended = deps_.store->Update(id, [&](Comparison& comparison) {
+    const bool is_cancelled = comparison.cancel_requested;
+    comparison.state = is_cancelled ? ComparisonState::kCancelled : ComparisonState::kFailed;
+    comparison.state_reason = is_cancelled ? "cancelled" : "failed";
+    comparison.end_time = deps_.clock->Now();
+    if (!is_cancelled) comparison.error = JobError{GetErrorDetails(status).reason, std::string(status.message())};
+    return absl::OkStatus();
+  });
+  if (ended.ok()) CancelJobs(*ended);
+  LogWarning("comparison.ended", {{"comparison", id}, {"why", std::string(status.message())}});
+  WakeWatchers();
+}
+
+void ComparisonManager::CancelJobs(const Comparison& comparison) {
+  for (const Contender& contender : comparison.contenders) {
+    for (const Trial& trial : contender.trials) {
+      if (trial.state == Trial::State::kRunning) deps_.jobs->Cancel(trial.tuning_job, "").IgnoreError();
+    }
+  }
+}
+
+absl::StatusOr<Comparison> ComparisonManager::Create(ComparisonSpec spec, absl::string_view request_id) {
+  ATTUNE_RETURN_IF_ERROR(ValidateComparisonSpec(spec));
+  ATTUNE_ASSIGN_OR_RETURN(ModelInfo base, deps_.models->Get(spec.base_model));
+  if (IsAdapter(base.kind)) {
+    return MakeError(absl::StatusCode::kFailedPrecondition, "BASE_IS_ADAPTER",
+                     absl::StrCat("'models/", base.id, "' is an adapter; compare on the model that it is based on."));
+  }
+  ATTUNE_RETURN_IF_ERROR(deps_.datasets->Get(spec.dataset).status());
+  for (const std::string& dataset : {spec.validation_dataset, spec.test_dataset}) {
+    if (!dataset.empty()) ATTUNE_RETURN_IF_ERROR(deps_.datasets->Get(dataset).status());
+  }
+  if (spec.contenders.empty()) spec.contenders = UsualContenders(spec);
+  absl::StatusOr<Comparison> made = deps_.store->Create(std::move(spec), request_id);
+  absl::MutexLock lock(&mutex_);
+  has_work_ = true;
+  wake_.Signal();
+  return made;
+}
+
+absl::StatusOr<Comparison> ComparisonManager::Cancel(absl::string_view id) {
+  ATTUNE_ASSIGN_OR_RETURN(Comparison comparison, deps_.store->Update(id, [&](Comparison& c) {
+    if (IsFinal(c.state)) {
+      return MakeError(absl::StatusCode::kFailedPrecondition, "COMPARISON_ENDED",
+                       absl::StrCat("The comparison '", id, "' has ended already."));
+    }
+    c.cancel_requested = true;
+    return absl::OkStatus();
+  }));
+  absl::MutexLock lock(&mutex_);
+  if (running_ == id) is_cancelled_ = true;
+  has_work_ = true;
+  wake_.Signal();
+  watchers_.SignalAll();
+  return comparison;
+}
+
+absl::StatusOr<Comparison> ComparisonManager::Wait(absl::string_view id, int64_t after_version, absl::Time deadline,
+                                                   const std::function<bool()>& cancelled) {
+  while (true) {
+    ATTUNE_ASSIGN_OR_RETURN(Comparison comparison, deps_.store->Get(id));
+    if (comparison.version > after_version || IsFinal(comparison.state)) return comparison;
+    if (cancelled && cancelled()) return absl::CancelledError("The caller went away.");
+    absl::MutexLock lock(&mutex_);
+    if (is_stopping_) {
+      return MakeError(absl::StatusCode::kUnavailable, "SHUTTING_DOWN", "The server shuts down.");
+    }
+    // What changed between the look and the wait is seen at the next wake-up, at the latest soon.
+    constexpr absl::Duration kLongest = absl::Milliseconds(500);
+    if (deps_.clock->Now() >= deadline) return comparison;
+    watchers_.WaitWithTimeout(&mutex_, kLongest);
+  }
+}
+
+void ComparisonManager::WakeWatchers() {
+  absl::MutexLock lock(&mutex_);
+  watchers_.SignalAll();
+}
+
+}  // namespace attune

@@ -1,0 +1,96 @@
+#ifndef ATTUNE_SERVER_COMPARISON_COMPARISON_RUN_H_
+#define ATTUNE_SERVER_COMPARISON_COMPARISON_RUN_H_
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "common/clock.h"
+#include "server/adapters/registry.h"
+#include "server/adapters/residency.h"
+#include "server/comparison/answers.h"
+#include "server/comparison/comparison.h"
+#include "server/comparison/comparison_store.h"
+#include "server/comparison/side_effects.h"
+#include "server/data/dataset_store.h"
+#include "server/engine/engine.h"
+#include "server/jobs/manager.h"
+
+namespace attune {
+
+// What comparisons work with; all outlive them.
+struct ComparisonDeps {
+  ComparisonStore* store = nullptr;
+  JobManager* jobs = nullptr;
+  DatasetStore* datasets = nullptr;
+  const ModelRegistry* models = nullptr;
+  Engine* engine = nullptr;
+  const Clock* clock = nullptr;
+  std::function<absl::StatusOr<std::shared_ptr<const ServedModel>>(absl::string_view id)> acquire;
+  std::function<absl::Status(absl::string_view id)> delete_model;
+};
+
+// One comparison from the state that the store has to its end, or until it is told to stop. What is done is noted
+// down step by step, so that a later run goes on where this one was. Not thread-safe, but for `should_stop`'s callers.
+class ComparisonRun {
+ public:
+  // `should_stop`: the comparison was cancelled, or the server ends. `on_change` is called after every change of the
+  // stored comparison.
+  ComparisonRun(const ComparisonDeps& deps, std::string id, std::function<bool()> should_stop,
+                std::function<void()> on_change);
+
+  // OK: the comparison is SUCCEEDED. CANCELLED: it was told to stop. Else why it failed.
+  absl::Status Run();
+
+ private:
+  // Splits the data and stores the parts as datasets, unless an earlier run did.
+  absl::Status Prepare();
+  absl::StatusOr<DatasetInfo> StorePart(const DatasetInfo& source, absl::string_view part, const std::vector<Row>& rows);
+  absl::StatusOr<Task> ReadTask(const std::string& dataset, int64_t most) const;
+  void ChooseMetric(const std::vector<Row>& rows);
+
+  // Tries settings of every tuned method on the validation part, a round of all methods at a time.
+  absl::Status Search();
+  // Plans the next trial of each method that has one; whether there is any.
+  absl::StatusOr<bool> PlanRound();
+  absl::Status RunTrials();
+  absl::StatusOr<JobSpec> SpecOf(const Contender& contender, const Trial& trial, size_t number) const;
+  absl::Status AwaitTrial(Contender* contender, Trial* trial);
+  absl::Status MeasureTrial(Contender* contender, Trial* trial);
+  // The best validation figure of all.
+  Measure Leader() const;
+
+  // Asks every contender the test part, once.
+  absl::Status Test();
+  absl::StatusOr<Answers> TestAnswers(const Contender& contender);
+  absl::Status MeasureQuality(const Answers& answers, Contender* contender) const;
+  absl::Status MeasureCost(const Answers& answers, Contender* contender);
+  absl::Status MeasureSideEffects();
+  absl::Status MeasureForgetting(const std::vector<double>& base, const OwnText& text, Contender* contender);
+  absl::Status MeasureSteadiness(const Variants& variants, const Task& train_sample, const Task& validation,
+                                 Contender* contender);
+  void CollectDisagreements(const std::vector<Answers>& answers);
+  absl::Status DropLosers();
+
+  absl::StatusOr<std::shared_ptr<const ServedModel>> ModelOf(const Contender& contender) const;
+  std::string PartName(absl::string_view part) const;
+  // Says what is being done, and stores all.
+  absl::Status Report(const std::string& what);
+  absl::Status Save();
+  GoOn go_on() const;
+  int64_t seed() const { return now_.spec.seed.value_or(42); }
+
+  const ComparisonDeps deps_;
+  const std::string id_;
+  const std::function<bool()> should_stop_;
+  const std::function<void()> on_change_;
+  Comparison now_;
+};
+
+}  // namespace attune
+
+#endif  // ATTUNE_SERVER_COMPARISON_COMPARISON_RUN_H_

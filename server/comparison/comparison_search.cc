@@ -1,0 +1,159 @@
+// The part of ComparisonRun that tries settings.
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "absl/time/clock.h"
+#include "common/error.h"
+#include "server/comparison/comparison_run.h"
+#include "server/comparison/trials.h"
+
+namespace attune {
+namespace {
+
+constexpr int64_t kUsualTrials = 2;
+constexpr absl::Duration kLongestWait = absl::Seconds(1);
+
+}  // namespace
+
+Measure ComparisonRun::Leader() const {
+  Measure leader;
+  for (const Contender& contender : now_.contenders) {
+    const int32_t best = BestTrial(contender.trials);
+    if (best < 0) continue;
+    const Measure& found = contender.trials[best].validation;
+    if (leader.count == 0 || found.value > leader.value) leader = found;
+  }
+  return leader;
+}
+
+absl::StatusOr<bool> ComparisonRun::PlanRound() {
+  const Measure leader = Leader();
+  const int64_t most = now_.spec.max_trials > 0 ? now_.spec.max_trials : kUsualTrials;
+  bool has_work = false;
+  for (Contender& contender : now_.contenders) {
+    if (!IsTuned(contender.kind) || contender.state == Contender::State::kStopped) continue;
+    const bool is_ended = contender.trials.empty() || contender.trials.back().state >= Trial::State::kDone;
+    if (is_ended) {
+      if (IsHopeless(contender.trials, leader)) {
+        contender.state = Contender::State::kStopped;
+        contender.note = absl::StrCat("no further settings tried: its validation figure is below the leader's interval");
+        continue;
+      }
+      const bool rate_is_given = now_.spec.hyperparameters.learning_rate > 0;
+      const std::optional<TrialSettings> next = NextTrial(contender.kind, contender.trials, most, rate_is_given);
+      if (!next) continue;
+      Trial trial;
+      trial.rate_multiplier = next->rate;
+      trial.size_multiplier = next->size;
+      trial.settings = DescribeSettings(contender.kind, *next);
+      contender.trials.push_back(std::move(trial));
+      contender.state = Contender::State::kSearching;
+    }
+    has_work = true;
+  }
+  ATTUNE_RETURN_IF_ERROR(Save());
+  return has_work;
+}
+
+absl::StatusOr<JobSpec> ComparisonRun::SpecOf(const Contender& contender, const Trial& trial, size_t number) const {
+  ATTUNE_ASSIGN_OR_RETURN(ModelInfo base, deps_.models->Get(now_.spec.base_model));
+  JobSpec spec;
+  spec.id = absl::StrCat("cmp-", id_, "-", absl::StrReplaceAll(ContenderName(contender.kind), {{"_", "-"}}), "-", number + 1);
+  spec.display_name = absl::StrCat(ContenderName(contender.kind), " of comparison ", id_, ": ", trial.settings);
+  spec.base_model = now_.spec.base_model;
+  spec.dataset = PartName("train");
+  spec.validation_dataset =
+      now_.spec.validation_dataset.empty() ? PartName("validation") : now_.spec.validation_dataset;
+  spec.tuned_model_id = spec.id;
+  spec.method = MethodFor(contender.kind, {trial.rate_multiplier, trial.size_multiplier}, base.architecture.layers);
+  spec.hyperparameters = now_.spec.hyperparameters;
+  const double multiplier = spec.hyperparameters.learning_rate_multiplier > 0
+                                ? spec.hyperparameters.learning_rate_multiplier
+                                : 1;
+  spec.hyperparameters.learning_rate_multiplier = multiplier * trial.rate_multiplier;
+  if (!spec.hyperparameters.seed) spec.hyperparameters.seed = seed();
+  spec.data = now_.spec.data;
+  spec.tenant = now_.spec.tenant;
+  spec.labels = {{"comparison", id_}};
+  return spec;
+}
+
+absl::Status ComparisonRun::RunTrials() {
+  // All of a round are queued together: small jobs share the device.
+  for (Contender& contender : now_.contenders) {
+    for (size_t i = 0; i < contender.trials.size(); ++i) {
+      Trial& trial = contender.trials[i];
+      if (trial.state != Trial::State::kPlanned) continue;
+      ATTUNE_ASSIGN_OR_RETURN(JobSpec spec, SpecOf(contender, trial, i));
+      absl::StatusOr<Job> job = deps_.jobs->Create(spec, spec.id);
+      trial.tuning_job = spec.id;
+      trial.state = job.ok() ? Trial::State::kRunning : Trial::State::kFailed;
+      if (!job.ok()) trial.error = std::string(job.status().message());
+    }
+  }
+  ATTUNE_RETURN_IF_ERROR(Save());
+  for (Contender& contender : now_.contenders) {
+    for (Trial& trial : contender.trials) {
+      if (trial.state != Trial::State::kRunning) continue;
+      ATTUNE_RETURN_IF_ERROR(Report(absl::StrCat("tuning ", ContenderName(contender.kind), ": ", trial.settings)));
+      ATTUNE_RETURN_IF_ERROR(AwaitTrial(&contender, &trial));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ComparisonRun::AwaitTrial(Contender* contender, Trial* trial) {
+  while (true) {
+    absl::StatusOr<JobManager::EventBatch> events = deps_.jobs->WaitForEvents(
+        trial->tuning_job, std::numeric_limits<int64_t>::max(), absl::Now() + kLongestWait, should_stop_);
+    if (should_stop_()) return absl::CancelledError("The comparison was stopped.");
+    ATTUNE_RETURN_IF_ERROR(events.status());
+    if (events->ended) break;
+  }
+  ATTUNE_ASSIGN_OR_RETURN(Job job, deps_.jobs->Get(trial->tuning_job));
+  trial->device_seconds = job.training_seconds;
+  if (job.state != JobState::kSucceeded) {
+    trial->state = Trial::State::kFailed;
+    trial->error = job.error ? job.error->message : absl::StrCat("the job is ", JobStateName(job.state));
+    contender->note = trial->error;
+    return Save();
+  }
+  trial->model = job.tuned_model;
+  return MeasureTrial(contender, trial);
+}
+
+absl::Status ComparisonRun::MeasureTrial(Contender* contender, Trial* trial) {
+  const std::string& validation = now_.spec.validation_dataset;
+  ATTUNE_ASSIGN_OR_RETURN(Task task, ReadTask(validation.empty() ? PartName("validation") : validation, 0));
+  ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model, deps_.acquire(trial->model));
+  ATTUNE_ASSIGN_OR_RETURN(Answers answers, Ask(deps_.engine, std::move(model), task, "", go_on()));
+  trial->validation = QualityOf(answers);
+  trial->state = Trial::State::kDone;
+  now_.validation_examples = static_cast<int64_t>(task.rows.size());
+  contender->best_trial = BestTrial(contender->trials);
+  contender->model = contender->trials[contender->best_trial].model;
+  return Save();
+}
+
+absl::Status ComparisonRun::Search() {
+  while (true) {
+    ATTUNE_ASSIGN_OR_RETURN(bool has_work, PlanRound());
+    if (!has_work) break;
+    ATTUNE_RETURN_IF_ERROR(RunTrials());
+  }
+  for (Contender& contender : now_.contenders) {
+    if (!IsTuned(contender.kind)) {
+      contender.model = now_.spec.base_model;
+      if (contender.kind == ContenderKind::kHandPrompt) contender.prompt_template = now_.spec.hand_prompt;
+    } else if (BestTrial(contender.trials) < 0) {
+      contender.state = Contender::State::kFailed;
+      if (contender.note.empty() && !contender.trials.empty()) contender.note = contender.trials[0].error;
+    }
+  }
+  return Save();
+}
+
+}  // namespace attune

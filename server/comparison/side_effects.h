@@ -1,0 +1,55 @@
+#ifndef ATTUNE_SERVER_COMPARISON_SIDE_EFFECTS_H_
+#define ATTUNE_SERVER_COMPARISON_SIDE_EFFECTS_H_
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "server/adapters/residency.h"
+#include "server/comparison/answers.h"
+#include "server/comparison/comparison.h"
+#include "server/engine/engine.h"
+
+// What tuning does besides: what is forgotten, how far the model has gone from its base, whether it answers
+// paraphrases alike, and whether it knows its training rows better than others. Definitions:
+// server/evaluation/README.md. All wait for the engine; CANCELLED once `go_on` says so.
+namespace attune {
+
+// Which items of the built-in retention probe a model gets right, in their order, 0 or 1.
+absl::StatusOr<std::vector<double>> AnswerProbe(Engine* engine, std::shared_ptr<const ServedModel> model,
+                                                const GoOn& go_on);
+// The share that is right.
+Measure ProbeAccuracyOf(const std::vector<double>& right);
+// What was lost against the base model: right before and wrong after, less the reverse, of all; paired bootstrap
+// interval. REQUIRES: as many of one as of the other.
+Measure ForgettingOf(const std::vector<double>& base, const std::vector<double>& tuned);
+
+// Text that the base model writes itself, sampled, after the beginnings of the probe's paragraphs.
+struct OwnText {
+  std::vector<std::vector<int32_t>> prompts, continuations;
+  std::vector<std::vector<double>> logprobs;  // the base model's, one a token of the continuation
+};
+absl::StatusOr<OwnText> WriteOwnText(Engine* engine, std::shared_ptr<const ServedModel> base, const GoOn& go_on);
+// KL divergence of the base model's distribution from the tuned one's, in nats per token of that text: the mean of
+// log p_base - log p_tuned, with a bootstrap interval over texts.
+absl::StatusOr<Measure> DivergenceFrom(Engine* engine, const OwnText& text, std::shared_ptr<const ServedModel> tuned,
+                                       const GoOn& go_on);
+
+// Rows of the task, at most `most`, each with its paraphrases (measures/paraphrase.h): `group[i]` is the row that
+// variant i is of. Chats and rows without text have none.
+struct Variants {
+  Task task;
+  std::vector<int64_t> group;
+};
+Variants MakeVariants(const Task& task, int64_t most, uint64_t seed);
+// The mean share of pairs of variants that got the same answer; bootstrap interval over rows.
+Measure ConsistencyOf(const Variants& variants, const Answers& answers);
+
+// Quality on training rows less that on validation rows; the interval of a difference of independent shares
+// (Newcombe 1998, method 10).
+Measure OverfittingOf(const Measure& train, const Measure& validation);
+
+}  // namespace attune
+
+#endif  // ATTUNE_SERVER_COMPARISON_SIDE_EFFECTS_H_
