@@ -1,0 +1,70 @@
+#include "server/comparison/label_placement.h"
+
+#include <algorithm>
+#include <limits>
+
+namespace attune {
+namespace {
+
+constexpr double kGap = 9;  // from a point to its label
+
+// Right, left, above and below the point, then ever further up and down on both sides.
+std::vector<Box> Candidates(const PointLabel& label) {
+  std::vector<Box> candidates;
+  const auto add = [&](double left, double top) {
+    candidates.push_back({left, top, left + label.width, top + label.height});
+  };
+  const double right_of = label.x + kGap, left_of = label.x - kGap - label.width;
+  const double middle = label.y - label.height / 2, centred = label.x - label.width / 2;
+  add(right_of, middle);
+  add(left_of, middle);
+  for (double step = label.height * 0.75; step < 12 * label.height; step += label.height / 4) {
+    for (double top : {middle - step, middle + step}) {
+      for (double left : {right_of, left_of, centred}) add(left, top);
+    }
+  }
+  return candidates;
+}
+
+Box Inside(Box box, const Box& frame) {
+  const double shift_x = std::max(0.0, frame.left - box.left) - std::max(0.0, box.right - frame.right);
+  const double shift_y = std::max(0.0, frame.top - box.top) - std::max(0.0, box.bottom - frame.bottom);
+  return {box.left + shift_x, box.top + shift_y, box.right + shift_x, box.bottom + shift_y};
+}
+
+double Covered(const Box& box, const std::vector<Box>& others) {
+  double covered = 0;
+  for (const Box& other : others) covered += Overlap(box, other);
+  return covered;
+}
+
+}  // namespace
+
+double Overlap(const Box& a, const Box& b) {
+  const double width = std::min(a.right, b.right) - std::max(a.left, b.left);
+  const double height = std::min(a.bottom, b.bottom) - std::max(a.top, b.top);
+  return width > 0 && height > 0 ? width * height : 0;
+}
+
+std::vector<Box> PlaceLabels(const std::vector<PointLabel>& labels, const std::vector<Box>& obstacles,
+                             const Box& frame) {
+  std::vector<Box> taken = obstacles, places;
+  for (const PointLabel& label : labels) {
+    Box best;
+    double least = std::numeric_limits<double>::infinity();
+    for (const Box& candidate : Candidates(label)) {
+      const Box box = Inside(candidate, frame);
+      const double covered = Covered(box, taken);
+      if (covered < least) {
+        least = covered;
+        best = box;
+      }
+      if (covered == 0) break;
+    }
+    taken.push_back(best);
+    places.push_back(best);
+  }
+  return places;
+}
+
+}  // namespace attune

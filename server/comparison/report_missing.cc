@@ -1,0 +1,52 @@
+#include "server/comparison/report_missing.h"
+
+#include <algorithm>
+
+#include "server/comparison/interval_table.h"
+#include "server/comparison/measure_names.h"
+
+namespace attune {
+namespace {
+
+bool IsSideEffect(absl::string_view m) {
+  return m == kProbeAccuracy || m == kForgetting || m == kDivergence || m == kConsistency || m == kOverfitting;
+}
+
+bool IsOfTraining(absl::string_view m) {
+  return m == kTrainingSeconds || m == kSearchSeconds || m == kModelBytes || m == kPrice || m == kOverfitting;
+}
+
+}  // namespace
+
+const Measure* FiniteMeasure(const Contender& contender, absl::string_view name) {
+  const Measure* measure = contender.Find(name);
+  return measure != nullptr && IsFinite(*measure) ? measure : nullptr;
+}
+
+std::string WhyMissing(const Comparison& comparison, const Contender& contender, absl::string_view measure) {
+  if (contender.state == Contender::State::kFailed) return "the method failed";
+  if (contender.state == Contender::State::kWaiting) {
+    return IsFinal(comparison.state) ? "the comparison ended before its turn" : "its turn has not come yet";
+  }
+  if (contender.state == Contender::State::kSearching) {
+    return IsFinal(comparison.state) ? "the comparison ended during its search"
+                                     : "its settings are still being searched";
+  }
+  if (measure == kPrice && comparison.spec.price_per_device_hour <= 0) return "no price of the device was given";
+  if (!IsTuned(contender.kind) && IsOfTraining(measure)) return "nothing is trained";
+  if (IsSideEffect(measure) && comparison.spec.skip_side_effects) return "side effects were left out on request";
+  if (!ChangesWeights(contender.kind) && (measure == kForgetting || measure == kDivergence)) {
+    return "the model itself is not changed";
+  }
+  if ((measure == kMacroF1 || measure == kCalibrationError) && comparison.choices.empty()) {
+    return "the answers are free text, without a list of choices";
+  }
+  return "it was not measured";
+}
+
+bool IsMeasured(const Comparison& comparison, absl::string_view measure) {
+  return std::any_of(comparison.contenders.begin(), comparison.contenders.end(),
+                     [&](const Contender& contender) { return FiniteMeasure(contender, measure) != nullptr; });
+}
+
+}  // namespace attune
