@@ -21,7 +21,7 @@ namespace attune {
 namespace {
 
 constexpr size_t kWindow = 64;             // requests under way at once
-constexpr int kPromptTokens = 16, kWrittenTokens = 32;  // of each text that the base model writes
+constexpr int kBeginningTokens = 16, kWrittenTokens = 32;  // of each text that the base model writes
 constexpr int kTextsAParagraph = 2;
 constexpr absl::Duration kPoll = absl::Milliseconds(100), kRetry = absl::Milliseconds(50);
 
@@ -159,7 +159,7 @@ absl::StatusOr<OwnText> WriteOwnText(Engine* engine, std::shared_ptr<const Serve
   std::vector<std::unique_ptr<Generation>> running;
   for (size_t i = 0; i < paragraphs.size(); ++i) {
     std::vector<int32_t> prompt = Tokens(base->tokenizer(), paragraphs[i]);
-    prompt.resize(std::min<size_t>(prompt.size(), kPromptTokens));
+    prompt.resize(std::min<size_t>(prompt.size(), kBeginningTokens));
     for (int copy = 0; copy < kTextsAParagraph; ++copy) {
       const uint64_t seed = i * kTextsAParagraph + copy;
       ATTUNE_ASSIGN_OR_RETURN(running.emplace_back(),
