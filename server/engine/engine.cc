@@ -46,7 +46,10 @@ class GenerationHandle final : public Generation {
 class EngineImpl final : public Engine {
  public:
   EngineImpl(const EngineOptions& options, Arbiter* arbiter, const Clock* clock, EngineObserver* observer)
-      : options_(options), arbiter_(arbiter), clock_(clock), observer_(observer ? observer : &nobody_),
+      : options_(options),
+        arbiter_(arbiter),
+        clock_(clock),
+        observer_(observer ? observer : &nobody_),
         swap_memory_(options.swap_bytes),
         background_(std::clamp(static_cast<int>(std::thread::hardware_concurrency()) / 4, 1, 8)),
         drafting_([this](const BaseModel& base) { return LaneFor(base); }),

@@ -122,8 +122,9 @@ struct Metrics::Families {
       MakeCounter("attune_swapped_bytes_total", "Bytes of KV pages copied to host memory (out) and back (in).");
   Counter& swapped_bytes_out = swapped_bytes.Add({{"direction", "out"}});
   Counter& swapped_bytes_in = swapped_bytes.Add({{"direction", "in"}});
-  Family<Gauge>& swap_memory = MakeGauge(
-      "attune_swap_memory_bytes", "Host memory for KV pages: what may be used (total) and what holds pages now (used).");
+  Family<Gauge>& swap_memory =
+      MakeGauge("attune_swap_memory_bytes",
+                "Host memory for KV pages: what may be used (total) and what holds pages now (used).");
   Gauge& swap_total = swap_memory.Add({{"kind", "total"}});
   Gauge& swap_used = swap_memory.Add({{"kind", "used"}});
   Family<Counter>& device_seconds =

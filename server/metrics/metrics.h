@@ -31,7 +31,7 @@ class Metrics {
   struct Gauges {
     int64_t requests_running = 0, requests_waiting = 0;
     double kv_cache_usage = 0;  // 0 to 1
-    int64_t swap_total = 0, swap_used = 0;  // bytes
+    int64_t swap_total = 0, swap_used = 0;                        // bytes
     int64_t device_memory_total = 0, device_memory_reserved = 0;  // bytes
     int64_t resident_adapters = 0, resident_bytes = 0;
     double generation_seconds = 0, training_seconds = 0;  // of the device, since the start

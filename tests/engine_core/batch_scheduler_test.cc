@@ -404,7 +404,8 @@ class RandomTrace {
   void Step() {
     std::map<const Sequence*, int64_t> before;
     for (const auto& [sequence, request] : live_) {
-      before[sequence] = sequence->computed > 0 ? sequence->computed : std::min(sequence->swapped, sequence->known() - 1);
+      before[sequence] =
+          sequence->computed > 0 ? sequence->computed : std::min(sequence->swapped, sequence->known() - 1);
     }
     const BatchScheduler::Plan plan = scheduler_.Next();
     preempted_ += plan.preempted.size();
