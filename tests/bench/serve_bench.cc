@@ -7,10 +7,10 @@
 // "heads", "kv_heads", "vocab", "tied_head", "batch" (requests at once), "prompt", "new" (tokens),
 // "models" (a list of kinds that requests take in turn: "base", "lora", "soft_prompt", "prefix", "ia3"; each
 // request has an adapter of its own, or with "shared_adapter" all have one), "same_prompts" (in each round),
-// "temperature", "top_p", "rank", "virtual_tokens", "kv_tokens", "swap_bytes", "rounds", "trace" (a file: a Chrome trace
-// of the last round's kernels)}. Prints one line of JSON: {"decode_seconds": [a round's steps that add a token to every
-// request and read no prompt], "decode_tokens": [...], "first_token_seconds": [of the first request], "seconds": [a
-// whole round], "preempted": [requests that made way for others], "swapped_bytes": [that were copied to the host],
+// "temperature", "top_p", "rank", "virtual_tokens", "kv_tokens", "swap_bytes", "rounds", "trace" (a file: a Chrome
+// trace of the last round's kernels)}. Prints one line of JSON: {"decode_seconds": [a round's steps that add a token to
+// every request and read no prompt], "decode_tokens": [...], "first_token_seconds": [of the first request], "seconds":
+// [a whole round], "preempted": [requests that made way for others], "swapped_bytes": [that were copied to the host],
 // "peak_bytes"}.
 #include <ATen/ATen.h>
 #include <c10/cuda/CUDACachingAllocator.h>

@@ -242,20 +242,18 @@ TEST_P(SpeculationTest, TheTextIsTheSame) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Ways, SpeculationTest,
-                         ::testing::Values(Speculation{"Lookup", false, 0, 2048, 2048},
-                                           Speculation{"LookupDrawn", false, 0.1, 2048, 2048},
-                                           Speculation{"LookupInPieces", false, 0, 2048, 7},
-                                           Speculation{"LookupSmallCache", false, 0, 160, 64},
-                                           Speculation{"LookupSmallCacheSwap", false, 0, 160, 64, 1 << 20},
-                                           Speculation{"LookupDrawnInPiecesSwap", false, 0.1, 160, 7, 1 << 20},
-                                           Speculation{"Draft", true, 0, 2048, 2048},
-                                           Speculation{"DraftDrawn", true, 0.7, 2048, 2048},
-                                           Speculation{"DraftInPieces", true, 0, 2048, 7},
-                                           Speculation{"DraftSmallCache", true, 0, 208, 64},
-                                           Speculation{"DraftSmallCacheSwap", true, 0, 208, 64, 1 << 20},
-                                           Speculation{"DraftDrawnSmallCacheSwap", true, 0.7, 208, 64, 1 << 20}),
-                         [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(
+    Ways, SpeculationTest,
+    ::testing::Values(Speculation{"Lookup", false, 0, 2048, 2048}, Speculation{"LookupDrawn", false, 0.1, 2048, 2048},
+                      Speculation{"LookupInPieces", false, 0, 2048, 7},
+                      Speculation{"LookupSmallCache", false, 0, 160, 64},
+                      Speculation{"LookupSmallCacheSwap", false, 0, 160, 64, 1 << 20},
+                      Speculation{"LookupDrawnInPiecesSwap", false, 0.1, 160, 7, 1 << 20},
+                      Speculation{"Draft", true, 0, 2048, 2048}, Speculation{"DraftDrawn", true, 0.7, 2048, 2048},
+                      Speculation{"DraftInPieces", true, 0, 2048, 7}, Speculation{"DraftSmallCache", true, 0, 208, 64},
+                      Speculation{"DraftSmallCacheSwap", true, 0, 208, 64, 1 << 20},
+                      Speculation{"DraftDrawnSmallCacheSwap", true, 0.7, 208, 64, 1 << 20}),
+    [](const auto& info) { return info.param.name; });
 
 // What was computed for a guess that was wrong must not be found by others that begin alike.
 TEST_F(DecodingTest, WrongGuessesLeaveNothingInThePrefixCache) {
@@ -338,7 +336,8 @@ TEST_F(DecodingTest, BeamsFindWhatASearchOverWholePassesFinds) {
   struct Room {
     int64_t kv_tokens, swap_bytes;
   };
-  for (const Room& room : {Room{1024, 0}, Room{176, 0}, Room{176, 1 << 20}}) {  // but in the first, beams have to give way
+  for (const Room& room :
+       {Room{1024, 0}, Room{176, 0}, Room{176, 1 << 20}}) {  // but in the first, beams have to give way
     options_.kv_tokens = room.kv_tokens;
     options_.swap_bytes = room.swap_bytes;
     Start(&observer_);

@@ -94,7 +94,8 @@ INSTANTIATE_TEST_SUITE_P(Limits, MixedBatchTest,
                                            Squeeze{"SmallCacheLittleSwap", 64, 64, 128, false, 3, false},
                                            Squeeze{"PiecesSwap", 7, 64, 128, false, 100, false},
                                            Squeeze{"GpuSmallCacheSwap", 64, 64, 128, true, 100, false},
-                                           Squeeze{"GpuRoomy", 2048, 64, 1024, true}, Squeeze{"GpuPieces", 7, 64, 1024, true},
+                                           Squeeze{"GpuRoomy", 2048, 64, 1024, true},
+                                           Squeeze{"GpuPieces", 7, 64, 1024, true},
                                            Squeeze{"GpuSmallCache", 64, 64, 128, true}),
                          [](const auto& info) { return info.param.name; });
 
@@ -362,7 +363,8 @@ TEST_F(EngineTest, ScoresAreTheSameWhoeverIsPushedOut) {
         const at::Tensor logprobs = AllLogits(*base_, asked[i].model->adapter.get(), all).log_softmax(-1);
         ASSERT_EQ(results[i]->continuations[c].tokens.size(), continuation.size());
         for (size_t t = 0; t < continuation.size(); ++t) {
-          EXPECT_NEAR(results[i]->continuations[c].tokens[t].logprob, logprobs[19 + t][continuation[t]].item<float>(), 1e-3);
+          EXPECT_NEAR(results[i]->continuations[c].tokens[t].logprob, logprobs[19 + t][continuation[t]].item<float>(),
+                      1e-3);
         }
       }
     }
