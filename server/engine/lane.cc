@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <bit>
 #include <iterator>
 #include <optional>
 #include <tuple>
@@ -25,7 +26,7 @@ int64_t FirstWantedPosition(const Task& task) {
   return task.prompt_tokens - 1 + static_cast<int64_t>(scored.size());
 }
 
-// Swap space grows by so much, or what is left: in pinned memory torch rounds up to a power of two.
+// Swap space grows by so much, many pages of any model; or by less, if there is not as much left.
 constexpr int64_t kSwapPieceBytes = int64_t{64} << 20;
 
 }  // namespace
@@ -82,15 +83,16 @@ Lane::~Lane() {
 
 int64_t Lane::GrowSwap() {
   if (!page_copies_) return 0;
-  const int64_t slot_bytes = page_copies_->slot_bytes();
-  const int64_t most = swap_memory_->available();
-  if (most < slot_bytes) return 0;
-  const int64_t slots = std::max<int64_t>(1, std::min(most, kSwapPieceBytes) / slot_bytes);
+  // Powers of two, to which torch rounds pinned memory up: so what is reserved is what is taken.
+  const int64_t most = std::min(swap_memory_->available(), kSwapPieceBytes);
+  const int64_t piece = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(most)));
+  const int64_t slots = piece / page_copies_->slot_bytes();
+  if (slots == 0) return 0;
   std::vector<MemoryBudget*> budgets = {swap_memory_};
   if (target_.device == ComputeTarget::Device::kCpu) budgets.push_back(&arbiter_->memory());
   std::vector<MemoryBudget::Reservation> reserved;
   for (MemoryBudget* budget : budgets) {
-    absl::StatusOr<MemoryBudget::Reservation> bytes = budget->Reserve(slots * slot_bytes, "the swap space");
+    absl::StatusOr<MemoryBudget::Reservation> bytes = budget->Reserve(piece, "the swap space");
     if (!bytes.ok()) return 0;
     reserved.push_back(*std::move(bytes));
   }

@@ -82,7 +82,9 @@ TEST_P(MixedBatchTest, EveryRequestGetsWhatItWouldGetAlone) {
   EXPECT_GE(log.bytes_out, log.sequences * kPageBytes);
   EXPECT_LE(log.bytes_in, log.bytes_out);
   EXPECT_EQ(log.bytes_out % kPageBytes, 0);
-  if (!GetParam().prefix_cache) EXPECT_EQ(log.bytes_in > 0, GetParam().swap_pages > 0);
+  if (!GetParam().prefix_cache) {
+    EXPECT_EQ(log.bytes_in > 0, GetParam().swap_pages > 0);
+  }
   engine_.reset();
 }
 

@@ -215,7 +215,9 @@ TEST_P(GpuEngineTest, LittleCacheThatPushesSequencesOut) {
       engine_ = MakeEngine(options_, base_->target, arbiter_.get(), &Clock::Real(), &count);
       ExpectLikelyAnswers(Mixed(16));
       EXPECT_EQ(count.bytes_out > 0, swap_pages > 0);
-      if (!has_prefix_cache) EXPECT_EQ(count.bytes_in > 0, swap_pages > 0);
+      if (!has_prefix_cache) {
+        EXPECT_EQ(count.bytes_in > 0, swap_pages > 0);
+      }
       engine_.reset();
     }
   }
