@@ -90,6 +90,13 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->envname("ATTUNE_KV_TOKENS")
       ->check(at_least(16))
       ->capture_default_str();
+  app->add_option(
+         "--swap-space", server.swap_space,
+         "Bytes of host memory for the KV pages of answers that make way for others, e.g. 8G: these are copied\n"
+         "there and back instead of being read again; 0: never (default: 0 on a CPU; with a GPU 4G, of the\n"
+         "machine's memory an eighth at most)")
+      ->envname("ATTUNE_SWAP_SPACE")
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/false));
   app->add_flag("--prefix-cache,!--no-prefix-cache", server.prefix_cache,
                 "Keep what was computed of prompts for others that begin alike (default: on)")
       ->envname("ATTUNE_PREFIX_CACHE");

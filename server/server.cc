@@ -50,6 +50,7 @@ namespace {
 
 constexpr int kMaxMessageBytes = 64 << 20;
 constexpr int64_t kAdapterBytes = int64_t{4} << 30;  // without --adapter-memory
+constexpr int64_t kSwapBytes = int64_t{4} << 30;     // without --swap-space, where there is a GPU
 // Without --training-share: for jobs beside generation, and where an inter-token target says what they get.
 constexpr double kTrainingShare = 0.5, kLeastTrainingShare = 0.05;
 // Calls that are no generation get at least this long to end by themselves.
@@ -192,10 +193,22 @@ class ServerImpl final : public Server {
     EngineOptions engine;
     engine.max_sequences = options_.max_sequences;
     engine.kv_tokens = options_.kv_tokens;
+    ATTUNE_ASSIGN_OR_RETURN(engine.swap_bytes, SwapBytes());
+    swap_bytes_ = engine.swap_bytes;
     engine.prefix_cache = options_.prefix_cache;
     engine.inter_token_target = absl::Seconds(options_.inter_token_target);
     engine_ = MakeEngine(engine, target_, arbiter_.get(), clock_, engine_metrics_.get());
     return absl::OkStatus();
+  }
+
+  // On a CPU the KV cache is in the same memory, where a larger one does more good.
+  absl::StatusOr<int64_t> SwapBytes() const {
+    const int64_t machine = DeviceMemoryBytes(ComputeTarget{});
+    const bool is_gpu = target_.device == ComputeTarget::Device::kCuda;
+    const int64_t bytes = options_.swap_space.value_or(is_gpu ? std::min(kSwapBytes, machine / 8) : 0);
+    if (bytes < machine) return bytes;
+    return MakeError(absl::StatusCode::kFailedPrecondition, "OUT_OF_MEMORY_BUDGET",
+                     absl::StrCat("--swap-space ", bytes, " leaves nothing of the machine's ", machine, " bytes."));
   }
 
   absl::Status StartJobs() {
@@ -309,6 +322,8 @@ class ServerImpl final : public Server {
     gauges.requests_waiting = stats.waiting;
     gauges.kv_cache_usage =
         stats.kv_pages_total > 0 ? static_cast<double>(stats.kv_pages_used) / stats.kv_pages_total : 0;
+    gauges.swap_total = swap_bytes_;
+    gauges.swap_used = stats.swap_bytes_used;
     gauges.device_memory_total = arbiter_->memory().total();
     gauges.device_memory_reserved = arbiter_->memory().used();
     gauges.resident_adapters = residency_->resident_adapters();
@@ -322,6 +337,7 @@ class ServerImpl final : public Server {
   const ServerOptions options_;
   const Clock* const clock_ = &Clock::Real();
   ComputeTarget target_;
+  int64_t swap_bytes_ = 0;
   std::atomic<bool> ready_{false};
   int grpc_port_ = 0;
 

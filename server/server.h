@@ -23,6 +23,9 @@ struct ServerOptions {
   std::string export_root;                       // empty: DATA_DIR/exports
   int max_concurrent_jobs = 1;
   int64_t kv_tokens = 65536;                     // capacity of the KV cache
+  // Bytes of host memory for KV pages of answers that make way for others; unset: none on a CPU; with a GPU 4 GiB, and
+  // of the machine's memory an eighth at most.
+  std::optional<int64_t> swap_space;
   bool prefix_cache = true;                      // prompts that begin alike share what was computed
   int max_sequences = 64;                        // generated together
   // Bytes of adapters that stay loaded; unset: 4 GiB, and of a GPU's memory an eighth at most.

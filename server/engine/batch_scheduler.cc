@@ -1,7 +1,9 @@
 #include "server/engine/batch_scheduler.h"
 
 #include <algorithm>
+#include <optional>
 #include <tuple>
+#include <utility>
 
 namespace attune {
 
@@ -75,8 +77,39 @@ void BatchScheduler::FreePages(Sequence* sequence) {
   sequence->pages.clear();
 }
 
+void BatchScheduler::FreeSlots(Sequence* sequence) {
+  if (!sequence->swap_slots.empty()) swap_->Release(sequence->swap_slots);
+  sequence->swap_slots.clear();
+  sequence->swapped = 0;
+}
+
+void BatchScheduler::SwapOut(Sequence* sequence, Plan* plan) {
+  // What is to be computed in this plan is not in the pages yet, and guesses are dropped.
+  const int64_t tokens = std::min(sequence->computed, sequence->known());
+  if (!swap_ || !sequence->is_sound || sequence->is_ending()) return;
+  if (!IsWorthSwapping(tokens, pages_->page_tokens())) return;
+  const int64_t count = pages_->PagesFor(tokens);
+  std::optional<std::vector<int32_t>> slots = swap_->Allocate(count);
+  if (!slots) return;
+  plan->swaps.push_back({sequence, true, {sequence->pages.begin(), sequence->pages.begin() + count}, *slots});
+  sequence->swap_slots = *std::move(slots);
+  sequence->swapped = tokens;
+}
+
+void BatchScheduler::SwapIn(Sequence* sequence, int64_t known, Plan* plan) {
+  const int64_t first = known / pages_->page_tokens(), last = pages_->PagesFor(sequence->computed);
+  if (first < last) {
+    const auto part = [&](const std::vector<int32_t>& all) {
+      return std::vector<int32_t>(all.begin() + first, all.begin() + last);
+    };
+    plan->swaps.push_back({sequence, false, part(sequence->pages), part(sequence->swap_slots)});
+  }
+  FreeSlots(sequence);
+}
+
 void BatchScheduler::Remove(Sequence* sequence) {
   FreePages(sequence);
+  FreeSlots(sequence);
   std::erase(running_, sequence);
   std::erase(waiting_, sequence);
   const auto tenant = flows_.find(sequence->tenant);
@@ -86,6 +119,7 @@ void BatchScheduler::Remove(Sequence* sequence) {
 }
 
 void BatchScheduler::Preempt(Sequence* sequence, Plan* plan) {
+  SwapOut(sequence, plan);
   FreePages(sequence);
   sequence->computed = 0;
   sequence->DropDrafts();
@@ -167,19 +201,23 @@ bool BatchScheduler::LetIn(int64_t* budget, Plan* plan) {
   if (sequence->in_flight > 0 || !HasPlace(*sequence, plan)) return false;
   int64_t known = 0;
   // Something is left to compute, whatever is known.
-  const int64_t most = std::min(sequence->most_reused, static_cast<int64_t>(sequence->tokens.size()) - 1);
-  if (reuses_prefixes_ && sequence->computed == 0) known = prefixes_.Take(sequence, most);
+  const int64_t most = sequence->known() - 1;
+  if (reuses_prefixes_) known = prefixes_.Take(sequence, std::min(sequence->most_reused, most));
+  sequence->computed = std::max(known, std::min(sequence->swapped, most));
+  const int64_t restored = sequence->computed - known;
   const int64_t tokens = std::min(sequence->remaining(), *budget);
   while (!Provide(sequence, tokens, /*may_preempt=*/false, plan)) {
     if (!running_.empty() && running_.back()->priority < sequence->priority) {
       Preempt(running_.back(), plan);
       continue;
     }
+    sequence->computed = known;
     FreePages(sequence);
     sequence->computed = 0;
     return false;
   }
-  prefix_queries_ += static_cast<int64_t>(sequence->tokens.size());
+  SwapIn(sequence, known, plan);
+  prefix_queries_ += static_cast<int64_t>(sequence->tokens.size()) - restored;
   prefix_hits_ += known;
   if (sequence->reused < 0) sequence->reused = known;
   std::erase(waiting_, sequence);

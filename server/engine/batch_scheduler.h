@@ -9,6 +9,7 @@
 #include "server/engine/kv_pages.h"
 #include "server/engine/prefix_cache.h"
 #include "server/engine/sequence.h"
+#include "server/engine/swap_space.h"
 
 namespace attune {
 
@@ -24,12 +25,16 @@ namespace attune {
 // run and have nothing to compute, because they wait for others (beams for each other): if only
 // such are left, those let in last make room for who was pushed out before. With a prefix cache,
 // full pages stay known while there is room, and a sequence that is let in starts behind the
-// longest beginning that is known. Not thread-safe.
+// longest beginning that is known. With a swap space, the pages that a sequence gives up are copied
+// there while there is room, if that is worth it, and what is no longer known when it is let in
+// again is copied back. Not thread-safe.
 class BatchScheduler {
  public:
-  // `pages` must outlive this.
-  BatchScheduler(KvPages* pages, int64_t max_sequences, int64_t max_tokens, bool reuses_prefixes = false)
+  // `pages` and `swap`, which may be null, must outlive this.
+  BatchScheduler(KvPages* pages, int64_t max_sequences, int64_t max_tokens, bool reuses_prefixes = false,
+                 SwapSpace* swap = nullptr)
       : pages_(pages),
+        swap_(swap),
         max_sequences_(max_sequences),
         max_tokens_(max_tokens),
         prefixes_(pages),
@@ -39,9 +44,18 @@ class BatchScheduler {
     Sequence* sequence;
     int64_t tokens;  // to compute now; its pages suffice for them
   };
+  // Pages to be copied to or from slots of the swap space, page i to or from slot i.
+  struct Swap {
+    Sequence* sequence;
+    bool is_out;
+    std::vector<int32_t> pages, slots;
+  };
   struct Plan {
     std::vector<Item> items;
     std::vector<Sequence*> preempted;
+    // To be done one after the other, behind the steps before and before the items: pages and slots go from one
+    // sequence to another within a plan.
+    std::vector<Swap> swaps;
   };
 
   // Lets a sequence wait. It must live until Remove. REQUIRES: it could ever fit
@@ -52,7 +66,7 @@ class BatchScheduler {
   void AddRunning(Sequence* sequence);
   // Lets a sequence for which Fork found no page wait, before others.
   void AddPushedOut(Sequence* sequence);
-  // Takes a sequence out and lets its pages go.
+  // Takes a sequence out and lets its pages and slots go.
   void Remove(Sequence* sequence);
 
   // What to compute next; empty only if there is no sequence with remaining tokens that is not
@@ -65,7 +79,8 @@ class BatchScheduler {
   // given, if there is no free one for the copy.
   bool Fork(const Sequence& parent, int64_t tokens, Sequence* child, std::vector<std::pair<int32_t, int32_t>>* copies);
 
-  // Tokens of sequences that were let in, and how many of those were found in the cache.
+  // Tokens of sequences that were let in, those left out that were copied back, and how many of these were found in
+  // the cache.
   int64_t prefix_queries() const { return prefix_queries_; }
   int64_t prefix_hits() const { return prefix_hits_; }
 
@@ -78,6 +93,10 @@ class BatchScheduler {
   bool Provide(Sequence* sequence, int64_t tokens, bool may_preempt, Plan* plan);
   void Preempt(Sequence* sequence, Plan* plan);
   void FreePages(Sequence* sequence);
+  void SwapOut(Sequence* sequence, Plan* plan);
+  // Fills the sequence's pages behind the first `known` tokens from its slots, and lets these go.
+  void SwapIn(Sequence* sequence, int64_t known, Plan* plan);
+  void FreeSlots(Sequence* sequence);
   // A tenant's or a model's share of what was computed.
   struct Flow {
     int64_t sequences = 0;  // that wait or run
@@ -108,6 +127,7 @@ class BatchScheduler {
   bool LetIn(int64_t* budget, Plan* plan);
 
   KvPages* const pages_;
+  SwapSpace* const swap_;
   const int64_t max_sequences_, max_tokens_;
   PrefixCache prefixes_;
   const bool reuses_prefixes_;

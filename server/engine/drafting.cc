@@ -85,6 +85,7 @@ void Drafting::AskCompanion(Task* task) {
   const auto same = std::mismatch(s.tokens.begin(), s.tokens.end(), tokens.begin(), tokens.end()).first - s.tokens.begin();
   s.tokens = tokens;
   s.computed = std::min({s.computed, static_cast<int64_t>(same), static_cast<int64_t>(tokens.size()) - 1});
+  s.swapped = std::min(s.swapped, static_cast<int64_t>(same));
   s.is_held = false;
   const bool is_near = s.ticket >= 0 && !s.was_preempted && s.remaining() <= kMostBehind;
   task->draft->is_asked = is_near;

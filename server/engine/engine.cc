@@ -46,7 +46,11 @@ class GenerationHandle final : public Generation {
 class EngineImpl final : public Engine {
  public:
   EngineImpl(const EngineOptions& options, Arbiter* arbiter, const Clock* clock, EngineObserver* observer)
-      : options_(options), arbiter_(arbiter), clock_(clock), observer_(observer ? observer : &nobody_),
+      : options_(options),
+        arbiter_(arbiter),
+        clock_(clock),
+        observer_(observer ? observer : &nobody_),
+        swap_memory_(options.swap_bytes),
         background_(std::clamp(static_cast<int>(std::thread::hardware_concurrency()) / 4, 1, 8)),
         drafting_([this](const BaseModel& base) { return LaneFor(base); }),
         answering_(clock, observer_, &background_, &drafting_),
@@ -98,6 +102,7 @@ class EngineImpl final : public Engine {
   Arbiter* const arbiter_;
   const Clock* const clock_;
   EngineObserver* const observer_;
+  MemoryBudget swap_memory_;
   const std::unique_ptr<Inbox> inbox_ = std::make_unique<Inbox>();
   std::vector<std::unique_ptr<Lane>> lanes_;  // the engine's thread only
   std::deque<std::unique_ptr<EmbedTask>> embeds_;
@@ -106,7 +111,7 @@ class EngineImpl final : public Engine {
   Answering answering_;
   Scoring scoring_;
   std::atomic<int> running_{0}, waiting_{0};
-  std::atomic<int64_t> pages_used_{0}, pages_total_{0};
+  std::atomic<int64_t> pages_used_{0}, pages_total_{0}, swap_used_{0};
   absl::Mutex join_mutex_;
   std::thread thread_;
 };
@@ -184,7 +189,7 @@ void EngineImpl::EmbedAsync(EmbedParams params, std::function<void(absl::StatusO
   if (!status.ok()) done(status);
 }
 
-EngineStats EngineImpl::stats() const { return {running_, waiting_, pages_used_, pages_total_}; }
+EngineStats EngineImpl::stats() const { return {running_, waiting_, pages_used_, pages_total_, swap_used_}; }
 
 void EngineImpl::Shutdown(absl::Duration grace) {
   {
@@ -278,7 +283,7 @@ absl::StatusOr<Lane*> EngineImpl::LaneFor(const BaseModel& base) {
   for (auto& lane : lanes_) {
     if (lane->Fits(base)) return lane.get();
   }
-  ATTUNE_ASSIGN_OR_RETURN(std::unique_ptr<Lane> lane, Lane::Make(base, options_, arbiter_, clock_));
+  ATTUNE_ASSIGN_OR_RETURN(std::unique_ptr<Lane> lane, Lane::Make(base, options_, arbiter_, &swap_memory_, clock_));
   lanes_.push_back(std::move(lane));
   return lanes_.back().get();
 }
@@ -339,6 +344,9 @@ void EngineImpl::StepLane(Lane* lane, bool may_run_ahead) {
     observer_->OnPreempted();
     if (task->kind == Task::Kind::kDraft) drafting_.HandlePreempted(task);
   }
+  if (result.bytes_out + result.bytes_in > 0) {
+    observer_->OnSwapped(result.swapped_out, result.bytes_out, result.bytes_in);
+  }
   if (result.lateness >= absl::ZeroDuration()) observer_->OnPutOff(Seconds(result.lateness));
   if (result.prefix_queries > 0) observer_->OnLetIn(result.prefix_queries, result.prefix_hits);
   ChooseTokens(&result.outputs);
@@ -388,17 +396,19 @@ void EngineImpl::FailDetached(Task* task, const absl::Status& status) {
 }
 
 void EngineImpl::PublishStats() {
-  int64_t running = 0, waiting = 0, used = 0, total = 0;
+  int64_t running = 0, waiting = 0, used = 0, total = 0, swapped = 0;
   for (const auto& lane : lanes_) {
     running += lane->running();
     waiting += lane->waiting();
     used += lane->pages().used();
     total += lane->pages().total();
+    swapped += lane->swap_bytes();
   }
   running_ = static_cast<int>(running);
   waiting_ = static_cast<int>(waiting);
   pages_used_ = used;
   pages_total_ = total;
+  swap_used_ = swapped;
   absl::MutexLock lock(&inbox_->mutex);
   inbox_->waiting = waiting;
 }

@@ -153,9 +153,13 @@ class EngineObserver {
   virtual void OnFinished(const ServedModel& model, FinishReason reason, int prompt_tokens, int generated_tokens,
                           const RequestTimings& timings) {}
   virtual void OnPreempted() {}
+  // Of sequences that were preempted in a step, how many had their pages copied to the host; bytes of pages that
+  // were, and that came back to sequences which were let in again.
+  virtual void OnSwapped(int64_t sequences_out, int64_t bytes_out, int64_t bytes_in) {}
   // A step that training could put off, and how long after its time it began.
   virtual void OnPutOff(double late_seconds) {}
-  // Tokens of sequences that were let in, and how many of those the prefix cache had.
+  // Tokens of sequences that were let in, those left out that came back from the host, and how many of these the prefix
+  // cache had.
   virtual void OnLetIn(int64_t tokens, int64_t cached) {}
   // Tokens that were guessed and checked in a step, and how many of those were right.
   virtual void OnDrafts(int64_t drafted, int64_t accepted) {}
@@ -166,6 +170,7 @@ struct EngineStats {
   int waiting = 0;
   int64_t kv_pages_used = 0;
   int64_t kv_pages_total = 0;
+  int64_t swap_bytes_used = 0;  // of EngineOptions::swap_bytes
 };
 
 struct EngineOptions {
@@ -175,6 +180,8 @@ struct EngineOptions {
   int64_t kv_tokens = 65536;      // capacity of the KV cache for one base model's shape
   // Between an answer's tokens beside training, which takes what this leaves; zero: no step is put off.
   absl::Duration inter_token_target = absl::ZeroDuration();
+  // Host memory for pages of sequences that give theirs up to others, over all lanes; 0: they are always computed anew.
+  int64_t swap_bytes = 0;
   bool prefix_cache = true;       // what was computed stays known, while there is room, for prompts that begin alike
 };
 

@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <bit>
+#include <iterator>
 #include <optional>
 #include <tuple>
 
@@ -24,21 +26,27 @@ int64_t FirstWantedPosition(const Task& task) {
   return task.prompt_tokens - 1 + static_cast<int64_t>(scored.size());
 }
 
+// Swap space grows by so much, many pages of any model; or by less, if there is not as much left.
+constexpr int64_t kSwapPieceBytes = int64_t{64} << 20;
+
 }  // namespace
 
-Lane::Lane(const BaseModel& base, const EngineOptions& options, Arbiter* arbiter, const Clock* clock)
+Lane::Lane(const BaseModel& base, const EngineOptions& options, Arbiter* arbiter, MemoryBudget* swap_memory,
+           const Clock* clock)
     : config_(base.config),
       target_(base.target),
       arbiter_(arbiter),
       clock_(clock),
       pages_(options.kv_tokens / kPageTokens, kPageTokens),
-      scheduler_(&pages_, options.max_sequences, options.max_batch_tokens, options.prefix_cache),
+      swap_memory_(swap_memory),
+      swap_([this] { return GrowSwap(); }),
+      scheduler_(&pages_, options.max_sequences, options.max_batch_tokens, options.prefix_cache, &swap_),
       target_interval_(options.inter_token_target),
       max_sequences_(options.max_sequences) {}
 
 absl::StatusOr<std::unique_ptr<Lane>> Lane::Make(const BaseModel& base, const EngineOptions& options, Arbiter* arbiter,
-                                                 const Clock* clock) {
-  auto lane = std::unique_ptr<Lane>(new Lane(base, options, arbiter, clock));
+                                                 MemoryBudget* swap_memory, const Clock* clock) {
+  auto lane = std::unique_ptr<Lane>(new Lane(base, options, arbiter, swap_memory, clock));
   const at::ScalarType type = ServingTypeOf(base.target);
   const int64_t element = static_cast<int64_t>(at::elementSize(type));
   int64_t bytes = lane->pages_.total() * kPageTokens * base.config.layers * 2 * base.config.kv_size() * element;
@@ -51,13 +59,50 @@ absl::StatusOr<std::unique_ptr<Lane>> Lane::Make(const BaseModel& base, const En
 absl::Status Lane::MakeTensors(const BaseModel& base, const EngineOptions& options) {
   cache_ = MakeKvCache(base.config.layers, pages_.total(), kPageTokens, AttentionShapeOf(base.config),
                        at::TensorOptions(ServingTypeOf(base.target)).device(DeviceOf(base.target)));
-  if (base.target.device != ComputeTarget::Device::kCuda) return absl::OkStatus();
-  stream_ = std::make_unique<OwnStream>(base.target, OwnStream::Priority::kHigh);
-  const OwnStream::Scope scope(*stream_);
+  std::optional<OwnStream::Scope> scope;
+  if (base.target.device == ComputeTarget::Device::kCuda) {
+    stream_ = std::make_unique<OwnStream>(base.target, OwnStream::Priority::kHigh);
+    scope.emplace(*stream_);
+  }
+  if (PageCopies::Serves(cache_)) page_copies_ = std::make_unique<PageCopies>(&cache_);
   if (GpuRunner::Serves(base)) {
     gpu_ = std::make_unique<GpuRunner>(base, &cache_, options.max_sequences, options.max_batch_tokens);
   }
   return absl::OkStatus();
+}
+
+Lane::~Lane() {
+  if (!stream_ || !page_copies_) return;
+  // No copy under way may touch memory that is given back.
+  const OwnStream::Scope scope(*stream_);
+  CatchTorch([&] {
+    Synchronize(target_);
+    return absl::OkStatus();
+  }).IgnoreError();
+}
+
+int64_t Lane::GrowSwap() {
+  if (!page_copies_) return 0;
+  // Powers of two, to which torch rounds pinned memory up: so what is reserved is what is taken.
+  const int64_t most = std::min(swap_memory_->available(), kSwapPieceBytes);
+  const int64_t piece = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(most)));
+  const int64_t slots = piece / page_copies_->slot_bytes();
+  if (slots == 0) return 0;
+  std::vector<MemoryBudget*> budgets = {swap_memory_};
+  if (target_.device == ComputeTarget::Device::kCpu) budgets.push_back(&arbiter_->memory());
+  std::vector<MemoryBudget::Reservation> reserved;
+  for (MemoryBudget* budget : budgets) {
+    absl::StatusOr<MemoryBudget::Reservation> bytes = budget->Reserve(piece, "the swap space");
+    if (!bytes.ok()) return 0;
+    reserved.push_back(*std::move(bytes));
+  }
+  const absl::Status status = CatchTorch([&] {
+    page_copies_->Grow(slots);
+    return absl::OkStatus();
+  });
+  if (!status.ok()) return 0;
+  std::move(reserved.begin(), reserved.end(), std::back_inserter(swap_reserved_));
+  return slots;
 }
 
 bool Lane::Fits(const BaseModel& base) const {
@@ -81,7 +126,7 @@ void Lane::AddFork(const Task& parent, std::unique_ptr<Task> child) {
   if (!forked) return scheduler_.AddPushedOut(sequence);  // computes the beginning anew
   std::optional<OwnStream::Scope> scope;
   if (stream_) scope.emplace(*stream_);
-  CopyPages(&cache_, copies);
+  page_copies_ ? page_copies_->CopyWithin(copies) : CopyPages(&cache_, copies);
   scheduler_.AddRunning(sequence);
 }
 
@@ -177,7 +222,7 @@ Lane::StepResult Lane::Step(bool may_run_ahead) {
   result.prefix_hits = scheduler_.prefix_hits() - hits;
   for (Sequence* sequence : plan.preempted) result.preempted.push_back(tasks_.at(sequence).get());
   Passes passes = Divide(plan);
-  if (passes.empty() && !in_flight_) return result;  // all wait for another lane
+  if (passes.empty() && plan.swaps.empty() && !in_flight_) return result;  // all wait for another lane
   std::optional<OwnStream::Scope> scope;
   if (stream_) scope.emplace(*stream_);
   if (!in_flight_) {
@@ -186,6 +231,7 @@ Lane::StepResult Lane::Step(bool may_run_ahead) {
     if (patience > absl::ZeroDuration()) result.lateness = turn_.lateness();
     ahead_ = 0;
   }
+  CopySwapped(plan, &passes, &result);
   if (!gpu_) {
     const absl::Time start = clock_->Now();
     for (Pass& pass : passes) Run(&pass, &result);
@@ -210,15 +256,39 @@ Lane::StepResult Lane::Step(bool may_run_ahead) {
   return result;
 }
 
-void Lane::Fail(const Pass& pass, const absl::Status& status, StepResult* result) {
+void Lane::CopySwapped(const BatchScheduler::Plan& plan, Passes* passes, StepResult* result) {
+  const absl::Status status = CatchTorch([&] {
+    for (const BatchScheduler::Swap& swap : plan.swaps) {
+      const int64_t bytes = static_cast<int64_t>(swap.pages.size()) * page_copies_->slot_bytes();
+      if (swap.is_out) {
+        page_copies_->CopyOut(swap.pages, swap.slots);
+        ++result->swapped_out;
+        result->bytes_out += bytes;
+      } else {
+        page_copies_->CopyIn(swap.pages, swap.slots);
+        result->bytes_in += bytes;
+      }
+    }
+    return absl::OkStatus();
+  });
+  if (status.ok()) return;
+  for (const BatchScheduler::Swap& swap : plan.swaps) Fail(tasks_.at(swap.sequence).get(), status, result);
+  for (const Pass& pass : *passes) Fail(pass, status, result);
+  passes->clear();
+}
+
+void Lane::Fail(Task* task, const absl::Status& status, StepResult* result) {
   result->error = status;
+  if (std::find(result->failed.begin(), result->failed.end(), task) != result->failed.end()) return;
+  task->sequence.is_sound = false;
+  result->failed.push_back(task);
+  if (in_flight_) Forget(task, in_flight_.get());
+  std::erase_if(result->outputs, [&](const Output& filed) { return filed.task == task; });
+}
+
+void Lane::Fail(const Pass& pass, const absl::Status& status, StepResult* result) {
   for (const Output& output : pass.outputs) {
-    Task* task = output.task;
-    if (!task || std::find(result->failed.begin(), result->failed.end(), task) != result->failed.end()) continue;
-    task->sequence.is_sound = false;
-    result->failed.push_back(task);
-    if (in_flight_) Forget(task, in_flight_.get());
-    std::erase_if(result->outputs, [&](const Output& filed) { return filed.task == task; });
+    if (output.task) Fail(output.task, status, result);
   }
 }
 

@@ -11,11 +11,14 @@
 #include "absl/types/span.h"
 #include "common/clock.h"
 #include "server/device/arbiter.h"
+#include "server/device/memory_budget.h"
 #include "server/engine/batch_scheduler.h"
 #include "server/engine/gpu_runner.h"
 #include "server/engine/kv_pages.h"
 #include "server/engine/model_runner.h"
+#include "server/engine/page_copies.h"
 #include "server/engine/request.h"
+#include "server/engine/swap_space.h"
 #include "server/model/kernels/logit_rows.h"
 #include "server/model/own_stream.h"
 
@@ -28,9 +31,12 @@ class Lane {
   static constexpr int64_t kPageTokens = 16;
 
   // Takes the cache's memory from the arbiter's budget: RESOURCE_EXHAUSTED
-  // (OUT_OF_MEMORY_BUDGET) if there is none. Both pointers must outlive the lane.
+  // (OUT_OF_MEMORY_BUDGET) if there is none. Host memory for pages that are given up it takes from `swap_memory`
+  // as it is needed, on the CPU from the arbiter's budget besides, and goes without where there is none. All pointers
+  // must outlive the lane.
   static absl::StatusOr<std::unique_ptr<Lane>> Make(const BaseModel& base, const EngineOptions& options,
-                                                    Arbiter* arbiter, const Clock* clock);
+                                                    Arbiter* arbiter, MemoryBudget* swap_memory, const Clock* clock);
+  ~Lane();
   // Whether a model's sequences belong here.
   bool Fits(const BaseModel& base) const;
 
@@ -67,6 +73,8 @@ class Lane {
     // How long after its time the step began, if training could put it off; else negative.
     absl::Duration lateness = -absl::InfiniteDuration();
     int64_t prefix_queries = 0, prefix_hits = 0;  // tokens let in; of those in the prefix cache
+    // Of the preempted ones, how many had their pages copied to the host; bytes that were, and that came back.
+    int64_t swapped_out = 0, bytes_out = 0, bytes_in = 0;
     // Tasks whose forward pass failed, and why; none of them is among the outputs.
     std::vector<Task*> failed;
     absl::Status error;
@@ -81,6 +89,8 @@ class Lane {
   const KvPages& pages() const { return pages_; }
   int64_t running() const { return scheduler_.running(); }
   int64_t waiting() const { return scheduler_.waiting(); }
+  // Host memory that holds pages of sequences which gave theirs up.
+  int64_t swap_bytes() const { return page_copies_ ? swap_.used() * page_copies_->slot_bytes() : 0; }
 
  private:
   // A forward pass of one base model.
@@ -92,8 +102,13 @@ class Lane {
   };
   using Passes = std::vector<Pass>;
 
-  Lane(const BaseModel& base, const EngineOptions& options, Arbiter* arbiter, const Clock* clock);
+  Lane(const BaseModel& base, const EngineOptions& options, Arbiter* arbiter, MemoryBudget* swap_memory,
+       const Clock* clock);
   absl::Status MakeTensors(const BaseModel& base, const EngineOptions& options);
+  // Takes memory for a piece more of swap space, and says for how many slots; 0 if there is none.
+  int64_t GrowSwap();
+  // Does the plan's copies; if they fail, files its tasks as failed, and nothing is left to be done in `passes`.
+  void CopySwapped(const BatchScheduler::Plan& plan, Passes* passes, StepResult* result);
   Passes Divide(const BatchScheduler::Plan& plan) const;
   ForwardItem ItemFor(const Task& task, int64_t tokens) const;
   // Computes a pass and files its outputs.
@@ -102,7 +117,8 @@ class Lane {
   bool Launch(Pass* pass, StepResult* result);
   // Waits for launched passes and files their outputs.
   void Collect(Passes* passes, StepResult* result);
-  // Files the pass's tasks as failed, and drops what else there is of them.
+  // Files a task, or the pass's tasks, as failed, and drops what else there is of them.
+  void Fail(Task* task, const absl::Status& status, StepResult* result);
   void Fail(const Pass& pass, const absl::Status& status, StepResult* result);
   // What is on its way for the task is nobody's any more.
   static void Forget(const Task* task, Passes* passes);
@@ -118,8 +134,12 @@ class Lane {
   const Clock* const clock_;
   MemoryBudget::Reservation memory_;
   KvPages pages_;
+  MemoryBudget* const swap_memory_;
+  std::vector<MemoryBudget::Reservation> swap_reserved_;
+  SwapSpace swap_;
   BatchScheduler scheduler_;
   KvCache cache_;
+  std::unique_ptr<PageCopies> page_copies_;  // null where there are no kernels for it: then pages are not swapped
   std::unique_ptr<OwnStream> stream_;  // on a GPU
   std::unique_ptr<GpuRunner> gpu_;     // null: ForwardBatch serves
   std::unique_ptr<Passes> in_flight_;  // launched by the last step, not collected

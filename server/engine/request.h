@@ -112,8 +112,7 @@ struct Task {
   Task* drafts_for = nullptr;         // of a draft
   std::shared_ptr<BeamGroup> beams;   // of a beam; `index` is its place among the running ones
 
-  // Tokens that are known, guesses left out.
-  int64_t known() const { return static_cast<int64_t>(sequence.tokens.size()) - sequence.drafted; }
+  int64_t known() const { return sequence.known(); }
   int64_t generated() const { return known() - prompt_tokens; }
   bool IsEnd(int32_t token) const { return std::find(ends.begin(), ends.end(), token) != ends.end(); }
   // Tokens that are not to be chosen as the one that is `ahead` behind the next, or null.

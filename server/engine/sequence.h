@@ -43,9 +43,15 @@ struct Sequence {
   int64_t reused = -1;
   // It ran before and gave its pages up.
   bool was_preempted = false;
+  // While it waits: slots of a swap space that hold what its pages held, in order, and for how many of its first
+  // tokens, as they are now, that is right.
+  std::vector<int32_t> swap_slots;
+  int64_t swapped = 0;
   // Whether what its pages hold can be relied on.
   bool is_sound = true;
 
+  // Tokens that are known, guesses left out.
+  int64_t known() const { return static_cast<int64_t>(tokens.size()) - drafted; }
   int64_t remaining() const { return static_cast<int64_t>(tokens.size()) + in_flight - computed; }
   // Takes the guesses back.
   void DropDrafts() {

@@ -113,9 +113,20 @@ struct Metrics::Families {
       MakeCounter("attune_spec_decode_num_draft_tokens_total", "Tokens that were guessed ahead and checked.").Add({});
   Counter& accepted_tokens =
       MakeCounter("attune_spec_decode_num_accepted_tokens_total", "Tokens of these that were right.").Add({});
-  Counter& preemptions =
-      MakeCounter("attune_num_preemptions_total", "Answers that lost their KV pages to others and were read again.")
-          .Add({});
+  Counter& preemptions = MakeCounter("attune_num_preemptions_total",
+                                     "Answers that lost their KV pages to others, to be read again or copied back.")
+                             .Add({});
+  Counter& swapped_out =
+      MakeCounter("attune_num_swapped_out_total", "Answers of these whose pages were copied to host memory.").Add({});
+  Family<Counter>& swapped_bytes =
+      MakeCounter("attune_swapped_bytes_total", "Bytes of KV pages copied to host memory (out) and back (in).");
+  Counter& swapped_bytes_out = swapped_bytes.Add({{"direction", "out"}});
+  Counter& swapped_bytes_in = swapped_bytes.Add({{"direction", "in"}});
+  Family<Gauge>& swap_memory =
+      MakeGauge("attune_swap_memory_bytes",
+                "Host memory for KV pages: what may be used (total) and what holds pages now (used).");
+  Gauge& swap_total = swap_memory.Add({{"kind", "total"}});
+  Gauge& swap_used = swap_memory.Add({{"kind", "used"}});
   Family<Counter>& device_seconds =
       MakeCounter("attune_device_seconds_total", "Seconds of the device's time, by what had them.");
   Counter& generation_seconds = device_seconds.Add({{"work", "generation"}});
@@ -253,6 +264,12 @@ void Metrics::RequestFinished(absl::string_view model, absl::string_view reason,
 
 void Metrics::Preempted() { families_->preemptions.Increment(); }
 
+void Metrics::Swapped(int64_t sequences_out, int64_t bytes_out, int64_t bytes_in) {
+  families_->swapped_out.Increment(static_cast<double>(sequences_out));
+  families_->swapped_bytes_out.Increment(static_cast<double>(bytes_out));
+  families_->swapped_bytes_in.Increment(static_cast<double>(bytes_in));
+}
+
 void Metrics::PutOff(double late_seconds) { families_->lateness.Observe(late_seconds); }
 
 void Metrics::Drafted(int64_t drafted, int64_t accepted) {
@@ -298,6 +315,8 @@ void Metrics::SetGauges(const Gauges& gauges) {
   families_->requests_running.Set(gauges.requests_running);
   families_->requests_waiting.Set(gauges.requests_waiting);
   families_->kv_cache_usage.Set(gauges.kv_cache_usage);
+  families_->swap_total.Set(gauges.swap_total);
+  families_->swap_used.Set(gauges.swap_used);
   families_->memory_total.Set(gauges.device_memory_total);
   families_->memory_reserved.Set(gauges.device_memory_reserved);
   families_->resident_adapters.Set(gauges.resident_adapters);

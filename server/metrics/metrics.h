@@ -31,6 +31,7 @@ class Metrics {
   struct Gauges {
     int64_t requests_running = 0, requests_waiting = 0;
     double kv_cache_usage = 0;  // 0 to 1
+    int64_t swap_total = 0, swap_used = 0;                        // bytes
     int64_t device_memory_total = 0, device_memory_reserved = 0;  // bytes
     int64_t resident_adapters = 0, resident_bytes = 0;
     double generation_seconds = 0, training_seconds = 0;  // of the device, since the start
@@ -54,6 +55,8 @@ class Metrics {
   void RequestFinished(absl::string_view model, absl::string_view reason, int prompt_tokens, int generated_tokens,
                        double decode, double total);
   void Preempted();
+  // Of preempted ones, so many had their pages copied to the host; bytes that were, and that came back.
+  void Swapped(int64_t sequences_out, int64_t bytes_out, int64_t bytes_in);
   void LetIn(int64_t tokens, int64_t cached);
   // A step of generation that training could put off began so long after its time.
   void PutOff(double late_seconds);

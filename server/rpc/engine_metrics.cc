@@ -41,6 +41,9 @@ void EngineMetrics::OnFinished(const ServedModel& model, FinishReason reason, in
 }
 
 void EngineMetrics::OnPreempted() { metrics_->Preempted(); }
+void EngineMetrics::OnSwapped(int64_t sequences_out, int64_t bytes_out, int64_t bytes_in) {
+  metrics_->Swapped(sequences_out, bytes_out, bytes_in);
+}
 
 void EngineMetrics::OnPutOff(double late_seconds) { metrics_->PutOff(late_seconds); }
 void EngineMetrics::OnDrafts(int64_t drafted, int64_t accepted) { metrics_->Drafted(drafted, accepted); }

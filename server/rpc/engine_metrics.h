@@ -19,6 +19,7 @@ class EngineMetrics final : public EngineObserver {
   void OnFinished(const ServedModel& model, FinishReason reason, int prompt_tokens, int generated_tokens,
                   const RequestTimings& timings) override;
   void OnPreempted() override;
+  void OnSwapped(int64_t sequences_out, int64_t bytes_out, int64_t bytes_in) override;
   void OnLetIn(int64_t tokens, int64_t cached) override;
   void OnPutOff(double late_seconds) override;
   void OnDrafts(int64_t drafted, int64_t accepted) override;

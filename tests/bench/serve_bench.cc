@@ -7,9 +7,11 @@
 // "heads", "kv_heads", "vocab", "tied_head", "batch" (requests at once), "prompt", "new" (tokens),
 // "models" (a list of kinds that requests take in turn: "base", "lora", "soft_prompt", "prefix", "ia3"; each
 // request has an adapter of its own, or with "shared_adapter" all have one), "same_prompts" (in each round),
-// "temperature", "top_p", "rank", "virtual_tokens", "rounds", "trace" (a file: a Chrome trace of the last round's
-// kernels)}. Prints one line of JSON: {"decode_seconds": [a round's steps that add a token to every request and read no
-// prompt], "decode_tokens": [...], "first_token_seconds": [of the first request], "peak_bytes"}.
+// "temperature", "top_p", "rank", "virtual_tokens", "kv_tokens", "swap_bytes", "rounds", "trace" (a file: a Chrome
+// trace of the last round's kernels)}. Prints one line of JSON: {"decode_seconds": [a round's steps that add a token to
+// every request and read no prompt], "decode_tokens": [...], "first_token_seconds": [of the first request], "seconds":
+// [a whole round], "preempted": [requests that made way for others], "swapped_bytes": [that were copied to the host],
+// "peak_bytes"}.
 #include <ATen/ATen.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <torch/csrc/autograd/profiler_kineto.h>
@@ -74,14 +76,22 @@ class StepLog final : public EngineObserver {
   void OnStep(int sequences, int prompt_tokens, int generated, double) override {
     entries.push_back({SteadyClock::now(), sequences, prompt_tokens, generated});
   }
-  std::vector<Entry> entries;  // to be read while nothing runs
+  void OnPreempted() override { ++preempted; }
+  void OnSwapped(int64_t, int64_t bytes_out, int64_t) override { swapped_bytes += bytes_out; }
+  void Clear() {
+    entries.clear();
+    preempted = swapped_bytes = 0;
+  }
+  // To be read while nothing runs.
+  std::vector<Entry> entries;
+  int64_t preempted = 0, swapped_bytes = 0;
 };
 
 absl::Status RunRound(const Json& work, int round, const std::vector<std::shared_ptr<const ServedModel>>& models, Engine* engine,
                       StepLog* log, Json* out) {
   const int batch = work.at("batch"), prompt = work.at("prompt"), most = work.at("new");
   std::mt19937 random(work.value("same_prompts", false) ? 0 : round + 1);
-  log->entries.clear();
+  log->Clear();
   const auto start = SteadyClock::now();
   std::vector<std::unique_ptr<Generation>> running;
   for (int i = 0; i < batch; ++i) {
@@ -120,6 +130,8 @@ absl::Status RunRound(const Json& work, int round, const std::vector<std::shared
   }
   (*out)["decode_seconds"].push_back(seconds);
   (*out)["decode_tokens"].push_back(tokens);
+  (*out)["preempted"].push_back(log->preempted);
+  (*out)["swapped_bytes"].push_back(log->swapped_bytes);
   return absl::OkStatus();
 }
 
@@ -150,6 +162,7 @@ absl::StatusOr<Json> Run(const Json& work) {
   options.max_sequences = std::max(64, work.at("batch").get<int>());
   options.max_batch_tokens = work.value("max_batch_tokens", 2048);
   options.kv_tokens = work.value("kv_tokens", int64_t{65536});
+  options.swap_bytes = work.value("swap_bytes", int64_t{0});
   StepLog log;
   Json out = Json::object();
   {

@@ -25,11 +25,16 @@ class CountingObserver final : public EngineObserver {
     tokens += generated;
   }
   void OnPreempted() override { ++preempted; }
+  void OnSwapped(int64_t sequences_out, int64_t, int64_t in) override {
+    swapped_out += sequences_out;
+    bytes_in += in;
+  }
   void OnPutOff(double late_seconds) override {
     EXPECT_GE(late_seconds, 0);
     ++put_off;
   }
   std::atomic<int64_t> prompt = 0, steps = 0, drafted = 0, accepted = 0, tokens = 0, preempted = 0, put_off = 0;
+  std::atomic<int64_t> swapped_out = 0, bytes_in = 0;
   std::array<std::atomic<int>, 4> finished = {};
 };
 
@@ -74,22 +79,29 @@ TEST_F(DecodingTest, AnswersShareOneReadingOfThePrompt) {
 }
 
 TEST_F(DecodingTest, ForkedAnswersSurviveASmallCache) {
-  options_.kv_tokens = 128;  // six times 44 tokens do not fit, not even with the prompt shared
-  options_.prefix_cache = false;
-  Start(&observer_);
-  GenerateParams params = Params(Model(), MakePrompt(20, 2), 30);
-  params.sampling.temperature = 1.2;
-  params.sampling.seed = 3;
-  params.n = 6;
-  auto generation = Submit(params);
-  const Answers answers = Collect(generation.get(), 6);
-  for (int i = 0; i < 6; ++i) {
-    params.n = 1;
-    params.sampling.seed = 3 + i;
-    auto alone = Submit(params);
-    EXPECT_EQ(answers.tokens[i], Collect(alone.get()).tokens[0]) << "answer " << i;
+  for (const int64_t swap_bytes : {0, 1 << 20}) {
+    options_.kv_tokens = 128;  // six times 44 tokens do not fit, not even with the prompt shared
+    options_.prefix_cache = false;
+    options_.swap_bytes = swap_bytes;
+    CountingObserver observer;
+    Start(&observer);
+    GenerateParams params = Params(Model(), MakePrompt(20, 2), 30);
+    params.sampling.temperature = 1.2;
+    params.sampling.seed = 3;
+    params.n = 6;
+    auto generation = Submit(params);
+    const Answers answers = Collect(generation.get(), 6);
+    for (int i = 0; i < 6; ++i) {
+      params.n = 1;
+      params.sampling.seed = 3 + i;
+      auto alone = Submit(params);
+      EXPECT_EQ(answers.tokens[i], Collect(alone.get()).tokens[0]) << "answer " << i;
+    }
+    EXPECT_GT(observer.preempted, 0);
+    EXPECT_EQ(observer.bytes_in > 0, swap_bytes > 0);
+    AwaitNoPagesInUse();
+    engine_.reset();
   }
-  EXPECT_GT(observer_.preempted, 0);
 }
 
 TEST_F(DecodingTest, AnEndIsCountedBeforeItsReaderSeesIt) {
@@ -179,12 +191,14 @@ struct Speculation {
   double temperature;
   int64_t kv_tokens;
   int max_batch_tokens;
+  int64_t swap_bytes = 0;
 };
 class SpeculationTest : public DecodingTest, public ::testing::WithParamInterface<Speculation> {};
 
 TEST_P(SpeculationTest, TheTextIsTheSame) {
   options_.kv_tokens = GetParam().kv_tokens;
   options_.max_batch_tokens = GetParam().max_batch_tokens;
+  options_.swap_bytes = GetParam().swap_bytes;
   // A draft model that is the model itself guesses all right, another one hardly anything.
   for (const bool knows : {true, false}) {
     if (knows && !GetParam().draft_model) continue;
@@ -219,6 +233,7 @@ TEST_P(SpeculationTest, TheTextIsTheSame) {
     if (knows) {
       EXPECT_GT(observer.accepted, 10);
     }
+    EXPECT_EQ(observer.swapped_out > 0, GetParam().swap_bytes > 0);
     plain.clear();
     ahead.clear();
     AwaitNoPagesInUse();
@@ -227,16 +242,18 @@ TEST_P(SpeculationTest, TheTextIsTheSame) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Ways, SpeculationTest,
-                         ::testing::Values(Speculation{"Lookup", false, 0, 2048, 2048},
-                                           Speculation{"LookupDrawn", false, 0.1, 2048, 2048},
-                                           Speculation{"LookupInPieces", false, 0, 2048, 7},
-                                           Speculation{"LookupSmallCache", false, 0, 160, 64},
-                                           Speculation{"Draft", true, 0, 2048, 2048},
-                                           Speculation{"DraftDrawn", true, 0.7, 2048, 2048},
-                                           Speculation{"DraftInPieces", true, 0, 2048, 7},
-                                           Speculation{"DraftSmallCache", true, 0, 208, 64}),
-                         [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(
+    Ways, SpeculationTest,
+    ::testing::Values(Speculation{"Lookup", false, 0, 2048, 2048}, Speculation{"LookupDrawn", false, 0.1, 2048, 2048},
+                      Speculation{"LookupInPieces", false, 0, 2048, 7},
+                      Speculation{"LookupSmallCache", false, 0, 160, 64},
+                      Speculation{"LookupSmallCacheSwap", false, 0, 160, 64, 1 << 20},
+                      Speculation{"LookupDrawnInPiecesSwap", false, 0.1, 160, 7, 1 << 20},
+                      Speculation{"Draft", true, 0, 2048, 2048}, Speculation{"DraftDrawn", true, 0.7, 2048, 2048},
+                      Speculation{"DraftInPieces", true, 0, 2048, 7}, Speculation{"DraftSmallCache", true, 0, 208, 64},
+                      Speculation{"DraftSmallCacheSwap", true, 0, 208, 64, 1 << 20},
+                      Speculation{"DraftDrawnSmallCacheSwap", true, 0.7, 208, 64, 1 << 20}),
+    [](const auto& info) { return info.param.name; });
 
 // What was computed for a guess that was wrong must not be found by others that begin alike.
 TEST_F(DecodingTest, WrongGuessesLeaveNothingInThePrefixCache) {
@@ -316,8 +333,13 @@ std::vector<BeamSearch::Answer> Reference(const BaseModel& base, const Adapter* 
 }
 
 TEST_F(DecodingTest, BeamsFindWhatASearchOverWholePassesFinds) {
-  for (const int64_t kv_tokens : {int64_t{1024}, int64_t{176}}) {  // the second: beams have to give way
-    options_.kv_tokens = kv_tokens;
+  struct Room {
+    int64_t kv_tokens, swap_bytes;
+  };
+  for (const Room& room :
+       {Room{1024, 0}, Room{176, 0}, Room{176, 1 << 20}}) {  // but in the first, beams have to give way
+    options_.kv_tokens = room.kv_tokens;
+    options_.swap_bytes = room.swap_bytes;
     Start(&observer_);
     const std::vector<std::shared_ptr<const ServedModel>> models = {Model(), Model(Lora()), Model(Prompt(4)), Model(Prefix(3)),
                                                                   Model(Ia3())};
@@ -355,8 +377,9 @@ TEST_F(DecodingTest, BeamsFindWhatASearchOverWholePassesFinds) {
     running.clear();
     AwaitNoPagesInUse();
     engine_.reset();
+    EXPECT_EQ(observer_.preempted > 0, room.kv_tokens < 1024);
+    EXPECT_EQ(observer_.swapped_out > 0, room.swap_bytes > 0);
   }
-  EXPECT_GT(observer_.preempted, 0);
 }
 
 TEST_F(DecodingTest, ACancelledSearchFreesAllItsPages) {

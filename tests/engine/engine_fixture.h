@@ -104,10 +104,10 @@ class EngineTest : public ::testing::Test {
     EXPECT_TRUE(generation.ok()) << generation.status();
     return generation.ok() ? std::move(*generation) : nullptr;
   }
-  // A last update may be read before the engine has taken the pages back. Never
+  // A last update may be read before the engine has taken the pages and the swap space back. Never
   // returns if it does not.
   void AwaitNoPagesInUse() const {
-    while (engine_->stats().kv_pages_used != 0) std::this_thread::yield();
+    while (engine_->stats().kv_pages_used != 0 || engine_->stats().swap_bytes_used != 0) std::this_thread::yield();
   }
   // Each answer's tokens, and how it ended.
   struct Answers {

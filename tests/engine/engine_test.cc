@@ -11,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/synchronization/blocking_counter.h"
 #include "common/error.h"
 #include "tests/engine/engine_fixture.h"
 #include "tests/testing/gpu.h"
@@ -18,13 +19,30 @@
 namespace attune {
 namespace {
 
+// Of a page of the tiny model in fp32.
+constexpr int64_t kPageBytes = TinyModel::kLayers * 2 * 16 * TinyModel::kKvHeads * TinyModel::kHeadDim * 4;
+
+// Counts what went to the host and came back.
+class SwapLog final : public EngineObserver {
+ public:
+  void OnPreempted() override { ++preempted; }
+  void OnSwapped(int64_t count, int64_t out, int64_t in) override {
+    sequences += count;
+    bytes_out += out;
+    bytes_in += in;
+  }
+  std::atomic<int64_t> preempted = 0, sequences = 0, bytes_out = 0, bytes_in = 0;
+};
+
 // Different models and lengths together; also where prompts are read in pieces, where
-// few run at once, and where the cache is too small for all.
+// few run at once, and where the cache is too small for all, with swap space and without.
 struct Squeeze {
   const char* name;
   int max_batch_tokens, max_sequences;
   int64_t kv_tokens;
   bool gpu = false;
+  int64_t swap_pages = 0;
+  bool prefix_cache = true;
 };
 class MixedBatchTest : public EngineTest, public ::testing::WithParamInterface<Squeeze> {};
 
@@ -37,7 +55,10 @@ TEST_P(MixedBatchTest, EveryRequestGetsWhatItWouldGetAlone) {
   options_.max_batch_tokens = GetParam().max_batch_tokens;
   options_.max_sequences = GetParam().max_sequences;
   options_.kv_tokens = GetParam().kv_tokens;
-  Start();
+  options_.swap_bytes = GetParam().swap_pages * kPageBytes;
+  options_.prefix_cache = GetParam().prefix_cache;
+  SwapLog log;
+  Start(&log);
   const std::vector<std::shared_ptr<const ServedModel>> models = {Model(), Model(Lora()), Model(Prompt(5)), Model(Lora()),
                                                                   Model(Prefix(6)), Model(Ia3())};
   std::vector<std::unique_ptr<Generation>> running;
@@ -56,12 +77,27 @@ TEST_P(MixedBatchTest, EveryRequestGetsWhatItWouldGetAlone) {
   }
   running.clear();
   AwaitNoPagesInUse();
+  EXPECT_EQ(log.preempted > 0, GetParam().kv_tokens < 1024);
+  EXPECT_EQ(log.sequences > 0, GetParam().swap_pages > 0);
+  EXPECT_GE(log.bytes_out, log.sequences * kPageBytes);
+  EXPECT_LE(log.bytes_in, log.bytes_out);
+  EXPECT_EQ(log.bytes_out % kPageBytes, 0);
+  if (!GetParam().prefix_cache) {
+    EXPECT_EQ(log.bytes_in > 0, GetParam().swap_pages > 0);
+  }
+  engine_.reset();
 }
 
 INSTANTIATE_TEST_SUITE_P(Limits, MixedBatchTest,
                          ::testing::Values(Squeeze{"Roomy", 2048, 64, 1024}, Squeeze{"Pieces", 7, 64, 1024},
                                            Squeeze{"FewAtOnce", 2048, 3, 1024}, Squeeze{"SmallCache", 64, 64, 128},
-                                           Squeeze{"GpuRoomy", 2048, 64, 1024, true}, Squeeze{"GpuPieces", 7, 64, 1024, true},
+                                           Squeeze{"SmallCacheSwap", 64, 64, 128, false, 100},
+                                           Squeeze{"SmallCacheSwapAlone", 64, 64, 128, false, 100, false},
+                                           Squeeze{"SmallCacheLittleSwap", 64, 64, 128, false, 3, false},
+                                           Squeeze{"PiecesSwap", 7, 64, 128, false, 100, false},
+                                           Squeeze{"GpuSmallCacheSwap", 64, 64, 128, true, 100, false},
+                                           Squeeze{"GpuRoomy", 2048, 64, 1024, true},
+                                           Squeeze{"GpuPieces", 7, 64, 1024, true},
                                            Squeeze{"GpuSmallCache", 64, 64, 128, true}),
                          [](const auto& info) { return info.param.name; });
 
@@ -275,6 +311,69 @@ TEST_F(EngineTest, ACancelledRequestFreesItsPlace) {
   first->Cancel();
   EXPECT_EQ(Collect(second.get()).tokens[0].size(), 2u);
   while (first->Next(&update)) {
+  }
+}
+
+TEST_F(EngineTest, CancelledRequestsLeaveTheSwapSpace) {
+  options_.kv_tokens = 128;
+  options_.prefix_cache = false;
+  options_.swap_bytes = 100 * kPageBytes;
+  SwapLog log;
+  Start(&log);
+  const auto model = Model();
+  std::vector<std::unique_ptr<Generation>> running;
+  for (int i = 0; i < 6; ++i) running.push_back(Submit(Params(model, MakePrompt(20, i), 90)));
+  while (engine_->stats().swap_bytes_used == 0) std::this_thread::yield();
+  for (auto& generation : running) generation->Cancel();
+  AwaitNoPagesInUse();
+  EXPECT_GT(log.sequences, 0);
+  running.clear();
+  // Also on the CPU, where it is the cache's own memory, what it took stays counted.
+  EXPECT_GT(arbiter_->memory().used(), options_.kv_tokens / 16 * kPageBytes);
+  engine_.reset();
+  EXPECT_EQ(arbiter_->memory().used(), 0);
+}
+
+// Rows that were scored before a sequence was pushed out are not scored again.
+TEST_F(EngineTest, ScoresAreTheSameWhoeverIsPushedOut) {
+  for (const int64_t swap_pages : {0, 100}) {
+    options_.kv_tokens = 128;
+    options_.max_batch_tokens = 16;
+    options_.swap_bytes = swap_pages * kPageBytes;
+    SwapLog log;
+    Start(&log);
+    const std::vector<std::shared_ptr<const ServedModel>> models = {Model(), Model(Lora()), Model(Prefix(3))};
+    std::vector<ScoreParams> asked;
+    std::vector<absl::StatusOr<ScoreResult>> results(9, absl::UnknownError(""));
+    absl::BlockingCounter left(static_cast<int>(results.size()));
+    for (size_t i = 0; i < results.size(); ++i) {
+      const int start = static_cast<int>(i);
+      ScoreParams params{models[i % 3], MakePrompt(20, start), {MakePrompt(40, start + 5), MakePrompt(30, start + 7)}};
+      asked.push_back(params);
+      engine_->ScoreAsync(params, [&, i](absl::StatusOr<ScoreResult> result) {
+        results[i] = std::move(result);
+        left.DecrementCount();
+      });
+    }
+    left.Wait();
+    for (size_t i = 0; i < results.size(); ++i) {
+      ASSERT_TRUE(results[i].ok()) << results[i].status();
+      for (size_t c = 0; c < 2; ++c) {
+        const Ids& continuation = asked[i].continuations[c];
+        Ids all = asked[i].prompt;
+        all.insert(all.end(), continuation.begin(), continuation.end());
+        const at::Tensor logprobs = AllLogits(*base_, asked[i].model->adapter.get(), all).log_softmax(-1);
+        ASSERT_EQ(results[i]->continuations[c].tokens.size(), continuation.size());
+        for (size_t t = 0; t < continuation.size(); ++t) {
+          EXPECT_NEAR(results[i]->continuations[c].tokens[t].logprob, logprobs[19 + t][continuation[t]].item<float>(),
+                      1e-3);
+        }
+      }
+    }
+    EXPECT_GT(log.preempted, 0);
+    EXPECT_EQ(log.sequences > 0, swap_pages > 0);
+    AwaitNoPagesInUse();
+    engine_.reset();
   }
 }
 

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <memory>
 #include <string>
 #include <thread>
@@ -27,6 +28,16 @@ using Ids = std::vector<int32_t>;
 struct Shape {
   const char* name;
   int64_t heads, kv_heads, head_dim;
+};
+
+// Bytes that went to the host and came back.
+class SwapCount final : public EngineObserver {
+ public:
+  void OnSwapped(int64_t, int64_t out, int64_t in) override {
+    bytes_out += out;
+    bytes_in += in;
+  }
+  std::atomic<int64_t> bytes_out = 0, bytes_in = 0;
 };
 
 class GpuEngineTest : public ::testing::TestWithParam<Shape> {
@@ -132,7 +143,7 @@ class GpuEngineTest : public ::testing::TestWithParam<Shape> {
     return worst;
   }
   void AwaitNoPagesInUse() const {
-    while (engine_->stats().kv_pages_used != 0) std::this_thread::yield();
+    while (engine_->stats().kv_pages_used != 0 || engine_->stats().swap_bytes_used != 0) std::this_thread::yield();
   }
 
   struct Asked {
@@ -190,10 +201,26 @@ TEST_P(GpuEngineTest, PromptsInPiecesBesideAnswers) {
   ExpectLikelyAnswers(Mixed(24));
 }
 
+// Computed anew, copied to the host and back, and, in little swap space, both.
 TEST_P(GpuEngineTest, LittleCacheThatPushesSequencesOut) {
-  options_.kv_tokens = 400;
-  Start();
-  ExpectLikelyAnswers(Mixed(16));
+  const ModelConfig& c = base_->config;
+  const int64_t page_bytes = c.layers * 2 * 16 * c.kv_heads * c.head_dim * 2;
+  for (const int64_t swap_pages : {0, 1000, 12}) {
+    for (const bool has_prefix_cache : {true, false}) {
+      SCOPED_TRACE(testing::Message() << swap_pages << " pages of swap space");
+      options_.kv_tokens = 400;
+      options_.swap_bytes = swap_pages * page_bytes;
+      options_.prefix_cache = has_prefix_cache;
+      SwapCount count;
+      engine_ = MakeEngine(options_, base_->target, arbiter_.get(), &Clock::Real(), &count);
+      ExpectLikelyAnswers(Mixed(16));
+      EXPECT_EQ(count.bytes_out > 0, swap_pages > 0);
+      if (!has_prefix_cache) {
+        EXPECT_EQ(count.bytes_in > 0, swap_pages > 0);
+      }
+      engine_.reset();
+    }
+  }
 }
 
 TEST_P(GpuEngineTest, LongContextsWhoseKeysAreCut) {

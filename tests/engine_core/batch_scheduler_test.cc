@@ -7,6 +7,7 @@
 #include <memory>
 #include <random>
 #include <set>
+#include <utility>
 #include <vector>
 
 namespace attune {
@@ -122,19 +123,154 @@ TEST(BatchSchedulerTest, AForkSharesFullPagesAndCopiesThePartlyFilledOne) {
   EXPECT_EQ(pages.used(), 0);
 }
 
+// Two sequences of two pages each that run in four pages; the second is pushed out next.
+class SwapTest : public ::testing::Test {
+ protected:
+  // With `slots` slots of swap space.
+  void Start(int64_t slots, bool reuses_prefixes = false) {
+    left_ = slots;
+    scheduler_ = std::make_unique<BatchScheduler>(&pages_, 4, 100, reuses_prefixes, &swap_);
+    for (Sequence* sequence : {&a_, &b_}) scheduler_->Add(sequence);
+    b_.tokens[0] = 2;
+    Compute(scheduler_->Next());
+    b_pages_ = b_.pages;
+  }
+  BatchScheduler::Plan PushOut() {
+    a_.tokens.push_back(1);
+    auto plan = scheduler_->Next();
+    EXPECT_EQ(plan.preempted, std::vector<Sequence*>{&b_});
+    Compute(plan);
+    return plan;
+  }
+
+  int64_t left_ = 0;
+  KvPages pages_{4, 4};
+  SwapSpace swap_{[this] { return std::exchange(left_, 0); }};
+  std::unique_ptr<BatchScheduler> scheduler_;
+  Sequence a_ = Prompt(8), b_ = Prompt(7);
+  std::vector<int32_t> b_pages_;
+};
+
+TEST_F(SwapTest, WhatIsPushedOutIsCopiedAndComesBack) {
+  Start(2);
+  b_.tokens.push_back(1);
+  auto plan = PushOut();
+  ASSERT_EQ(plan.swaps.size(), 1u);
+  EXPECT_EQ(plan.swaps[0].sequence, &b_);
+  EXPECT_TRUE(plan.swaps[0].is_out);
+  EXPECT_EQ(plan.swaps[0].pages, b_pages_);
+  const std::vector<int32_t> slots = plan.swaps[0].slots;
+  EXPECT_EQ(slots.size(), 2u);
+  EXPECT_EQ(swap_.used(), 2);
+  EXPECT_EQ(b_.computed, 0);
+  scheduler_->Remove(&a_);
+  plan = scheduler_->Next();
+  EXPECT_EQ(Items(plan), (ItemList{{&b_, 1}})) << "only the token that was not computed";
+  EXPECT_EQ(b_.computed, 7);
+  ASSERT_EQ(plan.swaps.size(), 1u);
+  EXPECT_FALSE(plan.swaps[0].is_out);
+  EXPECT_EQ(plan.swaps[0].slots, slots);
+  EXPECT_EQ(plan.swaps[0].pages, b_.pages);
+  EXPECT_EQ(swap_.used(), 0);
+  Compute(plan);
+  scheduler_->Remove(&b_);
+  EXPECT_EQ(pages_.used(), 0);
+}
+
+TEST_F(SwapTest, WithoutRoomAllIsComputedAnew) {
+  Start(1);
+  EXPECT_TRUE(PushOut().swaps.empty());
+  EXPECT_EQ(swap_.used(), 0);
+  scheduler_->Remove(&a_);
+  const auto plan = scheduler_->Next();
+  EXPECT_TRUE(plan.swaps.empty());
+  EXPECT_EQ(Items(plan), (ItemList{{&b_, 7}}));
+}
+
+TEST_F(SwapTest, ASequenceThatEndsWhileItWaitsLeavesItsSlots) {
+  Start(2);
+  PushOut();
+  EXPECT_EQ(swap_.used(), 2);
+  scheduler_->Remove(&b_);
+  EXPECT_EQ(swap_.used(), 0);
+}
+
+// It has computed all its tokens, as a beam that waits for others: the last one is computed again.
+TEST_F(SwapTest, SomethingIsLeftToCompute) {
+  Start(2);
+  PushOut();
+  scheduler_->Remove(&a_);
+  EXPECT_EQ(Items(scheduler_->Next()), (ItemList{{&b_, 1}}));
+  EXPECT_EQ(b_.computed, 6);
+}
+
+TEST_F(SwapTest, OnlyTokensThatAreStillTheSameComeBack) {
+  Start(2);
+  PushOut();
+  b_.swapped = 5;  // the others were exchanged
+  scheduler_->Remove(&a_);
+  const auto plan = scheduler_->Next();
+  EXPECT_EQ(Items(plan), (ItemList{{&b_, 2}}));
+  ASSERT_EQ(plan.swaps.size(), 1u);
+  EXPECT_EQ(plan.swaps[0].pages.size(), 2u);
+}
+
+TEST_F(SwapTest, WhatThePrefixCacheStillHasIsNotCopiedBack) {
+  Start(2, /*reuses_prefixes=*/true);
+  const auto out = PushOut();
+  ASSERT_EQ(out.swaps.size(), 1u);
+  scheduler_->Remove(&a_);
+  const auto plan = scheduler_->Next();
+  EXPECT_EQ(Items(plan), (ItemList{{&b_, 1}}));
+  EXPECT_EQ(b_.pages[0], b_pages_[0]) << "full, and known";
+  ASSERT_EQ(plan.swaps.size(), 1u);
+  EXPECT_EQ(plan.swaps[0].pages, std::vector<int32_t>{b_.pages[1]});
+  EXPECT_EQ(plan.swaps[0].slots, std::vector<int32_t>{out.swaps[0].slots[1]});
+  EXPECT_EQ(swap_.used(), 0);
+}
+
+// What a step on its way computes is copied behind it; the token it chooses is computed when it is let in.
+TEST_F(SwapTest, ATokenInFlightIsComputedLater) {
+  Start(2);
+  ++b_.in_flight;
+  EXPECT_EQ(PushOut().swaps.size(), 1u);
+  scheduler_->Remove(&a_);
+  EXPECT_TRUE(scheduler_->Next().items.empty());
+  b_.tokens.push_back(1);
+  --b_.in_flight;
+  EXPECT_EQ(Items(scheduler_->Next()), (ItemList{{&b_, 1}}));
+  EXPECT_EQ(b_.computed, 7);
+}
+
+TEST_F(SwapTest, WhatWillEndAnywayIsNotCopied) {
+  Start(2);
+  b_.most_tokens = 8;
+  ++b_.in_flight;
+  EXPECT_TRUE(PushOut().swaps.empty());
+}
+
+struct TraceOptions {
+  bool reuses_prefixes, is_ranked;
+  bool swaps = false, runs_ahead = false;
+};
+
 // Requests that come, run, fork, are cancelled and end at random, of several tenants and
 // priorities if `is_ranked`; some are groups, whose members wait for each other at every token.
+// With `runs_ahead`, others' tokens are known one step later than they are chosen.
 class RandomTrace {
  public:
-  RandomTrace(uint32_t seed, bool reuses_prefixes, bool is_ranked)
+  RandomTrace(uint32_t seed, const TraceOptions& options)
       : random_(seed),
-        reuses_prefixes_(reuses_prefixes),
-        is_ranked_(is_ranked),
+        reuses_prefixes_(options.reuses_prefixes),
+        is_ranked_(options.is_ranked),
+        runs_ahead_(options.runs_ahead),
         models_(1 + Below(3)),
         pages_(6 + Below(20), 1 + Below(8)),
         max_sequences_(1 + Below(6)),
         max_tokens_(1 + Below(40)),
-        scheduler_(&pages_, max_sequences_, max_tokens_, reuses_prefixes) {}
+        swap_pieces_(options.swaps ? 1 + Below(4) : 0),
+        swap_([this] { return swap_pieces_-- > 0 ? kSwapPiece : 0; }),
+        scheduler_(&pages_, max_sequences_, max_tokens_, options.reuses_prefixes, &swap_) {}
 
   void Run() {
     for (int step = 0; step < 400 && !::testing::Test::HasFatalFailure(); ++step) {
@@ -155,14 +291,18 @@ class RandomTrace {
     }
     EXPECT_TRUE(live_.empty()) << live_.size() << " sequences do not get on";
     EXPECT_EQ(pages_.used(), 0) << "pages leaked";
+    EXPECT_EQ(swap_.used(), 0) << "slots leaked";
     EXPECT_EQ(scheduler_.running() + scheduler_.waiting(), 0);
   }
   int64_t preempted() const { return preempted_; }
   int64_t forked() const { return forked_; }
   int64_t group_steps() const { return group_steps_; }
   int64_t reused() const { return scheduler_.prefix_hits(); }
+  int64_t swapped_out() const { return swapped_out_; }
+  int64_t swapped_in() const { return swapped_in_; }
 
  private:
+  static constexpr int64_t kSwapPiece = 5;
   struct Request {
     std::unique_ptr<Sequence> sequence;
     int64_t length;  // at which it ends
@@ -188,6 +328,7 @@ class RandomTrace {
     }
     // Many begin alike, few go on alike.
     for (size_t i = 0; i < sequence->tokens.size(); ++i) sequence->tokens[i] = Below(10) == 0 ? 2 : 1;
+    if (members == 0) sequence->most_tokens = length;
     Sequence* raw = sequence.get();
     live_[raw] = {std::move(sequence), length, next_++, false, members > 0 ? next_ : 0, members};
     scheduler_.Add(raw);
@@ -224,6 +365,7 @@ class RandomTrace {
     Sequence* raw = child.get();
     std::vector<std::pair<int32_t, int32_t>> copies;
     const bool forked = scheduler_.Fork(parent, parent.computed, raw, &copies);
+    for (const auto& [from, to] : copies) held_[to] = held_[from];
     const Request& request = live_.at(const_cast<Sequence*>(&parent));
     live_[raw] = {std::move(child), request.length, next_++, true, request.group, 0};
     forked ? scheduler_.AddRunning(raw) : scheduler_.AddPushedOut(raw);
@@ -233,20 +375,25 @@ class RandomTrace {
   void Finish(Sequence* sequence) {
     scheduler_.Remove(sequence);
     EXPECT_TRUE(sequence->pages.empty());
+    EXPECT_TRUE(sequence->swap_slots.empty());
+    std::erase(in_flight_, sequence);
     live_.erase(sequence);
   }
 
   void Fork() {
     for (auto& [parent, request] : live_) {
       if (request.group > 0 || parent->computed == 0 || parent->computed + 1 > request.length) continue;
+      if (parent->in_flight > 0) continue;
       auto child = std::make_unique<Sequence>(Prompt(parent->computed + 1));
       child->model = parent->model;
       child->tenant = parent->tenant;
       std::copy(parent->tokens.begin(), parent->tokens.begin() + parent->computed, child->tokens.begin());
       std::vector<std::pair<int32_t, int32_t>> copies;
       if (!scheduler_.Fork(*parent, parent->computed, child.get(), &copies)) return;
+      for (const auto& [from, to] : copies) held_[to] = held_[from];
       Sequence* raw = child.get();
       const int64_t length = std::max<int64_t>(request.length, raw->tokens.size());
+      raw->most_tokens = length;
       live_[raw] = {std::move(child), length, next_++, true};
       scheduler_.AddRunning(raw);
       ++forked_;
@@ -256,24 +403,49 @@ class RandomTrace {
 
   void Step() {
     std::map<const Sequence*, int64_t> before;
-    for (const auto& [sequence, request] : live_) before[sequence] = sequence->computed;
+    for (const auto& [sequence, request] : live_) {
+      before[sequence] =
+          sequence->computed > 0 ? sequence->computed : std::min(sequence->swapped, sequence->known() - 1);
+    }
     const BatchScheduler::Plan plan = scheduler_.Next();
     preempted_ += plan.preempted.size();
     CheckPlan(plan, before);
     CheckPages();
+    Swap(plan);
     Compute(plan);
     Write(plan);
-    std::vector<Sequence*> ended;
+    // Of the step before, which is waited for only now.
+    std::vector<Sequence*> known = std::exchange(in_flight_, {});
     for (const auto& item : plan.items) {
       if (item.sequence->remaining() > 0 || live_.at(item.sequence).group > 0) continue;
-      if (static_cast<int64_t>(item.sequence->tokens.size()) >= live_.at(item.sequence).length) {
-        ended.push_back(item.sequence);
-      } else {
-        item.sequence->tokens.push_back(1);
+      ++item.sequence->in_flight;
+      (runs_ahead_ ? in_flight_ : known).push_back(item.sequence);
+    }
+    for (Sequence* sequence : known) TakeToken(sequence);
+    StepGroups();
+  }
+
+  // One that was chosen becomes known, or was the last.
+  void TakeToken(Sequence* sequence) {
+    --sequence->in_flight;
+    if (static_cast<int64_t>(sequence->tokens.size()) >= live_.at(sequence).length) return Finish(sequence);
+    sequence->tokens.push_back(1);
+  }
+
+  // Moves what pages and slots hold.
+  void Swap(const BatchScheduler::Plan& plan) {
+    for (const auto& swap : plan.swaps) {
+      ASSERT_EQ(swap.pages.size(), swap.slots.size());
+      (swap.is_out ? swapped_out_ : swapped_in_) += swap.pages.size();
+      for (size_t i = 0; i < swap.pages.size(); ++i) {
+        ASSERT_LT(swap.slots[i], swap_.total());
+        if (swap.is_out) {
+          slot_held_[swap.slots[i]] = held_[swap.pages[i]];
+        } else {
+          held_[swap.pages[i]] = slot_held_[swap.slots[i]];
+        }
       }
     }
-    for (Sequence* sequence : ended) Finish(sequence);
-    StepGroups();
   }
 
   void CheckPlan(const BatchScheduler::Plan& plan, const std::map<const Sequence*, int64_t>& before) {
@@ -285,9 +457,10 @@ class RandomTrace {
       ASSERT_LE(item.tokens, item.sequence->remaining());
       ASSERT_GE(static_cast<int64_t>(item.sequence->pages.size()),
                 pages_.PagesFor(item.sequence->computed + item.tokens));
-      if (before.at(item.sequence) > 0 || !reuses_prefixes_) {
-        ASSERT_EQ(item.sequence->computed, before.at(item.sequence));
-      }
+      const int64_t had = before.at(item.sequence);
+      ASSERT_GE(item.sequence->computed, had) << "what was computed is lost";
+      // More only if it was let in, and the prefix cache had that.
+      ASSERT_TRUE(item.sequence->computed == had || reuses_prefixes_);
       tokens += item.tokens;
     }
     ASSERT_LE(tokens, max_tokens_);
@@ -296,7 +469,7 @@ class RandomTrace {
       ASSERT_TRUE(sequence->pages.empty());
       ASSERT_EQ(seen.count(sequence), 0u);
     }
-    if (live_.empty()) return;
+    if (live_.empty() || !in_flight_.empty()) return;
     ASSERT_FALSE(plan.items.empty()) << "nobody gets on";
     // Of those that came by themselves, the oldest is always served.
     const Request* oldest = nullptr;
@@ -310,23 +483,37 @@ class RandomTrace {
     }
   }
 
-  // What a page would hold: of which model, and its tokens with all before them.
+  // What each place of a page would hold: of which model, and its token with all before it. Tokens that
+  // are still to come are known here.
+  std::vector<uint64_t> Contents(const Sequence& s) const {
+    std::vector<uint64_t> contents;
+    contents.reserve(s.computed);
+    uint64_t value = s.model + 1;
+    for (int64_t i = 0; i < s.computed; ++i) {
+      const int64_t token = i < static_cast<int64_t>(s.tokens.size()) ? s.tokens[i] : 1;
+      value = (value * 31 + static_cast<uint64_t>(token)) * 0x9e3779b97f4a7c15u;
+      contents.push_back(value);
+    }
+    return contents;
+  }
+
   void Write(const BatchScheduler::Plan& plan) {
+    const int64_t size = pages_.page_tokens();
     for (const auto& item : plan.items) {
       const Sequence& s = *item.sequence;
+      const std::vector<uint64_t> contents = Contents(s);
       for (int64_t t = s.computed - item.tokens; t < s.computed; ++t) {
-        const int32_t page = s.pages[t / pages_.page_tokens()];
-        std::vector<int32_t>& held = held_[page];
-        held.assign(s.tokens.begin(), s.tokens.begin() + t + 1);
-        held.push_back(-1 - static_cast<int32_t>(s.model));
+        std::vector<uint64_t>& held = held_[s.pages[t / size]];
+        held.resize(size);
+        held[t % size] = contents[t];
       }
     }
     // Everyone finds in their pages what they would have computed themselves.
     for (const auto& [sequence, request] : live_) {
-      for (int64_t end = pages_.page_tokens(); end <= sequence->computed; end += pages_.page_tokens()) {
-        std::vector<int32_t> expected(sequence->tokens.begin(), sequence->tokens.begin() + end);
-        expected.push_back(-1 - static_cast<int32_t>(sequence->model));
-        ASSERT_EQ(held_[sequence->pages[end / pages_.page_tokens() - 1]], expected) << "another's page";
+      const std::vector<uint64_t> contents = Contents(*sequence);
+      for (int64_t t = 0; t < sequence->computed; ++t) {
+        const std::vector<uint64_t>& held = held_[sequence->pages[t / size]];
+        if (held.empty() || held[t % size] != contents[t]) FAIL() << "another's page";
       }
     }
   }
@@ -334,9 +521,13 @@ class RandomTrace {
   // Each page in use belongs to sequences that hold the same tokens there; all others are free.
   void CheckPages() {
     std::map<int32_t, std::vector<const Sequence*>> users;
+    std::set<int32_t> slots;
     for (const auto& [sequence, request] : live_) {
       for (int32_t page : sequence->pages) users[page].push_back(sequence);
+      for (int32_t slot : sequence->swap_slots) ASSERT_TRUE(slots.insert(slot).second) << "a slot of two";
+      ASSERT_TRUE(sequence->pages.empty() || sequence->swap_slots.empty()) << "one that runs needs no slots";
     }
+    ASSERT_EQ(swap_.used(), static_cast<int64_t>(slots.size()));
     ASSERT_EQ(pages_.used(), static_cast<int64_t>(users.size()));
     for (const auto& [page, sequences] : users) {
       if (sequences.size() == 1) continue;
@@ -349,33 +540,40 @@ class RandomTrace {
   }
 
   std::mt19937 random_;
-  const bool reuses_prefixes_, is_ranked_;
+  const bool reuses_prefixes_, is_ranked_, runs_ahead_;
   const int64_t models_;
-  std::map<int32_t, std::vector<int32_t>> held_;
+  std::map<int32_t, std::vector<uint64_t>> held_, slot_held_;  // by page, by slot
   KvPages pages_;
   const int64_t max_sequences_, max_tokens_;
+  int64_t swap_pieces_;
+  SwapSpace swap_;
   BatchScheduler scheduler_;
   std::map<Sequence*, Request> live_;
-  int64_t next_ = 0, preempted_ = 0, forked_ = 0, group_steps_ = 0;
+  std::vector<Sequence*> in_flight_;  // whose tokens the last step has chosen
+  int64_t next_ = 0, preempted_ = 0, forked_ = 0, group_steps_ = 0, swapped_out_ = 0, swapped_in_ = 0;
 };
 
 TEST(BatchSchedulerTest, RandomTracesKeepAllPromises) {
-  for (int way = 0; way < 4; ++way) {
-    const bool reuses_prefixes = way % 2 == 1, is_ranked = way / 2 == 1;
-    int64_t preempted = 0, forked = 0, reused = 0, group_steps = 0;
-    for (uint32_t seed = 0; seed < 60 && !HasFatalFailure(); ++seed) {
-      SCOPED_TRACE(seed);
-      RandomTrace trace(seed, reuses_prefixes, is_ranked);
+  for (int way = 0; way < 16; ++way) {
+    const TraceOptions options = {way % 2 == 1, way / 2 % 2 == 1, way / 4 % 2 == 1, way / 8 == 1};
+    int64_t preempted = 0, forked = 0, reused = 0, group_steps = 0, swapped_out = 0, swapped_in = 0;
+    for (uint32_t seed = 0; seed < 20 && !HasFatalFailure(); ++seed) {
+      SCOPED_TRACE(testing::Message() << "way " << way << ", seed " << seed);
+      RandomTrace trace(seed, options);
       trace.Run();
       group_steps += trace.group_steps();
       preempted += trace.preempted();
       forked += trace.forked();
       reused += trace.reused();
+      swapped_out += trace.swapped_out();
+      swapped_in += trace.swapped_in();
     }
     EXPECT_GT(preempted, 20);
     EXPECT_GT(forked, 20);
     EXPECT_GT(group_steps, 100);
-    EXPECT_EQ(reused > 500, reuses_prefixes) << reused;
+    EXPECT_EQ(reused > 500, options.reuses_prefixes) << reused;
+    EXPECT_EQ(swapped_out > 100, options.swaps) << swapped_out;
+    EXPECT_EQ(swapped_in > 100, options.swaps) << swapped_in;
   }
 }
 

@@ -47,6 +47,7 @@ void UseEverything(Metrics* metrics) {
   metrics->InterToken("m", 0.04);
   metrics->RequestFinished("m", "stop", 10, 5, 0.2, 0.5);
   metrics->Preempted();
+  metrics->Swapped(1, 4096, 2048);
   metrics->LetIn(100, 64);
   metrics->Drafted(10, 7);
   metrics->PutOff(0.002);
@@ -63,6 +64,9 @@ TEST(MetricsTest, CountsUnderTheDocumentedNames) {
            "attune_prompt_tokens_total{model_name=\"m\"} 10",
            "attune_generation_tokens_total{model_name=\"m\"} 5",
            "attune_num_preemptions_total 1",
+           "attune_num_swapped_out_total 1",
+           "attune_swapped_bytes_total{direction=\"out\"} 4096",
+           "attune_swapped_bytes_total{direction=\"in\"} 2048",
            "attune_prefix_cache_queries_total 100",
            "attune_prefix_cache_hits_total 64",
            "attune_time_to_first_token_seconds_count{model_name=\"m\"} 1",
@@ -154,6 +158,7 @@ TEST(MetricsTest, GaugesAreReadAtEachScrape) {
     Metrics::Gauges gauges;
     gauges.requests_running = ++reads;
     gauges.kv_cache_usage = 0.25;
+    gauges.swap_used = 7;
     gauges.device_memory_total = 1000;
     gauges.jobs[{"RUNNING", "lora"}] = 2 - reads;
     return gauges;
@@ -161,6 +166,7 @@ TEST(MetricsTest, GaugesAreReadAtEachScrape) {
   std::string text = metrics.Render();
   EXPECT_THAT(text, HasSubstr("attune_num_requests_running 1\n"));
   EXPECT_THAT(text, HasSubstr("attune_kv_cache_usage_perc 0.25\n"));
+  EXPECT_THAT(text, HasSubstr("attune_swap_memory_bytes{kind=\"used\"} 7\n"));
   EXPECT_THAT(text, HasSubstr("attune_device_memory_bytes{kind=\"total\"} 1000\n"));
   EXPECT_THAT(text, testing::ContainsRegex("attune_jobs.*RUNNING.* 1\n"));
   text = metrics.Render();

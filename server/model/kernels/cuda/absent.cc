@@ -52,6 +52,8 @@ void DropoutRows(Type, const void*, const void*, double, const int64_t*, const i
                  int64_t, Stream) {
   std::abort();
 }
+void CopyPages(const PagePairs&, const int64_t*, int64_t, int64_t, Stream) { std::abort(); }
+void MovePages(const PageMoves&, const int64_t*, int64_t, int64_t, bool, Stream) { std::abort(); }
 void SpreadBlocks(Type, const void*, void*, const BlockCopy*, int64_t, int64_t, Stream) { std::abort(); }
 void CollectBlocks(const float*, float*, const BlockCopy*, int64_t, int64_t, bool, Stream) { std::abort(); }
 void EmbedTokens(const void*, const int32_t*, const int32_t*, void*, int64_t, int64_t, Stream) { std::abort(); }

@@ -71,6 +71,24 @@ void DropoutRows(Type type, const void* x_TD, const void* addend_TD, double p, c
 void SoftmaxLoss(Type type, void* logits_NV, const int64_t* targets_N, const float* scale, int64_t scale_stride,
                  float* losses_N, uint8_t* correct_N, int64_t rows, int64_t vocabulary, Stream stream);
 
+// Pages of a KV cache and where in pinned host memory each goes, or comes from.
+struct PageMoves {
+  static constexpr int kMost = 128;
+  int32_t count, pages[kMost];
+  void* slots[kMost];
+};
+// Copies whole pages, of `page_bytes` in each of the stores, whose addresses are on the device; a slot holds
+// the page of each store, one behind the other. REQUIRES: page_bytes is a multiple of 16.
+void MovePages(const PageMoves& moves, const int64_t* stores, int64_t store_count, int64_t page_bytes, bool is_out,
+               Stream stream);
+
+// The same from pages to other pages of each store.
+struct PagePairs {
+  static constexpr int kMost = 128;
+  int32_t count, from[kMost], to[kMost];
+};
+void CopyPages(const PagePairs& pairs, const int64_t* stores, int64_t store_count, int64_t page_bytes, Stream stream);
+
 // Matrices that stand one behind the other in `packed`, and with room between their rows in
 // `spread`: value (r, c) is packed[b.packed + r * columns + c], and, of part number `part`,
 // spread[b.spread + part * b.part + r * b.stride + c].
