@@ -51,6 +51,14 @@ void CompareWithBest(const std::vector<std::vector<double>>& scores, const std::
   }
 }
 
+bool IsFarCheaper(const Contender& a, const Contender& b) {
+  constexpr double kSmall = 16 << 20;
+  const double seconds_a = ValueOf(a, kSearchSeconds), seconds_b = ValueOf(b, kSearchSeconds);
+  if (seconds_a < seconds_b / 2) return true;
+  const double bytes_a = ValueOf(a, kModelBytes), bytes_b = ValueOf(b, kModelBytes);
+  return seconds_a <= 1.25 * seconds_b && bytes_b > kSmall && bytes_a < bytes_b / 4;
+}
+
 std::string Title(const Contender& contender) {
   return absl::StrReplaceAll(ContenderName(contender.kind), {{"_", " "}});
 }
@@ -69,8 +77,9 @@ std::string Explain(const Comparison& comparison, const std::vector<size_t>& ord
   }
   text += ".";
   if (&winner != &best) {
-    absl::StrAppendFormat(&text, " %s has %s, which these examples do not tell apart (p = %.2f), and took %.0f s.", Title(best),
-                          QualityText(best), winner.p_value, ValueOf(best, kSearchSeconds));
+    absl::StrAppendFormat(&text, " %s has %s, which these examples do not tell apart (p = %.2f), but took %.0f s and %.1f MiB.",
+                          Title(best), QualityText(best), winner.p_value, ValueOf(best, kSearchSeconds),
+                          ValueOf(best, kModelBytes) / (1 << 20));
   }
   std::vector<std::string> tied, behind;
   for (size_t i : order) {
@@ -99,8 +108,7 @@ void Decide(const std::vector<std::vector<double>>& scores, Comparison* comparis
   size_t winner = order[0];
   for (size_t i : order) {
     const Contender& contender = comparison->contenders[i];
-    if (!contender.ties_best) continue;
-    if (ValueOf(contender, kSearchSeconds) < ValueOf(comparison->contenders[winner], kSearchSeconds)) winner = i;
+    if (contender.ties_best && IsFarCheaper(contender, comparison->contenders[winner])) winner = i;
   }
   comparison->winner = static_cast<int32_t>(winner);
   comparison->verdict = Explain(*comparison, order);

@@ -187,6 +187,9 @@ struct GpuRunner::Batch {
   std::vector<PromptRows> prompts;
   std::vector<int64_t> chosen;             // wanted rows, rising, that have a choice
   int64_t choices_at = 0, changes_at = 0;  // in the inputs
+  std::vector<int64_t> scored;             // wanted rows, rising, of which a token is scored
+  int64_t scored_at = 0;                   // in the inputs
+  int64_t first_score = 0;                 // of the step's, where this batch's begin
 };
 
 struct GpuRunner::Step::State {
@@ -196,6 +199,9 @@ struct GpuRunner::Step::State {
   int64_t scratch_used = 0, logprobs_used = 0;           // rows
   Tensor scratch, logprobs;                              // fp32, on the device
   Tensor logprobs_read;                                  // pinned
+  int64_t scores_used = 0;
+  Tensor scores, scores_read;         // fp32, on the device; pinned
+  std::vector<int64_t> scores_of;     // by item: where its scores begin
   std::vector<std::pair<int64_t, int32_t>> logprobs_of;  // by item: its row, and how many alternatives; or -1
 };
 
@@ -211,6 +217,9 @@ void GpuRunner::Step::ReadLogprobs(size_t item, TokenInfo* token) const {
   for (int i = 0; i < alternatives; ++i) {
     token->alternatives.emplace_back(std::bit_cast<int32_t>(values[1 + 2 * i]), values[2 + 2 * i]);
   }
+}
+const float* GpuRunner::Step::scores(size_t item) const {
+  return state_->scores_read.const_data_ptr<float>() + state_->scores_of[item];
 }
 const Tensor& GpuRunner::Step::logits() const { return state_->logits; }
 
@@ -519,26 +528,34 @@ void GpuRunner::Replay(Model* model, const Batch& batch) {
 }
 
 void GpuRunner::PrepareChoices(Model* model, const std::vector<ForwardItem>& items, Step::State* step) {
-  int64_t changed = 0, logprobs = 0;
+  int64_t changed = 0, logprobs = 0, scores = 0;
   bool has_pending = false;
   for (const ForwardItem& item : items) {
     const bool has_changes = item.choice && !item.choice->changes.empty();
     const bool has_logprobs = item.choice && item.choice->row.alternatives >= 0;
     has_pending = has_pending || (item.choice && item.sampled_row >= 0);
     changed += has_changes || (item.choice && HasPenalties(item.choice->row));
+    step->scores_of.push_back(scores);
+    if (item.scored) scores += WantedOf(item);
     step->logprobs_of.emplace_back(has_logprobs ? logprobs++ : -1, has_logprobs ? item.choice->row.alternatives : 0);
   }
   const at::TensorOptions fp32 = at::TensorOptions(at::kFloat).device(buffers_->x.device());
   if (changed > 0) step->scratch = at::empty({BucketPower(changed, 8), config_.vocab}, fp32);
   if (changed > 0 && has_pending) model->sampled_before.copy_(model->sampled, /*non_blocking=*/true);
   if (logprobs > 0) step->logprobs = at::empty({logprobs, cuda::kLogprobsWidth}, fp32);
+  if (scores > 0) step->scores = at::empty({scores}, fp32);
 }
 
 void GpuRunner::AddChoices(const std::vector<ForwardItem>& items, Batch* batch, Step::State* step) {
   std::vector<cuda::ChosenRow> rows;
   std::vector<cuda::LogitChange> changes;
+  std::vector<cuda::ScoredRow> scored;
   int64_t wanted = 0;
   for (const ForwardItem& item : items) {
+    for (int64_t i = 0; item.scored && i < WantedOf(item); ++i) {
+      scored.push_back({static_cast<int32_t>(wanted + i), item.scored[i]});
+      batch->scored.push_back(wanted + i);
+    }
     wanted += WantedOf(item);
     if (!item.choice) continue;
     cuda::ChosenRow row = item.choice->row;
@@ -554,11 +571,14 @@ void GpuRunner::AddChoices(const std::vector<ForwardItem>& items, Batch* batch, 
     batch->chosen.push_back(row.row);
     rows.push_back(row);
   }
-  if (rows.empty()) return;
+  batch->first_score = step->scores_used;
+  step->scores_used += static_cast<int64_t>(scored.size());
+  if (rows.empty() && scored.empty()) return;
   std::vector<int32_t>& values = batch->inputs.values;
   auto append = [&](const auto& list) {
     values.resize((values.size() + 3) / 4 * 4);
     const int64_t at = static_cast<int64_t>(values.size());
+    if (list.empty()) return at;
     const size_t bytes = list.size() * sizeof(list[0]);
     values.resize(values.size() + bytes / sizeof(int32_t));
     std::memcpy(values.data() + at, list.data(), bytes);
@@ -566,6 +586,7 @@ void GpuRunner::AddChoices(const std::vector<ForwardItem>& items, Batch* batch, 
   };
   batch->choices_at = append(rows);
   batch->changes_at = append(changes);
+  batch->scored_at = append(scored);
 }
 
 void GpuRunner::Choose(Model* model, const Batch& batch, int64_t first, int64_t begin, int64_t count,
@@ -584,6 +605,16 @@ void GpuRunner::Choose(Model* model, const Batch& batch, int64_t first, int64_t 
   call.scratch_CV = step->scratch.defined() ? step->scratch.mutable_data_ptr<float>() : nullptr;
   call.logprobs = step->logprobs.defined() ? step->logprobs.mutable_data_ptr<float>() : nullptr;
   cuda::ChooseRows(call, to - from, CurrentCudaStream());
+}
+
+void GpuRunner::Score(const Batch& batch, int64_t begin, int64_t count, Step::State* step) {
+  const auto from = std::lower_bound(batch.scored.begin(), batch.scored.end(), begin);
+  const auto to = std::lower_bound(from, batch.scored.end(), begin + count);
+  if (from == to) return;
+  const int64_t first = from - batch.scored.begin();
+  cuda::ScoreRows(reinterpret_cast<const cuda::ScoredRow*>(Input(batch.scored_at)) + first, to - from,
+                  buffers_->logits.const_data_ptr(), begin, config_.vocab,
+                  step->scores.mutable_data_ptr<float>() + batch.first_score + first, CurrentCudaStream());
 }
 
 // Logits of the wanted rows: chosen from on the device, and copied out for items that want
@@ -612,6 +643,7 @@ void GpuRunner::Head(Model* model, const Batch& batch, const std::vector<Forward
   };
   if (batch.is_decode) {
     Choose(model, batch, first, 0, batch.rows, step);
+    Score(batch, 0, batch.rows, step);
     return copy_asked(0, batch.rows);
   }
   const int64_t* rows = reinterpret_cast<const int64_t*>(Input(batch.inputs.offsets.wanted_rows));
@@ -624,6 +656,7 @@ void GpuRunner::Head(Model* model, const Batch& batch, const std::vector<Forward
     cuda::Argmax(b.logits.const_data_ptr(), model->sampled.mutable_data_ptr<int32_t>() + first + begin, count,
                  config_.vocab, stream);
     Choose(model, batch, first, begin, count, step);
+    Score(batch, begin, count, step);
     copy_asked(begin, count);
   }
 }
@@ -671,6 +704,10 @@ std::unique_ptr<GpuRunner::Step> GpuRunner::Launch(const std::shared_ptr<const B
   if (step->logprobs.defined()) {
     step->logprobs_read = at::empty(step->logprobs.sizes(), at::TensorOptions(at::kFloat).pinned_memory(true));
     step->logprobs_read.copy_(step->logprobs, /*non_blocking=*/true);
+  }
+  if (step->scores.defined()) {
+    step->scores_read = at::empty(step->scores.sizes(), at::TensorOptions(at::kFloat).pinned_memory(true));
+    step->scores_read.copy_(step->scores, /*non_blocking=*/true);
   }
   step->done.record();
   return std::unique_ptr<Step>(new Step(std::move(step)));

@@ -47,6 +47,8 @@ class GpuRunner {
     const int32_t* tokens() const;
     // After Wait: what the item's choice wants to know besides; nothing if it wants nothing.
     void ReadLogprobs(size_t item, TokenInfo* token) const;
+    // After Wait: of an item whose tokens are scored, their log-probabilities, a row each.
+    const float* scores(size_t item) const;
     // fp32 on the CPU, a row for each wanted token of the items that wanted logits.
     const at::Tensor& logits() const;
 
@@ -95,6 +97,8 @@ class GpuRunner {
   static void AddChoices(const std::vector<ForwardItem>& items, Batch* batch, Step::State* step);
   // Makes the choices among the batch's wanted rows [begin, begin + count), whose logits are there.
   void Choose(Model* model, const Batch& batch, int64_t first, int64_t begin, int64_t count, Step::State* step);
+  // Scores what is to be scored of the same rows.
+  void Score(const Batch& batch, int64_t begin, int64_t count, Step::State* step);
   // What the choices of a step need.
   void PrepareChoices(Model* model, const std::vector<ForwardItem>& items, Step::State* step);
   const int32_t* Input(int64_t offset) const;

@@ -184,7 +184,12 @@ ForwardItem Lane::ItemFor(const Task& task, int64_t tokens) const {
   item.adapter_uid = task.model->uid;
   if (s.in_flight > 0 && s.computed == static_cast<int64_t>(s.tokens.size())) item.sampled_row = task.sampled_row;
   item.wants_logits = !ChoosesOnDevice(task);
-  if (gpu_ && !item.wants_logits && item.first_logits < tokens) item.choice = MakeTokenChoice(task);
+  if (gpu_ && task.kind == Task::Kind::kScoreContinuation) {
+    const std::vector<int32_t>& continuation = task.score->params.continuations[task.index];
+    item.scored = continuation.data() + (s.computed + item.first_logits + 1 - task.prompt_tokens);
+    item.wants_logits = false;
+  }
+  if (gpu_ && !item.wants_logits && !item.scored && item.first_logits < tokens) item.choice = MakeTokenChoice(task);
   return item;
 }
 
@@ -195,7 +200,7 @@ bool Lane::MayRunAhead(const Passes& passes) const {
   if (!gpu_ || passes.empty() || ahead_ >= kMostAhead || arbiter_->Waiting(WorkClass::kTraining) > 0) return false;
   for (const Pass& pass : passes) {
     for (const ForwardItem& item : pass.items) {
-      if (item.wants_logits && item.first_logits < item.count) return false;
+      if ((item.wants_logits || item.scored) && item.first_logits < item.count) return false;
     }
   }
   return true;
@@ -348,6 +353,9 @@ void Lane::Collect(Passes* passes, StepResult* result) {
       if (pass.items[i].wants_logits) {
         output.logits = row;
         row += output.rows * output.vocab;
+      } else if (pass.items[i].scored) {
+        const float* scores = pass.step->scores(i);
+        for (int64_t r = 0; r < output.rows; ++r) output.scored.emplace_back(scores[r], token[r] == pass.items[i].scored[r]);
       } else if (output.rows > 0) {
         output.device_choice = {token[output.rows - 1], 0, {}};
         pass.step->ReadLogprobs(i, &output.device_choice);

@@ -59,6 +59,8 @@ class Lane {
     const float* logits;  // null if the device has chosen
     int64_t vocab;
     bool ends_input = false;  // nothing of the sequence was left to compute
+    // Of a continuation that the device has scored: its tokens' log-probabilities, and whether each was the likeliest.
+    std::vector<std::pair<float, bool>> scored;
     TokenInfo device_choice;  // the token after the last row, where the device has chosen it
     // Set by ChooseTokens:
     std::vector<TokenInfo> chosen;                         // an answer's or a draft's next tokens

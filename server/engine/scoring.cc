@@ -5,16 +5,19 @@
 namespace attune {
 namespace {
 
-// Scores the token that a row predicts.
-void ScoreToken(const float* logits, const LogitRow& row, int32_t token, ScoredContinuation* scored) {
+void AddToken(int32_t token, float logprob, bool greedy, ScoredContinuation* scored) {
   TokenInfo info;
   info.id = token;
-  info.logprob = static_cast<float>(logits[token] - row.log_sum);
-  const bool greedy = row.argmax == token;
+  info.logprob = logprob;
   scored->logprob += info.logprob;
   scored->is_greedy = scored->is_greedy && greedy;
   scored->greedy.push_back(greedy);
   scored->tokens.push_back(std::move(info));
+}
+
+// Scores the token that a row predicts.
+void ScoreToken(const float* logits, const LogitRow& row, int32_t token, ScoredContinuation* scored) {
+  AddToken(token, static_cast<float>(logits[token] - row.log_sum), row.argmax == token, scored);
 }
 
 }  // namespace
@@ -81,8 +84,12 @@ void Scoring::HandleContinuation(Lane* lane, const Lane::Output& output) {
   for (int64_t i = 0; i < output.rows; ++i) {
     // The row after position p predicts the token at p + 1.
     const int64_t next = output.first_position + i + 1 - task->prompt_tokens;
-    ScoreToken(output.logits + i * output.vocab, output.summaries[i], continuation[next],
-               &score->result.continuations[task->index]);
+    ScoredContinuation* scored = &score->result.continuations[task->index];
+    if (!output.scored.empty()) {
+      AddToken(continuation[next], output.scored[i].first, output.scored[i].second, scored);
+    } else {
+      ScoreToken(output.logits + i * output.vocab, output.summaries[i], continuation[next], scored);
+    }
   }
   if (!output.ends_input) return;
   if (--score->open == 0) End(score.get(), *task);

@@ -50,6 +50,25 @@ TEST_F(VerdictTest, TheBestWinsWhereTheTestTellsThemApart) {
   EXPECT_THAT(comparison_.verdict, HasSubstr("Behind it: soft prompt 0.750, zero shot 0.400."));
 }
 
+// Somewhat cheaper is no reason to give quality away; as good and a tenth as large is.
+TEST_F(VerdictTest, SizeDecidesWhereItMatters) {
+  auto give = [&](size_t i, double mebibytes) {
+    comparison_.contenders[i].measures.push_back({std::string(kModelBytes), mebibytes * (1 << 20), 0, 0, 0});
+  };
+  Add(ContenderKind::kFull, Scores(200, 0, 9), 60);
+  Add(ContenderKind::kPartial, Scores(200, 3, 10), 55);
+  Add(ContenderKind::kLora, Scores(200, 5, 11), 65);
+  give(0, 300);
+  give(1, 250);
+  give(2, 19);
+  Decide(scores_, &comparison_);
+  EXPECT_EQ(comparison_.winner, 2);
+  comparison_.contenders.pop_back();
+  scores_.pop_back();
+  Decide(scores_, &comparison_);
+  EXPECT_EQ(comparison_.winner, 0);
+}
+
 TEST_F(VerdictTest, TheCheapestOfThoseThatAreNotToldApart) {
   Add(ContenderKind::kFull, Scores(200, 0, 9), 900);
   Add(ContenderKind::kLora, Scores(200, 5, 11), 300);

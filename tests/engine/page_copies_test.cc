@@ -69,6 +69,40 @@ void CheckCopies(const at::TensorOptions& options) {
   }
 }
 
+// Pages 0 to 149 go to 150 to 299 and the rest stays.
+void CheckCopiesWithin(const at::TensorOptions& options) {
+  const KvCache cache = RandomCache(options);
+  PageCopies copies(&cache);
+  std::vector<at::Tensor> before;
+  for (const auto* stores : {&cache.keys, &cache.values}) {
+    for (const at::Tensor& store : *stores) before.push_back(store.reshape({kPages, -1}).cpu());
+  }
+  std::vector<std::pair<int32_t, int32_t>> from_to;
+  for (int32_t page = 0; page < 150; ++page) from_to.emplace_back(page, 299 - page);
+  copies.CopyWithin(from_to);
+  size_t i = 0;
+  for (const auto* stores : {&cache.keys, &cache.values}) {
+    for (const at::Tensor& store : *stores) {
+      const at::Tensor after = store.reshape({kPages, -1}).cpu();
+      EXPECT_TRUE(at::equal(after.narrow(0, 150, 150), before[i].narrow(0, 0, 150).flip(0)));
+      EXPECT_TRUE(at::equal(after.narrow(0, 0, 150), before[i].narrow(0, 0, 150)));
+      EXPECT_TRUE(at::equal(after.narrow(0, 300, 20), before[i].narrow(0, 300, 20)));
+      ++i;
+    }
+  }
+}
+
+TEST(PageCopiesTest, PagesAreCopiedWithin) {
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) CheckCopiesWithin(at::TensorOptions(type));
+}
+
+TEST(PageCopiesTest, GpuPagesAreCopiedWithin) {
+  if (!FindGpu()) GTEST_SKIP() << "no GPU";
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+    CheckCopiesWithin(at::TensorOptions(type).device(at::kCUDA));
+  }
+}
+
 TEST(PageCopiesTest, PagesComeBackAsTheyWere) {
   for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) CheckCopies(at::TensorOptions(type));
 }

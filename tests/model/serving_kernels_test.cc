@@ -90,6 +90,23 @@ TEST_F(ServingKernelsTest, GpuChoosesTheLowestOfTheLikeliest) {
   }
 }
 
+TEST_F(ServingKernelsTest, GpuScoresRows) {
+  for (int64_t vocabulary : {1003, 4096}) {
+    Tensor logits = Random({5, vocabulary}) * 3;
+    logits[4][7] = 80;  // one that takes all
+    // Wanted rows 10 to 14, of which some are scored, one twice.
+    const Tensor asked = Ints({10, 3, 11, 0, 11, static_cast<int32_t>(vocabulary - 1), 14, 7});
+    const Tensor scores = at::zeros({4}).to(at::kCUDA);
+    cuda::ScoreRows(reinterpret_cast<const cuda::ScoredRow*>(Data(asked)), 4, logits.const_data_ptr(), 10, vocabulary,
+                    scores.mutable_data_ptr<float>(), CurrentCudaStream());
+    const Tensor expected = Exact(logits).log_softmax(1), found = Exact(scores);
+    EXPECT_NEAR(found[0].item<double>(), expected[0][3].item<double>(), 1e-3);
+    EXPECT_NEAR(found[1].item<double>(), expected[1][0].item<double>(), 1e-3);
+    EXPECT_NEAR(found[2].item<double>(), expected[1][vocabulary - 1].item<double>(), 1e-3);
+    EXPECT_NEAR(found[3].item<double>(), 0, 1e-4);
+  }
+}
+
 TEST_F(ServingKernelsTest, GpuRotatesAndCaches) {
   const cuda::RopeShape shape{6, 2, 64};
   const int64_t rows = 5, width = (6 + 4) * 64, half = 32;

@@ -69,6 +69,7 @@ void SwiGluAdded(const void*, Addend, RowScales, void*, int64_t, int64_t, Stream
 bool PagedAttentionTakes(RopeShape) { return false; }
 void PagedAttention(const PagedAttentionCall&, Stream) { std::abort(); }
 void Argmax(const void*, int32_t*, int64_t, int64_t, Stream) { std::abort(); }
+void ScoreRows(const ScoredRow*, int64_t, const void*, int64_t, int64_t, float*, Stream) { std::abort(); }
 void ChooseRows(const ChoiceCall&, int64_t, Stream) { std::abort(); }
 int MostGroupedRanks() { return 0; }
 void GroupedLora(const void*, int64_t, const LoraBatch&, LoraTarget, void*, int64_t, int64_t, Stream) { std::abort(); }

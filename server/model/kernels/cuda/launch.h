@@ -253,6 +253,14 @@ struct ChoiceCall {
 };
 void ChooseRows(const ChoiceCall& call, int64_t count, Stream stream);
 
+// A wanted row whose log-probability of a token is asked for.
+struct ScoredRow {
+  int32_t row, token;
+};
+// logprobs[i] = log softmax(logits of rows[i])[its token]; logits_NV begin with the wanted row first_row.
+void ScoreRows(const ScoredRow* rows, int64_t count, const void* logits_NV, int64_t first_row, int64_t vocabulary,
+               float* logprobs, Stream stream);
+
 // One projection's LoRA, as the grouped kernels read it; rank 0 where there is none.
 struct LoraEntry {
   const void* a_RI;

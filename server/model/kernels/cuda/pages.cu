@@ -5,16 +5,17 @@ namespace {
 
 constexpr int kThreads = 256;
 
-template <typename T>
 __device__ inline void CopyBlock(const char* from, char* to, int64_t bytes) {
-  const int64_t count = bytes / static_cast<int64_t>(sizeof(T));
+  const int64_t count = bytes / static_cast<int64_t>(sizeof(uint4));
 #pragma unroll 4
-  for (int64_t i = threadIdx.x; i < count; i += kThreads) reinterpret_cast<T*>(to)[i] = reinterpret_cast<const T*>(from)[i];
+  for (int64_t i = threadIdx.x; i < count; i += kThreads) {
+    reinterpret_cast<uint4*>(to)[i] = reinterpret_cast<const uint4*>(from)[i];
+  }
 }
 
 __global__ void CopyInside(const PagePairs pairs, const int64_t* stores, int64_t page_bytes) {
   char* store = reinterpret_cast<char*>(stores[blockIdx.y]);
-  CopyBlock<uint4>(store + pairs.from[blockIdx.x] * page_bytes, store + pairs.to[blockIdx.x] * page_bytes, page_bytes);
+  CopyBlock(store + pairs.from[blockIdx.x] * page_bytes, store + pairs.to[blockIdx.x] * page_bytes, page_bytes);
 }
 
 void CheckSize(int64_t page_bytes) {
@@ -25,7 +26,7 @@ void CheckSize(int64_t page_bytes) {
 __global__ void Move(const PageMoves moves, const int64_t* stores, int64_t page_bytes, bool is_out) {
   char* page = reinterpret_cast<char*>(stores[blockIdx.y]) + moves.pages[blockIdx.x] * page_bytes;
   char* slot = static_cast<char*>(moves.slots[blockIdx.x]) + blockIdx.y * page_bytes;
-  CopyBlock<uint4>(is_out ? page : slot, is_out ? slot : page, page_bytes);
+  CopyBlock(is_out ? page : slot, is_out ? slot : page, page_bytes);
 }
 
 }  // namespace

@@ -1,3 +1,5 @@
+#include <cfloat>
+
 #include "server/model/kernels/cuda/common.cuh"
 #include "server/model/kernels/cuda/rank.cuh"
 
@@ -148,6 +150,35 @@ __global__ void ArgmaxRow(const T* logits, int32_t* sampled, int vocabulary) {
   if (threadIdx.x == 0) sampled[blockIdx.x] = TokenOfRank(best);
 }
 
+struct Largest {
+  __device__ float operator()(float a, float b) const { return fmaxf(a, b); }
+};
+
+// A block a row.
+template <typename T, int N>
+__global__ void ScoreRow(const ScoredRow* rows, const T* logits, int64_t first_row, int vocabulary, float* logprobs) {
+  __shared__ float shared[33];
+  const ScoredRow asked = rows[blockIdx.x];
+  const T* row = logits + (asked.row - first_row) * vocabulary;
+  float most = -FLT_MAX;
+  for (int i = threadIdx.x * N; i < vocabulary; i += blockDim.x * N) {
+    float v[N];
+    Load(row + i, v);
+#pragma unroll
+    for (int j = 0; j < N; ++j) most = fmaxf(most, v[j]);
+  }
+  most = BlockReduce(most, -FLT_MAX, shared, Largest());
+  float sum = 0;
+  for (int i = threadIdx.x * N; i < vocabulary; i += blockDim.x * N) {
+    float v[N];
+    Load(row + i, v);
+#pragma unroll
+    for (int j = 0; j < N; ++j) sum += __expf(v[j] - most);
+  }
+  sum = BlockReduce(sum, 0.0f, shared, Sum());
+  if (threadIdx.x == 0) logprobs[blockIdx.x] = ToFloat(row[asked.token]) - most - logf(sum);
+}
+
 }  // namespace
 
 void EmbedTokens(const void* embedding_VD, const int32_t* tokens_T, const int32_t* sampled, void* x_TD, int64_t rows,
@@ -196,6 +227,14 @@ void Argmax(const void* logits_NV, int32_t* sampled, int64_t rows, int64_t vocab
   Dispatch(Type::kBfloat16, vocabulary, [&]<typename T, int N>() {
     ArgmaxRow<T, N><<<rows, RowThreads(vocabulary, N), 0, stream>>>(static_cast<const T*>(logits_NV), sampled,
                                                                    static_cast<int>(vocabulary));
+  });
+}
+
+void ScoreRows(const ScoredRow* rows, int64_t count, const void* logits_NV, int64_t first_row, int64_t vocabulary,
+               float* logprobs, Stream stream) {
+  Dispatch(Type::kBfloat16, vocabulary, [&]<typename T, int N>() {
+    ScoreRow<T, N><<<count, RowThreads(vocabulary, N), 0, stream>>>(rows, static_cast<const T*>(logits_NV), first_row,
+                                                                   static_cast<int>(vocabulary), logprobs);
   });
 }
 
