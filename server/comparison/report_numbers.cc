@@ -41,7 +41,7 @@ absl::string_view SharedUnit(absl::string_view text) {
 
 std::string CountText(int64_t count) {
   std::string digits = absl::StrCat(count);
-  for (int i = static_cast<int>(digits.size()) - 3; i > 0; i -= 3) digits.insert(i, ",");
+  for (int i = static_cast<int>(digits.size()) - 3; i > 0; i -= 3) digits.insert(i, 1, ',');
   return digits;
 }
 
