@@ -1,12 +1,15 @@
 #include "server/comparison/label_placement.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 namespace attune {
 namespace {
 
-constexpr double kGap = 9;  // from a point to its label
+constexpr double kGap = 9;         // from a point to its label
+constexpr double kAside = 14;      // as far as this from its point a label needs no line to it
+constexpr double kCovering = 1e6;  // weight of a covered square pixel
 
 // Right, left, above and below the point, then ever further up and down on both sides.
 std::vector<Box> Candidates(const PointLabel& label) {
@@ -38,6 +41,21 @@ double Covered(const Box& box, const std::vector<Box>& others) {
   return covered;
 }
 
+double Distance(const Box& box, const PointLabel& point) {
+  return std::hypot(std::clamp(point.x, box.left, box.right) - point.x,
+                    std::clamp(point.y, box.top, box.bottom) - point.y);
+}
+
+// How far a label is from its point, more if it might be read as another point's.
+double Misleading(const Box& box, const PointLabel& own, const std::vector<PointLabel>& all) {
+  const double distance = Distance(box, own);
+  double sum = distance;
+  for (const PointLabel& other : all) {
+    if (&other != &own) sum += 3 * std::max(0.0, std::min(distance, kAside) + kGap - Distance(box, other));
+  }
+  return sum;
+}
+
 }  // namespace
 
 double Overlap(const Box& a, const Box& b) {
@@ -54,12 +72,10 @@ std::vector<Box> PlaceLabels(const std::vector<PointLabel>& labels, const std::v
     double least = std::numeric_limits<double>::infinity();
     for (const Box& candidate : Candidates(label)) {
       const Box box = Inside(candidate, frame);
-      const double covered = Covered(box, taken);
-      if (covered < least) {
-        least = covered;
-        best = box;
-      }
-      if (covered == 0) break;
+      const double cost = kCovering * Covered(box, taken) + Misleading(box, label, labels);
+      if (cost >= least) continue;
+      least = cost;
+      best = box;
     }
     taken.push_back(best);
     places.push_back(best);

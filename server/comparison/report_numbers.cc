@@ -114,7 +114,7 @@ std::string IntervalText(const Measure& measure) {
   const absl::string_view unit = SharedUnit(upper);
   // "to" where a dash before a minus sign would be hard to read.
   const absl::string_view between = measure.lower < 0 ? " to " : "–";
-  return absl::StrCat(absl::StripSuffix(lower, unit), between, upper);
+  return absl::StrCat(absl::StripSuffix(lower, unit), between, absl::StripSuffix(upper, " points"));
 }
 
 }  // namespace attune

@@ -181,7 +181,7 @@ std::string Leader(const PlacedPoint& p, const Box& box) {
 
 std::string PointSvg(const PlacedPoint& p, const Frame& frame, const Box& box) {
   const ScatterPoint& point = *p.point;
-  std::string svg = absl::StrCat("<g><title>", EscapeHtml(point.title), "</title>", Leader(p, box));
+  std::string svg = absl::StrCat("<g><title>", EscapeHtml(point.title), "</title>");
   if (point.upper > point.lower) {
     const double top = frame.Y(point.upper), bottom = frame.Y(point.lower);
     const absl::string_view kind = point.is_marked ? "interval marked" : "interval";
@@ -207,6 +207,7 @@ std::string ScatterSvg(const ScatterPlot& plot, absl::string_view id, int width,
                                  EscapeHtml(plot.description), "</desc>", frame.Axes(plot, width, height));
   const std::vector<PlacedPoint> points = PlacePoints(plot, frame);
   const std::vector<Box> boxes = PlaceAll(points, frame);
+  for (size_t i = 0; i < points.size(); ++i) absl::StrAppend(&svg, Leader(points[i], boxes[i]));
   for (size_t i = 0; i < points.size(); ++i) absl::StrAppend(&svg, PointSvg(points[i], frame, boxes[i]));
   return absl::StrCat(svg, "</svg>");
 }

@@ -108,7 +108,7 @@ TEST(ReportHtmlTest, WritesTheSampleWhereAsked) {
 
 TEST(ReportHtmlTest, SaysWhatIsBestBehindAndTied) {
   const std::string page = Page(SampleComparison());
-  EXPECT_THAT(page, HasSubstr("98.1%</strong> <span class=\"best\">best</span>"));
+  EXPECT_THAT(page, HasSubstr("<strong>98.1%</strong> <span class=\"best\">best</span>"));
   EXPECT_EQ(Count(page, "≈ tied"), 2);
   EXPECT_EQ(Count(page, "▼ behind"), 6);
   EXPECT_THAT(page, HasSubstr("p = 0.0004"));
@@ -166,7 +166,8 @@ TEST(ReportHtmlTest, CommandRepeatsTheComparison) {
   EXPECT_THAT(page, HasSubstr("--base smollm2-135m-instruct"));
   EXPECT_THAT(page,
               HasSubstr("--methods zero-shot,hand-prompt,text-prompt,soft-prompt,prefix,ia3,lora,partial,full,hybrid"));
-  for (const char* option : {"--trials 2", "--seed 7", "--test-fraction 0.2", "--epochs 2", "--batch-size 32"}) {
+  for (const char* option : {"--trials 2", "--seed 7", "--test-fraction 0.2", "--epochs 2", "--batch-size 32",
+                             "--template &#39;Classify the story.\\n\\n{text}\\n\\nTopic:&#39; "}) {
     EXPECT_THAT(page, HasSubstr(option));
   }
 }
