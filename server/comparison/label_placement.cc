@@ -9,6 +9,7 @@ namespace {
 
 constexpr double kGap = 9;         // from a point to its label
 constexpr double kAside = 14;      // as far as this from its point a label needs no line to it
+constexpr double kCrossing = 100;  // weight of a label that the line to another crosses
 constexpr double kCovering = 1e6;  // weight of a covered square pixel
 
 // Right, left, above and below the point, then ever further up and down on both sides.
@@ -56,6 +57,25 @@ double Misleading(const Box& box, const PointLabel& own, const std::vector<Point
   return sum;
 }
 
+// How many of the boxes a straight line from the point to its label would cross.
+int Crossings(const Box& box, const PointLabel& point, const std::vector<Box>& others) {
+  const double x = std::clamp(point.x, box.left, box.right), y = std::clamp(point.y, box.top, box.bottom);
+  const auto is_crossed = [&](const Box& other) {
+    for (double way = 0.1; way < 1; way += 0.1) {
+      const double at_x = point.x + way * (x - point.x), at_y = point.y + way * (y - point.y);
+      if (at_x > other.left && at_x < other.right && at_y > other.top && at_y < other.bottom) return true;
+    }
+    return false;
+  };
+  return std::count_if(others.begin(), others.end(), is_crossed);
+}
+
+// The line's own box, a pixel wide, for labels that come later.
+Box LeaderBox(const Box& box, const PointLabel& point) {
+  const double x = std::clamp(point.x, box.left, box.right), y = std::clamp(point.y, box.top, box.bottom);
+  return {std::min(x, point.x), std::min(y, point.y), std::max(x, point.x) + 1, std::max(y, point.y) + 1};
+}
+
 }  // namespace
 
 double Overlap(const Box& a, const Box& b) {
@@ -72,12 +92,14 @@ std::vector<Box> PlaceLabels(const std::vector<PointLabel>& labels, const std::v
     double least = std::numeric_limits<double>::infinity();
     for (const Box& candidate : Candidates(label)) {
       const Box box = Inside(candidate, frame);
-      const double cost = kCovering * Covered(box, taken) + Misleading(box, label, labels);
+      const double cost =
+          kCovering * Covered(box, taken) + kCrossing * Crossings(box, label, places) + Misleading(box, label, labels);
       if (cost >= least) continue;
       least = cost;
       best = box;
     }
     taken.push_back(best);
+    taken.push_back(LeaderBox(best, label));
     places.push_back(best);
   }
   return places;

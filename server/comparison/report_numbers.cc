@@ -100,8 +100,10 @@ std::string ValueText(const Measure& measure) {
   return PlainText(measure.value);
 }
 
+bool IsTellable(double number) { return std::abs(number) < 1e15; }
+
 bool HasInterval(const Measure& measure) {
-  return std::isfinite(measure.lower) && std::isfinite(measure.upper) && measure.upper > measure.lower;
+  return IsTellable(measure.lower) && IsTellable(measure.upper) && measure.upper > measure.lower;
 }
 
 std::string IntervalText(const Measure& measure) {

@@ -67,7 +67,7 @@ tbody tr { border-bottom: 1px solid var(--line); }
 .cards .range { display: block; }
 .cards .rank { width: 3rem; color: var(--soft); }
 .cards th[scope=row] { min-width: 9rem; max-width: 18rem; }
-.cards .name, .cards tbody th { font-weight: 600; }
+.cards tbody .name, .cards tbody th { font-weight: 600; }
 .cards .note { display: block; }
 .cards tr.marked { background: var(--faint); }
 .cards .standing { padding-left: .75rem; }
@@ -164,15 +164,17 @@ constexpr char kPrint[] = R"css(
   main, footer { max-width: none; padding: 0; }
   header { padding-top: 0; }
   section { margin-top: 1.25rem; padding-top: 1rem; }
-  h2, h3 { break-after: avoid; }
+  h2, h3, .prose { break-after: avoid; }
   figure, .panel, article, tr, pre, .words div, .key, .lead { break-inside: avoid; }
   #side-effects, #settings { break-before: page; border-top: 0; margin-top: 0; padding-top: 0; }
   .scroll, pre { overflow: visible; }
+  .cards .track { display: none; }
+  .cards th[scope=row] { width: 22%; }
   pre { white-space: pre-wrap; }
   th, td, .cards .number, .cards .standing { padding: .25rem .35rem .25rem 0; }
   .cards th[scope=row], .cards .quality, .settings th, .settings td, .settings td:last-child { min-width: 0; }
-  .panels, .words { grid-template-columns: 1fr 1fr; gap: 1rem 1.5rem; }
-  .examples { grid-template-columns: 1fr 1fr 1fr; gap: 1rem 1.25rem; }
+  .panels { grid-template-columns: 1fr 1fr; gap: 1rem 1.5rem; }
+  .examples, .words { grid-template-columns: 1fr 1fr 1fr; gap: 1rem 1.25rem; }
   .intervals td:last-child { width: 6.5rem; }
   .cards tr.marked, .bar, .dot { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
