@@ -59,7 +59,7 @@ constexpr char kTables[] = R"css(
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .875rem; line-height: 1.4; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; vertical-align: top; padding: .5rem .5rem .5rem 0; font-weight: 400; }
-thead th { color: var(--soft); font-size: .8125rem; vertical-align: bottom; border-bottom: 1px solid var(--ink); }
+thead th { overflow-wrap: normal; color: var(--soft); font-size: .8125rem; vertical-align: bottom; border-bottom: 1px solid var(--ink); }
 tbody tr { border-bottom: 1px solid var(--line); }
 .cards .number, .cards .standing { overflow-wrap: normal; }
 .cards .number { text-align: right; padding-left: .75rem; }

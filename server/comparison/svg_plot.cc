@@ -84,7 +84,8 @@ void Frame::FitValues(const ScatterPlot& plot) {
   }
   if (low > high) low = 0, high = 1;
   const double margin = std::max(0.005, 0.06 * (high - low));
-  y_ = {low - margin, high + margin, area_.bottom, area_.top};
+  // With room for labels above the best.
+  y_ = {low - margin, high + margin, area_.bottom, area_.top + kLabelHeight};
 }
 
 double Frame::X(const ScatterPoint& point) const { return point.cost > 0 ? x_.At(std::log10(point.cost)) : free_x_; }
