@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <limits>
 
 namespace attune {
@@ -9,6 +10,7 @@ namespace {
 
 constexpr double kGap = 9;         // from a point to its label
 constexpr double kAside = 14;      // as far as this from its point a label needs no line to it
+constexpr int kMoreRounds = 3;     // in which each makes way for those that came after it
 constexpr double kCrossing = 100;  // weight of a label that the line to another crosses
 constexpr double kCovering = 1e6;  // weight of a covered square pixel
 
@@ -76,6 +78,29 @@ Box LeaderBox(const Box& box, const PointLabel& point) {
   return {std::min(x, point.x), std::min(y, point.y), std::max(x, point.x) + 1, std::max(y, point.y) + 1};
 }
 
+// For a label among the others, of which `places` has the first ones; its own is left out.
+Box BestPlace(const PointLabel& label, const std::vector<PointLabel>& labels, const std::vector<Box>& obstacles,
+              const std::vector<Box>& places, size_t own, const Box& frame) {
+  std::vector<Box> taken = obstacles, others;
+  for (size_t i = 0; i < places.size(); ++i) {
+    if (i == own) continue;
+    others.push_back(places[i]);
+    taken.push_back(places[i]);
+    taken.push_back(LeaderBox(places[i], labels[i]));
+  }
+  Box best;
+  double least = std::numeric_limits<double>::infinity();
+  for (const Box& candidate : Candidates(label)) {
+    const Box box = Inside(candidate, frame);
+    const double cost =
+        kCovering * Covered(box, taken) + kCrossing * Crossings(box, label, others) + Misleading(box, label, labels);
+    if (cost >= least) continue;
+    least = cost;
+    best = box;
+  }
+  return best;
+}
+
 }  // namespace
 
 double Overlap(const Box& a, const Box& b) {
@@ -86,21 +111,13 @@ double Overlap(const Box& a, const Box& b) {
 
 std::vector<Box> PlaceLabels(const std::vector<PointLabel>& labels, const std::vector<Box>& obstacles,
                              const Box& frame) {
-  std::vector<Box> taken = obstacles, places;
-  for (const PointLabel& label : labels) {
-    Box best;
-    double least = std::numeric_limits<double>::infinity();
-    for (const Box& candidate : Candidates(label)) {
-      const Box box = Inside(candidate, frame);
-      const double cost =
-          kCovering * Covered(box, taken) + kCrossing * Crossings(box, label, places) + Misleading(box, label, labels);
-      if (cost >= least) continue;
-      least = cost;
-      best = box;
+  std::vector<Box> places;
+  for (const PointLabel& label : labels)
+    places.push_back(BestPlace(label, labels, obstacles, places, places.size(), frame));
+  for (int round = 0; round < kMoreRounds; ++round) {
+    for (size_t i = 0; i < labels.size(); ++i) {
+      places[i] = BestPlace(labels[i], labels, obstacles, places, i, frame);
     }
-    taken.push_back(best);
-    taken.push_back(LeaderBox(best, label));
-    places.push_back(best);
   }
   return places;
 }

@@ -213,7 +213,7 @@ std::string ContendersSection(const Comparison& comparison) {
   }
   return absl::StrCat(
       "<section id=\"methods\">\n<h2>The methods, best first</h2>\n",
-      "<p class=\"prose\">Quality is measured on the same test examples for all. The band shows its 95% "
+      "<p class=\"prose\">Quality is measured on the same test examples for all. Below it stands its 95% "
       "interval: where the true figure is likely to be.</p>\n",
       Table(comparison, "The methods by rank, with their main figures", MainColumns(comparison), true), "</section>\n");
 }

@@ -168,10 +168,12 @@ constexpr char kPrint[] = R"css(
   figure, .panel, article, tr, pre, .words div, .key, .lead { break-inside: avoid; }
   #side-effects, #settings { break-before: page; border-top: 0; margin-top: 0; padding-top: 0; }
   .scroll, pre { overflow: visible; }
+  .cards .number, .cards .standing { padding-left: .6rem; padding-right: 0; }
   .cards .track { display: none; }
   .cards th[scope=row] { width: 22%; }
   pre { white-space: pre-wrap; }
-  th, td, .cards .number, .cards .standing { padding: .25rem .35rem .25rem 0; }
+  th, td { padding: .25rem .35rem .25rem 0; }
+  .cards .best { font-size: .65rem; }
   .cards th[scope=row], .cards .quality, .settings th, .settings td, .settings td:last-child { min-width: 0; }
   .panels { grid-template-columns: 1fr 1fr; gap: 1rem 1.5rem; }
   .examples, .words { grid-template-columns: 1fr 1fr 1fr; gap: 1rem 1.25rem; }
