@@ -26,7 +26,8 @@ std::vector<Box> Candidates(const PointLabel& label) {
   add(left_of, middle);
   for (double step = label.height * 0.75; step < 12 * label.height; step += label.height / 4) {
     for (double top : {middle - step, middle + step}) {
-      for (double left : {right_of, left_of, centred, centred - label.width / 4, centred + label.width / 4}) add(left, top);
+      for (double left : {right_of, left_of, centred, centred - label.width / 4, centred + label.width / 4})
+        add(left, top);
     }
   }
   return candidates;
