@@ -1,7 +1,6 @@
 #include "server/comparison/interval_table.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "absl/strings/str_cat.h"
 #include "server/comparison/html_text.h"
@@ -35,7 +34,7 @@ std::string RowHtml(const IntervalRow& row, const Span& span, bool has_bars) {
   std::string html = absl::StrCat("<tr", row.is_marked ? " class=\"marked\"" : "", "><th scope=\"row\">",
                                   row.is_marked ? "<span class=\"sign\">◆</span> " : "", Isolated(row.name));
   const std::string note = row.note.empty() ? "" : absl::StrCat("<span class=\"note\">", Isolated(row.note), "</span>");
-  if (!row.measure.has_value() || !IsFinite(*row.measure)) {
+  if (!row.measure.has_value() || !IsTellable(row.measure->value)) {
     return absl::StrCat(html, "</th><td colspan=\"2\">", note, "</td></tr>");
   }
   return absl::StrCat(html, note, "</th><td class=\"track-cell\">", TrackOf(row, span, has_bars), "</td><td>",
@@ -44,8 +43,6 @@ std::string RowHtml(const IntervalRow& row, const Span& span, bool has_bars) {
 
 }  // namespace
 
-bool IsFinite(const Measure& measure) { return std::isfinite(measure.value); }
-
 Span SpanOf(const std::vector<IntervalRow>& rows, bool with_zero) {
   double low = with_zero ? 0 : 1e300, high = with_zero ? 0 : -1e300;
   const auto include = [&](double v) {
@@ -53,7 +50,7 @@ Span SpanOf(const std::vector<IntervalRow>& rows, bool with_zero) {
     high = std::max(high, v);
   };
   for (const IntervalRow& row : rows) {
-    if (!row.measure.has_value() || !IsFinite(*row.measure)) continue;
+    if (!row.measure.has_value() || !IsTellable(row.measure->value)) continue;
     include(row.measure->value);
     if (!HasInterval(*row.measure)) continue;
     include(row.measure->lower);

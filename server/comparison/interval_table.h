@@ -24,10 +24,7 @@ struct Span {
 // All finite figures and intervals; and 0 if `with_zero`. Never empty.
 Span SpanOf(const std::vector<IntervalRow>& rows, bool with_zero);
 
-// Whether a row can be drawn.
-bool IsFinite(const Measure& measure);
-
-// A table of names, bars (or dots) with intervals on one scale, and figures.
+// A table of names, bars (or ticks) with intervals on one scale, and figures.
 std::string IntervalTable(const std::string& caption, const std::vector<IntervalRow>& rows, const Span& span,
                           bool has_bars);
 

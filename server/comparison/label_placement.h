@@ -18,8 +18,9 @@ struct PointLabel {
   double width = 0, height = 0;
 };
 
-// A box for each label, inside `frame`. Greedy: labels in order, each at the place nearest to its point that is free of
-// `obstacles` and of earlier labels; where none is free, the one that covers least.
+// A box for each label, inside `frame`. Greedy, in rounds: labels in order, each at the free place that is nearest to
+// its point and furthest from others; where none is free of `obstacles` and of earlier labels, the one that covers
+// least.
 std::vector<Box> PlaceLabels(const std::vector<PointLabel>& labels, const std::vector<Box>& obstacles,
                              const Box& frame);
 

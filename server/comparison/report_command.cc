@@ -53,6 +53,11 @@ void AddIfSet(absl::string_view name, const std::optional<T>& value, Options* op
   if (value.has_value()) options->emplace_back(name, absl::StrCat(*value));
 }
 
+// As the command line's templates are written: on one line.
+std::string WrittenTemplate(absl::string_view text) {
+  return absl::StrReplaceAll(text, {{"\\", "\\\\"}, {"\n", "\\n"}, {"\t", "\\t"}, {"\r", "\\r"}});
+}
+
 std::string Methods(const Comparison& comparison) {
   std::vector<std::string> names;
   for (const Contender& contender : comparison.contenders) names.emplace_back(ContenderName(contender.kind));
@@ -65,8 +70,8 @@ std::string Methods(const Comparison& comparison) {
 void AddData(const ComparisonSpec& spec, Options* options) {
   AddUnlessEmpty("validation", spec.validation_dataset, options);
   AddUnlessEmpty("test", spec.test_dataset, options);
-  AddUnlessEmpty("template", spec.data.prompt_template, options);
-  AddUnlessEmpty("completion-template", spec.data.completion_template, options);
+  AddUnlessEmpty("template", WrittenTemplate(spec.data.prompt_template), options);
+  AddUnlessEmpty("completion-template", WrittenTemplate(spec.data.completion_template), options);
   AddUnlessZero("max-tokens", spec.data.max_sequence_tokens, options);
   AddUnlessZero("validation-fraction", spec.data.validation_fraction, options);
   if (spec.test_dataset.empty()) AddUnlessZero("test-fraction", spec.test_fraction ? spec.test_fraction : 0.2, options);
@@ -122,7 +127,7 @@ std::string CompareCommand(const Comparison& comparison) {
   options.emplace_back("seed", absl::StrCat(spec.seed.value_or(42)));
   AddUnlessEmpty("metric", MetricName(comparison.metric), &options);
   AddData(spec, &options);
-  AddUnlessEmpty("hand-prompt", spec.hand_prompt, &options);
+  AddUnlessEmpty("hand-prompt", WrittenTemplate(spec.hand_prompt), &options);
   for (auto& option : SetHyperparameters(spec.hyperparameters)) options.push_back(std::move(option));
   AddUnlessZero("price-per-device-hour", spec.price_per_device_hour, &options);
   std::vector<std::string> lines = {"attune compare"};

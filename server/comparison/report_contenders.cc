@@ -1,4 +1,5 @@
 #include <cmath>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -45,19 +46,20 @@ class Footnotes {
   std::vector<std::string> reasons_;
 };
 
-// What the best of a column shows; empty where fewer than two have a figure. What shows alike is best alike.
+// What the best of a column shows; empty where all show the same. What shows alike is best alike.
 std::string BestText(const Comparison& comparison, absl::string_view name) {
+  const bool is_higher_better = InfoOf(name).is_higher_better;
   const Measure* best = nullptr;
-  int count = 0;
+  std::set<std::string> texts;
   for (const Contender& contender : comparison.contenders) {
     const Measure* measure = FiniteMeasure(contender, name);
     if (measure == nullptr) continue;
-    ++count;
-    const bool is_higher_better = InfoOf(name).is_higher_better;
-    if (best == nullptr || (is_higher_better ? measure->value > best->value : measure->value < best->value))
+    texts.insert(ValueText(*measure));
+    if (best == nullptr || (is_higher_better ? measure->value > best->value : measure->value < best->value)) {
       best = measure;
+    }
   }
-  return count < 2 ? "" : ValueText(*best);
+  return texts.size() < 2 ? "" : ValueText(*best);
 }
 
 std::string QualityTrack(const Comparison& comparison, const Contender& contender, const Measure& quality) {
@@ -89,8 +91,8 @@ std::string MeasureCell(const Comparison& comparison, const Contender& contender
   }
   const std::string text = ValueText(*measure), interval = IntervalText(*measure);
   const bool is_best = text == BestText(comparison, column.measure);
-  std::string html = absl::StrCat(is_best ? "<strong class=\"figure\">" : "<span class=\"figure\">", text,
-                                  is_best ? "</strong> <span class=\"best\">best</span>" : "</span>");
+  std::string html = absl::StrCat("<span class=\"figure\">", is_best ? "<strong>" : "", text,
+                                  is_best ? "</strong> <span class=\"best\">best</span>" : "", "</span>");
   if (!interval.empty()) absl::StrAppend(&html, " <span class=\"range\">", interval, "</span>");
   if (column.measure != kQuality) return Cell(column.title, "number", html);
   return Cell(column.title, "number quality", absl::StrCat(html, QualityTrack(comparison, contender, *measure)));
@@ -209,16 +211,18 @@ std::string ContendersSection(const Comparison& comparison) {
   if (comparison.contenders.empty()) {
     return "<section id=\"methods\"><h2>The methods, best first</h2><p>No method has been set up yet.</p></section>\n";
   }
-  const std::vector<Column> others = OtherColumns(comparison);
   return absl::StrCat(
       "<section id=\"methods\">\n<h2>The methods, best first</h2>\n",
-      "<p class=\"prose\">Quality is measured on the same test examples for all. The line shows its 95% "
+      "<p class=\"prose\">Quality is measured on the same test examples for all. Below it stands its 95% "
       "interval: where the true figure is likely to be.</p>\n",
-      Table(comparison, "The methods by rank, with their main figures", MainColumns(comparison), true),
-      others.empty() ? ""
-                     : absl::StrCat("<h3>All other figures</h3>\n",
-                                    Table(comparison, "Other figures of the methods", others, false)),
-      "</section>\n");
+      Table(comparison, "The methods by rank, with their main figures", MainColumns(comparison), true), "</section>\n");
+}
+
+std::string OtherFiguresSection(const Comparison& comparison) {
+  const std::vector<Column> columns = OtherColumns(comparison);
+  if (columns.empty()) return "";
+  return absl::StrCat("<section id=\"figures\">\n<h2>All other figures</h2>\n",
+                      Table(comparison, "Other figures of the methods", columns, false), "</section>\n");
 }
 
 }  // namespace attune

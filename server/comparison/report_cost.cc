@@ -56,7 +56,7 @@ ScatterPlot EmptyPlot(bool is_price) {
 }
 
 std::string Figure(const ScatterPlot& plot) {
-  return absl::StrCat("<figure>\n<div class=\"for-wide\">", ScatterSvg(plot, "plot-wide", 760, 420), "</div>\n",
+  return absl::StrCat("<figure>\n<div class=\"for-wide\">", ScatterSvg(plot, "plot-wide", 860, 460), "</div>\n",
                       "<div class=\"for-narrow\">", ScatterSvg(plot, "plot-narrow", 350, 400), "</div>\n",
                       "<figcaption>Each mark is a method, its bar the 95% interval of its quality. Cost rises by equal "
                       "factors, not equal steps. Better is up, cheaper is left.</figcaption>\n</figure>\n");

@@ -96,7 +96,7 @@ std::string Facts(const Comparison& comparison, absl::Time now) {
                       Fact("Examples", Examples(comparison)), Fact("Judged by", MetricTitle(comparison.metric)),
                       Fact("Started", absl::StrCat(TimeElement(comparison.start_time.value_or(comparison.create_time)),
                                                    DurationText(comparison, now))),
-                      Fact("State", StateTitle(comparison.state)), "</dl>\n");
+                      "</dl>\n");
 }
 
 }  // namespace

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "server/comparison/interval_table.h"
 #include "server/comparison/measure_names.h"
+#include "server/comparison/report_numbers.h"
 
 namespace attune {
 namespace {
@@ -20,7 +20,7 @@ bool IsOfTraining(absl::string_view m) {
 
 const Measure* FiniteMeasure(const Contender& contender, absl::string_view name) {
   const Measure* measure = contender.Find(name);
-  return measure != nullptr && IsFinite(*measure) ? measure : nullptr;
+  return measure != nullptr && IsTellable(measure->value) ? measure : nullptr;
 }
 
 std::string WhyMissing(const Comparison& comparison, const Contender& contender, absl::string_view measure) {

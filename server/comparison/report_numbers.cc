@@ -41,7 +41,7 @@ absl::string_view SharedUnit(absl::string_view text) {
 
 std::string CountText(int64_t count) {
   std::string digits = absl::StrCat(count);
-  for (int i = static_cast<int>(digits.size()) - 3; i > 0; i -= 3) digits.insert(i, ",");
+  for (int i = static_cast<int>(digits.size()) - 3; i > 0; i -= 3) digits.insert(i, 1, ',');
   return digits;
 }
 
@@ -100,8 +100,10 @@ std::string ValueText(const Measure& measure) {
   return PlainText(measure.value);
 }
 
+bool IsTellable(double number) { return std::abs(number) < 1e15; }
+
 bool HasInterval(const Measure& measure) {
-  return std::isfinite(measure.lower) && std::isfinite(measure.upper) && measure.upper > measure.lower;
+  return IsTellable(measure.lower) && IsTellable(measure.upper) && measure.upper > measure.lower;
 }
 
 std::string IntervalText(const Measure& measure) {
@@ -114,7 +116,7 @@ std::string IntervalText(const Measure& measure) {
   const absl::string_view unit = SharedUnit(upper);
   // "to" where a dash before a minus sign would be hard to read.
   const absl::string_view between = measure.lower < 0 ? " to " : "–";
-  return absl::StrCat(absl::StripSuffix(lower, unit), between, upper);
+  return absl::StrCat(absl::StripSuffix(lower, unit), between, absl::StripSuffix(upper, " points"));
 }
 
 }  // namespace attune

@@ -18,6 +18,9 @@ std::string MillisecondsText(double milliseconds);
 std::string PriceText(double price);   // two decimals, more below 0.1; 0: "none"
 std::string PlainText(double number);  // three digits
 
+// Whether it is a number, and none so large that a drawing would overflow.
+bool IsTellable(double number);
+
 // With the unit that belongs to its name.
 std::string ValueText(const Measure& measure);
 // "89.8–92.4%"; empty if it has none.

@@ -13,6 +13,7 @@ std::string HeadSection(const Comparison& comparison, absl::Time now);
 std::string ContendersSection(const Comparison& comparison);
 std::string CostSection(const Comparison& comparison);
 std::string SideEffectsSection(const Comparison& comparison);
+std::string OtherFiguresSection(const Comparison& comparison);
 std::string TrialsSection(const Comparison& comparison);
 std::string ExamplesSection(const Comparison& comparison);
 std::string SettingsSection(const Comparison& comparison);

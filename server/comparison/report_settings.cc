@@ -1,6 +1,8 @@
 #include <string>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "server/comparison/html_text.h"
 #include "server/comparison/report_command.h"
 #include "server/comparison/report_names.h"
@@ -19,6 +21,12 @@ std::string RowUnlessEmpty(absl::string_view name, absl::string_view text) {
                       : Row(name, absl::StrCat("<span class=\"written\">", Isolated(CutText(text, 2000)), "</span>"));
 }
 
+// "batch-size" as "Batch size".
+std::string OptionTitle(std::string name) {
+  name[0] = absl::ascii_toupper(static_cast<unsigned char>(name[0]));
+  return absl::StrReplaceAll(name, {{"-", " "}});
+}
+
 std::string CommonRows(const Comparison& comparison) {
   const ComparisonSpec& spec = comparison.spec;
   const double fraction = spec.test_fraction > 0 ? spec.test_fraction : 0.2;
@@ -32,8 +40,9 @@ std::string CommonRows(const Comparison& comparison) {
       RowUnlessEmpty("Answer template", spec.data.completion_template),
       RowUnlessEmpty("Hand-written prompt", spec.hand_prompt), Row("Seed", absl::StrCat(spec.seed.value_or(42))),
       Row("Settings tried for each method", absl::StrCat("at most ", spec.max_trials > 0 ? spec.max_trials : 2)));
-  for (const auto& [name, value] : SetHyperparameters(spec.hyperparameters))
-    absl::StrAppend(&rows, Row(name, EscapeHtml(value)));
+  for (const auto& [name, value] : SetHyperparameters(spec.hyperparameters)) {
+    absl::StrAppend(&rows, Row(OptionTitle(name), EscapeHtml(value)));
+  }
   return rows;
 }
 

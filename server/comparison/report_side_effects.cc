@@ -1,4 +1,5 @@
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -14,26 +15,48 @@
 namespace attune {
 namespace {
 
+// Titles of methods by the reason why they have no figure, reasons in order of appearance.
+class Missing {
+ public:
+  void Add(const std::string& reason, absl::string_view title) {
+    for (auto& [known, titles] : reasons_) {
+      if (known == reason) {
+        titles.emplace_back(title);
+        return;
+      }
+    }
+    reasons_.push_back({reason, {std::string(title)}});
+  }
+  std::string Html() const {
+    std::vector<std::string> parts;
+    for (const auto& [reason, titles] : reasons_) {
+      parts.push_back(absl::StrCat(absl::StrJoin(titles, ", "), " (", EscapeHtml(reason), ")"));
+    }
+    if (parts.empty()) return "";
+    return absl::StrCat("<p class=\"note\">Not measured: ", absl::StrJoin(parts, "; "), ".</p>\n");
+  }
+
+ private:
+  std::vector<std::pair<std::string, std::vector<std::string>>> reasons_;
+};
+
 std::string Panel(const Comparison& comparison, absl::string_view name, absl::string_view question) {
   std::vector<IntervalRow> rows;
-  std::vector<std::string> missing;
+  Missing missing;
   for (const Contender* contender : ByRank(comparison)) {
-    const std::string title(ContenderTitle(contender->kind));
+    const absl::string_view title = ContenderTitle(contender->kind);
     if (const Measure* measure = FiniteMeasure(*contender, name)) {
-      rows.push_back({title, *measure, "", Winner(comparison) == contender});
+      rows.push_back({std::string(title), *measure, "", Winner(comparison) == contender});
     } else {
-      missing.push_back(absl::StrCat(title, " (", EscapeHtml(WhyMissing(comparison, *contender, name)), ")"));
+      missing.Add(WhyMissing(comparison, *contender, name), title);
     }
   }
   if (rows.empty()) return "";
-  const MeasureMeaning meaning = MeaningOf(name);
-  const absl::string_view unit = InfoOf(name).unit;
-  return absl::StrCat(
-      "<div class=\"panel\">\n<h3>", question, "</h3>\n<p class=\"note\"><strong>", InfoOf(name).title,
-      unit.empty() ? "" : absl::StrCat(", ", unit), ".</strong> ", meaning.reading, "</p>\n",
-      IntervalTable(std::string(InfoOf(name).title), rows, SpanOf(rows, true), true),
-      missing.empty() ? "" : absl::StrCat("<p class=\"note\">Not measured: ", absl::StrJoin(missing, ", "), ".</p>\n"),
-      "</div>\n");
+  const MeasureInfo& info = InfoOf(name);
+  return absl::StrCat("<div class=\"panel\">\n<h3>", question, "</h3>\n<p class=\"note\"><strong>", info.title,
+                      info.unit.empty() ? "" : absl::StrCat(", ", info.unit), ".</strong> ", MeaningOf(name).reading,
+                      "</p>\n", IntervalTable(std::string(info.title), rows, SpanOf(rows, true), true), missing.Html(),
+                      "</div>\n");
 }
 
 }  // namespace

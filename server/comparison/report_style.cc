@@ -59,7 +59,7 @@ constexpr char kTables[] = R"css(
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .875rem; line-height: 1.4; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; vertical-align: top; padding: .5rem .5rem .5rem 0; font-weight: 400; }
-thead th { color: var(--soft); font-size: .8125rem; vertical-align: bottom; border-bottom: 1px solid var(--ink); }
+thead th { overflow-wrap: normal; color: var(--soft); font-size: .8125rem; vertical-align: bottom; border-bottom: 1px solid var(--ink); }
 tbody tr { border-bottom: 1px solid var(--line); }
 .cards .number, .cards .standing { overflow-wrap: normal; }
 .cards .number { text-align: right; padding-left: .75rem; }
@@ -67,7 +67,7 @@ tbody tr { border-bottom: 1px solid var(--line); }
 .cards .range { display: block; }
 .cards .rank { width: 3rem; color: var(--soft); }
 .cards th[scope=row] { min-width: 9rem; max-width: 18rem; }
-.cards .name, .cards tbody th { font-weight: 600; }
+.cards tbody .name, .cards tbody th { font-weight: 600; }
 .cards .note { display: block; }
 .cards tr.marked { background: var(--faint); }
 .cards .standing { padding-left: .75rem; }
@@ -97,7 +97,7 @@ svg text.tick { fill: var(--soft); font-size: 12px; }
 svg text.axis-title { fill: var(--soft); font-size: 13px; }
 svg text.marked { font-weight: 700; fill: var(--accent); }
 svg text.label { paint-order: stroke; stroke: var(--paper); stroke-width: 3px; stroke-linejoin: round; }
-.plot { width: 100%; height: auto; max-width: 60rem; }
+.plot { width: 100%; height: auto; max-width: 56rem; }
 .track { width: 100%; height: 20px; }
 .grid { stroke: var(--line); stroke-width: 1; }
 .axis { stroke: var(--soft); stroke-width: 1; }
@@ -107,6 +107,8 @@ svg text.label { paint-order: stroke; stroke: var(--paper); stroke-width: 3px; s
 .interval.marked { stroke: var(--accent); stroke-width: 2.5; }
 .bar { fill: var(--bar); }
 .bar.marked { fill: var(--tint); }
+.value { stroke: var(--ink); stroke-width: 2; }
+.value.marked { stroke: var(--accent); stroke-width: 2.5; }
 .dot { fill: var(--ink); }
 .dot.marked { fill: var(--accent); }
 .for-narrow { display: none; }
@@ -117,13 +119,13 @@ svg text.label { paint-order: stroke; stroke: var(--paper); stroke-width: 3px; s
 )css";
 
 constexpr char kExamples[] = R"css(
-.examples { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 2rem 3rem; }
+.examples { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 2rem; }
 blockquote { margin: .25rem 0 .5rem; padding: .5rem .75rem; background: var(--faint); border: 1px solid var(--line);
   font-size: .875rem; white-space: pre-wrap; }
 article p { margin: 0 0 .25rem; font-size: .875rem; }
 .answers td, .answers th { padding: .25rem .5rem .25rem 0; }
 .answers .mark { width: 5rem; white-space: nowrap; }
-.answers th { width: 11rem; }
+.answers th { width: 46%; }
 .right .mark, .right .sign { color: var(--right); }
 .wrong .mark, .wrong .sign { color: var(--wrong); }
 .words { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem 3rem; margin: 0;
@@ -146,10 +148,11 @@ constexpr char kPhone[] = R"css(
   .cards th[scope=row] { grid-column: 1 / -1; max-width: none; padding: 0; font-size: 1rem; }
   .cards td, .cards .number, .cards .standing { padding: 0; text-align: left; }
   .cards td::before { content: attr(data-label); display: block; color: var(--soft); font-size: .8125rem; }
-  .cards td.rank { display: none; }
+  .cards td.rank { grid-column: 1 / -1; width: auto; font-size: .8125rem; }
+  .cards td.rank::before { display: inline; margin-right: .25rem; }
+  .scroll { margin: 0 -1rem; padding: 0 1rem; }
   .cards .quality { grid-column: 1 / -1; }
   .facts-table th { width: 8rem; }
-  .answers th { width: 8rem; }
   .intervals tbody th { width: 34%; }
 }
 )css";
@@ -157,21 +160,24 @@ constexpr char kPhone[] = R"css(
 constexpr char kPrint[] = R"css(
 @page { size: A4; margin: 16mm 15mm; }
 @media print {
-  body { font-size: 9.5pt; }
+  html { font-size: 9.25pt; }
   main, footer { max-width: none; padding: 0; }
   header { padding-top: 0; }
   section { margin-top: 1.25rem; padding-top: 1rem; }
-  h2, h3 { break-after: avoid; }
+  h2, h3, .prose { break-after: avoid; }
   figure, .panel, article, tr, pre, .words div, .key, .lead { break-inside: avoid; }
-  #side-effects, #examples, #settings { break-before: page; border-top: 0; margin-top: 0; padding-top: 0; }
+  #side-effects, #settings { break-before: page; border-top: 0; margin-top: 0; padding-top: 0; }
   .scroll, pre { overflow: visible; }
+  .cards .number, .cards .standing { padding-left: .6rem; padding-right: 0; }
+  .cards .track { display: none; }
+  .cards th[scope=row] { width: 22%; }
   pre { white-space: pre-wrap; }
-  table { font-size: 8pt; }
-  thead th, .note, .range { font-size: 7.5pt; }
-  th, td, .cards .number, .cards .standing { padding: .25rem .35rem .25rem 0; }
+  th, td { padding: .25rem .35rem .25rem 0; }
+  .cards .best { font-size: .65rem; }
   .cards th[scope=row], .cards .quality, .settings th, .settings td, .settings td:last-child { min-width: 0; }
-  .cards .figure, .cards .range { white-space: normal; }
-  .panels, .examples, .words { grid-template-columns: 1fr 1fr; gap: 1rem 1.5rem; }
+  .panels { grid-template-columns: 1fr 1fr; gap: 1rem 1.5rem; }
+  .examples, .words { grid-template-columns: 1fr 1fr 1fr; gap: 1rem 1.25rem; }
+  .intervals td:last-child { width: 6.5rem; }
   .cards tr.marked, .bar, .dot { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
 )css";

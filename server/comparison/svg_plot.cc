@@ -84,7 +84,8 @@ void Frame::FitValues(const ScatterPlot& plot) {
   }
   if (low > high) low = 0, high = 1;
   const double margin = std::max(0.005, 0.06 * (high - low));
-  y_ = {low - margin, high + margin, area_.bottom, area_.top};
+  // With room for labels above the best.
+  y_ = {low - margin, high + margin, area_.bottom, area_.top + kLabelHeight};
 }
 
 double Frame::X(const ScatterPoint& point) const { return point.cost > 0 ? x_.At(std::log10(point.cost)) : free_x_; }
@@ -181,7 +182,7 @@ std::string Leader(const PlacedPoint& p, const Box& box) {
 
 std::string PointSvg(const PlacedPoint& p, const Frame& frame, const Box& box) {
   const ScatterPoint& point = *p.point;
-  std::string svg = absl::StrCat("<g><title>", EscapeHtml(point.title), "</title>", Leader(p, box));
+  std::string svg = absl::StrCat("<g><title>", EscapeHtml(point.title), "</title>");
   if (point.upper > point.lower) {
     const double top = frame.Y(point.upper), bottom = frame.Y(point.lower);
     const absl::string_view kind = point.is_marked ? "interval marked" : "interval";
@@ -207,6 +208,7 @@ std::string ScatterSvg(const ScatterPlot& plot, absl::string_view id, int width,
                                  EscapeHtml(plot.description), "</desc>", frame.Axes(plot, width, height));
   const std::vector<PlacedPoint> points = PlacePoints(plot, frame);
   const std::vector<Box> boxes = PlaceAll(points, frame);
+  for (size_t i = 0; i < points.size(); ++i) absl::StrAppend(&svg, Leader(points[i], boxes[i]));
   for (size_t i = 0; i < points.size(); ++i) absl::StrAppend(&svg, PointSvg(points[i], frame, boxes[i]));
   return absl::StrCat(svg, "</svg>");
 }

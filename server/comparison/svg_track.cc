@@ -26,12 +26,17 @@ std::string TrackSvg(const Track& track) {
                     "\" y=\"4\" height=\"12\"/><line class=\"axis\" x1=\"", at(0), "\" x2=\"", at(0),
                     "\" y1=\"1\" y2=\"19\"/>");
   }
-  if (track.upper > track.lower) {
+  if (track.upper > track.lower && track.is_bar) {
     absl::StrAppend(&svg, "<line class=\"interval", marked, "\" x1=\"", at(track.lower), "\" x2=\"", at(track.upper),
                     "\" y1=\"10\" y2=\"10\"/>");
+  } else if (track.upper > track.lower) {
+    absl::StrAppend(&svg, "<rect class=\"bar", marked, "\" x=\"", at(track.lower), "\" width=\"",
+                    Percent(share(track.upper) - share(track.lower)), "\" y=\"5\" height=\"10\"/>");
   }
-  if (!track.is_bar)
-    absl::StrAppend(&svg, "<circle class=\"dot", marked, "\" cx=\"", at(track.value), "\" cy=\"10\" r=\"4.5\"/>");
+  if (!track.is_bar) {
+    absl::StrAppend(&svg, "<line class=\"value", marked, "\" x1=\"", at(track.value), "\" x2=\"", at(track.value),
+                    "\" y1=\"2\" y2=\"18\"/>");
+  }
   return absl::StrCat(svg, "</svg>");
 }
 

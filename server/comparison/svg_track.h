@@ -5,8 +5,8 @@
 
 namespace attune {
 
-// A bar from 0 to the value, or a dot at it, and its interval, on a line that spans low to high over the width that
-// the page gives. REQUIRES: finite, low < high.
+// A bar from 0 to the value with its interval, or a tick at the value on a band, over a line that spans low to high
+// over the width that the page gives. REQUIRES: finite, low < high.
 struct Track {
   std::string title;
   double low = 0, high = 1;
