@@ -6,7 +6,7 @@
 #include "absl/time/clock.h"
 #include "common/error.h"
 #include "common/resource_name.h"
-#include "server/comparison/report_html.h"
+#include "server/comparison/report/report_html.h"
 #include "server/rpc/check.h"
 #include "server/rpc/convert_comparison.h"
 #include "server/rpc/paging.h"

@@ -1,4 +1,4 @@
-#include "server/comparison/axis_ticks.h"
+#include "server/comparison/report/axis_ticks.h"
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"

@@ -1,4 +1,4 @@
-#include "server/comparison/html_text.h"
+#include "server/comparison/report/html_text.h"
 
 #include <string>
 

@@ -1,4 +1,4 @@
-#include "server/comparison/report_html.h"
+#include "server/comparison/report/report_html.h"
 
 #include <cmath>
 #include <cstdlib>
@@ -15,7 +15,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/comparison/measure_names.h"
-#include "server/comparison/report_names.h"
+#include "server/comparison/report/report_names.h"
 #include "tests/comparison/report_sample.h"
 
 namespace attune {

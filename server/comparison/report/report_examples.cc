@@ -4,9 +4,9 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
-#include "server/comparison/html_text.h"
-#include "server/comparison/report_names.h"
-#include "server/comparison/report_sections.h"
+#include "server/comparison/report/html_text.h"
+#include "server/comparison/report/report_names.h"
+#include "server/comparison/report/report_sections.h"
 
 namespace attune {
 namespace {

@@ -3,11 +3,11 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
-#include "server/comparison/html_text.h"
-#include "server/comparison/report_command.h"
-#include "server/comparison/report_names.h"
-#include "server/comparison/report_numbers.h"
-#include "server/comparison/report_sections.h"
+#include "server/comparison/report/html_text.h"
+#include "server/comparison/report/report_command.h"
+#include "server/comparison/report/report_names.h"
+#include "server/comparison/report/report_numbers.h"
+#include "server/comparison/report/report_sections.h"
 
 namespace attune {
 namespace {

@@ -1,5 +1,5 @@
-#ifndef ATTUNE_SERVER_COMPARISON_SVG_PLOT_H_
-#define ATTUNE_SERVER_COMPARISON_SVG_PLOT_H_
+#ifndef ATTUNE_SERVER_COMPARISON_REPORT_SVG_PLOT_H_
+#define ATTUNE_SERVER_COMPARISON_REPORT_SVG_PLOT_H_
 
 #include <string>
 #include <vector>
@@ -31,4 +31,4 @@ std::string ScatterSvg(const ScatterPlot& plot, absl::string_view id, int width,
 
 }  // namespace attune
 
-#endif  // ATTUNE_SERVER_COMPARISON_SVG_PLOT_H_
+#endif  // ATTUNE_SERVER_COMPARISON_REPORT_SVG_PLOT_H_

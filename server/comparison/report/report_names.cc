@@ -1,4 +1,4 @@
-#include "server/comparison/report_names.h"
+#include "server/comparison/report/report_names.h"
 
 #include <algorithm>
 #include <limits>

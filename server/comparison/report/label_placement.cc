@@ -1,4 +1,4 @@
-#include "server/comparison/label_placement.h"
+#include "server/comparison/report/label_placement.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,5 +1,5 @@
-#ifndef ATTUNE_SERVER_COMPARISON_SVG_TRACK_H_
-#define ATTUNE_SERVER_COMPARISON_SVG_TRACK_H_
+#ifndef ATTUNE_SERVER_COMPARISON_REPORT_SVG_TRACK_H_
+#define ATTUNE_SERVER_COMPARISON_REPORT_SVG_TRACK_H_
 
 #include <string>
 
@@ -18,4 +18,4 @@ std::string TrackSvg(const Track& track);
 
 }  // namespace attune
 
-#endif  // ATTUNE_SERVER_COMPARISON_SVG_TRACK_H_
+#endif  // ATTUNE_SERVER_COMPARISON_REPORT_SVG_TRACK_H_

@@ -1,9 +1,9 @@
-#include "server/comparison/report_missing.h"
+#include "server/comparison/report/report_missing.h"
 
 #include <algorithm>
 
 #include "server/comparison/measure_names.h"
-#include "server/comparison/report_numbers.h"
+#include "server/comparison/report/report_numbers.h"
 
 namespace attune {
 namespace {

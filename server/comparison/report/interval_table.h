@@ -1,5 +1,5 @@
-#ifndef ATTUNE_SERVER_COMPARISON_INTERVAL_TABLE_H_
-#define ATTUNE_SERVER_COMPARISON_INTERVAL_TABLE_H_
+#ifndef ATTUNE_SERVER_COMPARISON_REPORT_INTERVAL_TABLE_H_
+#define ATTUNE_SERVER_COMPARISON_REPORT_INTERVAL_TABLE_H_
 
 #include <optional>
 #include <string>
@@ -30,4 +30,4 @@ std::string IntervalTable(const std::string& caption, const std::vector<Interval
 
 }  // namespace attune
 
-#endif  // ATTUNE_SERVER_COMPARISON_INTERVAL_TABLE_H_
+#endif  // ATTUNE_SERVER_COMPARISON_REPORT_INTERVAL_TABLE_H_

@@ -1,11 +1,11 @@
-#include "server/comparison/svg_track.h"
+#include "server/comparison/report/svg_track.h"
 
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
-#include "server/comparison/html_text.h"
+#include "server/comparison/report/html_text.h"
 
 namespace attune {
 namespace {

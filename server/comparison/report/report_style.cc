@@ -1,4 +1,4 @@
-#include "server/comparison/report_style.h"
+#include "server/comparison/report/report_style.h"
 
 #include <string>
 

@@ -1,10 +1,10 @@
-#include "server/comparison/report_html.h"
+#include "server/comparison/report/report_html.h"
 
 #include "absl/strings/str_cat.h"
-#include "server/comparison/html_text.h"
-#include "server/comparison/report_names.h"
-#include "server/comparison/report_sections.h"
-#include "server/comparison/report_style.h"
+#include "server/comparison/report/html_text.h"
+#include "server/comparison/report/report_names.h"
+#include "server/comparison/report/report_sections.h"
+#include "server/comparison/report/report_style.h"
 
 namespace attune {
 namespace {

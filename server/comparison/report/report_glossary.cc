@@ -2,8 +2,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/comparison/measure_names.h"
-#include "server/comparison/report_names.h"
-#include "server/comparison/report_sections.h"
+#include "server/comparison/report/report_names.h"
+#include "server/comparison/report/report_sections.h"
 
 namespace attune {
 namespace {

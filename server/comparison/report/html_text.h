@@ -1,5 +1,5 @@
-#ifndef ATTUNE_SERVER_COMPARISON_HTML_TEXT_H_
-#define ATTUNE_SERVER_COMPARISON_HTML_TEXT_H_
+#ifndef ATTUNE_SERVER_COMPARISON_REPORT_HTML_TEXT_H_
+#define ATTUNE_SERVER_COMPARISON_REPORT_HTML_TEXT_H_
 
 #include <string>
 
@@ -21,4 +21,4 @@ std::string CutText(absl::string_view text, int max_characters);
 
 }  // namespace attune
 
-#endif  // ATTUNE_SERVER_COMPARISON_HTML_TEXT_H_
+#endif  // ATTUNE_SERVER_COMPARISON_REPORT_HTML_TEXT_H_

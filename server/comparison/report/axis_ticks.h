@@ -1,5 +1,5 @@
-#ifndef ATTUNE_SERVER_COMPARISON_AXIS_TICKS_H_
-#define ATTUNE_SERVER_COMPARISON_AXIS_TICKS_H_
+#ifndef ATTUNE_SERVER_COMPARISON_REPORT_AXIS_TICKS_H_
+#define ATTUNE_SERVER_COMPARISON_REPORT_AXIS_TICKS_H_
 
 #include <vector>
 
@@ -15,4 +15,4 @@ std::vector<double> TimeTicks(double low, double high, int most);
 
 }  // namespace attune
 
-#endif  // ATTUNE_SERVER_COMPARISON_AXIS_TICKS_H_
+#endif  // ATTUNE_SERVER_COMPARISON_REPORT_AXIS_TICKS_H_

@@ -1,4 +1,4 @@
-#include "server/comparison/report_command.h"
+#include "server/comparison/report/report_command.h"
 
 #include <algorithm>
 #include <cctype>

@@ -1,4 +1,4 @@
-#include "server/comparison/report_numbers.h"
+#include "server/comparison/report/report_numbers.h"
 
 #include <cmath>
 

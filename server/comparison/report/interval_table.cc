@@ -1,11 +1,11 @@
-#include "server/comparison/interval_table.h"
+#include "server/comparison/report/interval_table.h"
 
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
-#include "server/comparison/html_text.h"
-#include "server/comparison/report_numbers.h"
-#include "server/comparison/svg_track.h"
+#include "server/comparison/report/html_text.h"
+#include "server/comparison/report/report_numbers.h"
+#include "server/comparison/report/svg_track.h"
 
 namespace attune {
 namespace {

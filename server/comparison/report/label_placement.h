@@ -1,5 +1,5 @@
-#ifndef ATTUNE_SERVER_COMPARISON_LABEL_PLACEMENT_H_
-#define ATTUNE_SERVER_COMPARISON_LABEL_PLACEMENT_H_
+#ifndef ATTUNE_SERVER_COMPARISON_REPORT_LABEL_PLACEMENT_H_
+#define ATTUNE_SERVER_COMPARISON_REPORT_LABEL_PLACEMENT_H_
 
 #include <vector>
 
@@ -26,4 +26,4 @@ std::vector<Box> PlaceLabels(const std::vector<PointLabel>& labels, const std::v
 
 }  // namespace attune
 
-#endif  // ATTUNE_SERVER_COMPARISON_LABEL_PLACEMENT_H_
+#endif  // ATTUNE_SERVER_COMPARISON_REPORT_LABEL_PLACEMENT_H_

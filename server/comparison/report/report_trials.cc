@@ -3,12 +3,12 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "server/comparison/html_text.h"
-#include "server/comparison/interval_table.h"
+#include "server/comparison/report/html_text.h"
+#include "server/comparison/report/interval_table.h"
 #include "server/comparison/measure_names.h"
-#include "server/comparison/report_names.h"
-#include "server/comparison/report_numbers.h"
-#include "server/comparison/report_sections.h"
+#include "server/comparison/report/report_names.h"
+#include "server/comparison/report/report_numbers.h"
+#include "server/comparison/report/report_sections.h"
 
 namespace attune {
 namespace {

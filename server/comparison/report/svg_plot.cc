@@ -1,13 +1,13 @@
-#include "server/comparison/svg_plot.h"
+#include "server/comparison/report/svg_plot.h"
 
 #include <algorithm>
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "server/comparison/axis_ticks.h"
-#include "server/comparison/html_text.h"
-#include "server/comparison/label_placement.h"
+#include "server/comparison/report/axis_ticks.h"
+#include "server/comparison/report/html_text.h"
+#include "server/comparison/report/label_placement.h"
 
 namespace attune {
 namespace {
