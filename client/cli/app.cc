@@ -75,6 +75,7 @@ void BuildApp(CLI::App* app, Context* context) {
   AddChatCommand(app, context);
   AddScoringCommands(app, context);
   AddEvaluateCommand(app, context);
+  AddPromptCommands(app, context);
   app->footer(kFooter);
 }
 

@@ -51,12 +51,24 @@ std::string DescribeSettings(const v1::Hyperparameters& h) {
 
 std::string DescribeProgress(const v1::JobProgress& p) {
   if (p.step() == 0) return "";
+  if (p.train_loss() == 0) {  // a search
+    return absl::StrCat("call ", p.step(), "/", p.total_steps(), ", best score ", FormatNumber(p.validation_score()));
+  }
   std::string text = absl::StrCat("step ", p.step(), "/", p.total_steps(), ", loss ", FormatNumber(p.train_loss()));
   if (p.validation_loss() > 0) {
     absl::StrAppend(&text, ", validation loss ", FormatNumber(p.validation_loss()), " (best ",
                     FormatNumber(p.best_validation_loss()), "), token accuracy ",
                     FormatNumber(p.validation_token_accuracy()));
   }
+  return text;
+}
+
+std::string DescribeTextPrompt(const v1::TextPromptSearch& search) {
+  std::string text = "text prompt";
+  if (search.rounds() > 0) absl::StrAppend(&text, ", ", search.rounds(), " rounds");
+  if (search.candidates() > 0) absl::StrAppend(&text, ", ", search.candidates(), " candidates");
+  if (search.has_max_examples()) absl::StrAppend(&text, ", at most ", search.max_examples(), " examples");
+  if (search.max_calls() > 0) absl::StrAppend(&text, ", at most ", search.max_calls(), " calls");
   return text;
 }
 
@@ -76,6 +88,7 @@ std::string MethodName(const v1::TuningJob& job) {
     case v1::TuningJob::kPartial: return "partial";
     case v1::TuningJob::kLora: return "lora";
     case v1::TuningJob::kSoftPrompt: return "soft-prompt";
+    case v1::TuningJob::kTextPrompt: return "text-prompt";
     case v1::TuningJob::METHOD_NOT_SET: break;
   }
   return "";
@@ -93,6 +106,7 @@ std::string DescribeMethod(const v1::TuningJob& job) {
     int tokens = job.soft_prompt().num_virtual_tokens();
     return tokens > 0 ? absl::StrCat("soft prompt, ", tokens, " virtual tokens") : "soft prompt";
   }
+  if (job.has_text_prompt()) return DescribeTextPrompt(job.text_prompt());
   if (job.has_partial()) return DescribePartial(job.partial());
   return job.has_full() ? "full" : "";
 }

@@ -12,6 +12,7 @@ const char* Method(ModelKind kind) {
     case ModelKind::kFullWeights: return "fine-tuning of the weights";
     case ModelKind::kLora: return "LoRA";
     case ModelKind::kSoftPrompt: return "soft prompt (prompt tuning)";
+    case ModelKind::kTextPrompt: return "text prompt (an instruction and examples; no weights)";
   }
   return "";
 }

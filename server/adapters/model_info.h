@@ -10,7 +10,7 @@
 
 namespace attune {
 
-enum class ModelKind { kBase = 1, kFullWeights = 2, kLora = 3, kSoftPrompt = 4 };
+enum class ModelKind { kBase = 1, kFullWeights = 2, kLora = 3, kSoftPrompt = 4, kTextPrompt = 7 };
 
 // Shape of the network, for people.
 struct Architecture {

@@ -12,6 +12,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "common/error.h"
+#include "server/evaluation/calibration.h"
 #include "server/evaluation/choices.h"
 #include "server/evaluation/tally.h"
 #include "server/tokenizer/stream_decoder.h"
@@ -61,15 +62,22 @@ RenderOptions MakeRenderOptions(const EvaluationOptions& options, const ServedMo
   return render;
 }
 
+// What a text prompt's calibration goes with.
+bool UsesOwnTemplates(const EvaluationOptions& options, const ServedModel& model, const DatasetInfo& data) {
+  return options.prompt_template.empty() && options.completion_template.empty() && model.info.dataset_kind == data.kind;
+}
+
 class Evaluation {
  public:
   Evaluation(Engine* engine, std::shared_ptr<const ServedModel> model, const EvaluationOptions& options,
-             ExampleRenderer renderer, ChoiceSet choices, const std::function<bool(int64_t, int64_t)>& on_progress)
+             ExampleRenderer renderer, ChoiceSet choices, std::vector<double> offsets,
+             const std::function<bool(int64_t, int64_t)>& on_progress)
       : engine_(engine),
         model_(std::move(model)),
         options_(options),
         renderer_(std::move(renderer)),
         choices_(std::move(choices)),
+        offsets_(std::move(offsets)),
         on_progress_(on_progress) {}
 
   absl::StatusOr<EvaluationResult> Run(const std::vector<Row>& rows, int64_t total) {
@@ -186,10 +194,8 @@ class Evaluation {
     tally_.AddAnswer(scored[0], item->has_loss);
     if (!choices_.empty()) {
       ATTUNE_ASSIGN_OR_RETURN(std::string expected, choices_.LabelOf(*item->row));
-      auto best = std::max_element(scored.begin() + 1, scored.end(), [](const auto& a, const auto& b) {
-        return a.logprob < b.logprob;
-      });
-      tally_.AddLabel(expected, choices_.labels()[best - scored.begin() - 1]);
+      const size_t best = Likeliest(LabelScores(absl::MakeConstSpan(scored).subspan(1), offsets_));
+      tally_.AddLabel(expected, choices_.labels()[best]);
     }
     return item->generation ? HarvestGeneration(item) : absl::OkStatus();
   }
@@ -215,6 +221,7 @@ class Evaluation {
   const EvaluationOptions& options_;
   const ExampleRenderer renderer_;
   const ChoiceSet choices_;
+  const std::vector<double> offsets_;  // of the labels; empty: none
   const std::function<bool(int64_t, int64_t)>& on_progress_;
   Tally tally_;
   int64_t done_ = 0, total_ = 0;
@@ -234,7 +241,10 @@ absl::StatusOr<EvaluationResult> Evaluate(Engine* engine, std::shared_ptr<const 
                           ExampleRenderer::Create(model->tokenizer_view, model->chat_template(), render));
   int64_t total = static_cast<int64_t>(rows.size());
   if (options.max_examples > 0) total = std::min(total, options.max_examples);
-  Evaluation evaluation(engine, std::move(model), options, std::move(renderer), std::move(choices), on_progress);
+  std::vector<double> offsets;
+  if (UsesOwnTemplates(options, *model, info)) offsets = OffsetsFor(model->label_offsets, choices.labels());
+  Evaluation evaluation(engine, std::move(model), options, std::move(renderer), std::move(choices), std::move(offsets),
+                        on_progress);
   return evaluation.Run(rows, total);
 }
 

@@ -11,16 +11,9 @@
 #include "server/data/dataset_store.h"
 #include "server/data/example.h"
 #include "server/engine/engine.h"
+#include "server/evaluation/proportion.h"
 
 namespace attune {
-
-// A share with its 95% Wilson score interval (Wilson 1927).
-struct Proportion {
-  double value = 0, lower = 0, upper = 0;
-  int64_t count = 0;
-};
-// REQUIRES: 0 <= successes <= trials. All zero for no trials.
-Proportion WilsonInterval(int64_t successes, int64_t trials);
 
 struct LabelResult {
   std::string label;

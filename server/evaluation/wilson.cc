@@ -1,7 +1,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "server/evaluation/evaluator.h"
+#include "server/evaluation/proportion.h"
 
 namespace attune {
 

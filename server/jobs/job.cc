@@ -54,8 +54,8 @@ absl::string_view TargetModuleName(TargetModule module) {
 }
 
 absl::string_view MethodName(const MethodSpec& method) {
-  constexpr absl::string_view kNames[] = {"full", "partial", "lora", "soft_prompt"};
-  static_assert(std::variant_size_v<MethodSpec> == 4);
+  constexpr absl::string_view kNames[] = {"full", "partial", "lora", "soft_prompt", "text_prompt"};
+  static_assert(std::variant_size_v<MethodSpec> == 5);
   return kNames[method.index()];
 }
 

@@ -40,6 +40,19 @@ void VisitFields(Is<SoftPromptSpec> auto& s, auto f) {
   f("init_text", s.init_text);
 }
 
+void VisitFields(Is<TextPromptSpec> auto& s, auto f) {
+  f("instructions", s.instructions);
+  f("max_examples", s.max_examples);
+  f("selection", s.selection);
+  f("candidates", s.candidates);
+  f("rounds", s.rounds);
+  f("metric", s.metric);
+  f("calibrate", s.calibrate);
+  f("max_calls", s.max_calls);
+  f("max_tokens", s.max_tokens);
+  f("max_minutes", s.max_minutes);
+}
+
 void VisitFields(Is<Hyperparameters> auto& s, auto f) {
   f("epochs", s.epochs);
   f("max_steps", s.max_steps);
@@ -106,6 +119,7 @@ void VisitFields(Is<JobProgress> auto& s, auto f) {
   f("learning_rate", s.learning_rate);
   f("gradient_norm", s.gradient_norm);
   f("eta_seconds", s.eta_seconds);
+  f("validation_score", s.validation_score);
 }
 
 void VisitFields(Is<DataReport> auto& s, auto f) {

@@ -43,10 +43,13 @@ const std::map<std::string, std::set<std::string>>& Allowed() {
       {"server/engine", {"server/adapters", "server/model", "server/model/weights",
                          "server/model/kernels", "server/model/kernels/cuda", "server/tokenizer", "server/device", "server/grammar"}},
       {"server/evaluation", {"server/engine", "server/adapters", "server/data", "server/tokenizer"}},
+      {"server/evaluation/prompt_search", {"server/evaluation", "server/engine", "server/adapters", "server/data",
+                                           "server/tokenizer", "server/jobs"}},
       {"server/rpc", {"server/jobs", "server/engine", "server/adapters", "server/evaluation", "server/data",
                       "server/tokenizer", "server/metrics", "server/grammar"}},
       {"server", {"server/rpc", "server/jobs", "server/device", "server/metrics", "server/engine", "server/model", "server/model/weights", "server/model/kernels", "server/tokenizer", "server/data", "server/grammar",
-                  "server/adapters", "server/tuning", "server/tuning/methods", "server/evaluation"}},
+                  "server/adapters", "server/tuning", "server/tuning/methods", "server/evaluation",
+                  "server/evaluation/prompt_search"}},
   };
   return *allowed;
 }

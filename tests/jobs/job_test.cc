@@ -43,6 +43,7 @@ TEST(JobTest, NamesAreTheProtos) {
   EXPECT_EQ(MethodName(PartialSpec()), "partial");
   EXPECT_EQ(MethodName(LoraSpec()), "lora");
   EXPECT_EQ(MethodName(SoftPromptSpec()), "soft_prompt");
+  EXPECT_EQ(MethodName(TextPromptSpec()), "text_prompt");
 }
 
 }  // namespace

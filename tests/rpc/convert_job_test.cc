@@ -84,7 +84,22 @@ TEST(ConvertJobTest, EveryFieldSurvivesForEveryMethod) {
   soft.mutable_soft_prompt()->set_num_virtual_tokens(5);
   soft.mutable_soft_prompt()->set_init(v1::SoftPromptTuning::TEXT);
   soft.mutable_soft_prompt()->set_init_text("hello");
-  for (const v1::TuningJob& job : {full, partial, lora, soft}) {
+  v1::TuningJob text = FullJob();
+  text.clear_hyperparameters();
+  text.mutable_hyperparameters()->set_seed(3);
+  text.mutable_data()->set_train_on_prompt(false);
+  v1::TextPromptSearch* search = text.mutable_text_prompt();
+  search->add_instructions("Classify.");
+  search->set_max_examples(0);
+  search->set_example_selection(v1::TextPromptSearch::DIVERSE);
+  search->set_candidates(5);
+  search->set_rounds(2);
+  search->set_metric(v1::TextPromptSearch::EXACT_MATCH);
+  search->set_calibrate(false);
+  search->set_max_calls(100);
+  search->set_max_tokens(1000);
+  search->set_max_minutes(1.5);
+  for (const v1::TuningJob& job : {full, partial, lora, soft, text}) {
     v1::TuningJob back = RoundTrip(job);
     EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(job, back))
         << job.DebugString() << "became\n"

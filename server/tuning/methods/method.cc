@@ -28,6 +28,9 @@ int64_t LoraParameters(const LoraSpec& spec, const ModelConfig& config) {
   return per_layer * config.layers;
 }
 
+// Text prompts are searched for, by another runner.
+absl::Status TrainsNothing() { return absl::InternalError("a text prompt came to the runner that trains"); }
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Method>> MakeMethod(const MethodSpec& spec, std::shared_ptr<const BaseModel> base,
@@ -38,6 +41,7 @@ absl::StatusOr<std::unique_ptr<Method>> MakeMethod(const MethodSpec& spec, std::
                         [&](const PartialSpec& s) -> Result { return MakePartial(s, base); },
                         [&](const LoraSpec& s) -> Result { return MakeLora(s, base, seed); },
                         [&](const SoftPromptSpec& s) -> Result { return MakeSoftPrompt(s, base, seed); },
+                        [&](const TextPromptSpec&) -> Result { return TrainsNothing(); },
                     },
                     spec);
 }
@@ -57,6 +61,7 @@ absl::StatusOr<int64_t> CountTrainable(const MethodSpec& spec, const BaseModel& 
                         [&](const SoftPromptSpec& s) -> Result {
                           return (s.num_virtual_tokens ? s.num_virtual_tokens : 20) * base.config.hidden;
                         },
+                        [&](const TextPromptSpec&) -> Result { return TrainsNothing(); },
                     },
                     spec);
 }
