@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 
 namespace attune::cli {
 namespace {
@@ -20,6 +21,12 @@ struct Edit {
   absl::string_view line;
   size_t old_before, new_before;
 };
+
+// The last line end ends the last line; it begins none.
+Lines LinesOf(absl::string_view text) {
+  absl::ConsumeSuffix(&text, "\n");
+  return absl::StrSplit(text, '\n');
+}
 
 // common[i][j]: the longest common subsequence of a from i on and b from j on.
 std::vector<std::vector<uint32_t>> CommonLengths(const Lines& a, const Lines& b) {
@@ -67,7 +74,7 @@ void AppendHunk(const std::vector<Edit>& edits, size_t begin, size_t end, std::s
 
 std::string UnifiedDiff(absl::string_view old_name, absl::string_view old_text, absl::string_view new_name,
                         absl::string_view new_text) {
-  const std::vector<Edit> edits = Edits(absl::StrSplit(old_text, '\n'), absl::StrSplit(new_text, '\n'));
+  const std::vector<Edit> edits = Edits(LinesOf(old_text), LinesOf(new_text));
   std::string out;
   const auto is_change = [](const Edit& edit) { return edit.kind != ' '; };
   for (auto at = std::find_if(edits.begin(), edits.end(), is_change); at != edits.end();) {

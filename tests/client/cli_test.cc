@@ -404,7 +404,7 @@ TEST_F(CliTest, PromptsDiffIsUnified) {
   b.set_prompt_template("1\ntwo\n3");
   CliResult r = Run({"prompts", "diff", "a", "b"});
   EXPECT_EQ(r.code, 0) << r.err;
-  EXPECT_EQ(r.out, "--- models/a\n+++ models/b\n@@ -1,4 +1,4 @@\n 1\n-2\n+two\n 3\n \n");
+  EXPECT_EQ(r.out, "--- models/a\n+++ models/b\n@@ -1,3 +1,3 @@\n 1\n-2\n+two\n 3\n");
   EXPECT_EQ(Run({"prompts", "diff", "a", "a"}).out, "");
 }
 

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "common/error.h"
 #include "common/file.h"
 #include "server/data/chat_encoder.h"
@@ -17,6 +18,7 @@ namespace {
 
 constexpr int kMostTokens = 80;  // of an instruction
 constexpr size_t kMostShownBytes = 300;  // of a row's input
+constexpr absl::Duration kRetryInterval = absl::Milliseconds(50);  // after the engine's queue was full
 
 absl::StatusOr<std::vector<int32_t>> Encode(const ServedModel& model, const std::string& question) {
   if (model.chat_template() != nullptr) {
@@ -91,7 +93,7 @@ absl::StatusOr<std::vector<std::string>> Proposer::Ask(const std::string& questi
   params.priority = kSearchPriority;
   params.tenant = host_.tenant;
   const absl::Time start = absl::Now();
-  ATTUNE_ASSIGN_OR_RETURN(std::vector<std::string> written, Generate(std::move(params)));
+  ATTUNE_ASSIGN_OR_RETURN(std::vector<std::string> written, Generate(params));
   host_.memo->calls += count;
   host_.memo->tokens += tokens * count;
   host_.memo->seconds += absl::ToDoubleSeconds(absl::Now() - start);
@@ -101,12 +103,16 @@ absl::StatusOr<std::vector<std::string>> Proposer::Ask(const std::string& questi
   return instructions;
 }
 
-absl::StatusOr<std::vector<std::string>> Proposer::Generate(GenerateParams params) {
+absl::StatusOr<std::vector<std::string>> Proposer::Generate(const GenerateParams& params) {
   std::vector<StreamDecoder> decoders(params.n, StreamDecoder(host_.model->tokenizer_view, {}));
   std::vector<std::string> written(params.n);
-  absl::StatusOr<std::unique_ptr<Generation>> generation = host_.engine->Generate(std::move(params));
-  // A full queue is no reason to fail: there are other candidates.
-  if (GetErrorDetails(generation.status()).reason == "QUEUE_FULL") return written;
+  if (host_.stop_request() != StopRequest::kNone) return SearchStopped();
+  absl::StatusOr<std::unique_ptr<Generation>> generation = host_.engine->Generate(params);
+  while (GetErrorDetails(generation.status()).reason == "QUEUE_FULL") {
+    if (host_.stop_request() != StopRequest::kNone) return SearchStopped();
+    absl::SleepFor(kRetryInterval);
+    generation = host_.engine->Generate(params);
+  }
   if (!generation.ok()) return AwaitStop(host_, generation.status());
   GenerationUpdate update;
   while ((*generation)->Next(&update)) {

@@ -28,7 +28,7 @@ class Proposer {
  private:
   absl::StatusOr<std::string> Describe(const std::vector<int64_t>& train_rows) const;
   absl::StatusOr<std::vector<std::string>> Ask(const std::string& question, int count);
-  absl::StatusOr<std::vector<std::string>> Generate(GenerateParams params);
+  absl::StatusOr<std::vector<std::string>> Generate(const GenerateParams& params);
 
   const SearchHost& host_;
 };

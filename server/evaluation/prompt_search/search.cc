@@ -94,7 +94,10 @@ absl::StatusOr<std::vector<Candidate>> PromptSearch::CandidatesFor(int64_t round
 absl::StatusOr<std::vector<int64_t>> PromptSearch::ErrorsOf(const PreparedPrompt& prompt) {
   constexpr double kWrong = 0.5;
   std::vector<int64_t> rows;
-  for (int64_t index : pool_.DrawExamples(kCheckedRows)) rows.push_back(TrainingRow(index));
+  const std::vector<int64_t>& own = prompt.candidate().examples;  // whose answers it shows
+  for (int64_t index : pool_.DrawExamples(kCheckedRows)) {
+    if (std::find(own.begin(), own.end(), index) == own.end()) rows.push_back(TrainingRow(index));
+  }
   ATTUNE_RETURN_IF_ERROR(scorer_.Score({&prompt}, rows).status());
   std::vector<int64_t> errors;
   for (int64_t row : rows) {

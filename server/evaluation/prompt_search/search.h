@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "server/evaluation/proportion.h"
 #include "server/evaluation/prompt_search/candidate_pool.h"
 #include "server/evaluation/prompt_search/prepared_prompt.h"
 #include "server/evaluation/prompt_search/proposer.h"

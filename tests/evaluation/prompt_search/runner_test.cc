@@ -10,6 +10,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "common/database.h"
 #include "common/error.h"
 #include "server/data/text_prompt.h"
