@@ -1,5 +1,6 @@
 #include "server/evaluation/prompt_search/prepared_prompt.h"
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -14,6 +15,15 @@ using Metric = TextPromptSpec::Metric;
 // exp of the mean log-probability of a token.
 double MeanProbability(const ScoredContinuation& answer) {
   return std::exp(answer.logprob / static_cast<double>(answer.tokens.size()));
+}
+
+// What a template takes of a request beside the row.
+absl::StatusOr<int64_t> OwnTokens(const ServedModel& model, const std::string& prompt_template) {
+  ATTUNE_ASSIGN_OR_RETURN(PromptTemplate whole, PromptTemplate::Parse(prompt_template));
+  Columns empty;
+  for (const std::string& name : whole.variables()) empty[name] = "";
+  ATTUNE_ASSIGN_OR_RETURN(std::string text, whole.Render(empty));
+  return static_cast<int64_t>(TextEncoder(model.tokenizer_view).Begin(text, false).size());
 }
 
 }  // namespace
@@ -33,19 +43,14 @@ absl::StatusOr<PreparedPrompt> PreparedPrompt::Make(const ServedModel& model, co
   RenderOptions render;
   ATTUNE_ASSIGN_OR_RETURN(render.prompt_template, MakePromptTemplate(text));
   render.completion_template = text.output_template;
-  // As it serves: a tuned model's limit on examples is not one on prompts with examples in them.
-  render.max_tokens = model.context_tokens();
+  ATTUNE_ASSIGN_OR_RETURN(const int64_t own_tokens, OwnTokens(model, render.prompt_template));
+  render.max_tokens = std::min(model.context_tokens(), own_tokens + data.max_tokens);
   ATTUNE_ASSIGN_OR_RETURN(ExampleRenderer renderer,
                           ExampleRenderer::Create(model.tokenizer_view, model.chat_template(), render));
   ATTUNE_ASSIGN_OR_RETURN(ChoiceSet choices, ChoiceSet::Make(model.tokenizer(), DatasetKind::kPromptCompletion,
                                                              text.output_template, data.labels, {}));
-  Columns empty;
-  ATTUNE_ASSIGN_OR_RETURN(PromptTemplate input, PromptTemplate::Parse(text.input_template));
-  for (const std::string& name : input.variables()) empty[name] = "";
-  ATTUNE_ASSIGN_OR_RETURN(PromptTemplate whole, PromptTemplate::Parse(render.prompt_template));
-  ATTUNE_ASSIGN_OR_RETURN(std::string bare, whole.Render(empty));
   PreparedPrompt prompt(&data, std::move(candidate), std::move(text), std::move(renderer), std::move(choices));
-  prompt.tokens_ = static_cast<int64_t>(TextEncoder(model.tokenizer_view).Begin(bare, false).size());
+  prompt.tokens_ = own_tokens;
   return prompt;
 }
 

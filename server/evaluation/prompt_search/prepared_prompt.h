@@ -25,6 +25,8 @@ class PreparedPrompt {
   const std::string& key() const { return key_; }
   // What `text` takes of every request, tokens.
   int64_t tokens() const { return tokens_; }
+  // The longest request with its answer: rows are cut to this, as they are when it serves.
+  int64_t max_tokens() const { return renderer_.options().max_tokens; }
 
   // What is to be scored of a row: the labels, or the expected answer. OUT_OF_RANGE if it does
   // not fit.

@@ -134,6 +134,7 @@ absl::StatusOr<JobOutcome> PromptSearchRun::Publish(const SearchOutcome& outcome
   info.display_name = job_.spec.display_name;
   info.base_model = job_.spec.base_model;
   info.tuning_job = job_.spec.id;
+  info.max_sequence_tokens = outcome.max_tokens;
   info.metrics["validation_score"] = outcome.score.value;
   info.metrics["validation_score_lower"] = outcome.score.lower;
   info.metrics["validation_score_upper"] = outcome.score.upper;

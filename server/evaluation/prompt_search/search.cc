@@ -171,6 +171,7 @@ absl::StatusOr<SearchOutcome> PromptSearch::Finish() {
   }
   SearchOutcome outcome;
   outcome.prompt = prompts_[winner].text();
+  outcome.max_tokens = prompts_[winner].max_tokens();
   outcome.score = Estimate(winner, rows);
   outcome.baseline = MeanInterval(Values(0, rows, /*calibrated=*/false));
   if (IsCalibrated(winner, rows)) {

@@ -27,6 +27,7 @@ struct SearchRound {
 
 struct SearchOutcome {
   TextPrompt prompt;    // with its calibration and the trials
+  int64_t max_tokens = 0;  // of a request with its answer
   Proportion score;     // of it, over the validation rows of the final
   Proportion baseline;  // of the data's own template with nothing before it, over as many rows
 };

@@ -17,6 +17,8 @@ namespace {
 
 using Metric = TextPromptSpec::Metric;
 
+constexpr int64_t kMostTokens = 2048;  // of a row, and of a prompt, unless the job says otherwise
+
 // Rows that fit, and their tokens under the data's own templates.
 struct RenderedRows {
   std::vector<Row> rows;
@@ -48,7 +50,7 @@ absl::StatusOr<RenderOptions> ChooseRender(const JobSpec& spec, const DatasetInf
   render.prompt_template = spec.data.prompt_template.empty() ? info.prompt_template : spec.data.prompt_template;
   render.completion_template =
       spec.data.completion_template.empty() ? info.completion_template : spec.data.completion_template;
-  render.max_tokens = std::min<int64_t>(2048, context_tokens);
+  render.max_tokens = std::min(kMostTokens, context_tokens);
   if (spec.data.max_sequence_tokens > context_tokens) {
     return InvalidField("tuning_job.data.max_sequence_tokens",
                         absl::StrCat(spec.data.max_sequence_tokens, " is more than the ", context_tokens,
@@ -89,10 +91,10 @@ void Account(const std::vector<Example>& train, const std::vector<Example>& vali
   data->row_tokens = validation.empty() ? 0 : tokens / static_cast<int64_t>(validation.size());
 }
 
-// Half of the room is for examples, in equal shares.
-std::vector<int64_t> Eligible(const std::vector<Example>& train, int64_t max_tokens, int64_t max_examples) {
+// Half of a prompt's room is for examples, in equal shares.
+std::vector<int64_t> Eligible(const std::vector<Example>& train, int64_t context_tokens, int64_t max_examples) {
   std::vector<int64_t> eligible;
-  const int64_t share = max_tokens / 2 / std::max<int64_t>(1, max_examples);
+  const int64_t share = std::min(kMostTokens, context_tokens) / 2 / std::max<int64_t>(1, max_examples);
   for (size_t i = 0; i < train.size(); ++i) {
     const bool fits = static_cast<int64_t>(train[i].tokens.size()) <= share && !train[i].truncated;
     if (fits) eligible.push_back(static_cast<int64_t>(i));
@@ -188,7 +190,7 @@ absl::StatusOr<SearchData> PrepareSearch(const DatasetStore& datasets, const Job
   data.validation = std::move(validation.rows);
   ShuffleBySeed(&data.validation, settings.seed);
   data.max_tokens = render.max_tokens;
-  data.eligible = Eligible(train.examples, render.max_tokens, settings.max_examples);
+  data.eligible = Eligible(train.examples, model.context_tokens(), settings.max_examples);
   ATTUNE_ASSIGN_OR_RETURN(data.formats, MakeFormats(render.prompt_template, render.completion_template));
   ATTUNE_ASSIGN_OR_RETURN(PromptTemplate input, PromptTemplate::Parse(render.prompt_template));
   for (const Row& row : data.train) data.features.push_back(TextFeatures(TextOf(row, input)));

@@ -37,7 +37,7 @@ struct SearchData {
   TextPromptSpec::Metric metric = TextPromptSpec::Metric::kUnspecified;  // never kUnspecified
   std::vector<std::string> labels;         // empty unless the metric is kLabelAccuracy
   std::vector<PromptFormat> formats;
-  int64_t max_tokens = 0;                  // of an example
+  int64_t max_tokens = 0;                  // of a row with its answer, without what comes before it
   int64_t row_tokens = 0;                  // mean, prompt and answer
   DataReport report;
 };
