@@ -290,10 +290,37 @@ TEST_F(CliTest, TuneOtherMethods) {
 }
 
 TEST_F(CliTest, TuneTextPromptFillsTheSearch) {
-  CliResult r = Run({"tune", "--base", "m", "--data", "d", "--method", "text-prompt", "--instruction", "Classify.\\nNow.",
-                     "--instruction", "Say {{it}}.", "--max-examples", "0", "--example-selection", "diverse",
-                     "--candidates", "5", "--rounds", "2", "--metric", "exact-match", "--calibrate", "off", "--max-calls",
-                     "100", "--max-model-tokens", "1000", "--max-minutes", "1.5", "--seed", "3"});
+  CliResult r = Run({"tune",
+                     "--base",
+                     "m",
+                     "--data",
+                     "d",
+                     "--method",
+                     "text-prompt",
+                     "--instruction",
+                     "Classify.\\nNow.",
+                     "--instruction",
+                     "Say {{it}}.",
+                     "--max-examples",
+                     "0",
+                     "--example-selection",
+                     "diverse",
+                     "--candidates",
+                     "5",
+                     "--rounds",
+                     "2",
+                     "--metric",
+                     "exact-match",
+                     "--calibrate",
+                     "off",
+                     "--max-calls",
+                     "100",
+                     "--max-model-tokens",
+                     "1000",
+                     "--max-minutes",
+                     "1.5",
+                     "--seed",
+                     "3"});
   EXPECT_EQ(r.code, 0) << r.err;
   EXPECT_THAT(r.out, HasSubstr("text prompt, 2 rounds, 5 candidates, at most 0 examples, at most 100 calls"));
   const auto job = state().RequestOf<v1::CreateTuningJobRequest>("CreateTuningJob").tuning_job();
@@ -383,9 +410,9 @@ TEST_F(CliTest, PromptsEditMakesANewModel) {
 TEST_F(CliTest, PromptsCreateTakesTheTextFromAFileToo) {
   const std::string path = ::testing::TempDir() + "attune_cli_test.txt";
   std::ofstream(path) << "Read this.\n";
-  CliResult r = Run({"prompts", "create", "base", "--file", path, "--template", "Text: {{text}}\\nLabel:",
-                     "--completion-template", " {{label}}", "--example", "{\"text\": \"a\", \"label\": \"b\"}",
-                     "--as", "hand"});
+  CliResult r = Run({"prompts", "create", "base", "--file", path, "--template",
+                     "Text: {{text}}\\nLabel:", "--completion-template", " {{label}}", "--example",
+                     "{\"text\": \"a\", \"label\": \"b\"}", "--as", "hand"});
   EXPECT_EQ(r.code, 0) << r.err;
   const auto request = state().RequestOf<v1::CreateTextPromptRequest>("CreateTextPrompt");
   EXPECT_EQ(request.base_model(), "models/base");

@@ -27,8 +27,9 @@ std::string RenderWith(const TextPrompt& prompt, const Columns& columns) {
 }
 
 TEST(TextPromptTest, InstructionExamplesAndInputInThisOrder) {
-  EXPECT_EQ(RenderWith(Mood(), {{"text", "a meal"}}),
-            "Is it glad or sad?\n\nText: a sunny day\nMood: glad\n\nText: a dark day\nMood: sad\n\nText: a meal\nMood:");
+  EXPECT_EQ(
+      RenderWith(Mood(), {{"text", "a meal"}}),
+      "Is it glad or sad?\n\nText: a sunny day\nMood: glad\n\nText: a dark day\nMood: sad\n\nText: a meal\nMood:");
   TextPrompt bare = Mood();
   bare.instruction.clear();
   bare.examples.clear();
@@ -36,13 +37,14 @@ TEST(TextPromptTest, InstructionExamplesAndInputInThisOrder) {
 }
 
 TEST(TextPromptTest, BracesInTheTextStayText) {
-  for (const char* text : {"{{x}}", "{{", "}}", "{{{", "\\{{x}}", "\\\\{{", "a { b {{text}} c", "{", "ends with {{{{"}) {
+  for (const char* text :
+       {"{{x}}", "{{", "}}", "{{{", "\\{{x}}", "\\\\{{", "a { b {{text}} c", "{", "ends with {{{{"}) {
     TextPrompt prompt = Mood();
     prompt.instruction = text;
     prompt.examples[0]["text"] = text;
-    EXPECT_EQ(RenderWith(prompt, {{"text", "{{y}}"}}),
-              std::string(text) + "\n\nText: " + text +
-                  "\nMood: glad\n\nText: a dark day\nMood: sad\n\nText: {{y}}\nMood:")
+    EXPECT_EQ(
+        RenderWith(prompt, {{"text", "{{y}}"}}),
+        std::string(text) + "\n\nText: " + text + "\nMood: glad\n\nText: a dark day\nMood: sad\n\nText: {{y}}\nMood:")
         << text;
     EXPECT_EQ(PromptTemplate::Parse(*MakePromptTemplate(prompt))->variables(), std::vector<std::string>{"text"});
   }

@@ -1,8 +1,8 @@
 #include "server/evaluation/calibration.h"
 
-#include <cmath>
-
 #include <gtest/gtest.h>
+
+#include <cmath>
 
 namespace attune {
 namespace {
@@ -40,9 +40,7 @@ TEST(CalibrationTest, OffsetsAreByLabelAndForAllOrNone) {
   EXPECT_TRUE(OffsetsFor({}, {"a"}).empty());
 }
 
-TEST(CalibrationTest, TheFirstOfEqualsIsTheLikeliest) {
-  EXPECT_EQ(Likeliest({-1, -0.5, -0.5}), 1);
-}
+TEST(CalibrationTest, TheFirstOfEqualsIsTheLikeliest) { EXPECT_EQ(Likeliest({-1, -0.5, -0.5}), 1); }
 
 }  // namespace
 }  // namespace attune

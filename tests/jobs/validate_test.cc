@@ -163,9 +163,8 @@ TEST(ValidateTest, ASearchTakesNoTrainingSettings) {
   spec.hyperparameters.epochs = 2;
   spec.data.train_on_prompt = true;
   spec.data.validation_fraction = -1;
-  EXPECT_THAT(BadFields(spec),
-              UnorderedElementsAre("tuning_job.hyperparameters", "tuning_job.data.train_on_prompt",
-                                   "tuning_job.data.validation_fraction"));
+  EXPECT_THAT(BadFields(spec), UnorderedElementsAre("tuning_job.hyperparameters", "tuning_job.data.train_on_prompt",
+                                                    "tuning_job.data.validation_fraction"));
   spec.hyperparameters.epochs = 0;
   spec.data.train_on_prompt = false;
   spec.validation_dataset = "v";

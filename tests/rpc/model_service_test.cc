@@ -203,8 +203,7 @@ TEST_F(ModelServiceTest, ATextPromptIsMadeShownAndServed) {
   EXPECT_EQ(model.kind(), v1::Model::TEXT_PROMPT);
   EXPECT_EQ(model.base_model(), "models/base");
   EXPECT_EQ(model.display_name(), "Mood");
-  EXPECT_EQ(model.prompt_template(),
-            "\\{{Glad}} or sad?\n\nText: sunny\nMood: glad\n\nText: {{text}}\nMood:");
+  EXPECT_EQ(model.prompt_template(), "\\{{Glad}} or sad?\n\nText: sunny\nMood: glad\n\nText: {{text}}\nMood:");
   EXPECT_EQ(model.completion_template(), " {{label}}");
   EXPECT_EQ(model.dataset_kind(), v1::Dataset::PROMPT_COMPLETION);
   v1::TextPrompt shown;
@@ -234,7 +233,8 @@ TEST_F(ModelServiceTest, TextPromptsAreChecked) {
   EXPECT_EQ(field([](Request* r) { r->clear_base_model(); }), "base_model");
   EXPECT_EQ(field([](Request* r) { r->clear_text_prompt(); }), "text_prompt");
   EXPECT_EQ(field([](Request* r) { r->set_model_id("No Id"); }), "model_id");
-  EXPECT_EQ(field([](Request* r) { r->mutable_text_prompt()->set_input_template("{{x"); }), "text_prompt.input_template");
+  EXPECT_EQ(field([](Request* r) { r->mutable_text_prompt()->set_input_template("{{x"); }),
+            "text_prompt.input_template");
   EXPECT_EQ(field([](Request* r) { r->mutable_text_prompt()->set_output_template("{{}}"); }),
             "text_prompt.output_template");
   EXPECT_EQ(field([](Request* r) { r->mutable_text_prompt()->add_examples(); }), "text_prompt.examples[1].columns");

@@ -1,9 +1,9 @@
 #include "server/evaluation/prompt_search/candidate.h"
 
-#include <set>
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include <set>
 
 #include "absl/strings/str_cat.h"
 #include "common/error.h"

@@ -1,12 +1,12 @@
 #include "server/evaluation/prompt_search/example_selection.h"
 
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
 #include <cmath>
 #include <map>
 #include <numeric>
 #include <set>
-
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
 
 namespace attune {
 namespace {

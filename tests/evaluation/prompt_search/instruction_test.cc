@@ -1,8 +1,8 @@
 // Instructions by rule, and what is made of what a model writes.
-#include <set>
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include <set>
 
 #include "absl/strings/str_cat.h"
 #include "server/evaluation/prompt_search/instruction_edits.h"

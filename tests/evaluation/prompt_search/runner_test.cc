@@ -1,12 +1,12 @@
 // Whole searches over an engine whose answers are scripted.
 #include "server/evaluation/prompt_search/runner.h"
 
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
 #include <fstream>
 #include <map>
 #include <thread>
-
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -40,9 +40,8 @@ class PromptSearchRunnerTest : public ::testing::Test {
     model_->info = *registry_->Get("base");
     model_->tokenizer_view = &tokenizer_;
     model_->context = 4000;
-    engine_.SetScorer([this](const ScoreParams& params, const std::vector<int32_t>& tokens) {
-      return Answer(params, tokens);
-    });
+    engine_.SetScorer(
+        [this](const ScoreParams& params, const std::vector<int32_t>& tokens) { return Answer(params, tokens); });
     engine_.SetGenerator([this](const GenerateParams&, int) {
       ++written_;
       return FakeEngine::Say("Tell which mood the text has.");
@@ -95,8 +94,10 @@ class PromptSearchRunnerTest : public ::testing::Test {
     const std::string input = prompt.substr(prompt.rfind("\n\n") == std::string::npos ? 0 : prompt.rfind("\n\n"));
     const bool is_glad = label == " glad", is_right = absl::StrContains(input, label.substr(1) + " ");
     double logprob = is_glad ? -1 : -2;
-    if (biased_) logprob = (is_glad ? -1 : -3) + (is_right ? 0.5 : 0);
-    else if (absl::StrContains(prompt, kGood)) logprob = is_right ? -0.25 : -4;
+    if (biased_)
+      logprob = (is_glad ? -1 : -3) + (is_right ? 0.5 : 0);
+    else if (absl::StrContains(prompt, kGood))
+      logprob = is_right ? -0.25 : -4;
     return FakeEngine::Uniform(tokens, logprob / static_cast<double>(tokens.size()), is_right);
   }
 

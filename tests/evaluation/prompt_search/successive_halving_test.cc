@@ -1,10 +1,10 @@
 #include "server/evaluation/prompt_search/successive_halving.h"
 
-#include <cmath>
-#include <random>
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
 
 #include "server/evaluation/prompt_search/mean_interval.h"
 
