@@ -76,8 +76,6 @@ absl::StatusOr<std::string> PromptTemplate::Render(const Columns& columns) const
 
 bool PromptTemplate::IsBareVariable() const { return pieces_.size() == 1 && pieces_[0].is_variable; }
 
-std::string EscapeTemplateText(absl::string_view text) {
-  return absl::StrReplaceAll(text, {{kOpen, kEscapedOpen}});
-}
+std::string EscapeTemplateText(absl::string_view text) { return absl::StrReplaceAll(text, {{kOpen, kEscapedOpen}}); }
 
 }  // namespace attune

@@ -36,8 +36,8 @@ v1::Model ToProto(const ModelInfo& info) {
   out.mutable_labels()->insert(info.labels.begin(), info.labels.end());
   out.set_state(v1::Model::READY);
   out.set_kind(static_cast<v1::Model::Kind>(info.kind));
-  const bool is_adapter = info.kind == ModelKind::kLora || info.kind == ModelKind::kSoftPrompt ||
-                          info.kind == ModelKind::kTextPrompt;
+  const bool is_adapter =
+      info.kind == ModelKind::kLora || info.kind == ModelKind::kSoftPrompt || info.kind == ModelKind::kTextPrompt;
   if (is_adapter) out.set_base_model(absl::StrCat(kModels, "/", info.base_model));
   if (!info.tuning_job.empty()) out.set_tuning_job(absl::StrCat(kTuningJobs, "/", info.tuning_job));
   out.set_prompt_template(info.prompt_template);

@@ -168,7 +168,8 @@ absl::Status ModelService::DoCreateTextPrompt(Call& call, const v1::CreateTextPr
   ATTUNE_RETURN_IF_ERROR(CheckLength(request.request_id(), 128, "request_id"));
   ATTUNE_RETURN_IF_ERROR(CheckModelText(request.model(), "model"));
   ATTUNE_ASSIGN_OR_RETURN(TextPrompt prompt, ToTextPrompt(request.text_prompt()));
-  info.id = request.model_id().empty() ? RandomId(MakeId(absl::StrCat(info.base_model, "-prompt"))) : request.model_id();
+  info.id =
+      request.model_id().empty() ? RandomId(MakeId(absl::StrCat(info.base_model, "-prompt"))) : request.model_id();
   info.display_name = request.model().display_name();
   info.description = request.model().description();
   info.labels = ToMap(request.model().labels());

@@ -22,7 +22,8 @@ absl::string_view FirstParagraph(absl::string_view text) {
 
 absl::string_view WithoutHeading(absl::string_view text) {
   for (absl::string_view heading : {"instructions:", "instruction:", "prompt:", "task:", "answer:"}) {
-    if (absl::StartsWithIgnoreCase(text, heading)) return absl::StripLeadingAsciiWhitespace(text.substr(heading.size()));
+    if (absl::StartsWithIgnoreCase(text, heading))
+      return absl::StripLeadingAsciiWhitespace(text.substr(heading.size()));
   }
   return text;
 }

@@ -16,14 +16,14 @@
 namespace attune {
 namespace {
 
-constexpr int kMostTokens = 80;  // of an instruction
-constexpr size_t kMostShownBytes = 300;  // of a row's input
+constexpr int kMostTokens = 80;                                    // of an instruction
+constexpr size_t kMostShownBytes = 300;                            // of a row's input
 constexpr absl::Duration kRetryInterval = absl::Milliseconds(50);  // after the engine's queue was full
 
 absl::StatusOr<std::vector<int32_t>> Encode(const ServedModel& model, const std::string& question) {
   if (model.chat_template() != nullptr) {
-    ATTUNE_ASSIGN_OR_RETURN(EncodedChat chat, ChatEncoder(&model.tokenizer(), model.chat_template())
-                                                  .Prompt({ChatTurn{"user", question}}));
+    ATTUNE_ASSIGN_OR_RETURN(
+        EncodedChat chat, ChatEncoder(&model.tokenizer(), model.chat_template()).Prompt({ChatTurn{"user", question}}));
     return std::move(chat.tokens);
   }
   std::vector<int32_t> tokens = TextEncoder(&model.tokenizer()).Begin(absl::StrCat(question, "\nInstruction:"), false);
@@ -49,7 +49,8 @@ absl::StatusOr<std::string> Proposer::Describe(const std::vector<int64_t>& train
       const auto it = host_.data->train[index].columns.find(name);
       if (it != host_.data->train[index].columns.end()) absl::StrAppend(&shown, shown.empty() ? "" : " ", it->second);
     }
-    absl::StrAppend(&out, "Input: ", Shortened(shown), "\nAnswer: ", Shortened(host_.data->train_answers[index]), "\n\n");
+    absl::StrAppend(&out, "Input: ", Shortened(shown), "\nAnswer: ", Shortened(host_.data->train_answers[index]),
+                    "\n\n");
   }
   return out;
 }
@@ -117,7 +118,8 @@ absl::StatusOr<std::vector<std::string>> Proposer::Generate(const GenerateParams
   GenerationUpdate update;
   while ((*generation)->Next(&update)) {
     if (host_.stop_request() != StopRequest::kNone) return SearchStopped();
-    if (update.finish == FinishReason::kCancelled) return AwaitStop(host_, absl::CancelledError("The server stopped it."));
+    if (update.finish == FinishReason::kCancelled)
+      return AwaitStop(host_, absl::CancelledError("The server stopped it."));
     if (update.has_token) written[update.index] += decoders[update.index].Add(update.token.id);
   }
   if (!(*generation)->status().ok()) return AwaitStop(host_, (*generation)->status());

@@ -25,8 +25,9 @@ class RowScorer {
   // `host` must outlive it.
   explicit RowScorer(const SearchHost* host) : host_(*host) {}
 
-  // Has each prompt meet these rows, and of label tasks the content-free inputs; what the memo knows is not asked again. False if the budget ended before. CANCELLED
-  // when the job is to stop: what was under way is in the memo then, unless it is cancelled.
+  // Has each prompt meet these rows, and of label tasks the content-free inputs; what the memo knows is not asked
+  // again. False if the budget ended before. CANCELLED when the job is to stop: what was under way is in the memo then,
+  // unless it is cancelled.
   absl::StatusOr<bool> Score(const std::vector<const PreparedPrompt*>& prompts, const std::vector<int64_t>& rows);
 
  private:

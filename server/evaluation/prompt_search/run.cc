@@ -16,10 +16,14 @@ constexpr int64_t kCheckpointCalls = 256;
 
 const char* MetricName(TextPromptSpec::Metric metric) {
   switch (metric) {
-    case TextPromptSpec::Metric::kLabelAccuracy: return "label accuracy";
-    case TextPromptSpec::Metric::kExactMatch: return "exact match";
-    case TextPromptSpec::Metric::kLoss: return "mean token probability";
-    case TextPromptSpec::Metric::kUnspecified: break;
+    case TextPromptSpec::Metric::kLabelAccuracy:
+      return "label accuracy";
+    case TextPromptSpec::Metric::kExactMatch:
+      return "exact match";
+    case TextPromptSpec::Metric::kLoss:
+      return "mean token probability";
+    case TextPromptSpec::Metric::kUnspecified:
+      break;
   }
   return "";
 }
@@ -57,9 +61,8 @@ absl::StatusOr<JobOutcome> PromptSearchRun::Run() {
 
 absl::Status PromptSearchRun::Prepare() {
   ATTUNE_ASSIGN_OR_RETURN(model_, deps_.models(job_.spec.base_model));
-  ATTUNE_ASSIGN_OR_RETURN(data_, PrepareSearch(*deps_.datasets, job_.spec, *model_, [this] {
-                            return control_.stop_request() != StopRequest::kNone;
-                          }));
+  ATTUNE_ASSIGN_OR_RETURN(data_, PrepareSearch(*deps_.datasets, job_.spec, *model_,
+                                               [this] { return control_.stop_request() != StopRequest::kNone; }));
   host_.engine = deps_.engine;
   host_.model = model_;
   host_.data = &data_;
@@ -153,8 +156,8 @@ JobProgress PromptSearchRun::Progress() const {
   progress.validation_score = score_;
   if (memo_.seconds > 0) progress.tokens_per_second = static_cast<double>(memo_.tokens) / memo_.seconds;
   if (memo_.calls > 0) {
-    progress.eta_seconds = memo_.seconds / static_cast<double>(memo_.calls) *
-                           static_cast<double>(progress.total_steps - progress.step);
+    progress.eta_seconds =
+        memo_.seconds / static_cast<double>(memo_.calls) * static_cast<double>(progress.total_steps - progress.step);
   }
   return progress;
 }

@@ -20,8 +20,9 @@ absl::Status CheckBase(const ServedModel& model) {
   const ModelKind kind = model.info.kind;
   if (kind == ModelKind::kBase || kind == ModelKind::kFullWeights) return absl::OkStatus();
   return MakeError(absl::StatusCode::kFailedPrecondition, "BASE_IS_ADAPTER",
-                   absl::StrCat("models/", model.info.id, " has no weights of its own; search over the model that it is "
-                                                          "based on"));
+                   absl::StrCat("models/", model.info.id,
+                                " has no weights of its own; search over the model that it is "
+                                "based on"));
 }
 
 // By the time of one call. 0 if the engine has no time for it now.
@@ -58,9 +59,9 @@ class PromptSearchRunner final : public JobRunner {
 
   absl::StatusOr<JobEstimate> Estimate(const JobSpec& spec) override {
     if (!spec.tuned_model_id.empty() && deps_.registry->Get(spec.tuned_model_id).ok()) {
-      return MakeError(absl::StatusCode::kAlreadyExists, "MODEL_EXISTS",
-                       absl::StrCat("there is a models/", spec.tuned_model_id,
-                                    " already; choose another tuned_model_id"));
+      return MakeError(
+          absl::StatusCode::kAlreadyExists, "MODEL_EXISTS",
+          absl::StrCat("there is a models/", spec.tuned_model_id, " already; choose another tuned_model_id"));
     }
     ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model, deps_.models(spec.base_model));
     ATTUNE_RETURN_IF_ERROR(CheckBase(*model));

@@ -14,8 +14,9 @@ namespace {
 constexpr int64_t kFirstRows = 16, kMostRows = 256;  // of the halving
 constexpr int64_t kMostFinalRows = 512;
 constexpr int64_t kSurvivors = 2;  // that meet the next round's prompts, and the baseline in the final
-constexpr int64_t kShownRows = 6, kCheckedRows = 16;  // training rows that the model sees, and that errors are looked for in
-constexpr int kProposals = 4;  // a round
+constexpr int64_t kShownRows = 6,
+                  kCheckedRows = 16;  // training rows that the model sees, and that errors are looked for in
+constexpr int kProposals = 4;         // a round
 constexpr size_t kMostTrials = 50;
 
 int64_t Rows(const SearchData& data) { return static_cast<int64_t>(data.validation.size()); }
@@ -41,17 +42,12 @@ int64_t PlannedCalls(const SearchSettings& settings, const SearchData& data) {
       data.labels.empty() ? 0 : settings.candidates * static_cast<int64_t>(ContentFreeInputs().size());
   const int64_t round = HalvingCost(HalvingFor(data), settings.candidates + kSurvivors) + content_free;
   const int64_t proposals = settings.rounds * kProposals + (settings.rounds - 1) * kCheckedRows;
-  const int64_t calls =
-      settings.rounds * round + proposals + (kSurvivors + 1) * std::min(kMostFinalRows, Rows(data));
+  const int64_t calls = settings.rounds * round + proposals + (kSurvivors + 1) * std::min(kMostFinalRows, Rows(data));
   return settings.max_calls > 0 ? std::min(settings.max_calls, calls) : calls;
 }
 
 PromptSearch::PromptSearch(const SearchHost* host, std::function<absl::Status(const SearchRound&)> on_round)
-    : host_(*host),
-      on_round_(std::move(on_round)),
-      pool_(host->data, host->settings),
-      proposer_(host),
-      scorer_(host) {}
+    : host_(*host), on_round_(std::move(on_round)), pool_(host->data, host->settings), proposer_(host), scorer_(host) {}
 
 absl::StatusOr<SearchOutcome> PromptSearch::Run() {
   for (int64_t round = 0; round < host_.settings->rounds; ++round) {
@@ -67,8 +63,8 @@ absl::StatusOr<SearchOutcome> PromptSearch::Run() {
     }
     ATTUNE_ASSIGN_OR_RETURN(bool complete, Halve(arms));
     const int64_t rows = Rows(*host_.data);
-    ATTUNE_RETURN_IF_ERROR(on_round_({round + 1, prompts_[best_[0]].candidate(), Estimate(best_[0], rows),
-                                      IsCalibrated(best_[0], rows)}));
+    ATTUNE_RETURN_IF_ERROR(
+        on_round_({round + 1, prompts_[best_[0]].candidate(), Estimate(best_[0], rows), IsCalibrated(best_[0], rows)}));
     if (!complete) break;
   }
   return Finish();

@@ -8,12 +8,12 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "server/evaluation/proportion.h"
 #include "server/evaluation/prompt_search/candidate_pool.h"
 #include "server/evaluation/prompt_search/prepared_prompt.h"
 #include "server/evaluation/prompt_search/proposer.h"
 #include "server/evaluation/prompt_search/row_scorer.h"
 #include "server/evaluation/prompt_search/search_host.h"
+#include "server/evaluation/proportion.h"
 
 namespace attune {
 
@@ -26,10 +26,10 @@ struct SearchRound {
 };
 
 struct SearchOutcome {
-  TextPrompt prompt;    // with its calibration and the trials
+  TextPrompt prompt;       // with its calibration and the trials
   int64_t max_tokens = 0;  // of a request with its answer
-  Proportion score;     // of it, over the validation rows of the final
-  Proportion baseline;  // of the data's own template with nothing before it, over as many rows
+  Proportion score;        // of it, over the validation rows of the final
+  Proportion baseline;     // of the data's own template with nothing before it, over as many rows
 };
 
 // The search for a text prompt: rounds of new prompts, each halved until the best are left,

@@ -43,7 +43,8 @@ absl::Status RenderRows(const ExampleRenderer& renderer, std::vector<Row> rows, 
 
 absl::StatusOr<RenderOptions> ChooseRender(const JobSpec& spec, const DatasetInfo& info, int64_t context_tokens) {
   if (info.kind != DatasetKind::kPromptCompletion) {
-    return InvalidField("tuning_job.dataset", "must hold prompts with completions: a text prompt is a template of rows");
+    return InvalidField("tuning_job.dataset",
+                        "must hold prompts with completions: a text prompt is a template of rows");
   }
   RenderOptions render;
   render.kind = info.kind;
@@ -69,7 +70,9 @@ std::string TextOf(const Row& row, const PromptTemplate& input) {
   return text;
 }
 
-int64_t AnswerTokens(const Example& example) { return static_cast<int64_t>(example.tokens.size()) - example.prompt_tokens; }
+int64_t AnswerTokens(const Example& example) {
+  return static_cast<int64_t>(example.tokens.size()) - example.prompt_tokens;
+}
 
 void Account(const std::vector<Example>& train, const std::vector<Example>& validation, SearchData* data) {
   DataReport& report = data->report;

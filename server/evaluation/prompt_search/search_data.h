@@ -20,9 +20,9 @@ struct SearchSettings {
   std::vector<std::string> instructions;
   int64_t max_examples = 0, candidates = 0, rounds = 0;
   TextPromptSpec::Selection selection = TextPromptSpec::Selection::kUnspecified;
-  std::optional<bool> calibrate;                           // unset: where it helps
-  int64_t max_calls = 0, max_tokens = 0;                   // 0: no limit
-  double max_seconds = 0;                                  // 0: no limit
+  std::optional<bool> calibrate;          // unset: where it helps
+  int64_t max_calls = 0, max_tokens = 0;  // 0: no limit
+  double max_seconds = 0;                 // 0: no limit
   uint64_t seed = 0;
 };
 SearchSettings ResolveSearch(const JobSpec& spec);
@@ -30,15 +30,15 @@ SearchSettings ResolveSearch(const JobSpec& spec);
 // A search's data.
 struct SearchData {
   std::vector<Row> train;
-  std::vector<Row> validation;             // in the order in which prompts meet them
-  std::vector<std::string> train_answers;  // labels, of label tasks
-  std::vector<int64_t> eligible;           // training rows that are short enough to be examples
+  std::vector<Row> validation;               // in the order in which prompts meet them
+  std::vector<std::string> train_answers;    // labels, of label tasks
+  std::vector<int64_t> eligible;             // training rows that are short enough to be examples
   std::vector<std::vector<float>> features;  // of the training rows' inputs
   TextPromptSpec::Metric metric = TextPromptSpec::Metric::kUnspecified;  // never kUnspecified
-  std::vector<std::string> labels;         // empty unless the metric is kLabelAccuracy
+  std::vector<std::string> labels;                                       // empty unless the metric is kLabelAccuracy
   std::vector<PromptFormat> formats;
-  int64_t max_tokens = 0;                  // of a row with its answer, without what comes before it
-  int64_t row_tokens = 0;                  // mean, prompt and answer
+  int64_t max_tokens = 0;  // of a row with its answer, without what comes before it
+  int64_t row_tokens = 0;  // mean, prompt and answer
   DataReport report;
 };
 

@@ -52,7 +52,7 @@ std::string SearchMemoToJson(const SearchMemo& memo) {
   Json scores = Json::object(), content_free = Json::object();
   for (const auto& [prompt, rows] : memo.scores) scores[prompt] = RowsToJson(rows);
   for (const auto& [prompt, inputs] : memo.content_free) content_free[prompt] = ContentFreeToJson(inputs);
-  return Json{{"scores", scores},   {"content_free", content_free}, {"written", memo.written},
+  return Json{{"scores", scores},    {"content_free", content_free}, {"written", memo.written},
               {"calls", memo.calls}, {"tokens", memo.tokens},        {"seconds", memo.seconds}}
       .dump(-1, ' ', false, Json::error_handler_t::replace);
 }
