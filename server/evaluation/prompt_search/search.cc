@@ -35,6 +35,20 @@ double Mean(const std::vector<double>& values) {
   return values.empty() ? 0 : sum / static_cast<double>(values.size());
 }
 
+int64_t FinalCalls(const SearchData& data) { return (kSurvivors + 1) * std::min(kMostFinalRows, Rows(data)); }
+
+// Whether calls are left for a final after so many rows of these prompts. By what is missing, so
+// that a resumed search decides alike.
+bool LeavesAFinal(const SearchHost& host, const std::vector<const PreparedPrompt*>& prompts, int64_t rows) {
+  const int64_t most = host.settings->max_calls;
+  int64_t missing = 0;
+  for (const PreparedPrompt* prompt : prompts) {
+    for (int64_t row = 0; row < rows; ++row) missing += host.memo->Find(prompt->key(), row) == nullptr;
+  }
+  if (most == 0 || missing == 0) return true;
+  return host.memo->calls + missing <= most - std::min(most / 4, FinalCalls(*host.data));
+}
+
 }  // namespace
 
 int64_t PlannedCalls(const SearchSettings& settings, const SearchData& data) {
@@ -42,7 +56,7 @@ int64_t PlannedCalls(const SearchSettings& settings, const SearchData& data) {
       data.labels.empty() ? 0 : settings.candidates * static_cast<int64_t>(ContentFreeInputs().size());
   const int64_t round = HalvingCost(HalvingFor(data), settings.candidates + kSurvivors) + content_free;
   const int64_t proposals = settings.rounds * kProposals + (settings.rounds - 1) * kCheckedRows;
-  const int64_t calls = settings.rounds * round + proposals + (kSurvivors + 1) * std::min(kMostFinalRows, Rows(data));
+  const int64_t calls = settings.rounds * round + proposals + FinalCalls(data);
   return settings.max_calls > 0 ? std::min(settings.max_calls, calls) : calls;
 }
 
@@ -115,9 +129,13 @@ absl::StatusOr<bool> PromptSearch::Halve(const std::vector<int64_t>& arms) {
   HalvingArms problem;
   problem.count = static_cast<int64_t>(arms.size());
   problem.measure = [&](const std::vector<int64_t>& alive, int64_t rows) {
-    std::vector<int64_t> prompts;
-    for (int64_t arm : alive) prompts.push_back(arms[arm]);
-    absl::StatusOr<bool> measured = Measure(prompts, rows);
+    std::vector<int64_t> numbers;
+    std::vector<const PreparedPrompt*> prompts;
+    for (int64_t arm : alive) prompts.push_back(&prompts_[numbers.emplace_back(arms[arm])]);
+    // The first rung of all comes first: without it there is nothing to bring into a final.
+    const bool is_first = best_.empty() && rows <= kFirstRows;
+    const bool goes_on = is_first || LeavesAFinal(host_, prompts, rows);
+    absl::StatusOr<bool> measured = goes_on ? Measure(numbers, rows) : absl::StatusOr<bool>(false);
     complete = complete && measured.ok() && *measured;
     return measured;
   };

@@ -208,6 +208,14 @@ TEST_F(PromptSearchRunnerTest, LimitsAreKept) {
   EXPECT_EQ(GetErrorDetails(Run().status()).reason, "BUDGET_TOO_SMALL");
 }
 
+TEST_F(PromptSearchRunnerTest, ALimitLeavesCallsForTheFinal) {
+  method().rounds = 20;
+  method().max_calls = 300;
+  ASSERT_TRUE(Run().ok());
+  EXPECT_LE(registry_->Get("mood-prompt")->metrics.at("model_calls"), 300);
+  EXPECT_EQ(registry_->Get("mood-prompt")->metrics.at("validation_rows"), 20);  // all there are
+}
+
 TEST_F(PromptSearchRunnerTest, AResumedSearchAsksNothingAgainAndEndsAlike) {
   ASSERT_TRUE(Run().ok());
   const std::string uninterrupted = TextPromptToJson(Published());
