@@ -126,6 +126,15 @@ absl::StatusOr<v1::ExportModelResponse> Client::ExportModel(const v1::ExportMode
   return ATTUNE_CALL(models, ModelService, ExportModel, long_deadline, false);
 }
 
+absl::StatusOr<v1::TextPrompt> Client::GetTextPrompt(const v1::GetTextPromptRequest& request) {
+  return ATTUNE_CALL(models, ModelService, GetTextPrompt, deadline, true);
+}
+
+absl::StatusOr<v1::Model> Client::CreateTextPrompt(v1::CreateTextPromptRequest request) {
+  EnsureRequestId(&request);
+  return ATTUNE_CALL(models, ModelService, CreateTextPrompt, deadline, true);
+}
+
 absl::StatusOr<v1::Dataset> Client::GetDataset(const v1::GetDatasetRequest& request) {
   return ATTUNE_CALL(datasets, DatasetService, GetDataset, deadline, true);
 }

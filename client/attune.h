@@ -57,6 +57,8 @@ class Client {
   absl::StatusOr<v1::Model> UpdateModel(const v1::UpdateModelRequest& request);
   absl::Status DeleteModel(const v1::DeleteModelRequest& request);
   absl::StatusOr<v1::ExportModelResponse> ExportModel(const v1::ExportModelRequest& request);
+  absl::StatusOr<v1::TextPrompt> GetTextPrompt(const v1::GetTextPromptRequest& request);
+  absl::StatusOr<v1::Model> CreateTextPrompt(v1::CreateTextPromptRequest request);
 
   // Datasets.
   // The file is read twice: for its checksum, then to send it.

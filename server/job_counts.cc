@@ -16,7 +16,8 @@ constexpr absl::Duration kMostAge = absl::Seconds(60);
 JobCounts::Counts Zeros() {
   JobCounts::Counts zeros;
   for (const MethodSpec& method : {MethodSpec(FullSpec{}), MethodSpec(PartialSpec{}), MethodSpec(LoraSpec{}),
-                                   MethodSpec(SoftPromptSpec{}), MethodSpec(PrefixSpec{}), MethodSpec(Ia3Spec{})}) {
+                                   MethodSpec(SoftPromptSpec{}), MethodSpec(PrefixSpec{}), MethodSpec(Ia3Spec{}),
+                                   MethodSpec(TextPromptSpec{})}) {
     for (int state = static_cast<int>(JobState::kQueued); state <= static_cast<int>(JobState::kCancelled); ++state) {
       zeros[{std::string(JobStateName(static_cast<JobState>(state))), std::string(MethodName(method))}] = 0;
     }

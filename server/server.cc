@@ -29,7 +29,9 @@
 #include "server/data_dir_lock.h"
 #include "server/device/arbiter.h"
 #include "server/engine/engine.h"
+#include "server/evaluation/prompt_search/runner.h"
 #include "server/job_counts.h"
+#include "server/job_router.h"
 #include "server/jobs/job_store.h"
 #include "server/jobs/manager.h"
 #include "server/metrics/http_server.h"
@@ -223,8 +225,16 @@ class ServerImpl final : public Server {
     deps.on_step = [this](const std::string& base_model, int64_t tokens, double seconds, double loss) {
       metrics_->TrainingStep(base_model, tokens, seconds, loss);
     };
-    runner_ = MakeTuningRunner(deps);
-    jobs_ = std::make_unique<JobManager>(job_store_.get(), runner_.get(), clock_, JobOptions());
+    training_ = MakeTuningRunner(deps);
+    PromptSearchDeps search;
+    search.models = [this](absl::string_view id) { return residency_->Acquire(id); };
+    search.datasets = datasets_.get();
+    search.registry = models_.get();
+    search.engine = engine_.get();
+    search.checkpoint_directory = Path("jobs");
+    prompt_search_ = MakePromptSearchRunner(std::move(search));
+    router_ = std::make_unique<JobRouter>(training_.get(), prompt_search_.get());
+    jobs_ = std::make_unique<JobManager>(job_store_.get(), router_.get(), clock_, JobOptions());
     return jobs_->Start();
   }
 
@@ -354,7 +364,8 @@ class ServerImpl final : public Server {
   std::unique_ptr<Residency> residency_;
   std::unique_ptr<EngineMetrics> engine_metrics_;
   std::unique_ptr<Engine> engine_;
-  std::unique_ptr<JobRunner> runner_;
+  std::unique_ptr<JobRunner> training_, prompt_search_;
+  std::unique_ptr<JobRouter> router_;
   std::unique_ptr<JobManager> jobs_;
   std::unique_ptr<ComparisonManager> comparisons_;
   CancelWatcher cancel_watcher_;

@@ -19,6 +19,7 @@ void AddJobCommands(CLI::App* app, Context* context);
 void AddGenerateCommand(CLI::App* app, Context* context);
 void AddChatCommand(CLI::App* app, Context* context);
 void AddScoringCommands(CLI::App* app, Context* context);  // classify, score, tokenize, detokenize
+void AddPromptCommands(CLI::App* app, Context* context);
 void AddEvaluateCommand(CLI::App* app, Context* context);
 void AddCompareCommand(CLI::App* app, Context* context);
 void AddComparisonCommands(CLI::App* app, Context* context);

@@ -51,6 +51,9 @@ std::string DescribeSettings(const v1::Hyperparameters& h) {
 
 std::string DescribeProgress(const v1::JobProgress& p) {
   if (p.step() == 0) return "";
+  if (p.train_loss() == 0) {  // a search
+    return absl::StrCat("call ", p.step(), "/", p.total_steps(), ", best score ", FormatNumber(p.validation_score()));
+  }
   std::string text = absl::StrCat("step ", p.step(), "/", p.total_steps(), ", loss ", FormatNumber(p.train_loss()));
   if (p.validation_loss() > 0) {
     absl::StrAppend(&text, ", validation loss ", FormatNumber(p.validation_loss()), " (best ",
@@ -62,6 +65,15 @@ std::string DescribeProgress(const v1::JobProgress& p) {
 
 std::string DescribePrompt(absl::string_view kind, int virtual_tokens) {
   return virtual_tokens > 0 ? absl::StrCat(kind, ", ", virtual_tokens, " virtual tokens") : std::string(kind);
+}
+
+std::string DescribeTextPrompt(const v1::TextPromptSearch& search) {
+  std::string text = "text prompt";
+  if (search.rounds() > 0) absl::StrAppend(&text, ", ", search.rounds(), " rounds");
+  if (search.candidates() > 0) absl::StrAppend(&text, ", ", search.candidates(), " candidates");
+  if (search.has_max_examples()) absl::StrAppend(&text, ", at most ", search.max_examples(), " examples");
+  if (search.max_calls() > 0) absl::StrAppend(&text, ", at most ", search.max_calls(), " calls");
+  return text;
 }
 
 std::string DescribePartial(const v1::PartialTuning& partial) {
@@ -82,6 +94,7 @@ std::string MethodName(const v1::TuningJob& job) {
     case v1::TuningJob::kSoftPrompt: return "soft-prompt";
     case v1::TuningJob::kPrefix: return "prefix";
     case v1::TuningJob::kIa3: return "ia3";
+    case v1::TuningJob::kTextPrompt: return "text-prompt";
     case v1::TuningJob::METHOD_NOT_SET: break;
   }
   return "";
@@ -98,6 +111,7 @@ std::string DescribeMethod(const v1::TuningJob& job) {
   if (job.has_soft_prompt()) return DescribePrompt("soft prompt", job.soft_prompt().num_virtual_tokens());
   if (job.has_prefix()) return DescribePrompt("prefix", job.prefix().num_virtual_tokens());
   if (job.has_ia3()) return "IA3";
+  if (job.has_text_prompt()) return DescribeTextPrompt(job.text_prompt());
   if (job.has_partial()) return DescribePartial(job.partial());
   return job.has_full() ? "full" : "";
 }

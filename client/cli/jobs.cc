@@ -36,7 +36,7 @@ void PrintJobs(Context* context, const std::vector<v1::TuningJob>& jobs) {
     const v1::JobProgress& p = job.progress();
     table.Add({BareName(job.name()), MethodName(job), v1::TuningJob::State_Name(job.state()),
                p.step() > 0 ? absl::StrCat(p.step(), "/", p.total_steps()) : "",
-               p.step() > 0 ? FormatNumber(p.train_loss()) : "",
+               p.step() > 0 && p.train_loss() != 0 ? FormatNumber(p.train_loss()) : "",
                p.validation_loss() > 0 ? FormatNumber(p.validation_loss()) : "", BareName(job.base_model()),
                BareName(job.dataset()), FormatAge(job.create_time(), absl::Now())});
   }

@@ -30,7 +30,9 @@ std::string FormatJobProgress(absl::string_view job, v1::TuningJob::State state,
     absl::StrAppend(&line, "  step ", step);
   }
   std::vector<std::string> parts;
-  if (step > 0) parts.push_back(absl::StrFormat("loss %.3f", p.train_loss()));
+  const bool is_search = p.train_loss() == 0;  // which trains nothing
+  if (step > 0 && !is_search) parts.push_back(absl::StrFormat("loss %.3f", p.train_loss()));
+  if (step > 0 && p.validation_score() > 0) parts.push_back(absl::StrFormat("score %.3f", p.validation_score()));
   if (running && p.tokens_per_second() > 0) parts.push_back(FormatCount(p.tokens_per_second()) + " tok/s");
   if (running && step > 0 && p.eta_seconds() >= 0) parts.push_back(FormatSeconds(p.eta_seconds()) + " left");
   for (const std::string& part : parts) {
@@ -42,6 +44,9 @@ std::string FormatJobProgress(absl::string_view job, v1::TuningJob::State state,
 }
 
 std::string FormatEvaluation(const v1::JobProgress& p) {
+  if (p.validation_score() > 0) {
+    return absl::StrFormat("call %d/%d  best score %.3f", p.step(), p.total_steps(), p.validation_score());
+  }
   bool best = p.validation_loss() <= p.best_validation_loss();
   return absl::StrFormat("step %d/%d  validation loss %.3f  token accuracy %.3f%s", p.step(), p.total_steps(),
                          p.validation_loss(), p.validation_token_accuracy(), best ? "  best so far" : "");

@@ -34,6 +34,13 @@ struct TuneArgs {
   // Soft prompt, prefix.
   int32_t virtual_tokens = 0;
   std::string init, init_text;
+  // Text prompt.
+  std::vector<std::string> instructions;
+  std::optional<int32_t> max_examples;
+  std::string example_selection, metric, calibrate;
+  int32_t candidates = 0, rounds = 0;
+  int64_t max_calls = 0, max_model_tokens = 0;
+  double max_minutes = 0;
   // Partial.
   int32_t last_layers = 0;
   std::vector<std::string> parameters;
@@ -85,6 +92,29 @@ void AddMethodOptions(CLI::App* command, TuneArgs* args) {
                                     "Train parameters whose whole name matches this expression; may be repeated"));
   belongs_to("partial",
              command->add_flag("--biases-and-norms", args->biases_and_norms, "Train all biases and norm weights"));
+}
+
+void AddSearchOptions(CLI::App* command, TuneArgs* args) {
+  auto add = [args](CLI::Option* option) {
+    option->group("Options of text-prompt");
+    args->method_options.emplace_back(option, "text-prompt");
+    return option;
+  };
+  add(AddRepeated(command, "--instruction", args->instructions, "Instruction to begin with; may be repeated; @FILE"));
+  add(command->add_option("--max-examples", args->max_examples, "Most examples in the prompt, 0 to 64 (default: 8)"));
+  add(command->add_option("--example-selection", args->example_selection,
+                          "label-coverage or diverse (default: both are tried)"))
+      ->check(CLI::IsMember({"label-coverage", "diverse"}));
+  add(command->add_option("--candidates", args->candidates, "New prompts in each round, 2 to 200 (default: 12)"));
+  add(command->add_option("--rounds", args->rounds, "Rounds, 1 to 20 (default: 3)"));
+  add(command->add_option("--metric", args->metric, "label-accuracy, exact-match or loss (default: by the data)"))
+      ->check(CLI::IsMember({"label-accuracy", "exact-match", "loss"}));
+  add(command->add_option("--calibrate", args->calibrate,
+                          "on or off: take off what labels the prompt favours (default: where it helps)"))
+      ->check(CLI::IsMember({"on", "off"}));
+  add(command->add_option("--max-calls", args->max_calls, "Most calls of the model (default: as many as it takes)"));
+  add(command->add_option("--max-model-tokens", args->max_model_tokens, "Most tokens read and written (default: any)"));
+  add(command->add_option("--max-minutes", args->max_minutes, "Most minutes of searching (default: any)"));
 }
 
 void AddTrainingOptions(CLI::App* command, TuneArgs* args) {
@@ -167,6 +197,25 @@ void SetPartial(const TuneArgs& args, v1::PartialTuning* partial) {
   partial->set_biases_and_norms(args.biases_and_norms);
 }
 
+absl::Status SetTextPrompt(const TuneArgs& args, v1::TextPromptSearch* search) {
+  for (const std::string& instruction : args.instructions) {
+    ATTUNE_ASSIGN_OR_RETURN(*search->add_instructions(), ReadTemplate(instruction));
+  }
+  if (args.max_examples) search->set_max_examples(*args.max_examples);
+  if (args.example_selection == "label-coverage") search->set_example_selection(v1::TextPromptSearch::LABEL_COVERAGE);
+  if (args.example_selection == "diverse") search->set_example_selection(v1::TextPromptSearch::DIVERSE);
+  search->set_candidates(args.candidates);
+  search->set_rounds(args.rounds);
+  if (args.metric == "label-accuracy") search->set_metric(v1::TextPromptSearch::LABEL_ACCURACY);
+  if (args.metric == "exact-match") search->set_metric(v1::TextPromptSearch::EXACT_MATCH);
+  if (args.metric == "loss") search->set_metric(v1::TextPromptSearch::LOSS);
+  if (!args.calibrate.empty()) search->set_calibrate(args.calibrate == "on");
+  search->set_max_calls(args.max_calls);
+  search->set_max_tokens(args.max_model_tokens);
+  search->set_max_minutes(args.max_minutes);
+  return absl::OkStatus();
+}
+
 absl::Status SetMethod(const TuneArgs& args, v1::TuningJob* job) {
   for (const auto& [option, methods] : args.method_options) {
     if (option->count() == 0 || std::find(methods.begin(), methods.end(), args.method) != methods.end()) continue;
@@ -174,6 +223,7 @@ absl::Status SetMethod(const TuneArgs& args, v1::TuningJob* job) {
                                    args.method));
   }
   if (args.method == "lora") return SetLora(args, job->mutable_lora());
+  if (args.method == "text-prompt") return SetTextPrompt(args, job->mutable_text_prompt());
   if (args.method == "ia3") return SetTargets(args, job->mutable_ia3());
   if (args.method == "soft-prompt") SetVirtualTokens(args, job->mutable_soft_prompt());
   if (args.method == "prefix") SetVirtualTokens(args, job->mutable_prefix());
@@ -266,9 +316,9 @@ void AddTuneCommand(CLI::App* app, Context* context) {
   command->add_option("--base", args->base, "Base model")->required();
   command->add_option("--data", args->data, "Training dataset")->required();
   command->add_option("--validation", args->validation, "Validation dataset (default: rows are held out)");
-  command->add_option("--method", args->method, "lora, ia3, soft-prompt, prefix, full or partial")
+  command->add_option("--method", args->method, "lora, ia3, soft-prompt, prefix, text-prompt, full or partial")
       ->required()
-      ->check(CLI::IsMember({"lora", "ia3", "soft-prompt", "prefix", "full", "partial"}));
+      ->check(CLI::IsMember({"lora", "ia3", "soft-prompt", "prefix", "text-prompt", "full", "partial"}));
   command->add_option("--name", args->name, "Id of the job (default: made by the server)");
   command->add_option("--display-name", args->display_name, "Name for people");
   command->add_option("--output", args->output, "Id of the tuned model (default: from base, method and job)");
@@ -279,6 +329,7 @@ void AddTuneCommand(CLI::App* app, Context* context) {
   command->add_flag("--estimate", args->estimate, "Only say what the job would need: memory, steps, time")
       ->excludes(watch);
   AddMethodOptions(command, args.get());
+  AddSearchOptions(command, args.get());
   AddTrainingOptions(command, args.get());
   AddDataOptions(command, args.get());
   command->callback([context, args] { context->action = [context, args] { return Tune(context, *args); }; });

@@ -20,6 +20,7 @@
 #include "server/adapters/model_card.h"
 #include "server/adapters/residency.h"
 #include "server/adapters/tokenizer_files.h"
+#include "server/data/text_prompt.h"
 #include "server/model/base_model.h"
 #include "server/model/torch_target.h"
 
@@ -40,6 +41,10 @@ absl::Status ExportExists(const std::string& destination) {
 }
 
 absl::StatusOr<ExportFormat> ChooseFormat(const ModelInfo& info, ExportFormat format) {
+  if (info.kind == ModelKind::kTextPrompt) {
+    if (format == ExportFormat::kDefault) return format;
+    return CannotExport("A text prompt has no weights; export it without a format, as its JSON.");
+  }
   if (format == ExportFormat::kDefault)
     format = IsAdapter(info.kind) ? ExportFormat::kPeft : ExportFormat::kSafetensors;
   if (format == ExportFormat::kPeft && !IsAdapter(info.kind)) {
@@ -162,6 +167,10 @@ ExportResult Describe(const fs::path& path) {
 
 absl::Status WriteAll(const ModelRegistry& registry, Residency* residency, const ModelInfo& info, ExportFormat format,
                       const std::string& to) {
+  if (info.kind == ModelKind::kTextPrompt) {
+    ATTUNE_RETURN_IF_ERROR(CopyFile(TextPromptPath(registry.Directory(info.id)), TextPromptPath(to)));
+    return WriteFileDurably(to + "/README.md", ModelCard(info, /*peft=*/false));
+  }
   const bool peft = format == ExportFormat::kPeft;
   ATTUNE_RETURN_IF_ERROR(peft ? WritePeft(registry, info, to) : WriteSafetensorsModel(registry, residency, info, to));
   return WriteFileDurably(to + "/README.md", ModelCard(info, peft));

@@ -13,7 +13,7 @@ namespace attune {
 
 class Residency;
 
-// kDefault: kPeft for adapters, kSafetensors else.
+// kDefault: kPeft for adapters, text_prompt.json for text prompts, kSafetensors else.
 enum class ExportFormat { kDefault = 0, kPeft = 1, kSafetensors = 2 };
 
 struct ExportResult {

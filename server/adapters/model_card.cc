@@ -14,6 +14,7 @@ const char* Method(ModelKind kind) {
     case ModelKind::kSoftPrompt: return "soft prompt (prompt tuning)";
     case ModelKind::kPrefix: return "prefix tuning";
     case ModelKind::kIa3: return "IA3";
+    case ModelKind::kTextPrompt: return "text prompt (an instruction and examples; no weights)";
   }
   return "";
 }

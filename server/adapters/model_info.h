@@ -10,7 +10,7 @@
 
 namespace attune {
 
-enum class ModelKind { kBase = 1, kFullWeights = 2, kLora = 3, kSoftPrompt = 4, kPrefix = 5, kIa3 = 6 };
+enum class ModelKind { kBase = 1, kFullWeights = 2, kLora = 3, kSoftPrompt = 4, kPrefix = 5, kIa3 = 6, kTextPrompt = 7 };
 
 // Whether it is a small artifact over a base model's weights.
 inline bool IsAdapter(ModelKind kind) { return kind >= ModelKind::kLora; }

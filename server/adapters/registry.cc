@@ -153,9 +153,10 @@ absl::StatusOr<ModelInfo> ModelRegistry::Import(const ImportOptions& options) {
   return PublishAs(std::move(info), staging, options.request_id);
 }
 
-absl::StatusOr<ModelInfo> ModelRegistry::Publish(ModelInfo info, const std::string& staging_directory) {
+absl::StatusOr<ModelInfo> ModelRegistry::Publish(ModelInfo info, const std::string& staging_directory,
+                                                 const std::string& request_id) {
   ATTUNE_RETURN_IF_ERROR(CheckId(info.id, "model_id"));
-  return PublishAs(std::move(info), staging_directory, "");
+  return PublishAs(std::move(info), staging_directory, request_id);
 }
 
 absl::StatusOr<ModelInfo> ModelRegistry::PublishAs(ModelInfo info, const std::string& staging_directory,

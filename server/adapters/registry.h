@@ -22,8 +22,8 @@ namespace attune {
 // Open removes what a crash left half-written. A base model's folder holds
 // model.gguf, or the files of a Hugging Face directory; a LoRA's or soft prompt's
 // holds PEFT's adapter_config.json and adapter_model.safetensors; full weights hold
-// config.json and model.safetensors, with the tokenizer in the base model's folder.
-// Thread-safe.
+// config.json and model.safetensors, with the tokenizer in the base model's folder; a
+// text prompt's holds text_prompt.json. Thread-safe.
 class ModelRegistry {
  public:
   struct Options {
@@ -65,8 +65,10 @@ class ModelRegistry {
   absl::StatusOr<std::string> NewStagingDirectory();
   // Makes the files in `staging_directory` the model `info.id`: from now on it is
   // there for everybody. create_time, etag, size_bytes are set here. Publishing the
-  // same id for the same tuning job again (after a crash) returns the first one.
-  absl::StatusOr<ModelInfo> Publish(ModelInfo info, const std::string& staging_directory);
+  // same id for the same tuning job again (after a crash) returns the first one, as does
+  // a `request_id` that has made a model; empty: none.
+  absl::StatusOr<ModelInfo> Publish(ModelInfo info, const std::string& staging_directory,
+                                    const std::string& request_id = "");
 
   // Where a model's files are. The folder stays while the model does.
   std::string Directory(absl::string_view id) const;

@@ -11,6 +11,7 @@
 #include "server/adapters/adapter.h"
 #include "server/adapters/formats/peft.h"
 #include "server/adapters/perplexity.h"
+#include "server/data/text_prompt.h"
 #include "server/model/base_model.h"
 #include "server/model/compute_target.h"
 #include "server/model/torch_target.h"
@@ -44,6 +45,17 @@ std::shared_ptr<ServedModel> MakeServed(const ModelInfo& info, std::shared_ptr<c
   return served;
 }
 
+// Computes what its base model computes, so it goes by the same uid: what is cached of one's prompts
+// serves the other's.
+absl::StatusOr<std::shared_ptr<const ServedModel>> MakeTextPrompt(const ModelInfo& info, const ServedModel& base,
+                                                                  const std::string& directory) {
+  ATTUNE_ASSIGN_OR_RETURN(TextPrompt prompt, ReadTextPrompt(directory));
+  std::shared_ptr<ServedModel> served = MakeServed(info, base.base, nullptr);
+  served->uid = base.uid;
+  served->label_offsets = std::move(prompt.label_offsets);
+  return std::shared_ptr<const ServedModel>(std::move(served));
+}
+
 }  // namespace
 
 // All fields are guarded by Residency::mutex_.
@@ -54,7 +66,7 @@ struct Residency::Entry {
   uint64_t last_use = 0;
 
   int64_t bytes() const {
-    if (!model) return 0;
+    if (!model || model->info.kind == ModelKind::kTextPrompt) return 0;
     return model->adapter ? model->adapter->bytes : model->base->bytes;
   }
   bool is_adapter() const { return model && model->adapter; }
@@ -159,6 +171,7 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> Residency::Load(const ModelIn
                        absl::StrCat("'", info.id, "' is an adapter over '", base_info.id, "', which is one too."));
     }
     ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> base, Acquire(info.base_model));
+    if (info.kind == ModelKind::kTextPrompt) return MakeTextPrompt(info, *base, directory);
     ATTUNE_ASSIGN_OR_RETURN(std::unique_ptr<Adapter> adapter, LoadPeft(directory, base->base->config, *target_,
                             {base->base->rope_cos_PH, base->base->rope_sin_PH}));
     served = MakeServed(info, base->base, std::move(adapter));

@@ -30,8 +30,11 @@ struct Adapter;        // server/adapters/adapter.h
 struct ServedModel {
   ModelInfo info;
   std::shared_ptr<const BaseModel> base;
-  std::shared_ptr<const Adapter> adapter;  // null for models with own weights
-  uint64_t uid = 0;                        // never used twice in a process: keys caches
+  std::shared_ptr<const Adapter> adapter;  // null for models with own weights and text prompts
+  // Keys caches: models of one uid compute the same. A text prompt has its base model's; else never
+  // used twice in a process.
+  uint64_t uid = 0;
+  std::map<std::string, double> label_offsets;  // of a calibrated text prompt; see TextPrompt
 
   // Set by whoever makes the model, so that handlers need not know BaseModel: views
   // into `base`, and what a request may use of the context (soft prompt tokens are taken off).
@@ -49,7 +52,7 @@ struct ServedModel {
 // Keeps models in memory and loads them on first use. Models with own weights stay
 // until deleted, and their weights are taken from the memory budget until the last
 // holder lets go; adapters leave, least recently used first, above `adapter_bytes`.
-// Adapters of one base share its weights. Thread-safe; a load blocks only callers
+// Adapters and text prompts of one base share its weights. Thread-safe; a load blocks only callers
 // that want the same model.
 class Residency {
  public:

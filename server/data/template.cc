@@ -4,6 +4,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "common/error.h"
 
 namespace attune {
@@ -74,5 +75,7 @@ absl::StatusOr<std::string> PromptTemplate::Render(const Columns& columns) const
 }
 
 bool PromptTemplate::IsBareVariable() const { return pieces_.size() == 1 && pieces_[0].is_variable; }
+
+std::string EscapeTemplateText(absl::string_view text) { return absl::StrReplaceAll(text, {{kOpen, kEscapedOpen}}); }
 
 }  // namespace attune

@@ -40,6 +40,10 @@ class PromptTemplate {
   std::vector<std::string> variables_;
 };
 
+// `text` as a template's plain text: rendered it is `text` again. Right wherever what follows in the
+// template does not begin with a brace.
+std::string EscapeTemplateText(absl::string_view text);
+
 }  // namespace attune
 
 #endif  // ATTUNE_SERVER_DATA_TEMPLATE_H_

@@ -13,6 +13,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "common/error.h"
+#include "server/evaluation/calibration.h"
 #include "server/evaluation/choices.h"
 #include "server/evaluation/tally.h"
 #include "server/tokenizer/stream_decoder.h"
@@ -63,15 +64,22 @@ RenderOptions MakeRenderOptions(const EvaluationOptions& options, const ServedMo
   return render;
 }
 
+// What a text prompt's calibration goes with.
+bool UsesOwnTemplates(const EvaluationOptions& options, const ServedModel& model, const DatasetInfo& data) {
+  return options.prompt_template.empty() && options.completion_template.empty() && model.info.dataset_kind == data.kind;
+}
+
 class Evaluation {
  public:
   Evaluation(Engine* engine, std::shared_ptr<const ServedModel> model, const EvaluationOptions& options,
-             ExampleRenderer renderer, ChoiceSet choices, const std::function<bool(int64_t, int64_t)>& on_progress)
+             ExampleRenderer renderer, ChoiceSet choices, std::vector<double> offsets,
+             const std::function<bool(int64_t, int64_t)>& on_progress)
       : engine_(engine),
         model_(std::move(model)),
         options_(options),
         renderer_(std::move(renderer)),
         choices_(std::move(choices)),
+        offsets_(std::move(offsets)),
         on_progress_(on_progress) {}
 
   absl::StatusOr<EvaluationResult> Run(const std::vector<Row>& rows, int64_t total) {
@@ -202,12 +210,11 @@ class Evaluation {
 
   // The likeliest choice; the first of `scored` is the expected answer.
   void Choose(const std::vector<ScoredContinuation>& scored, ExampleOutcome* outcome) const {
-    const auto best = std::max_element(scored.begin() + 1, scored.end(), [](const auto& a, const auto& b) {
-      return a.logprob < b.logprob;
-    });
+    const std::vector<double> scores = LabelScores(absl::MakeConstSpan(scored).subspan(1), offsets_);
+    const size_t best = Likeliest(scores);
     double sum = 0;
-    for (auto choice = scored.begin() + 1; choice != scored.end(); ++choice) sum += std::exp(choice->logprob - best->logprob);
-    outcome->predicted = choices_.labels()[best - scored.begin() - 1];
+    for (double score : scores) sum += std::exp(score - scores[best]);
+    outcome->predicted = choices_.labels()[best];
     outcome->is_right = outcome->predicted == outcome->expected;
     outcome->confidence = 1 / sum;
   }
@@ -239,6 +246,7 @@ class Evaluation {
   const EvaluationOptions& options_;
   const ExampleRenderer renderer_;
   const ChoiceSet choices_;
+  const std::vector<double> offsets_;  // of the labels; empty: none
   const std::function<bool(int64_t, int64_t)>& on_progress_;
   Tally tally_;
   int64_t done_ = 0, total_ = 0;
@@ -265,7 +273,10 @@ absl::StatusOr<EvaluationResult> EvaluateRows(Engine* engine, std::shared_ptr<co
                           ExampleRenderer::Create(model->tokenizer_view, model->chat_template(), render));
   int64_t total = static_cast<int64_t>(rows.size());
   if (options.max_examples > 0) total = std::min(total, options.max_examples);
-  Evaluation evaluation(engine, std::move(model), options, std::move(renderer), std::move(choices), on_progress);
+  std::vector<double> offsets;
+  if (UsesOwnTemplates(options, *model, info)) offsets = OffsetsFor(model->label_offsets, choices.labels());
+  Evaluation evaluation(engine, std::move(model), options, std::move(renderer), std::move(choices), std::move(offsets),
+                        on_progress);
   return evaluation.Run(rows, total);
 }
 

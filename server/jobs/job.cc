@@ -56,7 +56,7 @@ absl::string_view TargetModuleName(TargetModule module) {
 }
 
 absl::string_view MethodName(const MethodSpec& method) {
-  constexpr absl::string_view kNames[] = {"full", "partial", "lora", "soft_prompt", "prefix", "ia3"};
+  constexpr absl::string_view kNames[] = {"full", "partial", "lora", "soft_prompt", "prefix", "ia3", "text_prompt"};
   static_assert(std::variant_size_v<MethodSpec> == std::size(kNames));
   return kNames[method.index()];
 }

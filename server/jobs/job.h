@@ -97,9 +97,25 @@ struct Ia3Spec {
   bool operator==(const Ia3Spec&) const = default;
 };
 
-using MethodSpec = std::variant<FullSpec, PartialSpec, LoraSpec, SoftPromptSpec, PrefixSpec, Ia3Spec>;
+struct TextPromptSpec {
+  enum class Selection { kUnspecified = 0, kLabelCoverage = 1, kDiverse = 2 };
+  enum class Metric { kUnspecified = 0, kLabelAccuracy = 1, kExactMatch = 2, kLoss = 3 };
+  std::vector<std::string> instructions;
+  std::optional<int32_t> max_examples;           // unset: 8
+  Selection selection = Selection::kUnspecified;  // kUnspecified: both
+  int32_t candidates = 0;                         // 0: 12
+  int32_t rounds = 0;                             // 0: 3
+  Metric metric = Metric::kUnspecified;           // kUnspecified: by the data
+  std::optional<bool> calibrate;                  // unset: where it helps
+  int64_t max_calls = 0, max_tokens = 0;          // 0: no limit
+  double max_minutes = 0;                         // 0: no limit
+  bool operator==(const TextPromptSpec&) const = default;
+};
 
-// The proto's field names: "full", "partial", "lora", "soft_prompt", "prefix", "ia3".
+using MethodSpec =
+    std::variant<FullSpec, PartialSpec, LoraSpec, SoftPromptSpec, PrefixSpec, Ia3Spec, TextPromptSpec>;
+
+// The proto's field names: "full", "partial", "lora", "soft_prompt", "prefix", "ia3", "text_prompt".
 absl::string_view MethodName(const MethodSpec& method);
 
 enum class LearningRateSchedule { kUnspecified = 0, kCosine = 1, kLinear = 2, kConstant = 3 };
@@ -175,6 +191,7 @@ struct JobProgress {
   double learning_rate = 0;
   double gradient_norm = 0;
   double eta_seconds = -1;
+  double validation_score = 0;
   bool operator==(const JobProgress&) const = default;
 };
 

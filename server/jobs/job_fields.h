@@ -37,6 +37,19 @@ void VisitFields(Is<PrefixSpec> auto& s, auto f) {
 
 void VisitFields(Is<Ia3Spec> auto& s, auto f) { f("target_modules", s.target_modules); }
 
+void VisitFields(Is<TextPromptSpec> auto& s, auto f) {
+  f("instructions", s.instructions);
+  f("max_examples", s.max_examples);
+  f("selection", s.selection);
+  f("candidates", s.candidates);
+  f("rounds", s.rounds);
+  f("metric", s.metric);
+  f("calibrate", s.calibrate);
+  f("max_calls", s.max_calls);
+  f("max_tokens", s.max_tokens);
+  f("max_minutes", s.max_minutes);
+}
+
 void VisitFields(Is<Hyperparameters> auto& s, auto f) {
   f("epochs", s.epochs);
   f("max_steps", s.max_steps);
@@ -103,6 +116,7 @@ void VisitFields(Is<JobProgress> auto& s, auto f) {
   f("learning_rate", s.learning_rate);
   f("gradient_norm", s.gradient_norm);
   f("eta_seconds", s.eta_seconds);
+  f("validation_score", s.validation_score);
 }
 
 void VisitFields(Is<DataReport> auto& s, auto f) {

@@ -1,6 +1,7 @@
 #include "server/jobs/run.h"
 
 #include <utility>
+#include <variant>
 
 namespace attune {
 
@@ -14,7 +15,8 @@ absl::Status JobManager::Run::SetRunning(const Hyperparameters& resolved, const 
       ->Update(job.spec.id, "",
                [&](Job& job) {
                  job.state = JobState::kRunning;
-                 if (job.stop_requested == StopRequest::kNone) job.state_reason = "training";
+                 const bool searches = std::holds_alternative<TextPromptSpec>(job.spec.method);
+                 if (job.stop_requested == StopRequest::kNone) job.state_reason = searches ? "searching" : "training";
                  job.resolved_hyperparameters = resolved;
                  job.data_report = report;
                  return absl::OkStatus();

@@ -4,6 +4,7 @@
 #include <set>
 #include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "absl/strings/ascii.h"
@@ -103,6 +104,26 @@ void CheckMethod(const Ia3Spec& ia3, Checker& checker) {
   CheckTargets(ia3.target_modules, "ia3.target_modules", checker);
 }
 
+void CheckMethod(const TextPromptSpec& prompt, Checker& checker) {
+  checker.Require(prompt.instructions.size() <= 100, "text_prompt.instructions", "must be at most 100");
+  for (const std::string& instruction : prompt.instructions) {
+    checker.Require(!instruction.empty() && instruction.size() <= 8192, "text_prompt.instructions",
+                    "must each be 1 to 8192 bytes");
+  }
+  const int32_t examples = prompt.max_examples.value_or(0);
+  checker.Require(examples >= 0 && examples <= 64, "text_prompt.max_examples", "must be 0 to 64");
+  const int selection = static_cast<int>(prompt.selection), metric = static_cast<int>(prompt.metric);
+  checker.Require(selection >= 0 && selection <= static_cast<int>(TextPromptSpec::Selection::kDiverse),
+                  "text_prompt.example_selection", "is no known selection");
+  checker.Require(metric >= 0 && metric <= static_cast<int>(TextPromptSpec::Metric::kLoss), "text_prompt.metric",
+                  "is no known metric");
+  checker.RequireRangeOrUnset(prompt.candidates, 2, 200, "text_prompt.candidates");
+  checker.RequireRangeOrUnset(prompt.rounds, 1, 20, "text_prompt.rounds");
+  checker.Require(prompt.max_calls >= 0, "text_prompt.max_calls", "must not be negative");
+  checker.Require(prompt.max_tokens >= 0, "text_prompt.max_tokens", "must not be negative");
+  checker.RequireNotNegative(prompt.max_minutes, "text_prompt.max_minutes");
+}
+
 void CheckOptimizer(const Hyperparameters& h, Checker& checker) {
   checker.RequireNotNegative(h.learning_rate, "hyperparameters.learning_rate");
   checker.RequireNotNegative(h.learning_rate_multiplier, "hyperparameters.learning_rate_multiplier");
@@ -144,6 +165,17 @@ bool TrainsWeights(const MethodSpec& method) {
   return std::holds_alternative<FullSpec>(method) || std::holds_alternative<PartialSpec>(method);
 }
 
+// A search trains nothing: settings that would have no effect are refused.
+void CheckSearch(const JobSpec& spec, Checker& checker) {
+  if (!std::holds_alternative<TextPromptSpec>(spec.method)) return;
+  Hyperparameters used;
+  used.seed = spec.hyperparameters.seed;
+  checker.Require(spec.hyperparameters == used, "hyperparameters", "must be unset but for seed with text_prompt");
+  checker.Require(!spec.data.train_on_prompt, "data.train_on_prompt", "must be false with text_prompt");
+  checker.Require(!spec.validation_dataset.empty() || spec.data.validation_fraction >= 0, "data.validation_fraction",
+                  "must not be negative with text_prompt, which chooses by validation rows");
+}
+
 void CheckLabels(const std::map<std::string, std::string>& labels, Checker& checker) {
   checker.Require(labels.size() <= 32, "labels", "must be at most 32");
   for (const auto& [key, value] : labels) {
@@ -172,6 +204,7 @@ absl::Status ValidateJobSpec(const JobSpec& spec) {
   if (!spec.tuned_model_id.empty()) checker.RequireId(spec.tuned_model_id, "tuning_job.tuned_model_id");
   std::visit([&](const auto& method) { CheckMethod(method, checker); }, spec.method);
   CheckHyperparameters(spec.hyperparameters, checker);
+  CheckSearch(spec, checker);
   const std::string& quantization = spec.hyperparameters.quantization;
   checker.Require(quantization.empty() || quantization == "none" || !TrainsWeights(spec.method),
                   "hyperparameters.quantization", "must be \"none\" where the model's own weights train");

@@ -78,6 +78,21 @@ v1::Hyperparameters ToProto(const Hyperparameters& in) {
 
 namespace {
 
+TextPromptSpec ToTextPromptSpec(const v1::TextPromptSearch& in) {
+  TextPromptSpec out;
+  out.instructions.assign(in.instructions().begin(), in.instructions().end());
+  ATTUNE_COPY_OPTIONAL(in, out, max_examples);
+  out.selection = static_cast<TextPromptSpec::Selection>(in.example_selection());
+  out.candidates = in.candidates();
+  out.rounds = in.rounds();
+  out.metric = static_cast<TextPromptSpec::Metric>(in.metric());
+  ATTUNE_COPY_OPTIONAL(in, out, calibrate);
+  out.max_calls = in.max_calls();
+  out.max_tokens = in.max_tokens();
+  out.max_minutes = in.max_minutes();
+  return out;
+}
+
 absl::StatusOr<MethodSpec> ToMethod(const v1::TuningJob& job) {
   switch (job.method_case()) {
     case v1::TuningJob::kFull:
@@ -110,10 +125,12 @@ absl::StatusOr<MethodSpec> ToMethod(const v1::TuningJob& job) {
       for (int module : job.ia3().target_modules()) out.target_modules.push_back(static_cast<TargetModule>(module));
       return out;
     }
+    case v1::TuningJob::kTextPrompt:
+      return ToTextPromptSpec(job.text_prompt());
     case v1::TuningJob::METHOD_NOT_SET:
       break;
   }
-  return InvalidField("tuning_job.method", "must be one of full, partial, lora, soft_prompt, prefix and ia3");
+  return InvalidField("tuning_job.method", "must be one of full, partial, lora, soft_prompt, prefix, ia3 and text_prompt");
 }
 
 void SetMethod(const FullSpec&, v1::TuningJob* job) { job->mutable_full(); }
@@ -153,6 +170,20 @@ void SetMethod(const Ia3Spec& in, v1::TuningJob* job) {
   for (TargetModule module : in.target_modules) out->add_target_modules(static_cast<v1::TargetModule>(module));
 }
 
+void SetMethod(const TextPromptSpec& in, v1::TuningJob* job) {
+  auto* out = job->mutable_text_prompt();
+  for (const std::string& instruction : in.instructions) out->add_instructions(instruction);
+  ATTUNE_SET_OPTIONAL(in, *out, max_examples);
+  out->set_example_selection(static_cast<v1::TextPromptSearch::ExampleSelection>(in.selection));
+  out->set_candidates(in.candidates);
+  out->set_rounds(in.rounds);
+  out->set_metric(static_cast<v1::TextPromptSearch::Metric>(in.metric));
+  ATTUNE_SET_OPTIONAL(in, *out, calibrate);
+  out->set_max_calls(in.max_calls);
+  out->set_max_tokens(in.max_tokens);
+  out->set_max_minutes(in.max_minutes);
+}
+
 #undef ATTUNE_COPY_OPTIONAL
 #undef ATTUNE_SET_OPTIONAL
 
@@ -184,6 +215,7 @@ v1::JobProgress ToProto(const JobProgress& in) {
   out.set_learning_rate(in.learning_rate);
   out.set_gradient_norm(in.gradient_norm);
   out.set_eta_seconds(in.eta_seconds);
+  out.set_validation_score(in.validation_score);
   return out;
 }
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <set>
 
 #include "absl/strings/str_cat.h"
@@ -12,6 +11,7 @@
 #include "common/resource_name.h"
 #include "server/data/template.h"
 #include "server/data/text_encoder.h"
+#include "server/evaluation/calibration.h"
 #include "server/evaluation/evaluator.h"
 #include "server/rpc/check.h"
 #include "server/rpc/convert_generation.h"
@@ -92,21 +92,27 @@ int64_t Longest(const std::vector<std::vector<int32_t>>& sequences) {
   return static_cast<int64_t>(most);
 }
 
-void FillChoices(const v1::ClassifyRequest& request, const ScoreResult& result, v1::ClassifyResponse* response) {
-  double most = -std::numeric_limits<double>::infinity();
-  for (const ScoredContinuation& scored : result.continuations) most = std::max(most, scored.logprob);
+// A text prompt's offsets are its own template's: they say nothing of another prompt or another way to write
+// labels.
+std::vector<double> CalibrationOf(const v1::ClassifyRequest& request, const ServedModel& model) {
+  if (!request.prompt().has_template_input() || !request.choice_template().empty()) return {};
+  return OffsetsFor(model.label_offsets, {request.choices().begin(), request.choices().end()});
+}
+
+void FillChoices(const v1::ClassifyRequest& request, const ScoreResult& result, const std::vector<double>& offsets,
+                 v1::ClassifyResponse* response) {
+  const std::vector<double> scores = LabelScores(result.continuations, offsets);
+  const double most = scores[Likeliest(scores)];
   double sum = 0;
-  for (const ScoredContinuation& scored : result.continuations) sum += std::exp(scored.logprob - most);
-  std::vector<size_t> order(result.continuations.size());
+  for (double score : scores) sum += std::exp(score - most);
+  std::vector<size_t> order(scores.size());
   for (size_t i = 0; i < order.size(); ++i) order[i] = i;
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
-    return result.continuations[a].logprob > result.continuations[b].logprob;
-  });
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return scores[a] > scores[b]; });
   for (size_t i : order) {
     auto* choice = response->add_choices();
     choice->set_label(request.choices(static_cast<int>(i)));
     choice->set_logprob(result.continuations[i].logprob);
-    choice->set_probability(std::exp(result.continuations[i].logprob - most) / sum);
+    choice->set_probability(std::exp(scores[i] - most) / sum);
   }
   response->set_label(response->choices(0).label());
 }
@@ -284,7 +290,7 @@ absl::Status GenerationService::DoClassify(Call& call, const v1::ClassifyRequest
   const int64_t prompt_tokens = static_cast<int64_t>(params.prompt.size());
   ATTUNE_RETURN_IF_ERROR(CheckFits(prompt_tokens, longest, *model));
   ATTUNE_ASSIGN_OR_RETURN(ScoreResult result, ScoreFor(call, std::move(params)));
-  FillChoices(request, result, response);
+  FillChoices(request, result, CalibrationOf(request, *model), response);
   *response->mutable_usage() = ToUsage(CountedPromptTokens(prompt_tokens, *model), 0, result.timings);
   return absl::OkStatus();
 }

@@ -5,8 +5,10 @@
 #include "absl/strings/str_split.h"
 #include "common/error.h"
 #include "common/resource_name.h"
+#include "server/adapters/publish_text_prompt.h"
 #include "server/rpc/check.h"
 #include "server/rpc/convert_model.h"
+#include "server/rpc/convert_text_prompt.h"
 #include "server/rpc/paging.h"
 
 namespace attune {
@@ -136,6 +138,51 @@ grpc::Status ModelService::ExportModel(grpc::ServerContext* context, const v1::E
                                        v1::ExportModelResponse* response) {
   return ServeCall(context, deps_.metrics, kService, "ExportModel",
                    [&](Call& call) { return DoExport(call, *request, response); });
+}
+
+absl::Status ModelService::DoGetTextPrompt(Call& call, const v1::GetTextPromptRequest& request,
+                                           v1::TextPrompt* response) {
+  ATTUNE_ASSIGN_OR_RETURN(std::string id, ModelId(call, request.name()));
+  ATTUNE_ASSIGN_OR_RETURN(ModelInfo info, deps_.models->Get(id));
+  if (info.kind != ModelKind::kTextPrompt) {
+    return MakeError(absl::StatusCode::kFailedPrecondition, "NOT_A_TEXT_PROMPT",
+                     absl::StrCat("'models/", id, "' is no text prompt."));
+  }
+  ATTUNE_ASSIGN_OR_RETURN(TextPrompt prompt, ReadTextPrompt(deps_.models->Directory(id)));
+  *response = ToProto(prompt);
+  return absl::OkStatus();
+}
+
+grpc::Status ModelService::GetTextPrompt(grpc::ServerContext* context, const v1::GetTextPromptRequest* request,
+                                         v1::TextPrompt* response) {
+  return ServeCall(context, deps_.metrics, kService, "GetTextPrompt",
+                   [&](Call& call) { return DoGetTextPrompt(call, *request, response); });
+}
+
+absl::Status ModelService::DoCreateTextPrompt(Call& call, const v1::CreateTextPromptRequest& request,
+                                              v1::Model* response) {
+  ModelInfo info;
+  ATTUNE_ASSIGN_OR_RETURN(info.base_model, ParseName(kModels, request.base_model(), "base_model"));
+  if (!request.has_text_prompt()) return InvalidField("text_prompt", "is required");
+  if (!request.model_id().empty()) ATTUNE_RETURN_IF_ERROR(CheckId(request.model_id(), "model_id"));
+  ATTUNE_RETURN_IF_ERROR(CheckLength(request.request_id(), 128, "request_id"));
+  ATTUNE_RETURN_IF_ERROR(CheckModelText(request.model(), "model"));
+  ATTUNE_ASSIGN_OR_RETURN(TextPrompt prompt, ToTextPrompt(request.text_prompt()));
+  info.id =
+      request.model_id().empty() ? RandomId(MakeId(absl::StrCat(info.base_model, "-prompt"))) : request.model_id();
+  info.display_name = request.model().display_name();
+  info.description = request.model().description();
+  info.labels = ToMap(request.model().labels());
+  ATTUNE_ASSIGN_OR_RETURN(info, PublishTextPrompt(deps_.models, std::move(info), prompt, request.request_id()));
+  *response = ToProto(info);
+  call.Note("model", response->name());
+  return absl::OkStatus();
+}
+
+grpc::Status ModelService::CreateTextPrompt(grpc::ServerContext* context, const v1::CreateTextPromptRequest* request,
+                                            v1::Model* response) {
+  return ServeCall(context, deps_.metrics, kService, "CreateTextPrompt",
+                   [&](Call& call) { return DoCreateTextPrompt(call, *request, response); });
 }
 
 }  // namespace attune

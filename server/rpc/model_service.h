@@ -52,11 +52,17 @@ class ModelService final : public v1::ModelService::Service {
                            google::protobuf::Empty* response) override;
   grpc::Status ExportModel(grpc::ServerContext* context, const v1::ExportModelRequest* request,
                            v1::ExportModelResponse* response) override;
+  grpc::Status GetTextPrompt(grpc::ServerContext* context, const v1::GetTextPromptRequest* request,
+                             v1::TextPrompt* response) override;
+  grpc::Status CreateTextPrompt(grpc::ServerContext* context, const v1::CreateTextPromptRequest* request,
+                                v1::Model* response) override;
 
  private:
   absl::Status DoUpdate(Call& call, const v1::UpdateModelRequest& request, v1::Model* response);
   absl::Status DoDelete(Call& call, const v1::DeleteModelRequest& request);
   absl::Status DoExport(Call& call, const v1::ExportModelRequest& request, v1::ExportModelResponse* response);
+  absl::Status DoGetTextPrompt(Call& call, const v1::GetTextPromptRequest& request, v1::TextPrompt* response);
+  absl::Status DoCreateTextPrompt(Call& call, const v1::CreateTextPromptRequest& request, v1::Model* response);
 
   const Deps deps_;
 };

@@ -36,7 +36,7 @@ absl::StatusOr<PlannedRun> PlanRun(const TuningRunnerDeps& deps, const JobSpec& 
     ATTUNE_ASSIGN_OR_RETURN(plan.model, use == PlanFor::kRun ? deps.residency->AcquireQuantized(spec.base_model, format)
                                                              : deps.residency->Describe(spec.base_model));
   }
-  if (plan.model->adapter) {
+  if (plan.model->adapter || plan.model->info.kind == ModelKind::kTextPrompt) {
     return MakeError(absl::StatusCode::kFailedPrecondition, "BASE_IS_ADAPTER",
                      absl::StrCat("models/", spec.base_model, " is an adapter; tune the model that it is based on, or "
                                                               "export it merged and import that"));

@@ -5,6 +5,7 @@
 #include "common/error.h"
 #include "common/file.h"
 #include "server/adapters/packed_ops.h"
+#include "server/adapters/publish_text_prompt.h"
 #include "server/adapters/residency.h"
 #include "server/tokenizer/load.h"
 #include "tests/adapters/adapters_fixture.h"
@@ -96,6 +97,22 @@ TEST_F(ExporterTest, WritesAdaptersForPeft) {
     EXPECT_THAT(card, HasSubstr("base_model: \"gguf\""));
     EXPECT_THAT(card, HasSubstr("| validation_loss | 0.5 |"));
   }
+}
+
+TEST_F(ExporterTest, WritesTextPromptsAsTheirJson) {
+  TextPrompt prompt;
+  prompt.instruction = "Do it.";
+  ModelInfo info;
+  info.id = "text";
+  info.base_model = "gguf";
+  ASSERT_TRUE(PublishTextPrompt(registry_.get(), info, prompt).ok());
+  absl::StatusOr<ExportResult> result = Export("text");
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_THAT(result->files, ElementsAre("README.md", "text_prompt.json"));
+  EXPECT_EQ(*ReadTextPrompt(result->path), prompt);
+  EXPECT_THAT(*ReadFile(result->path + "/README.md"), HasSubstr("Method: text prompt"));
+  EXPECT_EQ(Reason(Export("text", ExportFormat::kPeft, "x")), "EXPORT_UNSUPPORTED");
+  EXPECT_EQ(Reason(Export("text", ExportFormat::kSafetensors, "x")), "EXPORT_UNSUPPORTED");
 }
 
 TEST_F(ExporterTest, RefusesFormatsThatDoNotFit) {

@@ -8,6 +8,7 @@
 
 #include "common/error.h"
 #include "common/file.h"
+#include "server/adapters/publish_text_prompt.h"
 #include "server/model/base_model.h"
 #include "server/model/compute_target.h"
 #include "tests/adapters/adapters_fixture.h"
@@ -53,6 +54,37 @@ TEST_F(ResidencyTest, AdaptersShareTheirBase) {
   EXPECT_EQ(prompt->context_tokens(), TinyModel::kContext - 5);
   EXPECT_EQ(residency.resident_adapters(), 2);
   EXPECT_EQ(residency.resident_bytes(), base->base->bytes + lora->adapter->bytes + prompt->adapter->bytes);
+}
+
+TEST_F(ResidencyTest, ATextPromptIsItsBaseWithAnotherTemplate) {
+  TextPrompt prompt;
+  prompt.instruction = "Do it.";
+  prompt.label_offsets = {{"a", 0.5}};
+  for (const char* id : {"first", "second"}) {
+    ModelInfo info;
+    info.id = id;
+    info.base_model = "gguf";
+    auto published = PublishTextPrompt(registry_.get(), info, prompt);
+    ASSERT_TRUE(published.ok()) << published.status();
+    EXPECT_EQ(published->kind, ModelKind::kTextPrompt);
+    EXPECT_EQ(published->prompt_template, "Do it.\n\n{{prompt}}");
+  }
+  Residency residency(registry_.get(), {}, kPlenty);
+  auto first = Acquire(&residency, "first"), second = Acquire(&residency, "second"), base = Acquire(&residency, "gguf");
+  EXPECT_EQ(first->base, base->base);
+  EXPECT_EQ(first->adapter, nullptr);
+  // One beginning of the prefix cache serves all three.
+  EXPECT_EQ(first->uid, base->uid);
+  EXPECT_EQ(second->uid, base->uid);
+  EXPECT_EQ(first->label_offsets, prompt.label_offsets);
+  EXPECT_EQ(first->context_tokens(), TinyModel::kContext);
+  EXPECT_EQ(residency.resident_adapters(), 0);
+  EXPECT_EQ(residency.resident_bytes(), base->base->bytes);
+  EXPECT_EQ(GetErrorDetails(registry_->Delete("gguf", "")).reason, "MODEL_IN_USE");
+  ModelInfo nested;
+  nested.id = "nested";
+  nested.base_model = "first";
+  EXPECT_EQ(GetErrorDetails(PublishTextPrompt(registry_.get(), nested, prompt).status()).reason, "BASE_IS_ADAPTER");
 }
 
 TEST_F(ResidencyTest, WeightsAreTakenFromTheBudgetUntilTheLastHolderLetsGo) {

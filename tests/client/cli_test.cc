@@ -297,6 +297,152 @@ TEST_F(CliTest, TuneOtherMethods) {
   EXPECT_THAT(r.err, HasSubstr("--virtual-tokens goes with --method soft-prompt or prefix, not full"));
 }
 
+TEST_F(CliTest, TuneTextPromptFillsTheSearch) {
+  CliResult r = Run({"tune",
+                     "--base",
+                     "m",
+                     "--data",
+                     "d",
+                     "--method",
+                     "text-prompt",
+                     "--instruction",
+                     "Classify.\\nNow.",
+                     "--instruction",
+                     "Say {{it}}.",
+                     "--max-examples",
+                     "0",
+                     "--example-selection",
+                     "diverse",
+                     "--candidates",
+                     "5",
+                     "--rounds",
+                     "2",
+                     "--metric",
+                     "exact-match",
+                     "--calibrate",
+                     "off",
+                     "--max-calls",
+                     "100",
+                     "--max-model-tokens",
+                     "1000",
+                     "--max-minutes",
+                     "1.5",
+                     "--seed",
+                     "3"});
+  EXPECT_EQ(r.code, 0) << r.err;
+  EXPECT_THAT(r.out, HasSubstr("text prompt, 2 rounds, 5 candidates, at most 0 examples, at most 100 calls"));
+  const auto job = state().RequestOf<v1::CreateTuningJobRequest>("CreateTuningJob").tuning_job();
+  const v1::TextPromptSearch& search = job.text_prompt();
+  EXPECT_THAT(search.instructions(), ElementsAre("Classify.\nNow.", "Say {{it}}."));
+  EXPECT_TRUE(search.has_max_examples());
+  EXPECT_EQ(search.max_examples(), 0);
+  EXPECT_EQ(search.example_selection(), v1::TextPromptSearch::DIVERSE);
+  EXPECT_EQ(search.candidates(), 5);
+  EXPECT_EQ(search.rounds(), 2);
+  EXPECT_EQ(search.metric(), v1::TextPromptSearch::EXACT_MATCH);
+  EXPECT_TRUE(search.has_calibrate());
+  EXPECT_FALSE(search.calibrate());
+  EXPECT_EQ(search.max_calls(), 100);
+  EXPECT_EQ(search.max_tokens(), 1000);
+  EXPECT_EQ(search.max_minutes(), 1.5);
+  EXPECT_EQ(job.hyperparameters().seed(), 3);
+  r = Run({"tune", "--base", "m", "--data", "d", "--method", "lora", "--rounds", "2"});
+  EXPECT_EQ(r.code, 2);
+  EXPECT_THAT(r.err, HasSubstr("--rounds goes with --method text-prompt"));
+}
+
+// ---- prompts
+
+v1::TextPrompt MoodPrompt() {
+  v1::TextPrompt prompt;
+  prompt.set_instruction("Glad or sad?");
+  prompt.set_input_template("Text: {{text}}\nMood:");
+  prompt.set_output_template(" {{label}}");
+  auto& columns = *prompt.add_examples()->mutable_columns();
+  columns["text"] = "sunny";
+  columns["label"] = "glad";
+  (*prompt.mutable_label_offsets())["glad"] = 0.5;
+  auto* trial = prompt.add_trials();
+  trial->set_instruction("Tried.");
+  trial->set_score(0.75);
+  trial->set_origin("proposed");
+  return prompt;
+}
+
+TEST_F(CliTest, PromptsShowWritesThePartsOrTheTemplate) {
+  state().text_prompts["models/mood"] = MoodPrompt();
+  state().models["models/mood"].set_prompt_template("Glad or sad?\n\nText: {{text}}\nMood:");
+  CliResult r = Run({"prompts", "show", "mood"});
+  EXPECT_EQ(r.code, 0) << r.err;
+  EXPECT_THAT(r.out, HasSubstr("\"Glad or sad?\""));
+  EXPECT_THAT(r.out, HasSubstr("example 1  label=glad, text=sunny"));
+  EXPECT_THAT(r.out, HasSubstr("glad"));
+  EXPECT_THAT(r.out, HasSubstr("Tried."));
+  EXPECT_EQ(Run({"prompts", "show", "mood", "--template"}).out, "Glad or sad?\n\nText: {{text}}\nMood:\n");
+  EXPECT_THAT(Run({"--json", "prompts", "show", "mood"}).out, HasSubstr("\"label_offsets\""));
+  EXPECT_EQ(Run({"prompts", "show", "none"}).code, 3);
+}
+
+TEST_F(CliTest, PromptsEditMakesANewModel) {
+  state().text_prompts["models/mood"] = MoodPrompt();
+  v1::Model& model = state().models["models/mood"];
+  model.set_name("models/mood");
+  model.set_base_model("models/base");
+  CliResult r = Run({"prompts", "edit", "mood", "--instruction", "Which mood?"});
+  EXPECT_EQ(r.code, 0) << r.err;
+  EXPECT_THAT(r.err, HasSubstr("calibration"));
+  const auto request = state().RequestOf<v1::CreateTextPromptRequest>("CreateTextPrompt");
+  EXPECT_EQ(request.base_model(), "models/base");
+  EXPECT_EQ(request.model_id(), "mood-v2");
+  EXPECT_EQ(request.text_prompt().instruction(), "Which mood?");
+  EXPECT_EQ(request.text_prompt().edited_from(), "models/mood");
+  EXPECT_EQ(request.text_prompt().examples_size(), 1);
+  EXPECT_TRUE(request.text_prompt().label_offsets().empty());
+  EXPECT_FALSE(request.request_id().empty());
+
+  state().text_prompts["models/mood-v2"] = MoodPrompt();
+  state().models["models/mood-v2"].set_name("models/mood-v2");
+  r = Run({"prompts", "edit", "mood-v2", "--no-examples", "--example", "{\"text\": \"a\", \"label\": \"b\"}"});
+  EXPECT_EQ(r.code, 0) << r.err;
+  const auto second = state().RequestOf<v1::CreateTextPromptRequest>("CreateTextPrompt", 1);
+  EXPECT_EQ(second.model_id(), "mood-v3");
+  EXPECT_EQ(second.text_prompt().instruction(), "Glad or sad?");
+  ASSERT_EQ(second.text_prompt().examples_size(), 1);
+  EXPECT_EQ(second.text_prompt().examples(0).columns().at("label"), "b");
+  EXPECT_EQ(Run({"prompts", "edit", "mood", "--as", "mine", "--instruction", ""}).code, 0);
+  EXPECT_EQ(state().RequestOf<v1::CreateTextPromptRequest>("CreateTextPrompt", 2).model_id(), "mine");
+  EXPECT_EQ(Run({"prompts", "edit", "mood"}).code, 2);
+  EXPECT_EQ(Run({"prompts", "edit", "mood", "--example", "text=a"}).code, 2);
+}
+
+TEST_F(CliTest, PromptsCreateTakesTheTextFromAFileToo) {
+  const std::string path = ::testing::TempDir() + "attune_cli_test.txt";
+  std::ofstream(path) << "Read this.\n";
+  CliResult r = Run({"prompts", "create", "base", "--file", path, "--template",
+                     "Text: {{text}}\\nLabel:", "--completion-template", " {{label}}", "--example",
+                     "{\"text\": \"a\", \"label\": \"b\"}", "--as", "hand"});
+  EXPECT_EQ(r.code, 0) << r.err;
+  const auto request = state().RequestOf<v1::CreateTextPromptRequest>("CreateTextPrompt");
+  EXPECT_EQ(request.base_model(), "models/base");
+  EXPECT_EQ(request.model_id(), "hand");
+  EXPECT_EQ(request.text_prompt().instruction(), "Read this.");
+  EXPECT_EQ(request.text_prompt().input_template(), "Text: {{text}}\nLabel:");
+  EXPECT_EQ(request.text_prompt().examples(0).columns().at("text"), "a");
+  EXPECT_EQ(Run({"prompts", "create", "base", "--file", path, "--instruction", "x"}).code, 2);
+}
+
+TEST_F(CliTest, PromptsDiffIsUnified) {
+  v1::Model &a = state().models["models/a"], &b = state().models["models/b"];
+  a.set_name("models/a");
+  a.set_prompt_template("1\n2\n3");
+  b.set_name("models/b");
+  b.set_prompt_template("1\ntwo\n3");
+  CliResult r = Run({"prompts", "diff", "a", "b"});
+  EXPECT_EQ(r.code, 0) << r.err;
+  EXPECT_EQ(r.out, "--- models/a\n+++ models/b\n@@ -1,3 +1,3 @@\n 1\n-2\n+two\n 3\n");
+  EXPECT_EQ(Run({"prompts", "diff", "a", "a"}).out, "");
+}
+
 TEST_F(CliTest, EstimateQueuesNothing) {
   CliResult r = Run({"tune", "--base", "m", "--data", "d", "--method", "full", "--estimate"});
   EXPECT_EQ(r.code, 0) << r.err;

@@ -55,5 +55,14 @@ TEST(TemplateTest, MissingColumnsAreNamed) {
   EXPECT_EQ(GetErrorDetails(status).metadata.at("column"), "b");
 }
 
+TEST(EscapeTemplateTextTest, RenderedItIsTheTextAgain) {
+  for (const char* text : {"", "plain", "{{x}}", "{", "{{{x}}}", "\\{{x}}", "\\\\{{", "}}", "{{", "a{{b{{"}) {
+    absl::StatusOr<PromptTemplate> parsed = PromptTemplate::Parse(EscapeTemplateText(text));
+    ASSERT_TRUE(parsed.ok()) << text << parsed.status();
+    EXPECT_TRUE(parsed->variables().empty()) << text;
+    EXPECT_EQ(*parsed->Render({}), text);
+  }
+}
+
 }  // namespace
 }  // namespace attune

@@ -138,6 +138,24 @@ TEST_F(EvaluatorTest, TheModelsTemplatesGoBeforeTheDatasets) {
   EXPECT_EQ(engine_.last_score().prompt, (Tokens{FakeTokenizer::kBos, 'Q', ':', 'x'}));
 }
 
+TEST_F(EvaluatorTest, ATextPromptsCalibrationCountsUnderItsOwnTemplates) {
+  AddDataset(Row("x", "x") + Row("y", "y"), "Q:{{text}} A:", " {{label}}");
+  // Of the right label a little more than of others, of x much more than of y.
+  engine_.SetScorer([](const ScoreParams& params, const Tokens& tokens) {
+    const double right = Answers(params, tokens) ? 0.25 : 0, bias = tokens[1] == 'x' ? 1 : 0;
+    return FakeEngine::Uniform(tokens, -2 + right + bias, false);
+  });
+  model_->info.dataset_kind = DatasetKind::kPromptCompletion;
+  EXPECT_DOUBLE_EQ(MustRun().label_accuracy.value, 0.5);
+  model_->label_offsets = {{"x", 0}, {"y", 2}};
+  EXPECT_DOUBLE_EQ(MustRun().label_accuracy.value, 1);
+  options_.prompt_template = "O:{{text}} A:";
+  EXPECT_DOUBLE_EQ(MustRun().label_accuracy.value, 0.5);
+  options_.prompt_template.clear();
+  options_.choices = {"x", "y", "z"};  // z has no offset
+  EXPECT_DOUBLE_EQ(MustRun().label_accuracy.value, 0.5);
+}
+
 TEST_F(EvaluatorTest, GivenChoicesCountUnknownAnswersAsWrong) {
   AddDataset(Row("x", "x") + Row("z", "z"), "Q:{{text}} A:", " {{label}}");
   options_.choices = {"x", "y"};

@@ -215,6 +215,45 @@ class ServicesTest(unittest.TestCase):
         rest = self.server.watch(self.job.name, after=2)
         self.assertEqual(rest, self.events[2:])
 
+    def test_text_prompt_job_publishes_a_prompt_that_serves(self):
+        search = tuning_job.TextPromptSearch(instructions=["Is the mood glad or sad?"], max_examples=4, candidates=4,
+                                             rounds=1, max_calls=120)
+        job = self.server.create_job(tuning_job.TuningJob(
+            base_model="models/smollm2", dataset="datasets/mood", tuned_model_id="mood-text", text_prompt=search), "text")
+        events = self.server.watch(job.name)
+        done = self.server.get_job(job.name)
+        self.assertEqual(done.state, State.SUCCEEDED, (done, self.server.log_tail()))
+        self.assertLessEqual(done.progress.step, 120)
+        self.assertTrue(any("round 1 of 1: label accuracy" in event.message for event in events))
+        tuned = self.server.models.GetModel(model_service.GetModelRequest(name=done.tuned_model))
+        self.assertEqual((tuned.kind, tuned.base_model, tuned.tuning_job),
+                         (model.Model.TEXT_PROMPT, "models/smollm2", "tuningJobs/text"))
+        self.assertTrue(tuned.prompt_template.endswith(":") and "{{text}}" in tuned.prompt_template)
+        self.assertGreaterEqual(tuned.metrics["validation_score"], tuned.metrics["baseline_score"])
+        prompt = self.server.models.GetTextPrompt(model_service.GetTextPromptRequest(name=tuned.name))
+        self.assertGreater(len(prompt.trials), 0)
+
+        ask = generation.ClassifyRequest(
+            model=tuned.name, choices=["glad", "sad"],
+            prompt=generation.Prompt(template_input=generation.TemplateInput(variables={"text": "What a kind song"})))
+        self.server.generation.Classify(ask)
+        again = self.server.generation.Classify(ask)
+        # The prompt's beginning is known by then, whole pages of it.
+        self.assertGreaterEqual(again.usage.cached_prompt_tokens, again.usage.prompt_tokens // 2)
+        self.assertAlmostEqual(sum(choice.probability for choice in again.choices), 1, places=5)
+
+        prompt.instruction = "Say {{which}} mood it is."
+        edited = self.server.models.CreateTextPrompt(model_service.CreateTextPromptRequest(
+            base_model="models/smollm2", text_prompt=prompt, model_id="mood-text-v2"))
+        self.assertTrue(edited.prompt_template.startswith("Say \\{{which}} mood it is."))
+        ask.model = edited.name
+        self.server.generation.Classify(ask)
+        self.fails(Code.FAILED_PRECONDITION, "BASE_IS_ADAPTER", self.server.create_job,
+                   lora_job(base_model="models/mood-text-v2"))
+        exported = self.server.models.ExportModel(model_service.ExportModelRequest(name=edited.name))
+        self.assertEqual(list(exported.files), ["README.md", "text_prompt.json"])
+        self.server.models.DeleteModel(model_service.DeleteModelRequest(name=edited.name))
+
     def test_finished_job(self):
         self.assertEqual(self.done.tuned_model, "models/mood-lora")
         self.assertEqual(self.done.data_report.train_examples + self.done.data_report.validation_examples, 60)

@@ -56,7 +56,9 @@ TEST(JobJsonTest, SpecsOfEveryMethodSurvive) {
       FullSpec{}, PartialSpec{3, {"a.*", "b"}, true},
       LoraSpec{8, 4.5, 0.0, {TargetModule::kQProj, TargetModule::kDownProj}, true},
       SoftPromptSpec{5, SoftPromptSpec::Init::kText, "Classify:"},
-      PrefixSpec{7, SoftPromptSpec::Init::kText, "Sort:"}, Ia3Spec{{TargetModule::kVProj}}};
+      PrefixSpec{7, SoftPromptSpec::Init::kText, "Sort:"}, Ia3Spec{{TargetModule::kVProj}},
+      TextPromptSpec{{"Classify.", "{{braces}}"}, 0, TextPromptSpec::Selection::kDiverse, 20, 4,
+                     TextPromptSpec::Metric::kLoss, false, 1000, 5000, 1.5}};
   for (const MethodSpec& method : methods) {
     const JobSpec spec = FullJobSpec(method);
     absl::StatusOr<JobSpec> back = JobSpecFromJson(JobSpecToJson(spec));

@@ -45,6 +45,7 @@ TEST(JobTest, NamesAreTheProtos) {
   EXPECT_EQ(MethodName(SoftPromptSpec()), "soft_prompt");
   EXPECT_EQ(MethodName(PrefixSpec()), "prefix");
   EXPECT_EQ(MethodName(Ia3Spec()), "ia3");
+  EXPECT_EQ(MethodName(TextPromptSpec()), "text_prompt");
 }
 
 }  // namespace

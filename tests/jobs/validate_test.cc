@@ -38,6 +38,7 @@ TEST(ValidateTest, DefaultsAreValidForEveryMethod) {
   EXPECT_TRUE(ValidateJobSpec(GoodSpec(PartialSpec{.last_layers = 1})).ok());
   EXPECT_TRUE(ValidateJobSpec(GoodSpec(LoraSpec())).ok());
   EXPECT_TRUE(ValidateJobSpec(GoodSpec(SoftPromptSpec())).ok());
+  EXPECT_TRUE(ValidateJobSpec(GoodSpec(TextPromptSpec())).ok());
 }
 
 TEST(ValidateTest, EveryFieldHasItsRange) {
@@ -79,6 +80,20 @@ TEST(ValidateTest, EveryFieldHasItsRange) {
            SoftPromptSpec{.init = static_cast<SoftPromptSpec::Init>(4)}),
       CASE("soft_prompt.init_text", method, (SoftPromptSpec{.init = SoftPromptSpec::Init::kText, .init_text = "x"}),
            SoftPromptSpec{.init = SoftPromptSpec::Init::kText}),
+      CASE("text_prompt.instructions", method, (TextPromptSpec{.instructions = {std::string(8192, 'x')}}),
+           (TextPromptSpec{.instructions = {std::string(8193, 'x')}})),
+      CASE("text_prompt.instructions", method, TextPromptSpec{}, TextPromptSpec{.instructions = {""}}),
+      CASE("text_prompt.max_examples", method, TextPromptSpec{.max_examples = 0}, TextPromptSpec{.max_examples = -1}),
+      CASE("text_prompt.max_examples", method, TextPromptSpec{.max_examples = 64}, TextPromptSpec{.max_examples = 65}),
+      CASE("text_prompt.example_selection", method, TextPromptSpec{.selection = TextPromptSpec::Selection::kDiverse},
+           TextPromptSpec{.selection = static_cast<TextPromptSpec::Selection>(3)}),
+      CASE("text_prompt.metric", method, TextPromptSpec{.metric = TextPromptSpec::Metric::kLoss},
+           TextPromptSpec{.metric = static_cast<TextPromptSpec::Metric>(4)}),
+      CASE("text_prompt.candidates", method, TextPromptSpec{.candidates = 200}, TextPromptSpec{.candidates = 1}),
+      CASE("text_prompt.rounds", method, TextPromptSpec{.rounds = 20}, TextPromptSpec{.rounds = 21}),
+      CASE("text_prompt.max_calls", method, TextPromptSpec{.max_calls = 1}, TextPromptSpec{.max_calls = -1}),
+      CASE("text_prompt.max_tokens", method, TextPromptSpec{.max_tokens = 1}, TextPromptSpec{.max_tokens = -1}),
+      CASE("text_prompt.max_minutes", method, TextPromptSpec{.max_minutes = 0.5}, TextPromptSpec{.max_minutes = nan}),
       CASE("hyperparameters.epochs", hyperparameters.epochs, 0.5, nan),
       CASE("hyperparameters.epochs", hyperparameters.epochs, 100, -1),
       CASE("hyperparameters.max_steps", hyperparameters.max_steps, 1, -1),
@@ -145,6 +160,21 @@ TEST(ValidateTest, AllViolationsAreToldAtOnce) {
                                                     "tuning_job.priority"));
   EXPECT_THAT(std::string(ValidateJobSpec(spec).message()),
               testing::AllOf(testing::HasSubstr("tuning_job.lora.rank"), testing::HasSubstr("1000")));
+}
+
+TEST(ValidateTest, ASearchTakesNoTrainingSettings) {
+  JobSpec spec = GoodSpec(TextPromptSpec());
+  spec.hyperparameters.seed = 7;
+  EXPECT_TRUE(ValidateJobSpec(spec).ok());
+  spec.hyperparameters.epochs = 2;
+  spec.data.train_on_prompt = true;
+  spec.data.validation_fraction = -1;
+  EXPECT_THAT(BadFields(spec), UnorderedElementsAre("tuning_job.hyperparameters", "tuning_job.data.train_on_prompt",
+                                                    "tuning_job.data.validation_fraction"));
+  spec.hyperparameters.epochs = 0;
+  spec.data.train_on_prompt = false;
+  spec.validation_dataset = "v";
+  EXPECT_TRUE(ValidateJobSpec(spec).ok());
 }
 
 }  // namespace

@@ -90,7 +90,22 @@ TEST(ConvertJobTest, EveryFieldSurvivesForEveryMethod) {
   prefix.mutable_prefix()->set_init_text("hello");
   v1::TuningJob ia3 = FullJob();
   ia3.mutable_ia3()->add_target_modules(v1::UP_PROJ);
-  for (const v1::TuningJob& job : {full, partial, lora, soft, prefix, ia3}) {
+  v1::TuningJob text = FullJob();
+  text.clear_hyperparameters();
+  text.mutable_hyperparameters()->set_seed(3);
+  text.mutable_data()->set_train_on_prompt(false);
+  v1::TextPromptSearch* search = text.mutable_text_prompt();
+  search->add_instructions("Classify.");
+  search->set_max_examples(0);
+  search->set_example_selection(v1::TextPromptSearch::DIVERSE);
+  search->set_candidates(5);
+  search->set_rounds(2);
+  search->set_metric(v1::TextPromptSearch::EXACT_MATCH);
+  search->set_calibrate(false);
+  search->set_max_calls(100);
+  search->set_max_tokens(1000);
+  search->set_max_minutes(1.5);
+  for (const v1::TuningJob& job : {full, partial, lora, soft, prefix, ia3, text}) {
     v1::TuningJob back = RoundTrip(job);
     EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(job, back))
         << job.DebugString() << "became\n"

@@ -393,6 +393,41 @@ TEST_F(GenerationServiceTest, ClassifiesByTheLikeliestContinuation) {
   EXPECT_EQ(response.usage().prompt_tokens(), 2);
 }
 
+TEST_F(GenerationServiceTest, ClassifyCalibratesATextPromptsOwnTemplate) {
+  engine_.SetScorer([](const ScoreParams&, const Tokens& tokens) {
+    return FakeEngine::Uniform(tokens, tokens[1] == 'b' ? -0.1 : -0.5, false);
+  });
+  ServedModel* text = AddServed("text");
+  text->info.kind = ModelKind::kTextPrompt;
+  text->info.dataset_kind = DatasetKind::kPromptCompletion;
+  text->info.prompt_template = "T: {{text}}";
+  text->info.completion_template = "={{label}}";
+  text->label_offsets = {{"a", 2}, {"b", 0.5}};
+  v1::ClassifyRequest request;
+  request.set_model("models/text");
+  (*request.mutable_prompt()->mutable_template_input()->mutable_variables())["text"] = "x";
+  for (const char* choice : {"a", "b"}) request.add_choices(choice);
+  const auto classify = [&] {
+    v1::ClassifyResponse response;
+    grpc::ClientContext context;
+    const grpc::Status status = stub_->Classify(&context, request, &response);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    return response;
+  };
+  const v1::ClassifyResponse response = classify();
+  EXPECT_EQ(response.label(), "a");
+  EXPECT_NEAR(response.choices(0).logprob(), -1, 1e-9);  // as the model has it
+  EXPECT_NEAR(response.choices(0).probability(), 1 / (1 + std::exp(-0.2 + 0.5 - (-1 + 2))), 1e-9);
+  request.set_choice_template("-{{x}}");
+  EXPECT_EQ(classify().label(), "b");
+  request.clear_choice_template();
+  request.add_choices("c");  // without an offset: all are compared as they are
+  EXPECT_EQ(classify().label(), "b");
+  request.mutable_choices()->RemoveLast();
+  request.mutable_prompt()->set_text("something else");
+  EXPECT_EQ(classify().label(), "b");
+}
+
 TEST_F(GenerationServiceTest, ClassifyChecksItsChoicesAndTemplate) {
   const auto field = [&](std::vector<std::string> choices, const std::string& choice_template) {
     v1::ClassifyRequest request;

@@ -1,5 +1,8 @@
 #include "server/rpc/model_service.h"
 
+#include <cmath>
+#include <functional>
+
 #include "tests/rpc/rpc_fixture.h"
 
 namespace attune {
@@ -51,6 +54,17 @@ class ModelServiceTest : public RpcFixture {
     request.set_format(static_cast<v1::ExportModelRequest::Format>(format));
     grpc::ClientContext context;
     return stub_->ExportModel(&context, request, response);
+  }
+
+  grpc::Status CreateTextPrompt(const v1::CreateTextPromptRequest& request, v1::Model* model) {
+    grpc::ClientContext context;
+    return stub_->CreateTextPrompt(&context, request, model);
+  }
+  grpc::Status GetTextPrompt(const std::string& name, v1::TextPrompt* prompt) {
+    v1::GetTextPromptRequest request;
+    request.set_name(name);
+    grpc::ClientContext context;
+    return stub_->GetTextPrompt(&context, request, prompt);
   }
 
   std::vector<std::string> dropped_;
@@ -158,6 +172,81 @@ TEST_F(ModelServiceTest, ExportsBelowTheRootOnly) {
   EXPECT_EQ(response.path(), "/exports/x");
   EXPECT_THAT(response.files(), ElementsAre("a", "b"));
   EXPECT_EQ(response.size_bytes(), 7);
+}
+
+// A prompt over "base" with every part set.
+v1::CreateTextPromptRequest MoodRequest() {
+  v1::CreateTextPromptRequest request;
+  request.set_base_model("models/base");
+  request.set_model_id("mood");
+  request.mutable_model()->set_display_name("Mood");
+  v1::TextPrompt* prompt = request.mutable_text_prompt();
+  prompt->set_instruction("{{Glad}} or sad?");
+  prompt->set_input_template("Text: {{text}}\nMood:");
+  prompt->set_output_template(" {{label}}");
+  auto& columns = *prompt->add_examples()->mutable_columns();
+  columns["text"] = "sunny";
+  columns["label"] = "glad";
+  (*prompt->mutable_label_offsets())["glad"] = 0.5;
+  prompt->set_edited_from("models/older");
+  return request;
+}
+
+TEST_F(ModelServiceTest, ATextPromptIsMadeShownAndServed) {
+  AddModel("base");
+  v1::CreateTextPromptRequest request = MoodRequest();
+  request.set_request_id("once");
+  v1::Model model;
+  grpc::Status status = CreateTextPrompt(request, &model);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(model.name(), "models/mood");
+  EXPECT_EQ(model.kind(), v1::Model::TEXT_PROMPT);
+  EXPECT_EQ(model.base_model(), "models/base");
+  EXPECT_EQ(model.display_name(), "Mood");
+  EXPECT_EQ(model.prompt_template(), "\\{{Glad}} or sad?\n\nText: sunny\nMood: glad\n\nText: {{text}}\nMood:");
+  EXPECT_EQ(model.completion_template(), " {{label}}");
+  EXPECT_EQ(model.dataset_kind(), v1::Dataset::PROMPT_COMPLETION);
+  v1::TextPrompt shown;
+  ASSERT_TRUE(GetTextPrompt("models/mood", &shown).ok());
+  EXPECT_EQ(shown.SerializeAsString().size(), request.text_prompt().SerializeAsString().size());
+  EXPECT_EQ(shown.DebugString(), request.text_prompt().DebugString());
+  // The same request is the same model; another one may not have its id.
+  ASSERT_TRUE(CreateTextPrompt(request, &model).ok());
+  EXPECT_EQ(model.name(), "models/mood");
+  request.set_request_id("twice");
+  EXPECT_EQ(Reason(CreateTextPrompt(request, &model)), "MODEL_EXISTS");
+  request.clear_model_id();
+  ASSERT_TRUE(CreateTextPrompt(request, &model).ok());
+  EXPECT_THAT(model.name(), testing::StartsWith("models/base-prompt-"));
+}
+
+TEST_F(ModelServiceTest, TextPromptsAreChecked) {
+  AddModel("base");
+  AddModel("lora", ModelKind::kLora, "base");
+  v1::Model model;
+  const auto field = [&](const std::function<void(v1::CreateTextPromptRequest*)>& change) {
+    v1::CreateTextPromptRequest request = MoodRequest();
+    change(&request);
+    return Field(CreateTextPrompt(request, &model));
+  };
+  using Request = v1::CreateTextPromptRequest;
+  EXPECT_EQ(field([](Request* r) { r->clear_base_model(); }), "base_model");
+  EXPECT_EQ(field([](Request* r) { r->clear_text_prompt(); }), "text_prompt");
+  EXPECT_EQ(field([](Request* r) { r->set_model_id("No Id"); }), "model_id");
+  EXPECT_EQ(field([](Request* r) { r->mutable_text_prompt()->set_input_template("{{x"); }),
+            "text_prompt.input_template");
+  EXPECT_EQ(field([](Request* r) { r->mutable_text_prompt()->set_output_template("{{}}"); }),
+            "text_prompt.output_template");
+  EXPECT_EQ(field([](Request* r) { r->mutable_text_prompt()->add_examples(); }), "text_prompt.examples[1].columns");
+  EXPECT_EQ(field([](Request* r) { r->mutable_text_prompt()->set_instruction(std::string(65537, 'x')); }),
+            "text_prompt.instruction");
+  EXPECT_EQ(field([](Request* r) { (*r->mutable_text_prompt()->mutable_label_offsets())["x"] = NAN; }),
+            "text_prompt.label_offsets");
+  EXPECT_EQ(field([](Request* r) { r->set_base_model("models/none"); }), "reason MODEL_NOT_FOUND");
+  EXPECT_EQ(field([](Request* r) { r->set_base_model("models/lora"); }), "reason BASE_IS_ADAPTER");
+  v1::TextPrompt shown;
+  EXPECT_EQ(Reason(GetTextPrompt("models/lora", &shown)), "NOT_A_TEXT_PROMPT");
+  EXPECT_EQ(Reason(GetTextPrompt("models/none", &shown)), "MODEL_NOT_FOUND");
 }
 
 }  // namespace

@@ -39,6 +39,7 @@ TEST_F(JobCountsTest, CountsAnewWhenSomethingChanged) {
   Create("a", LoraSpec());
   Create("b", LoraSpec());
   Create("c", SoftPromptSpec());
+  EXPECT_EQ((counts.Get().count({"QUEUED", "text_prompt"})), 1);
   EXPECT_EQ((counts.Get()[{"QUEUED", "lora"}]), 2);
   EXPECT_EQ((counts.Get()[{"QUEUED", "soft_prompt"}]), 1);
   ASSERT_TRUE(store_->Update("a", "", [](Job& job) {

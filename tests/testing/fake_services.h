@@ -66,6 +66,7 @@ class FakeState {
   }
 
   std::map<std::string, v1::Model> models;
+  std::map<std::string, v1::TextPrompt> text_prompts;  // by model
   std::map<std::string, v1::Dataset> datasets;
   std::map<std::string, v1::TuningJob> jobs;
   // Runs after the work is done but before the answer: OK, or the loss of the answer.
@@ -155,6 +156,19 @@ class FakeModels : public v1::ModelService::Service {
     response->set_path("/exports/m");
     response->add_files("adapter_config.json");
     response->set_size_bytes(2048);
+    return grpc::Status::OK;
+  }
+  grpc::Status GetTextPrompt(grpc::ServerContext*, const v1::GetTextPromptRequest* request,
+                             v1::TextPrompt* response) override {
+    FAKE_ENTER("GetTextPrompt");
+    return Find(state_->text_prompts, request->name(), response);
+  }
+  grpc::Status CreateTextPrompt(grpc::ServerContext*, const v1::CreateTextPromptRequest* request,
+                                v1::Model* response) override {
+    FAKE_ENTER("CreateTextPrompt");
+    response->set_name(absl::StrCat("models/", request->model_id()));
+    response->set_kind(v1::Model::TEXT_PROMPT);
+    response->set_base_model(request->base_model());
     return grpc::Status::OK;
   }
 

@@ -38,6 +38,9 @@ int64_t Ia3Parameters(const Ia3Spec& spec, const ModelConfig& config) {
   return per_layer * config.layers;
 }
 
+// Text prompts are searched for, by another runner.
+absl::Status TrainsNothing() { return absl::InternalError("a text prompt came to the runner that trains"); }
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Method>> MakeMethod(const MethodSpec& spec, std::shared_ptr<const BaseModel> base,
@@ -50,6 +53,7 @@ absl::StatusOr<std::unique_ptr<Method>> MakeMethod(const MethodSpec& spec, std::
                         [&](const SoftPromptSpec& s) -> Result { return MakeSoftPrompt(s, base, seed); },
                         [&](const PrefixSpec& s) -> Result { return MakePrefix(s, base, seed); },
                         [&](const Ia3Spec& s) -> Result { return MakeIa3(s, base); },
+                        [&](const TextPromptSpec&) -> Result { return TrainsNothing(); },
                     },
                     spec);
 }
@@ -74,6 +78,7 @@ absl::StatusOr<int64_t> CountTrainable(const MethodSpec& spec, const BaseModel& 
                                  base.config.kv_size();
                         },
                         [&](const Ia3Spec& s) -> Result { return Ia3Parameters(s, base.config); },
+                        [&](const TextPromptSpec&) -> Result { return TrainsNothing(); },
                     },
                     spec);
 }
