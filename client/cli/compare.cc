@@ -27,7 +27,7 @@ namespace {
 using v1::Comparison;
 
 constexpr char kMethods[] =
-    "zero-shot, hand-prompt, soft-prompt, prefix, ia3, lora, partial, full";
+    "zero-shot, hand-prompt, text-prompt, soft-prompt, prefix, ia3, lora, partial, full, hybrid";
 
 struct CompareArgs {
   std::string base, data, validation, test, name, display_name, hand_prompt, metric, tenant;
@@ -352,7 +352,7 @@ void AddCompareOptions(CLI::App* command, CompareArgs* args) {
   command->add_option("--validation", args->validation, "Validation dataset: settings are chosen on it (default: held out)");
   command->add_option("--test", args->test, "Test dataset: nothing is chosen on it (default: held out)");
   AddRepeated(command, "--methods", args->methods,
-              absl::StrCat("Comma-separated: ", kMethods, " (default: all that need no more than the data)"))
+              absl::StrCat("Comma-separated: ", kMethods, " (default: all; hand-prompt with --hand-prompt)"))
       ->delimiter(',');
   command->add_option("--hand-prompt", args->hand_prompt, "Template of the method hand-prompt; \\n, \\t, @FILE");
   command->add_option("--metric", args->metric, "label-accuracy or exact-match (default: by the data)")

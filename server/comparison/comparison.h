@@ -49,7 +49,7 @@ struct ComparisonSpec {
   std::string base_model;
   std::string dataset;
   std::string validation_dataset, test_dataset;  // empty: parts of `dataset`
-  std::vector<ContenderKind> contenders;         // empty: all that need no more than what is given
+  std::vector<ContenderKind> contenders;         // empty: all that what is given suffices for
   std::string hand_prompt;                       // template of kHandPrompt
   QualityMetric metric = QualityMetric::kAuto;
   int32_t max_trials = 0;         // settings tried for each method; 0: 2

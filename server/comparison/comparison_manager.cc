@@ -17,9 +17,9 @@ constexpr int32_t kMostTrials = 20;
 
 // All that need nothing but the data.
 std::vector<ContenderKind> UsualContenders(const ComparisonSpec& spec) {
-  std::vector<ContenderKind> kinds = {ContenderKind::kZeroShot, ContenderKind::kSoftPrompt, ContenderKind::kPrefix,
-                                      ContenderKind::kIa3,      ContenderKind::kLora,       ContenderKind::kPartial,
-                                      ContenderKind::kFull};
+  std::vector<ContenderKind> kinds = {ContenderKind::kZeroShot, ContenderKind::kTextPrompt, ContenderKind::kSoftPrompt,
+                                      ContenderKind::kPrefix,   ContenderKind::kIa3,        ContenderKind::kLora,
+                                      ContenderKind::kPartial,  ContenderKind::kFull,       ContenderKind::kHybrid};
   if (!spec.hand_prompt.empty()) kinds.insert(kinds.begin() + 1, ContenderKind::kHandPrompt);
   return kinds;
 }
@@ -33,6 +33,9 @@ void CheckContenders(const ComparisonSpec& spec, std::vector<FieldViolation>* vi
     }
   }
   if (spec.contenders.size() == 1) violations->push_back({"comparison.contenders", "must be at least two"});
+  if (seen.contains(ContenderKind::kHybrid) && !seen.contains(ContenderKind::kTextPrompt)) {
+    violations->push_back({"comparison.contenders", "must name TEXT_PROMPT with HYBRID, which builds on it"});
+  }
   if (seen.contains(ContenderKind::kHandPrompt) && spec.hand_prompt.empty()) {
     violations->push_back({"comparison.hand_prompt", "is required with the contender HAND_PROMPT"});
   }

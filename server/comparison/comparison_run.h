@@ -59,6 +59,8 @@ class ComparisonRun {
   absl::StatusOr<bool> PlanRound();
   absl::Status RunTrials();
   absl::StatusOr<JobSpec> SpecOf(const Contender& contender, const Trial& trial, size_t number) const;
+  // The text prompt that was found.
+  absl::StatusOr<ModelInfo> SearchedPrompt() const;
   absl::Status AwaitTrial(Contender* contender, Trial* trial);
   absl::Status MeasureTrial(Contender* contender, Trial* trial);
   // The best validation figure of all.

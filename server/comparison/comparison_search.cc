@@ -36,6 +36,13 @@ absl::StatusOr<bool> ComparisonRun::PlanRound() {
   for (Contender& contender : now_.contenders) {
     if (!IsTuned(contender.kind) || contender.state == Contender::State::kStopped) continue;
     const bool is_ended = contender.trials.empty() || contender.trials.back().state >= Trial::State::kDone;
+    // A hybrid is trained in the template that the search has found.
+    const Contender* searched = now_.FindContender(ContenderKind::kTextPrompt);
+    if (contender.kind == ContenderKind::kHybrid && searched && BestTrial(searched->trials) < 0) {
+      const bool is_open = searched->trials.empty() || searched->trials.back().state < Trial::State::kDone;
+      if (!is_open) contender.note = "there is no searched text prompt to build on";
+      continue;
+    }
     if (is_ended) {
       if (IsHopeless(contender.trials, leader)) {
         contender.state = Contender::State::kStopped;
@@ -58,6 +65,12 @@ absl::StatusOr<bool> ComparisonRun::PlanRound() {
   return has_work;
 }
 
+absl::StatusOr<ModelInfo> ComparisonRun::SearchedPrompt() const {
+  const Contender* searched = now_.FindContender(ContenderKind::kTextPrompt);
+  if (!searched || searched->model.empty()) return absl::InternalError("a hybrid without a searched text prompt");
+  return deps_.models->Get(searched->model);
+}
+
 absl::StatusOr<JobSpec> ComparisonRun::SpecOf(const Contender& contender, const Trial& trial, size_t number) const {
   ATTUNE_ASSIGN_OR_RETURN(ModelInfo base, deps_.models->Get(now_.spec.base_model));
   JobSpec spec;
@@ -76,6 +89,17 @@ absl::StatusOr<JobSpec> ComparisonRun::SpecOf(const Contender& contender, const 
   spec.hyperparameters.learning_rate_multiplier = multiplier * trial.rate_multiplier;
   if (!spec.hyperparameters.seed) spec.hyperparameters.seed = seed();
   spec.data = now_.spec.data;
+  if (contender.kind == ContenderKind::kTextPrompt) {
+    // It has settings of its own, and its prompts' text is no part of a row's length.
+    spec.hyperparameters = Hyperparameters();
+    spec.hyperparameters.seed = seed();
+  }
+  if (contender.kind == ContenderKind::kHybrid) {
+    ATTUNE_ASSIGN_OR_RETURN(const ModelInfo searched, SearchedPrompt());
+    spec.data.prompt_template = searched.prompt_template;
+    spec.data.completion_template = searched.completion_template;
+    spec.data.max_sequence_tokens = static_cast<int32_t>(searched.max_sequence_tokens);
+  }
   spec.tenant = now_.spec.tenant;
   spec.labels = {{"comparison", id_}};
   return spec;

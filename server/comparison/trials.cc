@@ -96,6 +96,7 @@ MethodSpec MethodFor(ContenderKind kind, const TrialSettings& settings, int64_t 
       spec.num_virtual_tokens = Sized(kDefaultVirtualTokens, settings.size);
       return spec;
     }
+    case ContenderKind::kTextPrompt: return TextPromptSpec();
     case ContenderKind::kIa3: return Ia3Spec();
     case ContenderKind::kPartial: {
       PartialSpec spec;
