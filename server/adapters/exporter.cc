@@ -17,6 +17,7 @@
 #include "nlohmann/json.hpp"
 #include "server/adapters/adapter.h"
 #include "server/adapters/copy_file.h"
+#include "server/adapters/merge_adapter.h"
 #include "server/adapters/model_card.h"
 #include "server/adapters/residency.h"
 #include "server/adapters/tokenizer_files.h"
@@ -92,26 +93,6 @@ absl::Status WritePeft(const ModelRegistry& registry, const ModelInfo& info, con
   return CopyFile(from + "/adapter_model.safetensors", to + "/adapter_model.safetensors");
 }
 
-// The weights with a LoRA worked into them, on the CPU.
-DecoderWeights Merge(const ModelConfig& config, const DecoderWeights& weights, const LoraAdapter& lora) {
-  DecoderWeights merged = weights;
-  for (int64_t i = 0; i < config.layers; ++i) {
-    for (int p = 0; p < kProjections; ++p) {
-      const LoraModule& module = lora.layers[i][p];
-      if (!module.defined()) continue;
-      const ProjectionSlice slice = SliceOf(config, static_cast<Projection>(p));
-      at::Tensor& linear = merged.layers[i].linear[static_cast<int>(slice.linear)];
-      const bool shared = linear.is_same(weights.layers[i].linear[static_cast<int>(slice.linear)]);
-      if (shared) linear = linear.to(at::kCPU, linear.scalar_type(), /*non_blocking=*/false, /*copy=*/true);
-      at::Tensor rows = linear.narrow(0, slice.row, slice.rows);
-      const at::Tensor delta =
-          at::matmul(module.b_OR.to(at::kCPU, at::kFloat), module.a_RI.to(at::kCPU, at::kFloat)).mul_(module.scale);
-      rows.copy_(rows.to(at::kFloat).add(delta));
-    }
-  }
-  return merged;
-}
-
 // Config and weights of a model that is in memory.
 absl::Status WriteServed(const ServedModel& served, const std::string& to) {
   const BaseModel& base = *served.base;
@@ -119,7 +100,7 @@ absl::Status WriteServed(const ServedModel& served, const std::string& to) {
   DecoderWeights merged;
   ATTUNE_RETURN_IF_ERROR(CatchTorch([&]() -> absl::Status {
     at::NoGradGuard no_grad;
-    merged = Merge(base.config, base.weights, *served.adapter->lora);
+    merged = MergeAdapter(base.config, base.weights, *served.adapter);
     return absl::OkStatus();
   }));
   return SaveWeights(to, base.config, merged, *base.tokenizer);

@@ -9,6 +9,7 @@
 #include "server/adapters/residency.h"
 #include "server/tokenizer/load.h"
 #include "tests/adapters/adapters_fixture.h"
+#include "tests/testing/random_adapter.h"
 
 namespace attune {
 namespace {
@@ -86,17 +87,29 @@ TEST_F(ExporterTest, TheTokenizerMadeFromGgufGivesTheSameIds) {
 TEST_F(ExporterTest, WritesAdaptersForPeft) {
   PublishAdapter("lora", "gguf", *RandomLora(config_));
   PublishAdapter("prompt", "gguf", *RandomSoftPrompt(config_));
-  for (const char* id : {"lora", "prompt"}) {
+  PublishAdapter("prefix", "gguf", *RandomPrefix(config_, 4));
+  PublishAdapter("ia3", "gguf", *RandomIa3(config_));
+  const BaseModel& base = *residency_->Acquire("gguf").value()->base;
+  for (const char* id : {"lora", "prompt", "prefix", "ia3"}) {
     absl::StatusOr<ExportResult> result = Export(id);
     ASSERT_TRUE(result.ok()) << result.status();
     EXPECT_THAT(result->files, ElementsAre("README.md", "adapter_config.json", "adapter_model.safetensors"));
-    auto adapter = LoadPeft(result->path, config_, {});
+    auto adapter = LoadPeft(result->path, config_, {}, {base.rope_cos_PH, base.rope_sin_PH});
     ASSERT_TRUE(adapter.ok()) << adapter.status();
     EXPECT_EQ((*adapter)->lora != nullptr, std::string(id) == "lora");
     const std::string card = ReadFile(result->path + "/README.md").value();
     EXPECT_THAT(card, HasSubstr("base_model: \"gguf\""));
     EXPECT_THAT(card, HasSubstr("| validation_loss | 0.5 |"));
   }
+}
+
+// Answers as base and adapter do.
+TEST_F(ExporterTest, MergesScales) {
+  PublishAdapter("ia3", "gguf", *RandomIa3(config_));
+  absl::StatusOr<ExportResult> result = Export("ia3", ExportFormat::kSafetensors);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_LT((LogitsOfFolder(result->path) - Logits("ia3")).abs().max().item<float>(), 1e-3);
+  EXPECT_GT((LogitsOfFolder(result->path) - Logits("gguf")).abs().max().item<float>(), 1e-2);
 }
 
 TEST_F(ExporterTest, WritesTextPromptsAsTheirJson) {
@@ -117,7 +130,9 @@ TEST_F(ExporterTest, WritesTextPromptsAsTheirJson) {
 
 TEST_F(ExporterTest, RefusesFormatsThatDoNotFit) {
   PublishAdapter("prompt", "gguf", *RandomSoftPrompt(config_));
+  PublishAdapter("prefix", "gguf", *RandomPrefix(config_, 4));
   EXPECT_EQ(Reason(Export("prompt", ExportFormat::kSafetensors)), "EXPORT_UNSUPPORTED");
+  EXPECT_EQ(Reason(Export("prefix", ExportFormat::kSafetensors)), "EXPORT_UNSUPPORTED");
   EXPECT_EQ(Reason(Export("gguf", ExportFormat::kPeft)), "EXPORT_UNSUPPORTED");
   EXPECT_EQ(Reason(Export("none")), "MODEL_NOT_FOUND");
 }

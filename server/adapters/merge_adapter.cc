@@ -1,0 +1,50 @@
+#include "server/adapters/merge_adapter.h"
+
+#include <ATen/ATen.h>
+
+namespace attune {
+namespace {
+
+at::Tensor OnCpu(const at::Tensor& x) { return x.to(at::kCPU, at::kFloat); }
+
+// The rows of a projection, fp32 on the CPU, as the adapter makes them.
+at::Tensor Merged(const at::Tensor& rows, const LoraModule& module) {
+  return rows.add(at::matmul(OnCpu(module.b_OR), OnCpu(module.a_RI)).mul_(module.scale));
+}
+
+at::Tensor Merged(at::Tensor rows, const Ia3Adapter::Layer& scales, Projection projection) {
+  const at::Tensor& output = scales.output[static_cast<int>(projection)];
+  if (output.defined()) rows = rows * OnCpu(output).unsqueeze(1);
+  if (projection == Projection::kDown && scales.inner_I.defined()) rows = rows * OnCpu(scales.inner_I);
+  return rows;
+}
+
+bool Changes(const Adapter& adapter, int64_t layer, Projection projection) {
+  if (adapter.lora) return adapter.lora->layers[layer][static_cast<int>(projection)].defined();
+  const Ia3Adapter::Layer& scales = adapter.ia3->layers[layer];
+  return scales.output[static_cast<int>(projection)].defined() ||
+         (projection == Projection::kDown && scales.inner_I.defined());
+}
+
+}  // namespace
+
+DecoderWeights MergeAdapter(const ModelConfig& config, const DecoderWeights& weights, const Adapter& adapter) {
+  TORCH_CHECK(adapter.lora || adapter.ia3, "an adapter that changes no weights");
+  DecoderWeights merged = weights;
+  for (int64_t i = 0; i < config.layers; ++i) {
+    for (int p = 0; p < kProjections; ++p) {
+      const Projection projection = static_cast<Projection>(p);
+      if (!Changes(adapter, i, projection)) continue;
+      const ProjectionSlice slice = SliceOf(config, projection);
+      at::Tensor& linear = merged.layers[i].linear[static_cast<int>(slice.linear)];
+      const bool shared = linear.is_same(weights.layers[i].linear[static_cast<int>(slice.linear)]);
+      if (shared) linear = linear.to(at::kCPU, linear.scalar_type(), /*non_blocking=*/false, /*copy=*/true);
+      at::Tensor rows = linear.narrow(0, slice.row, slice.rows);
+      rows.copy_(adapter.lora ? Merged(rows.to(at::kFloat), adapter.lora->layers[i][p])
+                              : Merged(rows.to(at::kFloat), adapter.ia3->layers[i], projection));
+    }
+  }
+  return merged;
+}
+
+}  // namespace attune
