@@ -166,7 +166,7 @@ constexpr char kPrint[] = R"css(
   section { margin-top: 1.25rem; padding-top: 1rem; }
   h2, h3, .prose { break-after: avoid; }
   figure, .panel, article, tr, pre, .words div, .key, .lead { break-inside: avoid; }
-  #side-effects, #settings { break-before: page; border-top: 0; margin-top: 0; padding-top: 0; }
+  #side-effects { break-before: page; border-top: 0; margin-top: 0; padding-top: 0; }
   .scroll, pre { overflow: visible; }
   .cards .number, .cards .standing { padding-left: .6rem; padding-right: 0; }
   .cards .track { display: none; }
