@@ -158,14 +158,14 @@ constexpr char kPhone[] = R"css(
 )css";
 
 constexpr char kPrint[] = R"css(
-@page { size: A4; margin: 16mm 15mm; }
+@page { size: A4; margin: 15mm 14mm; }
 @media print {
   html { font-size: 9.25pt; }
   main, footer { max-width: none; padding: 0; }
   header { padding-top: 0; }
   section { margin-top: 1.25rem; padding-top: 1rem; }
   h2, h3, .prose { break-after: avoid; }
-  figure, .panel, article, tr, pre, .words div, .key, .lead { break-inside: avoid; }
+  #cost, #figures, #trials, figure, .prose, .panel, article, tr, pre, .words div, .key, .lead { break-inside: avoid; }
   #side-effects { break-before: page; border-top: 0; margin-top: 0; padding-top: 0; }
   .scroll, pre { overflow: visible; }
   .cards .number, .cards .standing { padding-left: .6rem; padding-right: 0; }
@@ -176,6 +176,8 @@ constexpr char kPrint[] = R"css(
   .cards .best { font-size: .65rem; }
   .cards th[scope=row], .cards .quality, .settings th, .settings td, .settings td:last-child { min-width: 0; }
   .panels { grid-template-columns: 1fr 1fr; gap: 1rem 1.5rem; }
+  #trials .panels { grid-template-columns: 1fr 1fr 1fr; gap: 1rem 1.25rem; }
+  #trials .intervals td:last-child { width: 5.5rem; }
   .examples, .words { grid-template-columns: 1fr 1fr 1fr; gap: 1rem 1.25rem; }
   .intervals td:last-child { width: 6.5rem; }
   .cards tr.marked, .bar, .dot { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
