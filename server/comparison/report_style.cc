@@ -166,7 +166,6 @@ constexpr char kPrint[] = R"css(
   section { margin-top: 1.25rem; padding-top: 1rem; }
   h2, h3, .prose { break-after: avoid; }
   #cost, #figures, #trials, figure, .prose, .panel, article, tr, pre, .words div, .key, .lead { break-inside: avoid; }
-  #side-effects { break-before: page; border-top: 0; margin-top: 0; padding-top: 0; }
   .scroll, pre { overflow: visible; }
   .cards .number, .cards .standing { padding-left: .6rem; padding-right: 0; }
   .cards .track { display: none; }
@@ -176,8 +175,6 @@ constexpr char kPrint[] = R"css(
   .cards .best { font-size: .65rem; }
   .cards th[scope=row], .cards .quality, .settings th, .settings td, .settings td:last-child { min-width: 0; }
   .panels { grid-template-columns: 1fr 1fr; gap: 1rem 1.5rem; }
-  #trials .panels { grid-template-columns: 1fr 1fr 1fr; gap: 1rem 1.25rem; }
-  #trials .intervals td:last-child { width: 5.5rem; }
   .examples, .words { grid-template-columns: 1fr 1fr 1fr; gap: 1rem 1.25rem; }
   .intervals td:last-child { width: 6.5rem; }
   .cards tr.marked, .bar, .dot { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
