@@ -146,7 +146,7 @@ class ReportTest(unittest.TestCase):
         self.assertTrue(2 <= chromium.pages_of_pdf(data) <= 8, chromium.pages_of_pdf(data))
 
     def test_print_width(self):
-        self.browser.open(self.page, 680, 900)  # A4 less its margins
+        self.browser.open(self.page, 688, 900)  # A4 less its margins
         self.browser.call("Emulation.setEmulatedMedia", media="print")
         seen = self.browser.run(MEASURE)
         self.browser.call("Emulation.setEmulatedMedia", media="")

@@ -24,7 +24,7 @@ std::vector<Box> Candidates(const PointLabel& label) {
   const double middle = label.y - label.height / 2, centred = label.x - label.width / 2;
   add(right_of, middle);
   add(left_of, middle);
-  for (double step = label.height * 0.75; step < 12 * label.height; step += label.height / 4) {
+  for (double step = label.height; step < 12 * label.height; step += label.height / 4) {
     for (double top : {middle - step, middle + step}) {
       for (double left : {right_of, left_of, centred, centred - label.width / 4, centred + label.width / 4})
         add(left, top);

@@ -158,15 +158,14 @@ constexpr char kPhone[] = R"css(
 )css";
 
 constexpr char kPrint[] = R"css(
-@page { size: A4; margin: 16mm 15mm; }
+@page { size: A4; margin: 15mm 14mm; }
 @media print {
   html { font-size: 9.25pt; }
   main, footer { max-width: none; padding: 0; }
   header { padding-top: 0; }
   section { margin-top: 1.25rem; padding-top: 1rem; }
   h2, h3, .prose { break-after: avoid; }
-  figure, .panel, article, tr, pre, .words div, .key, .lead { break-inside: avoid; }
-  #side-effects, #settings { break-before: page; border-top: 0; margin-top: 0; padding-top: 0; }
+  #cost, #figures, #trials, figure, .prose, .panel, article, tr, pre, .words div, .key, .lead { break-inside: avoid; }
   .scroll, pre { overflow: visible; }
   .cards .number, .cards .standing { padding-left: .6rem; padding-right: 0; }
   .cards .track { display: none; }
