@@ -51,6 +51,7 @@ class EvaluatorTest : public ::testing::Test {
   }
 
   absl::StatusOr<EvaluationResult> Run() {
+    done_ = 0;
     return Evaluate(&engine_, model_, *datasets_, options_, [this](int64_t done, int64_t total) {
       EXPECT_GE(done, done_);
       done_ = done;
