@@ -97,7 +97,7 @@ void AddMethodOptions(CLI::App* command, TuneArgs* args) {
 void AddSearchOptions(CLI::App* command, TuneArgs* args) {
   auto add = [args](CLI::Option* option) {
     option->group("Options of text-prompt");
-    args->method_options.emplace_back(option, "text-prompt");
+    args->method_options.emplace_back(option, std::vector<std::string>{"text-prompt"});
     return option;
   };
   add(AddRepeated(command, "--instruction", args->instructions, "Instruction to begin with; may be repeated; @FILE"));

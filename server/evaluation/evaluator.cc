@@ -274,7 +274,7 @@ absl::StatusOr<EvaluationResult> EvaluateRows(Engine* engine, std::shared_ptr<co
   int64_t total = static_cast<int64_t>(rows.size());
   if (options.max_examples > 0) total = std::min(total, options.max_examples);
   std::vector<double> offsets;
-  if (UsesOwnTemplates(options, *model, info)) offsets = OffsetsFor(model->label_offsets, choices.labels());
+  if (UsesOwnTemplates(options, *model, data)) offsets = OffsetsFor(model->label_offsets, choices.labels());
   Evaluation evaluation(engine, std::move(model), options, std::move(renderer), std::move(choices), std::move(offsets),
                         on_progress);
   return evaluation.Run(rows, total);

@@ -142,7 +142,7 @@ TEST(ReportHtmlTest, PriceIsAColumnAndTheAxisWhereTold) {
   ExpectSound(page);
   EXPECT_THAT(page, HasSubstr("Quality against price"));
   EXPECT_THAT(page, HasSubstr("data-label=\"Price\""));
-  EXPECT_THAT(page, HasSubstr("--price-per-device-hour 2.5"));
+  EXPECT_THAT(page, HasSubstr("--price 2.5"));
 }
 
 TEST(ReportHtmlTest, ExamplesAreAtMostTwentyAndMarked) {

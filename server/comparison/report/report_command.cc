@@ -73,15 +73,12 @@ void AddData(const ComparisonSpec& spec, Options* options) {
   AddUnlessEmpty("template", WrittenTemplate(spec.data.prompt_template), options);
   AddUnlessEmpty("completion-template", WrittenTemplate(spec.data.completion_template), options);
   AddUnlessZero("max-tokens", spec.data.max_sequence_tokens, options);
-  AddUnlessZero("validation-fraction", spec.data.validation_fraction, options);
   if (spec.test_dataset.empty()) AddUnlessZero("test-fraction", spec.test_fraction ? spec.test_fraction : 0.2, options);
-  AddUnlessZero("max-train-examples", spec.max_train_examples, options);
-  AddUnlessZero("max-test-examples", spec.max_test_examples, options);
+  AddUnlessZero("train-examples", spec.max_train_examples, options);
+  AddUnlessZero("test-examples", spec.max_test_examples, options);
 }
 
 void AddFlags(const ComparisonSpec& spec, std::vector<std::string>* lines) {
-  if (spec.data.train_on_prompt) lines->push_back("--train-on-prompt");
-  if (spec.hyperparameters.keep_best == false) lines->push_back("--no-keep-best");
   if (spec.skip_side_effects) lines->push_back("--skip-side-effects");
   if (spec.keep_models) lines->push_back("--keep-models");
 }
@@ -128,8 +125,11 @@ std::string CompareCommand(const Comparison& comparison) {
   AddUnlessEmpty("metric", MetricName(comparison.metric), &options);
   AddData(spec, &options);
   AddUnlessEmpty("hand-prompt", WrittenTemplate(spec.hand_prompt), &options);
-  for (auto& option : SetHyperparameters(spec.hyperparameters)) options.push_back(std::move(option));
-  AddUnlessZero("price-per-device-hour", spec.price_per_device_hour, &options);
+  // The command has no options for the others; the page's table of settings shows them.
+  AddUnlessZero("epochs", spec.hyperparameters.epochs, &options);
+  AddUnlessZero("batch-size", spec.hyperparameters.batch_size, &options);
+  AddUnlessZero("learning-rate", spec.hyperparameters.learning_rate, &options);
+  AddUnlessZero("price", spec.price_per_device_hour, &options);
   std::vector<std::string> lines = {"attune compare"};
   for (const auto& [name, value] : options) lines.push_back(absl::StrCat("--", name, " ", ShellWord(value)));
   AddFlags(spec, &lines);
