@@ -21,7 +21,8 @@
 namespace attune {
 namespace {
 
-constexpr size_t kWindow = 64;                                      // examples under way at once
+constexpr size_t kWindow = 64;                                      // examples under way at once, and
+constexpr size_t kMostScored = 1024;                                // answers: each takes a page of the cache
 constexpr absl::Duration kPollInterval = absl::Milliseconds(100);   // how often progress is told while waiting
 constexpr absl::Duration kRetryInterval = absl::Milliseconds(50);   // after the engine's queue was full
 
@@ -86,9 +87,10 @@ class Evaluation {
     const absl::Time start = absl::Now();
     total_ = total;
     std::deque<Item> window;
+    const size_t most = std::clamp<size_t>(kMostScored / (choices_.labels().size() + 1), 2, kWindow);
     int64_t next = 0;
     while (next < total || !window.empty()) {
-      while (next < total && window.size() < kWindow) {
+      while (next < total && window.size() < most) {
         ATTUNE_ASSIGN_OR_RETURN(std::optional<Item> item, Prepare(rows[next], next));
         ++next;
         if (!item) {

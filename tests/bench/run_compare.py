@@ -41,6 +41,10 @@ class Server:
     def attune(self, *arguments, **options):
         return subprocess.run([*self._attune, *arguments], check=True, text=True, stdout=subprocess.PIPE, **options).stdout
 
+    def watch(self, *arguments):
+        """Its lines as they come."""
+        subprocess.run([*self._attune, *arguments], check=True)
+
     def stop(self):
         self._process.terminate()
         self._process.wait()
@@ -65,7 +69,7 @@ def compare(server, args, seed):
     if args.skip_side_effects:
         command.append("--skip-side-effects")
     begin = time.monotonic()
-    server.attune(*command)
+    server.watch(*command)
     seconds = time.monotonic() - begin
     if args.output:
         pathlib.Path(args.output).mkdir(parents=True, exist_ok=True)
@@ -78,6 +82,7 @@ def measures(result):
 
 
 def show(comparison, seconds):
+    print(flush=True)
     print(f"\n{comparison['name']}: {comparison.get('train_examples')} to train, {comparison.get('validation_examples')} to "
           f"choose, {comparison.get('test_examples')} to test; {seconds / 60:.1f} min in all\n")
     print("| method | rank | quality | training s | MiB | ms a request | forgetting | divergence | consistency | overfitting |")

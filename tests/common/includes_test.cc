@@ -26,7 +26,7 @@ const std::map<std::string, std::set<std::string>>& Allowed() {
       {"server/jobs", {}},
       {"server/device", {}},
       {"server/comparison/report", {"server/comparison", "server/jobs", "server/evaluation/measures"}},
-      {"server/comparison", {"server/comparison/report", "server/jobs", "server/evaluation", "server/evaluation/measures",
+      {"server/comparison", {"server/jobs", "server/evaluation", "server/evaluation/measures",
                              "server/evaluation/probe", "server/engine", "server/adapters", "server/data",
                              "server/tokenizer"}},
       {"server/metrics", {}},

@@ -62,13 +62,13 @@ TEST_P(MixedBatchTest, EveryRequestGetsWhatItWouldGetAlone) {
   const std::vector<std::shared_ptr<const ServedModel>> models = {Model(), Model(Lora()), Model(Prompt(5)), Model(Lora()),
                                                                   Model(Prefix(6)), Model(Ia3())};
   std::vector<std::unique_ptr<Generation>> running;
-  std::vector<Ids> expected;
+  std::vector<Ids> prompts, expected;
   for (int i = 0; i < 18; ++i) {
-    const auto& model = models[i % models.size()];
-    const Ids prompt = MakePrompt(1 + (i * 11) % 40, i);
-    expected.push_back(Greedy(*model, prompt, 12));
-    running.push_back(Submit(Params(model, prompt, 12)));
+    prompts.push_back(MakePrompt(1 + (i * 11) % 40, i));
+    expected.push_back(Greedy(*models[i % models.size()], prompts[i], 12));
   }
+  // All at once, so that they meet.
+  for (int i = 0; i < 18; ++i) running.push_back(Submit(Params(models[i % models.size()], prompts[i], 12)));
   for (size_t i = 0; i < running.size(); ++i) {
     const Answers answers = Collect(running[i].get());
     EXPECT_TRUE(running[i]->status().ok()) << running[i]->status();
