@@ -108,6 +108,7 @@ absl::StatusOr<bool> WasDone(Transaction& transaction, absl::string_view request
 // What a setting is made by.
 struct Request {
   absl::string_view id, text;
+  absl::Time time;
 };
 
 absl::Status AddSetting(Transaction& transaction, absl::string_view alias, const AliasSetting& setting,
@@ -116,7 +117,7 @@ absl::Status AddSetting(Transaction& transaction, absl::string_view alias, const
       transaction.Run("INSERT INTO alias_settings (alias, revision, before, targets, set_time, request_id, request)"
                       " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
                       {alias, setting.revision, setting.before, EncodeTargets(setting.targets),
-                       absl::ToUnixMicros(setting.set_time), request.id, request.text}));
+                       absl::ToUnixMicros(request.time), request.id, request.text}));
   ATTUNE_RETURN_IF_ERROR(transaction.Run("UPDATE aliases SET revision = ?2 WHERE id = ?1", {alias, setting.revision}));
   return transaction.Run("DELETE FROM alias_settings WHERE alias = ?1 AND revision <= ?2",
                          {alias, setting.revision - AliasStore::kKeptSettings});
@@ -134,6 +135,23 @@ absl::Status CheckNames(Transaction& transaction, absl::string_view id, const st
     if (!is_there) return NoSuchModel(transaction, target.model);
   }
   return absl::OkStatus();
+}
+
+absl::Status SetIn(Transaction& transaction, absl::string_view id, const std::vector<AliasTarget>& targets,
+                   absl::string_view etag, const Request& request) {
+  const absl::StatusOr<Alias> present = SelectOne(transaction, id);
+  const bool is_new = absl::IsNotFound(present.status()) && etag.empty();
+  if (!present.ok() && !is_new) return present.status();
+  if (!is_new) ATTUNE_RETURN_IF_ERROR(CheckEtag(*present, etag));
+  ATTUNE_RETURN_IF_ERROR(CheckNames(transaction, id, targets));
+  if (is_new) {
+    ATTUNE_RETURN_IF_ERROR(transaction.Run("INSERT INTO aliases (id, revision, create_time) VALUES (?1, 0, ?2)",
+                                           {id, absl::ToUnixMicros(request.time)}));
+  } else if (present->settings[0].targets == targets) {
+    return absl::OkStatus();
+  }
+  const int64_t before = is_new ? 0 : present->settings[0].revision;
+  return AddSetting(transaction, id, {before + 1, before, targets, request.time}, request);
 }
 
 // The setting that a roll-back restores, with its revision.
@@ -155,6 +173,15 @@ absl::StatusOr<AliasSetting> EarlierSetting(Transaction& transaction, const Alia
                    {{"name", Name(alias.id)}});
 }
 
+absl::Status RollBackIn(Transaction& transaction, absl::string_view id, absl::string_view etag,
+                        const Request& request) {
+  ATTUNE_ASSIGN_OR_RETURN(const Alias present, SelectOne(transaction, id));
+  ATTUNE_RETURN_IF_ERROR(CheckEtag(present, etag));
+  ATTUNE_ASSIGN_OR_RETURN(AliasSetting setting, EarlierSetting(transaction, present));
+  setting.revision = present.settings[0].revision + 1;
+  return AddSetting(transaction, id, setting, request);
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<AliasStore>> AliasStore::Open(Database* database, const Clock* clock) {
@@ -173,9 +200,23 @@ absl::Status AliasStore::Load() {
 
 void AliasStore::SetRoute(const Alias& alias) {
   auto targets = std::make_shared<const std::vector<AliasTarget>>(alias.settings[0].targets);
-  LogInfo("alias.set", {{"alias", Name(alias.id)}, {"targets", EncodeTargets(*targets)}});
   absl::MutexLock lock(&routes_mutex_);
   routes_[alias.id] = std::move(targets);
+}
+
+absl::StatusOr<Alias> AliasStore::Change(absl::string_view id, absl::string_view request_id, absl::string_view request,
+                                         const std::function<absl::Status(Database::Transaction&)>& change) {
+  absl::MutexLock lock(&change_mutex_);
+  Alias changed;
+  ATTUNE_RETURN_IF_ERROR(database_->RunTransaction([&](Transaction& transaction) -> absl::Status {
+    ATTUNE_ASSIGN_OR_RETURN(const bool was_done, WasDone(transaction, request_id, request));
+    if (!was_done) ATTUNE_RETURN_IF_ERROR(change(transaction));
+    ATTUNE_ASSIGN_OR_RETURN(changed, SelectOne(transaction, id));
+    return absl::OkStatus();
+  }));
+  SetRoute(changed);
+  LogInfo("alias.set", {{"alias", Name(id)}, {"targets", EncodeTargets(changed.settings[0].targets)}});
+  return changed;
 }
 
 absl::StatusOr<Alias> AliasStore::Set(absl::string_view id, const std::vector<AliasTarget>& targets,
@@ -183,51 +224,16 @@ absl::StatusOr<Alias> AliasStore::Set(absl::string_view id, const std::vector<Al
   ATTUNE_RETURN_IF_ERROR(CheckId(id, "alias.name"));
   ATTUNE_RETURN_IF_ERROR(CheckTargets(targets));
   const std::string request = absl::StrCat("set ", id, " ", EncodeTargets(targets));
-  absl::MutexLock lock(&change_mutex_);
-  Alias changed;
-  ATTUNE_RETURN_IF_ERROR(database_->RunTransaction([&](Transaction& transaction) -> absl::Status {
-    ATTUNE_ASSIGN_OR_RETURN(const bool was_done, WasDone(transaction, request_id, request));
-    absl::StatusOr<Alias> now = SelectOne(transaction, id);
-    const bool is_new = absl::IsNotFound(now.status());
-    if (!now.ok() && (!is_new || !etag.empty())) return now.status();
-    if (!was_done) {
-      if (!is_new) ATTUNE_RETURN_IF_ERROR(CheckEtag(*now, etag));
-      ATTUNE_RETURN_IF_ERROR(CheckNames(transaction, id, targets));
-      if (is_new) {
-        ATTUNE_RETURN_IF_ERROR(transaction.Run("INSERT INTO aliases (id, revision, create_time) VALUES (?1, 0, ?2)",
-                                               {id, absl::ToUnixMicros(clock_->Now())}));
-      }
-      const int64_t revision = is_new ? 0 : now->settings[0].revision;
-      if (is_new || now->settings[0].targets != targets) {
-        ATTUNE_RETURN_IF_ERROR(
-            AddSetting(transaction, id, {revision + 1, revision, targets, clock_->Now()}, {request_id, request}));
-      }
-    }
-    ATTUNE_ASSIGN_OR_RETURN(changed, SelectOne(transaction, id));
-    return absl::OkStatus();
-  }));
-  SetRoute(changed);
-  return changed;
+  return Change(id, request_id, request, [&](Transaction& transaction) {
+    return SetIn(transaction, id, targets, etag, {request_id, request, clock_->Now()});
+  });
 }
 
 absl::StatusOr<Alias> AliasStore::RollBack(absl::string_view id, absl::string_view etag, absl::string_view request_id) {
   const std::string request = absl::StrCat("roll back ", id);
-  absl::MutexLock lock(&change_mutex_);
-  Alias changed;
-  ATTUNE_RETURN_IF_ERROR(database_->RunTransaction([&](Transaction& transaction) -> absl::Status {
-    ATTUNE_ASSIGN_OR_RETURN(const bool was_done, WasDone(transaction, request_id, request));
-    ATTUNE_ASSIGN_OR_RETURN(changed, SelectOne(transaction, id));
-    if (was_done) return absl::OkStatus();
-    ATTUNE_RETURN_IF_ERROR(CheckEtag(changed, etag));
-    ATTUNE_ASSIGN_OR_RETURN(AliasSetting setting, EarlierSetting(transaction, changed));
-    setting.revision = changed.settings[0].revision + 1;
-    setting.set_time = clock_->Now();
-    ATTUNE_RETURN_IF_ERROR(AddSetting(transaction, id, setting, {request_id, request}));
-    ATTUNE_ASSIGN_OR_RETURN(changed, SelectOne(transaction, id));
-    return absl::OkStatus();
-  }));
-  SetRoute(changed);
-  return changed;
+  return Change(id, request_id, request, [&](Transaction& transaction) {
+    return RollBackIn(transaction, id, etag, {request_id, request, clock_->Now()});
+  });
 }
 
 absl::Status AliasStore::Delete(absl::string_view id, absl::string_view etag) {

@@ -2,6 +2,7 @@
 #define ATTUNE_SERVER_ADAPTERS_ALIAS_STORE_H_
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -59,6 +60,10 @@ class AliasStore {
 
   AliasStore(Database* database, const Clock* clock) : database_(database), clock_(clock) {}
   absl::Status Load() ABSL_LOCKS_EXCLUDED(routes_mutex_);
+  // Runs `change` in a transaction, unless an earlier call with the request id has made it, and routes as it says.
+  absl::StatusOr<Alias> Change(absl::string_view id, absl::string_view request_id, absl::string_view request,
+                               const std::function<absl::Status(Database::Transaction&)>& change)
+      ABSL_LOCKS_EXCLUDED(change_mutex_, routes_mutex_);
   void SetRoute(const Alias& alias) ABSL_LOCKS_EXCLUDED(routes_mutex_);
 
   Database* const database_;
