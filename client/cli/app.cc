@@ -77,6 +77,8 @@ void BuildApp(CLI::App* app, Context* context) {
   AddEvaluateCommand(app, context);
   AddCompareCommand(app, context);
   AddComparisonCommands(app, context);
+  AddPromoteCommand(app, context);
+  AddAliasCommands(app, context);
   app->footer(kFooter);
 }
 
