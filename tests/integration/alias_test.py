@@ -1,14 +1,18 @@
 """An alias over two tuned models on a real server: canary, roll-back, restart."""
+import json
 import os
 import shutil
+import subprocess
 import tempfile
 import unittest
 
 import grpc
-from attune_server import (MOOD, Error, Server, alias, alias_service, evaluation, generation, lora_job, model_service,
-                           mood_rows, tuning_job)
+from attune_server import (MOOD, SOURCE, Error, Server, alias, alias_service, comparison, comparison_service, evaluation,
+                           generation, lora_job, model_service, mood_rows, tuning_job)
 
 Code = grpc.StatusCode
+Comparison = comparison.Comparison
+COMMAND = os.environ.get("ATTUNE_COMMAND_BINARY", os.path.join(SOURCE, "build", "client", "attune"))
 
 
 class AliasTest(unittest.TestCase):
@@ -134,6 +138,45 @@ class AliasTest(unittest.TestCase):
                            model_service.DeleteModelRequest(name="models/old"))
         self.assertIn("aliases/", error.metadata["alias"])
         self.assertEqual(self.answering("keeper"), "models/old")
+
+    def command(self, *arguments):
+        """What `attune ... --json` prints."""
+        done = subprocess.run([COMMAND, *arguments, "--server", self.server.address, "--json"], check=True,
+                              capture_output=True, text=True, timeout=60)
+        return json.loads(done.stdout)
+
+    def test_comparison_keeps_what_is_aliased_and_its_winner_is_promoted(self):
+        self.server.comparisons.CreateComparison(comparison_service.CreateComparisonRequest(
+            comparison_id="moods", comparison=Comparison(
+                base_model="models/smollm2", dataset="datasets/mood", contenders=[Comparison.IA3, Comparison.LORA],
+                max_trials=1, skip_side_effects=True, test_fraction=0.3,
+                hyperparameters={"max_steps": 2, "batch_size": 4, "evaluation_steps": -1},
+                data={"max_sequence_tokens": 48})))
+        aliased = {}
+        for state in self.server.comparisons.WatchComparison(
+                comparison_service.WatchComparisonRequest(name="comparisons/moods"), timeout=240):
+            models = {trial.model for result in state.results for trial in result.trials
+                      if trial.state == Comparison.Trial.DONE and trial.model}
+            for model in models - set(aliased):
+                aliased[model] = f"trial-{len(aliased)}"
+                self.set_alias(aliased[model], **{model.removeprefix("models/"): 1})
+        self.assertEqual(state.state, Comparison.SUCCEEDED, state)
+        # The loser's, too: deleting it was refused, and the comparison ended well all the same.
+        self.assertEqual(len(aliased), 2)
+        self.assertIn(state.winner_model, aliased)
+        for model, name in aliased.items():
+            self.assertEqual(self.answering(name), model)
+        self.assertEqual({result.model for result in state.results}, set(aliased))
+
+        self.set_alias("promoted", old=1)
+        canary = self.command("promote", "moods", "--as", "promoted", "--share", "25")
+        self.assertEqual([(target["model"], target["weight"]) for target in canary["targets"]],
+                         [("models/old", 3), (state.winner_model, 1)])
+        self.command("promote", "moods", "--as", "promoted")
+        self.assertEqual(self.answering("promoted"), state.winner_model)
+        self.assertEqual(len(self.command("aliases", "rollback", "promoted")["targets"]), 2)
+        self.command("aliases", "rollback", "promoted")
+        self.assertEqual(self.answering("promoted"), "models/old")
 
     def test_survives_a_crash(self):
         self.set_alias("durable", old=1)
