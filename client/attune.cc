@@ -81,6 +81,7 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const std::string& targe
   stubs->generation = v1::GenerationService::NewStub(stubs->channel);
   stubs->evaluation = v1::EvaluationService::NewStub(stubs->channel);
   stubs->comparisons = v1::ComparisonService::NewStub(stubs->channel);
+  stubs->aliases = v1::AliasService::NewStub(stubs->channel);
   return std::unique_ptr<Client>(new Client(std::move(stubs), options));
 }
 
@@ -214,6 +215,28 @@ absl::StatusOr<v1::GetComparisonReportResponse> Client::GetComparisonReport(
   return ATTUNE_CALL(comparisons, ComparisonService, GetComparisonReport, deadline, true);
 }
 
+absl::StatusOr<v1::Alias> Client::SetAlias(v1::SetAliasRequest request) {
+  EnsureRequestId(&request);
+  return ATTUNE_CALL(aliases, AliasService, SetAlias, deadline, true);
+}
+
+absl::StatusOr<v1::Alias> Client::GetAlias(const v1::GetAliasRequest& request) {
+  return ATTUNE_CALL(aliases, AliasService, GetAlias, deadline, true);
+}
+
+absl::StatusOr<v1::ListAliasesResponse> Client::ListAliases(const v1::ListAliasesRequest& request) {
+  return ATTUNE_CALL(aliases, AliasService, ListAliases, deadline, true);
+}
+
+absl::StatusOr<v1::Alias> Client::RollBackAlias(v1::RollBackAliasRequest request) {
+  EnsureRequestId(&request);
+  return ATTUNE_CALL(aliases, AliasService, RollBackAlias, deadline, true);
+}
+
+absl::Status Client::DeleteAlias(const v1::DeleteAliasRequest& request) {
+  ATTUNE_DELETE(aliases, AliasService, DeleteAlias);
+}
+
 absl::StatusOr<v1::GenerateResponse> Client::Generate(const v1::GenerateRequest& request) {
   return ATTUNE_CALL(generation, GenerationService, Generate, long_deadline, true);
 }
@@ -282,6 +305,10 @@ absl::Status Client::ForEachTuningJob(v1::ListTuningJobsRequest request, const O
 
 absl::Status Client::ForEachComparison(v1::ListComparisonsRequest request, const OnMessage<v1::Comparison>& on_item) {
   return ForEach(this, std::move(request), &Client::ListComparisons, &v1::ListComparisonsResponse::comparisons, on_item);
+}
+
+absl::Status Client::ForEachAlias(v1::ListAliasesRequest request, const OnMessage<v1::Alias>& on_item) {
+  return ForEach(this, std::move(request), &Client::ListAliases, &v1::ListAliasesResponse::aliases, on_item);
 }
 
 }  // namespace attune

@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "attune/v1/alias_service.pb.h"
 #include "attune/v1/comparison_service.pb.h"
 #include "attune/v1/dataset_service.pb.h"
 #include "attune/v1/evaluation_service.pb.h"
@@ -116,11 +117,19 @@ class Client {
   absl::Status WatchComparison(const v1::WatchComparisonRequest& request, const OnMessage<v1::Comparison>& on_change,
                                Cancellation* cancellation = nullptr);
 
+  // Aliases. A change carries a request_id, made here if the caller gives none: repeated, it is made once.
+  absl::StatusOr<v1::Alias> SetAlias(v1::SetAliasRequest request);
+  absl::StatusOr<v1::Alias> GetAlias(const v1::GetAliasRequest& request);
+  absl::StatusOr<v1::ListAliasesResponse> ListAliases(const v1::ListAliasesRequest& request);
+  absl::StatusOr<v1::Alias> RollBackAlias(v1::RollBackAliasRequest request);
+  absl::Status DeleteAlias(const v1::DeleteAliasRequest& request);
+
   // Every item of a list, page after page, until `on_item` returns false.
   absl::Status ForEachModel(v1::ListModelsRequest request, const OnMessage<v1::Model>& on_item);
   absl::Status ForEachDataset(v1::ListDatasetsRequest request, const OnMessage<v1::Dataset>& on_item);
   absl::Status ForEachTuningJob(v1::ListTuningJobsRequest request, const OnMessage<v1::TuningJob>& on_item);
   absl::Status ForEachComparison(v1::ListComparisonsRequest request, const OnMessage<v1::Comparison>& on_item);
+  absl::Status ForEachAlias(v1::ListAliasesRequest request, const OnMessage<v1::Alias>& on_item);
 
  private:
   Client(std::unique_ptr<Stubs> stubs, ClientOptions options);

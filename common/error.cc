@@ -2,6 +2,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/cord.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
@@ -59,7 +60,11 @@ absl::Status NotFound(absl::string_view resource_name) {
     if (absl::ascii_isupper(c)) kind += '_';
     kind += absl::ascii_toupper(c);
   }
-  if (kind.size() > 1 && kind.back() == 'S') kind.pop_back();
+  if (absl::EndsWith(kind, "SES")) {
+    kind.resize(kind.size() - 2);  // ALIASES
+  } else if (kind.size() > 1 && kind.back() == 'S') {
+    kind.pop_back();
+  }
   return MakeError(absl::StatusCode::kNotFound, absl::StrCat(kind, "_NOT_FOUND"),
                    absl::StrCat("There is no '", resource_name, "'."), {{"name", std::string(resource_name)}});
 }

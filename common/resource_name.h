@@ -14,6 +14,7 @@ inline constexpr absl::string_view kModels = "models";
 inline constexpr absl::string_view kDatasets = "datasets";
 inline constexpr absl::string_view kTuningJobs = "tuningJobs";
 inline constexpr absl::string_view kComparisons = "comparisons";
+inline constexpr absl::string_view kAliases = "aliases";
 
 // OK if `id` is [a-z]([a-z0-9-]{0,61}[a-z0-9])?; else names `field`.
 absl::Status CheckId(absl::string_view id, absl::string_view field);

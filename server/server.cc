@@ -19,6 +19,7 @@
 #include "common/error.h"
 #include "common/file.h"
 #include "common/log.h"
+#include "server/adapters/alias_store.h"
 #include "server/adapters/exporter.h"
 #include "server/adapters/inspect.h"
 #include "server/adapters/registry.h"
@@ -37,12 +38,14 @@
 #include "server/metrics/http_server.h"
 #include "server/metrics/metrics.h"
 #include "server/model/compute_target.h"
+#include "server/rpc/alias_service.h"
 #include "server/rpc/cancel_watcher.h"
 #include "server/rpc/comparison_service.h"
 #include "server/rpc/dataset_service.h"
 #include "server/rpc/engine_metrics.h"
 #include "server/rpc/evaluation_service.h"
 #include "server/rpc/generation_service.h"
+#include "server/rpc/model_provider.h"
 #include "server/rpc/model_service.h"
 #include "server/rpc/tuning_service.h"
 #include "server/tuning/runner.h"
@@ -141,7 +144,7 @@ class ServerImpl final : public Server {
     if (health == nullptr) return;
     health->SetServingStatus(serving);
     for (const char* service : {"TuningService", "DatasetService", "ModelService", "GenerationService",
-                                "EvaluationService", "ComparisonService"}) {
+                                "EvaluationService", "ComparisonService", "AliasService"}) {
       health->SetServingStatus(absl::StrCat("attune.v1.", service), serving);
     }
   }
@@ -168,6 +171,7 @@ class ServerImpl final : public Server {
     ATTUNE_RETURN_IF_ERROR(MakeDirectories(Path("jobs")));
     ATTUNE_ASSIGN_OR_RETURN(models_,
                             ModelRegistry::Open(Path("models"), database_.get(), clock_, std::move(registry)));
+    ATTUNE_ASSIGN_OR_RETURN(aliases_, AliasStore::Open(database_.get(), clock_));
     ATTUNE_ASSIGN_OR_RETURN(job_store_, JobStore::Open(database_.get(), clock_));
     ATTUNE_ASSIGN_OR_RETURN(comparison_store_, ComparisonStore::Open(database_.get(), clock_));
     job_counts_ = std::make_unique<JobCounts>(job_store_.get());
@@ -279,7 +283,8 @@ class ServerImpl final : public Server {
   }
 
   void MakeServices() {
-    const ModelProvider provider = [this](absl::string_view id) { return residency_->Acquire(id); };
+    const ModelProvider provider = MakeModelProvider(aliases_.get(), metrics_.get(),
+                                                     [this](absl::string_view id) { return residency_->Acquire(id); });
     tuning_service_ = std::make_unique<TuningService>(TuningService::Deps{
         jobs_.get(), job_store_.get(), datasets_.get(), models_.get(), &cancel_watcher_, metrics_.get()});
     dataset_service_ = std::make_unique<DatasetService>(
@@ -297,6 +302,8 @@ class ServerImpl final : public Server {
         EvaluationService::Deps{provider, datasets_.get(), engine_.get(), metrics_.get()});
     comparison_service_ = std::make_unique<ComparisonService>(
         ComparisonService::Deps{comparisons_.get(), &cancel_watcher_, metrics_.get()});
+    alias_service_ =
+        std::make_unique<AliasService>(AliasService::Deps{aliases_.get(), job_store_.get(), metrics_.get()});
   }
 
   absl::Status StartGrpc() {
@@ -315,7 +322,7 @@ class ServerImpl final : public Server {
     builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
     for (grpc::Service* service : std::initializer_list<grpc::Service*>{
              tuning_service_.get(), dataset_service_.get(), model_service_.get(), generation_service_.get(),
-             evaluation_service_.get(), comparison_service_.get()}) {
+             evaluation_service_.get(), comparison_service_.get(), alias_service_.get()}) {
       builder.RegisterService(service);
     }
     grpc_ = builder.BuildAndStart();
@@ -357,6 +364,7 @@ class ServerImpl final : public Server {
   std::unique_ptr<Database> database_;
   std::unique_ptr<DatasetStore> datasets_;
   std::unique_ptr<ModelRegistry> models_;
+  std::unique_ptr<AliasStore> aliases_;
   std::unique_ptr<JobStore> job_store_;
   std::unique_ptr<ComparisonStore> comparison_store_;
   std::unique_ptr<JobCounts> job_counts_;
@@ -375,6 +383,7 @@ class ServerImpl final : public Server {
   std::unique_ptr<GenerationService> generation_service_;
   std::unique_ptr<EvaluationService> evaluation_service_;
   std::unique_ptr<ComparisonService> comparison_service_;
+  std::unique_ptr<AliasService> alias_service_;
   std::unique_ptr<grpc::Server> grpc_;
   std::unique_ptr<HttpServer> http_;
 

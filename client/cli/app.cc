@@ -78,6 +78,8 @@ void BuildApp(CLI::App* app, Context* context) {
   AddCompareCommand(app, context);
   AddComparisonCommands(app, context);
   AddPromptCommands(app, context);
+  AddPromoteCommand(app, context);
+  AddAliasCommands(app, context);
   app->footer(kFooter);
 }
 

@@ -99,7 +99,7 @@ void AddChatCommand(CLI::App* app, Context* context) {
   auto args = std::make_shared<ChatArgs>();
   CLI::App* command =
       app->add_subcommand("chat", "Talk with a model, one line a turn; /reset starts over, /exit or Ctrl-D ends");
-  command->add_option("model", args->model, "Base or tuned model")->required();
+  command->add_option("model", args->model, "Base or tuned model, or alias")->required();
   command->add_option("--system", args->system, "System message");
   args->sampling.AddTo(command);
   command->callback([context, args] { context->action = [context, args] { return Chat(context, *args); }; });

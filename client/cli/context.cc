@@ -28,6 +28,8 @@ std::string HintFor(const absl::Status& status, const std::string& reason) {
   if (reason == "MODEL_NOT_FOUND") return "See which models there are: attune models list";
   if (reason == "DATASET_NOT_FOUND") return "See which datasets there are: attune datasets list";
   if (reason == "TUNING_JOB_NOT_FOUND") return "See which jobs there are: attune jobs list";
+  if (reason == "COMPARISON_NOT_FOUND") return "See which comparisons there are: attune comparisons list";
+  if (reason == "ALIAS_NOT_FOUND") return "See which aliases there are: attune aliases list";
   if (reason == "DISK_FULL") return "Free space on the server's disk, then repeat.";
   if (reason == "QUEUE_FULL") return "The server is busy: try again in a moment.";
   if (reason == "CHECKSUM_MISMATCH") return "The file changed while it was sent: repeat the upload.";

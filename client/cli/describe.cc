@@ -8,6 +8,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
+#include "client/cli/alias_targets.h"
+#include "client/cli/context.h"
 #include "client/cli/output.h"
 
 namespace attune::cli {
@@ -134,6 +136,20 @@ void PrintModel(std::ostream& out, const v1::Model& model) {
   std::map<std::string, double> metrics(model.metrics().begin(), model.metrics().end());
   for (const auto& [name, value] : metrics) fields.emplace_back(name, FormatNumber(value));
   PrintFields(out, fields);
+}
+
+void PrintAlias(std::ostream& out, const v1::Alias& alias) {
+  PrintFields(out, {{"name", alias.name()},
+                    {"asked as", absl::StrCat("models/", BareName(alias.name()))},
+                    {"models", FormatTargets(alias.targets())},
+                    {"created", FormatAge(alias.create_time(), absl::Now())}});
+  out << "\n";
+  Table table({"REVISION", "MODELS", "SET"});
+  for (const v1::Alias::Setting& setting : alias.history()) {
+    table.Add({absl::StrCat(setting.revision()), FormatTargets(setting.targets()),
+               FormatAge(setting.set_time(), absl::Now())});
+  }
+  table.Print(out);
 }
 
 void PrintDataset(std::ostream& out, const v1::Dataset& dataset) {

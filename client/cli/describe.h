@@ -4,6 +4,7 @@
 #include <ostream>
 #include <string>
 
+#include "attune/v1/alias.pb.h"
 #include "attune/v1/dataset.pb.h"
 #include "attune/v1/evaluation_service.pb.h"
 #include "attune/v1/model.pb.h"
@@ -18,6 +19,7 @@ std::string MethodName(const v1::TuningJob& job);
 std::string DescribeMethod(const v1::TuningJob& job);
 
 void PrintModel(std::ostream& out, const v1::Model& model);
+void PrintAlias(std::ostream& out, const v1::Alias& alias);
 void PrintDataset(std::ostream& out, const v1::Dataset& dataset);
 void PrintJob(std::ostream& out, const v1::TuningJob& job);
 void PrintEstimate(std::ostream& out, const v1::EstimateTuningJobResponse& estimate);

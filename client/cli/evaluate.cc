@@ -68,7 +68,7 @@ absl::StatusOr<int> Evaluate(Context* context, const EvaluateArgs& args) {
 void AddEvaluateCommand(CLI::App* app, Context* context) {
   auto args = std::make_shared<EvaluateArgs>();
   CLI::App* command = app->add_subcommand("evaluate", "Measure a model on a dataset: accuracy, loss, perplexity");
-  command->add_option("model", args->model, "Base or tuned model")->required();
+  command->add_option("model", args->model, "Base or tuned model, or alias")->required();
   command->add_option("--data", args->data, "Dataset to measure on")->required();
   command->add_option("--max-examples", args->max_examples, "Only the first N rows (default: all)");
   AddRepeated(command, "--choices", args->choices,

@@ -121,7 +121,7 @@ absl::StatusOr<int> Generate(Context* context, const GenerateArgs& args) {
 void AddGenerateCommand(CLI::App* app, Context* context) {
   auto args = std::make_shared<GenerateArgs>();
   CLI::App* command = app->add_subcommand("generate", "Continue a prompt; the text is written as it comes");
-  command->add_option("model", args->model, "Base or tuned model")->required();
+  command->add_option("model", args->model, "Base or tuned model, or alias")->required();
   args->prompt.AddTo(command);
   command->add_option("--n", args->n, "Answers to make, 1 to 16 (default: 1)");
   command->add_flag("--logprobs", args->logprobs, "Also show each token's log-probability");

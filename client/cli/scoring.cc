@@ -47,7 +47,7 @@ absl::StatusOr<int> Classify(Context* context, const ClassifyArgs& args) {
 void AddClassify(CLI::App* app, Context* context) {
   auto args = std::make_shared<ClassifyArgs>();
   CLI::App* command = app->add_subcommand("classify", "Choose the likeliest of given labels as the answer");
-  command->add_option("model", args->model, "Base or tuned model")->required();
+  command->add_option("model", args->model, "Base or tuned model, or alias")->required();
   args->prompt.AddTo(command);
   AddRepeated(command, "--choices", args->choices, "Labels, comma-separated, 2 to 1000; may be repeated")
       ->delimiter(',')
@@ -93,7 +93,7 @@ absl::StatusOr<int> Score(Context* context, const ScoreArgs& args) {
 void AddScore(CLI::App* app, Context* context) {
   auto args = std::make_shared<ScoreArgs>();
   CLI::App* command = app->add_subcommand("score", "Log-probabilities of given continuations of a prompt");
-  command->add_option("model", args->model, "Base or tuned model")->required();
+  command->add_option("model", args->model, "Base or tuned model, or alias")->required();
   args->prompt.AddTo(command);
   AddRepeated(command, "--continuation", args->continuations, "Text after the prompt, e.g. ' yes'; may be repeated")
       ->required();
@@ -132,7 +132,7 @@ absl::StatusOr<int> Embed(Context* context, const EmbedArgs& args) {
 void AddEmbed(CLI::App* app, Context* context) {
   auto args = std::make_shared<EmbedArgs>();
   CLI::App* command = app->add_subcommand("embed", "Turn texts into vectors, a line of numbers for each");
-  command->add_option("model", args->model, "Base or tuned model")->required();
+  command->add_option("model", args->model, "Base or tuned model, or alias")->required();
   command->add_option("texts", args->texts, "Texts; - reads them from standard input, a line each")->required();
   command->add_option("--pooling", args->pooling, "mean of the tokens' hidden states, or the last one")
       ->check(CLI::IsMember({"mean", "last"}))
@@ -168,7 +168,7 @@ absl::StatusOr<int> Tokenize(Context* context, const TokenizeArgs& args) {
 void AddTokenize(CLI::App* app, Context* context) {
   auto args = std::make_shared<TokenizeArgs>();
   CLI::App* command = app->add_subcommand("tokenize", "Show a prompt's tokens");
-  command->add_option("model", args->model, "Base or tuned model")->required();
+  command->add_option("model", args->model, "Base or tuned model, or alias")->required();
   args->prompt.AddTo(command);
   command->callback([context, args] { context->action = [context, args] { return Tokenize(context, *args); }; });
 }
@@ -180,7 +180,7 @@ void AddDetokenize(CLI::App* app, Context* context) {
   };
   auto args = std::make_shared<Args>();
   CLI::App* command = app->add_subcommand("detokenize", "Turn token ids into text");
-  command->add_option("model", args->model, "Base or tuned model")->required();
+  command->add_option("model", args->model, "Base or tuned model, or alias")->required();
   command->add_option("ids", args->ids, "Token ids")->required();
   command->callback([context, args] {
     context->action = [context, args]() -> absl::StatusOr<int> {

@@ -9,6 +9,7 @@
 #include "common/file.h"
 #include "common/log.h"
 #include "common/resource_name.h"
+#include "server/adapters/alias_table.h"
 #include "server/adapters/import_source.h"
 #include "server/adapters/model_record.h"
 
@@ -69,7 +70,7 @@ absl::StatusOr<std::vector<ModelInfo>> Select(Runner* runner, absl::string_view 
 template <typename Runner>
 absl::StatusOr<ModelInfo> SelectOne(Runner* runner, absl::string_view id) {
   ATTUNE_ASSIGN_OR_RETURN(std::vector<ModelInfo> found, Select(runner, "WHERE id = ?1", {id}));
-  if (found.empty()) return NotFound(Name(id));
+  if (found.empty()) return NoSuchModel(*runner, id);
   return std::move(found[0]);
 }
 
@@ -97,6 +98,7 @@ absl::StatusOr<std::unique_ptr<ModelRegistry>> ModelRegistry::Open(const std::st
                                                                    const Clock* clock, Options options) {
   ATTUNE_RETURN_IF_ERROR(MakeDirectories(directory));
   ATTUNE_RETURN_IF_ERROR(database->Run(kSchema));
+  ATTUNE_RETURN_IF_ERROR(MakeAliasTables(database));
   auto registry = std::unique_ptr<ModelRegistry>(new ModelRegistry(directory, database, clock, std::move(options)));
   ATTUNE_RETURN_IF_ERROR(registry->Recover());
   return registry;
@@ -141,6 +143,7 @@ absl::StatusOr<ModelInfo> ModelRegistry::Import(const ImportOptions& options) {
   ModelInfo info;
   info.id = options.id.empty() ? MakeId(source.name) : options.id;
   if (Get(info.id).ok()) return ModelExists(info.id);
+  ATTUNE_RETURN_IF_ERROR(CheckIdIsNoAlias(*database_, info.id));
   info.kind = ModelKind::kBase;
   info.display_name = options.display_name;
   info.description = options.description;
@@ -170,6 +173,7 @@ absl::StatusOr<ModelInfo> ModelRegistry::PublishAs(ModelInfo info, const std::st
     ATTUNE_RETURN_IF_ERROR(RemoveAll(staging_directory));
     return same_id;
   }
+  ATTUNE_RETURN_IF_ERROR(CheckIdIsNoAlias(*database_, info.id));
   if (!absl::IsNotFound(same_id.status())) return same_id.status();
   if (!info.base_model.empty()) ATTUNE_RETURN_IF_ERROR(Get(info.base_model).status());
   return Insert(std::move(info), staging_directory, request_id);
@@ -182,10 +186,13 @@ absl::StatusOr<ModelInfo> ModelRegistry::Insert(ModelInfo info, const std::strin
   info.size_bytes = SizeOnDisk(staging_directory);
   info.create_time = clock_->Now();
   ATTUNE_RETURN_IF_ERROR(PublishDirectory(staging_directory, directory));
-  absl::Status inserted = database_->Run(
-      "INSERT INTO models(id, request_id, base_model, tuning_job, version, description) "
-      "VALUES(?1, NULLIF(?2, ''), ?3, ?4, 1, ?5)",
-      {info.id, request_id, info.base_model, info.tuning_job, EncodeModelRecord(info)});
+  absl::Status inserted = database_->RunTransaction([&](Database::Transaction& transaction) -> absl::Status {
+    ATTUNE_RETURN_IF_ERROR(CheckIdIsNoAlias(transaction, info.id));
+    return transaction.Run(
+        "INSERT INTO models(id, request_id, base_model, tuning_job, version, description) "
+        "VALUES(?1, NULLIF(?2, ''), ?3, ?4, 1, ?5)",
+        {info.id, request_id, info.base_model, info.tuning_job, EncodeModelRecord(info)});
+  });
   if (!inserted.ok()) {
     RemoveAll(directory).IgnoreError();  // Open removes it otherwise
     return inserted;
@@ -218,6 +225,7 @@ absl::Status ModelRegistry::Delete(absl::string_view id, absl::string_view etag)
   ATTUNE_RETURN_IF_ERROR(database_->RunTransaction([&](Database::Transaction& transaction) -> absl::Status {
     ATTUNE_ASSIGN_OR_RETURN(ModelInfo info, SelectOne(&transaction, id));
     ATTUNE_RETURN_IF_ERROR(CheckEtag(info, etag));
+    ATTUNE_RETURN_IF_ERROR(CheckIsNoTarget(transaction, id));
     ATTUNE_ASSIGN_OR_RETURN(std::vector<ModelInfo> users,
                             Select(&transaction, "WHERE base_model = ?1 ORDER BY position LIMIT 1", {id}));
     if (!users.empty()) {

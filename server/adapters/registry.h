@@ -23,7 +23,9 @@ namespace attune {
 // model.gguf, or the files of a Hugging Face directory; a LoRA's or soft prompt's
 // holds PEFT's adapter_config.json and adapter_model.safetensors; full weights hold
 // config.json and model.safetensors, with the tokenizer in the base model's folder; a
-// text prompt's holds text_prompt.json. Thread-safe.
+// text prompt's holds text_prompt.json.
+// Aliases (alias_store.h) share the ids: where one stands and a model is needed, calls give
+// FAILED_PRECONDITION (MODEL_IS_ALIAS) in place of NOT_FOUND. Thread-safe.
 class ModelRegistry {
  public:
   struct Options {
@@ -51,14 +53,14 @@ class ModelRegistry {
 
   // PERMISSION_DENIED (OUTSIDE_IMPORT_ROOT) for a path that, with links resolved, is
   // under no import root; pickle files and files that are no part of a model are not
-  // copied; ALREADY_EXISTS (MODEL_EXISTS); a bad file gives the reader's error.
+  // copied; ALREADY_EXISTS (MODEL_EXISTS, ALIAS_EXISTS); a bad file gives the reader's error.
   absl::StatusOr<ModelInfo> Import(const ImportOptions& options);
   absl::StatusOr<ModelInfo> Get(absl::string_view id) const;
   // Newest first, below `before_position`, at most `limit`.
   absl::StatusOr<std::vector<ModelInfo>> List(int limit, int64_t before_position) const;
   // ABORTED (ETAG_MISMATCH) if `etag` is set and stale.
   absl::StatusOr<ModelInfo> Update(absl::string_view id, const Changes& changes, absl::string_view etag);
-  // FAILED_PRECONDITION (MODEL_IN_USE) while another model is based on it.
+  // FAILED_PRECONDITION (MODEL_IN_USE) while another model is based on it, or an alias sends requests to it.
   absl::Status Delete(absl::string_view id, absl::string_view etag);
 
   // A fresh empty folder on the same disk for a model's files; removed at the next Open.
@@ -66,7 +68,7 @@ class ModelRegistry {
   // Makes the files in `staging_directory` the model `info.id`: from now on it is
   // there for everybody. create_time, etag, size_bytes are set here. Publishing the
   // same id for the same tuning job again (after a crash) returns the first one, as does
-  // a `request_id` that has made a model; empty: none.
+  // a `request_id` that has made a model; empty: none. ALREADY_EXISTS (MODEL_EXISTS, ALIAS_EXISTS).
   absl::StatusOr<ModelInfo> Publish(ModelInfo info, const std::string& staging_directory,
                                     const std::string& request_id = "");
 

@@ -175,6 +175,7 @@ absl::Status ComparisonRun::DropLosers() {
       const bool is_kept = static_cast<int32_t>(i) == now_.winner && trial.model == contender.model;
       if (trial.model.empty() || is_kept) continue;
       const absl::Status dropped = deps_.delete_model(trial.model);
+      if (absl::IsFailedPrecondition(dropped)) continue;  // somebody uses it already, say through an alias
       if (!dropped.ok() && !absl::IsNotFound(dropped)) return dropped;
       if (contender.model == trial.model) contender.model.clear();
       trial.model.clear();

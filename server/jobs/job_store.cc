@@ -411,6 +411,10 @@ absl::StatusOr<std::vector<std::string>> JobStore::ActiveUsersOfModel(absl::stri
   return SelectIds(*database_, absl::StrCat("base_model = ?1 AND ", kUnfinished), {model});
 }
 
+absl::StatusOr<std::vector<std::string>> JobStore::ActiveMakersOfModel(absl::string_view model) const {
+  return SelectIds(*database_, absl::StrCat("tuned_model_id = ?1 AND ", kUnfinished), {model});
+}
+
 absl::StatusOr<std::map<std::string, double>> JobStore::TenantSeconds(absl::Time since) const {
   std::map<std::string, double> seconds;
   ATTUNE_RETURN_IF_ERROR(database_->Run(

@@ -93,6 +93,8 @@ class JobStore {
   // Ids of the unfinished jobs that need a dataset, or a model as their base.
   absl::StatusOr<std::vector<std::string>> ActiveUsersOfDataset(absl::string_view dataset) const;
   absl::StatusOr<std::vector<std::string>> ActiveUsersOfModel(absl::string_view model) const;
+  // Those of the unfinished jobs that will publish a model.
+  absl::StatusOr<std::vector<std::string>> ActiveMakersOfModel(absl::string_view model) const;
 
   // Training seconds by tenant over jobs that are unfinished or ended after `since`.
   absl::StatusOr<std::map<std::string, double>> TenantSeconds(absl::Time since) const;

@@ -100,6 +100,9 @@ struct Metrics::Families {
   Family<Histogram>& request_generation_tokens =
       MakeHistogram("attune_request_generation_tokens", "Tokens generated for an answer.");
 
+  Family<Counter>& alias_requests =
+      MakeCounter("attune_alias_requests_total", "Requests that an alias sent to a model, by alias and model.");
+
   // Generation, of the whole engine.
   Gauge& requests_running =
       MakeGauge("attune_num_requests_running", "Sequences that have a place in the batch now.").Add({});
@@ -208,6 +211,18 @@ struct Metrics::ModelSeries {
   std::vector<std::function<void()>> removers;
 };
 
+struct Metrics::AliasSeries {
+  explicit AliasSeries(Family<Counter>* family) : family(family) {}
+  ~AliasSeries() {
+    for (auto& [model, counter] : requests) family->Remove(counter);
+  }
+  AliasSeries(const AliasSeries&) = delete;
+  AliasSeries& operator=(const AliasSeries&) = delete;
+
+  Family<Counter>* const family;
+  std::map<std::string, Counter*, std::less<>> requests;
+};
+
 Metrics::Metrics(const Options& options)
     : max_model_names_(options.max_model_names), families_(std::make_unique<Families>()) {
   families_->build_info.Add({{"version", options.version}, {"device", options.device}}).Set(1);
@@ -298,6 +313,20 @@ void Metrics::JobStarted(absl::string_view method, double queue_wait_seconds) {
 void Metrics::DatasetStored(int64_t accepted_rows, int64_t skipped_rows) {
   families_->rows_accepted.Increment(accepted_rows);
   families_->rows_skipped.Increment(skipped_rows);
+}
+
+void Metrics::AliasRequest(absl::string_view alias, absl::string_view model) {
+  absl::MutexLock lock(&mutex_);
+  std::unique_ptr<AliasSeries>& series = aliases_[Str(alias)];
+  if (series == nullptr) series = std::make_unique<AliasSeries>(&families_->alias_requests);
+  Counter*& requests = series->requests[Str(model)];
+  if (requests == nullptr) requests = &series->family->Add({{"alias", Str(alias)}, {"model_name", Str(model)}});
+  requests->Increment();
+}
+
+void Metrics::ForgetAlias(absl::string_view alias) {
+  absl::MutexLock lock(&mutex_);
+  aliases_.erase(Str(alias));
 }
 
 void Metrics::ForgetModel(absl::string_view model) {

@@ -70,6 +70,11 @@ class Metrics {
 
   void DatasetStored(int64_t accepted_rows, int64_t skipped_rows);
 
+  // An alias sent a request to a model.
+  void AliasRequest(absl::string_view alias, absl::string_view model) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Removes a deleted alias's series.
+  void ForgetAlias(absl::string_view alias) ABSL_LOCKS_EXCLUDED(mutex_);
+
   // Removes a deleted model's series and frees its name's place.
   void ForgetModel(absl::string_view model) ABSL_LOCKS_EXCLUDED(mutex_);
 
@@ -82,6 +87,7 @@ class Metrics {
  private:
   struct Families;     // metrics.cc
   struct ModelSeries;  // the series of one model name
+  struct AliasSeries;  // those of one alias, by model
 
   ModelSeries& Series(absl::string_view model) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SetGauges(const Gauges& gauges) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -90,6 +96,7 @@ class Metrics {
   const std::unique_ptr<Families> families_;
   absl::Mutex mutex_;
   std::map<std::string, std::unique_ptr<ModelSeries>, std::less<>> models_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, std::unique_ptr<AliasSeries>, std::less<>> aliases_ ABSL_GUARDED_BY(mutex_);
   std::function<Gauges()> read_gauges_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -122,7 +122,7 @@ absl::Status DatasetService::DoPreview(Call& call, const v1::PreviewDatasetReque
   ATTUNE_ASSIGN_OR_RETURN(std::string model_id, ParseName(kModels, request.model(), "model"));
   ATTUNE_RETURN_IF_ERROR(CheckPreview(request));
   ATTUNE_ASSIGN_OR_RETURN(DatasetInfo info, deps_.datasets->Get(id));
-  ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model, deps_.models(model_id));
+  ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model, deps_.models(model_id, ""));
   ATTUNE_RETURN_IF_ERROR(CheckRangeOrUnset(request.data().max_sequence_tokens(), 8, model->context_tokens(),
                                            "data.max_sequence_tokens"));
   ATTUNE_ASSIGN_OR_RETURN(ExampleRenderer renderer,

@@ -61,9 +61,9 @@ v1::Proportion ToProto(const Proportion& in) {
   return out;
 }
 
-v1::EvaluationResult ToProto(const EvaluationResult& in, const v1::EvaluateRequest& request) {
+v1::EvaluationResult ToProto(const EvaluationResult& in, const ServedModel& model, const v1::EvaluateRequest& request) {
   v1::EvaluationResult out;
-  out.set_model(request.model());
+  out.set_model(ModelName(model));
   out.set_dataset(request.dataset());
   out.set_examples(in.examples);
   if (in.has_label_accuracy) *out.mutable_label_accuracy() = ToProto(in.label_accuracy);
@@ -91,7 +91,7 @@ absl::Status EvaluationService::DoEvaluate(Call& call, const v1::EvaluateRequest
   call.Note("model", request.model());
   call.Note("dataset", request.dataset());
   ATTUNE_RETURN_IF_ERROR(deps_.datasets->Get(options.dataset).status());  // before a model is loaded for nothing
-  ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model, deps_.models(model_id));
+  ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model, deps_.models(model_id, ""));
 
   absl::Time next_report = absl::InfinitePast();
   v1::EvaluateResponse message;
@@ -106,7 +106,7 @@ absl::Status EvaluationService::DoEvaluate(Call& call, const v1::EvaluateRequest
       });
   if (call.cancelled()) return call.CancelledStatus();
   ATTUNE_RETURN_IF_ERROR(result.status());
-  *message.mutable_result() = ToProto(*result, request);
+  *message.mutable_result() = ToProto(*result, *model, request);
   return writer->Write(message) ? absl::OkStatus() : call.CancelledStatus();
 }
 

@@ -16,6 +16,7 @@
 #include "server/rpc/check.h"
 #include "server/rpc/convert_generation.h"
 #include "server/rpc/prompt.h"
+#include "server/rpc/route_key.h"
 #include "server/tokenizer/utf8.h"
 
 namespace attune {
@@ -119,10 +120,13 @@ void FillChoices(const v1::ClassifyRequest& request, const ScoreResult& result, 
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<const ServedModel>> GenerationService::Acquire(Call& call, const std::string& name) {
+absl::StatusOr<std::shared_ptr<const ServedModel>> GenerationService::Acquire(Call& call, const std::string& name,
+                                                                              const std::string& key) {
   ATTUNE_ASSIGN_OR_RETURN(std::string id, ParseName(kModels, name, "model"));
   call.Note("model", name);
-  return deps_.models(id);
+  ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model, deps_.models(id, key));
+  if (model->info.id != id) call.Note("answered_by", ModelName(*model));
+  return model;
 }
 
 bool GenerationService::HasSameVocabulary(const ServedModel& a, const ServedModel& b) {
@@ -153,15 +157,15 @@ absl::Status GenerationService::FillDecoding(Call& call, const v1::GenerateReque
   const std::string& draft = request.speculative().draft_model();
   if (draft.empty()) return absl::OkStatus();
   ATTUNE_ASSIGN_OR_RETURN(std::string id, ParseName(kModels, draft, "speculative.draft_model"));
-  ATTUNE_ASSIGN_OR_RETURN(params->draft_model, deps_.models(id));
+  ATTUNE_ASSIGN_OR_RETURN(params->draft_model, deps_.models(id, RouteKey(request)));
   call.Note("draft_model", draft);
   if (HasSameVocabulary(model, *params->draft_model)) return absl::OkStatus();
   return InvalidField("speculative.draft_model", "must have the same vocabulary as the model");
 }
 
 absl::Status GenerationService::RunGeneration(Call& call, const v1::GenerateRequest& request,
+                                              std::shared_ptr<const ServedModel> pinned,
                                               const PieceFunction& on_piece) {
-  ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> pinned, Acquire(call, request.model()));
   const ServedModel& model = *pinned;
   ATTUNE_ASSIGN_OR_RETURN(GenerateParams params, ToGenerateParams(request, model.generation, model.tokenizer_view->vocab_size()));
   params.model = pinned;
@@ -217,40 +221,49 @@ absl::Status GenerationService::RunGeneration(Call& call, const v1::GenerateRequ
 
 grpc::Status GenerationService::Generate(grpc::ServerContext* context, const v1::GenerateRequest* request,
                                          v1::GenerateResponse* response) {
-  return ServeCall(context, deps_.metrics, kService, "Generate", [&](Call& call) {
+  return ServeCall(context, deps_.metrics, kService, "Generate", [&](Call& call) -> absl::Status {
+    ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model,
+                            Acquire(call, request->model(), RouteKey(*request)));
     for (int i = 0; i < std::clamp(request->n(), 1, 16); ++i) response->add_completions()->set_index(i);
-    response->set_model(request->model());
-    return RunGeneration(call, *request, [&](int index, std::string text, AnswerBuilder& answer, const auto* usage) {
-      v1::Completion* completion = response->mutable_completions(index);
-      completion->mutable_text()->append(text);
-      for (v1::TokenLogprob& logprob : answer.TakeLogprobs()) *completion->add_logprobs() = std::move(logprob);
-      if (answer.finished()) {
-        completion->set_finish_reason(ToProto(answer.finish()));
-        completion->set_score(ScoreOf(*request, answer));
-        completion->mutable_token_ids()->Assign(answer.token_ids().begin(), answer.token_ids().end());
-      }
-      if (usage != nullptr) *response->mutable_usage() = *usage;
-      return true;
-    });
+    response->set_model(ModelName(*model));
+    return RunGeneration(
+        call, *request, model, [&](int index, std::string text, AnswerBuilder& answer, const auto* usage) {
+          v1::Completion* completion = response->mutable_completions(index);
+          completion->mutable_text()->append(text);
+          for (v1::TokenLogprob& logprob : answer.TakeLogprobs()) *completion->add_logprobs() = std::move(logprob);
+          if (answer.finished()) {
+            completion->set_finish_reason(ToProto(answer.finish()));
+            completion->set_score(ScoreOf(*request, answer));
+            completion->mutable_token_ids()->Assign(answer.token_ids().begin(), answer.token_ids().end());
+          }
+          if (usage != nullptr) *response->mutable_usage() = *usage;
+          return true;
+        });
   });
 }
 
 grpc::Status GenerationService::StreamGenerate(grpc::ServerContext* context, const v1::GenerateRequest* request,
                                                grpc::ServerWriter<v1::StreamGenerateResponse>* writer) {
-  return ServeCall(context, deps_.metrics, kService, "StreamGenerate", [&](Call& call) {
-    return RunGeneration(call, *request, [&](int index, std::string text, AnswerBuilder& answer, const auto* usage) {
-      if (text.empty() && !answer.finished()) return true;
-      v1::StreamGenerateResponse piece;
-      piece.set_index(index);
-      piece.set_text(std::move(text));
-      if (answer.finished()) {
-        piece.set_finish_reason(ToProto(answer.finish()));
-        piece.set_score(ScoreOf(*request, answer));
-      }
-      for (v1::TokenLogprob& logprob : answer.TakeLogprobs()) *piece.add_logprobs() = std::move(logprob);
-      if (usage != nullptr) *piece.mutable_usage() = *usage;
-      return writer->Write(piece);
-    });
+  return ServeCall(context, deps_.metrics, kService, "StreamGenerate", [&](Call& call) -> absl::Status {
+    ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model,
+                            Acquire(call, request->model(), RouteKey(*request)));
+    bool is_first = true;
+    return RunGeneration(call, *request, model,
+                         [&](int index, std::string text, AnswerBuilder& answer, const auto* usage) {
+                           if (text.empty() && !answer.finished()) return true;
+                           v1::StreamGenerateResponse piece;
+                           if (std::exchange(is_first, false)) piece.set_model(ModelName(*model));
+                           piece.set_index(index);
+                           piece.set_text(std::move(text));
+                           if (answer.finished()) {
+                             piece.set_finish_reason(ToProto(answer.finish()));
+                             piece.set_score(ScoreOf(*request, answer));
+                           }
+                           for (v1::TokenLogprob& logprob : answer.TakeLogprobs())
+                             *piece.add_logprobs() = std::move(logprob);
+                           if (usage != nullptr) *piece.mutable_usage() = *usage;
+                           return writer->Write(piece);
+                         });
   });
 }
 
@@ -281,7 +294,7 @@ absl::Status GenerationService::DoClassify(Call& call, const v1::ClassifyRequest
                                            v1::ClassifyResponse* response) {
   ATTUNE_RETURN_IF_ERROR(CheckChoices(request));
   ScoreParams params;
-  ATTUNE_ASSIGN_OR_RETURN(params.model, Acquire(call, request.model()));
+  ATTUNE_ASSIGN_OR_RETURN(params.model, Acquire(call, request.model(), RouteKey(request.prompt())));
   const std::shared_ptr<const ServedModel> model = params.model;
   ATTUNE_ASSIGN_OR_RETURN(std::vector<std::string> rendered, RenderChoices(request, *model));
   params.continuations = ChoiceContinuations(model->tokenizer(), rendered);
@@ -291,6 +304,7 @@ absl::Status GenerationService::DoClassify(Call& call, const v1::ClassifyRequest
   ATTUNE_RETURN_IF_ERROR(CheckFits(prompt_tokens, longest, *model));
   ATTUNE_ASSIGN_OR_RETURN(ScoreResult result, ScoreFor(call, std::move(params)));
   FillChoices(request, result, CalibrationOf(request, *model), response);
+  response->set_model(ModelName(*model));
   *response->mutable_usage() = ToUsage(CountedPromptTokens(prompt_tokens, *model), 0, result.timings);
   return absl::OkStatus();
 }
@@ -306,7 +320,7 @@ absl::Status GenerationService::DoScore(Call& call, const v1::ScoreRequest& requ
     return InvalidField("continuations", absl::StrCat("must be 1 to ", kMostContinuations));
   }
   ScoreParams params;
-  ATTUNE_ASSIGN_OR_RETURN(params.model, Acquire(call, request.model()));
+  ATTUNE_ASSIGN_OR_RETURN(params.model, Acquire(call, request.model(), RouteKey(request.prompt())));
   const std::shared_ptr<const ServedModel> model = params.model;
   TextEncoder encoder(model->tokenizer_view);
   for (int i = 0; i < request.continuations_size(); ++i) {
@@ -320,6 +334,7 @@ absl::Status GenerationService::DoScore(Call& call, const v1::ScoreRequest& requ
   const int64_t prompt_tokens = static_cast<int64_t>(params.prompt.size());
   ATTUNE_RETURN_IF_ERROR(CheckFits(prompt_tokens, longest, *model));
   ATTUNE_ASSIGN_OR_RETURN(ScoreResult result, ScoreFor(call, std::move(params)));
+  response->set_model(ModelName(*model));
   for (const ScoredContinuation& scored : result.continuations) {
     auto* score = response->add_scores();
     score->set_logprob(scored.logprob);
@@ -342,7 +357,7 @@ absl::Status GenerationService::DoEmbed(Call& call, const v1::EmbedRequest& requ
   }
   if (!v1::Pooling_IsValid(request.pooling())) return InvalidField("pooling", "must be MEAN or LAST");
   EmbedParams params;
-  ATTUNE_ASSIGN_OR_RETURN(params.model, Acquire(call, request.model()));
+  ATTUNE_ASSIGN_OR_RETURN(params.model, Acquire(call, request.model(), RouteKey(request)));
   const std::shared_ptr<const ServedModel> model = params.model;
   int64_t tokens = 0;
   for (int i = 0; i < request.inputs_size(); ++i) {
@@ -364,6 +379,7 @@ absl::Status GenerationService::DoEmbed(Call& call, const v1::EmbedRequest& requ
   for (const std::vector<float>& values : result.embeddings) {
     response->add_embeddings()->mutable_values()->Assign(values.begin(), values.end());
   }
+  response->set_model(ModelName(*model));
   *response->mutable_usage() = ToUsage(tokens, 0, result.timings);
   return absl::OkStatus();
 }
@@ -377,7 +393,9 @@ grpc::Status GenerationService::Embed(grpc::ServerContext* context, const v1::Em
 grpc::Status GenerationService::Tokenize(grpc::ServerContext* context, const v1::TokenizeRequest* request,
                                          v1::TokenizeResponse* response) {
   return ServeCall(context, deps_.metrics, kService, "Tokenize", [&](Call& call) -> absl::Status {
-    ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model, Acquire(call, request->model()));
+    ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model,
+                            Acquire(call, request->model(), RouteKey(request->prompt())));
+    response->set_model(ModelName(*model));
     ATTUNE_ASSIGN_OR_RETURN(std::vector<int32_t> tokens, PromptTokens(request->prompt(), *model, 0));
     for (int32_t token : tokens) {
       response->add_token_ids(token);
@@ -390,7 +408,8 @@ grpc::Status GenerationService::Tokenize(grpc::ServerContext* context, const v1:
 grpc::Status GenerationService::Detokenize(grpc::ServerContext* context, const v1::DetokenizeRequest* request,
                                            v1::DetokenizeResponse* response) {
   return ServeCall(context, deps_.metrics, kService, "Detokenize", [&](Call& call) -> absl::Status {
-    ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model, Acquire(call, request->model()));
+    ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model, Acquire(call, request->model(), ""));
+    response->set_model(ModelName(*model));
     ATTUNE_RETURN_IF_ERROR(CheckTokenIds(request->token_ids(), model->tokenizer(), "token_ids"));
     const std::vector<int32_t> ids(request->token_ids().begin(), request->token_ids().end());
     response->set_text(model->tokenizer().Decode(ids, /*skip_special=*/false));

@@ -51,9 +51,12 @@ class GenerationService final : public v1::GenerationService::Service {
  private:
   // For each tokenizer.
   static constexpr int64_t kGrammarCacheBytes = int64_t{64} << 20;
-  absl::StatusOr<std::shared_ptr<const ServedModel>> Acquire(Call& call, const std::string& name);
+  // The model that answers a request for `name`; see ModelProvider.
+  absl::StatusOr<std::shared_ptr<const ServedModel>> Acquire(Call& call, const std::string& name,
+                                                             const std::string& key);
   // Runs a request to its end and hands out the text as it comes.
-  absl::Status RunGeneration(Call& call, const v1::GenerateRequest& request, const PieceFunction& on_piece);
+  absl::Status RunGeneration(Call& call, const v1::GenerateRequest& request, std::shared_ptr<const ServedModel> pinned,
+                             const PieceFunction& on_piece);
   // The form and the draft model that a request asks for.
   absl::Status FillDecoding(Call& call, const v1::GenerateRequest& request, GenerateParams* params);
   // Whether two models' tokens are the same. Reads both vocabularies the first time.

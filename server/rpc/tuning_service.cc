@@ -50,7 +50,7 @@ absl::Status TuningService::CheckTunedModelId(const JobSpec& spec) const {
   if (spec.tuned_model_id.empty()) return absl::OkStatus();
   absl::Status status = deps_.models->Get(spec.tuned_model_id).status();
   if (absl::IsNotFound(status)) return absl::OkStatus();
-  if (!status.ok()) return status;
+  if (!status.ok() && GetErrorDetails(status).reason != "MODEL_IS_ALIAS") return status;
   return MakeError(absl::StatusCode::kAlreadyExists, "MODEL_EXISTS",
                    absl::StrCat("'models/", spec.tuned_model_id, "' is there already."), {},
                    {{"tuning_job.tuned_model_id", "is taken"}});

@@ -59,7 +59,8 @@ TEST(ErrorTest, InvalidFieldNamesTheField) {
 TEST(ErrorTest, NotFoundDerivesItsReasonFromTheCollection) {
   const std::pair<const char*, const char*> cases[] = {{"models/a", "MODEL_NOT_FOUND"},
                                                        {"datasets/b", "DATASET_NOT_FOUND"},
-                                                       {"tuningJobs/c", "TUNING_JOB_NOT_FOUND"}};
+                                                       {"tuningJobs/c", "TUNING_JOB_NOT_FOUND"},
+                                                       {"aliases/d", "ALIAS_NOT_FOUND"}};
   for (const auto& [name, reason] : cases) {
     absl::Status status = NotFound(name);
     EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);

@@ -55,6 +55,8 @@ generation = _module("generation_service_pb2")
 evaluation = _module("evaluation_service_pb2")
 comparison = _module("comparison_pb2")
 comparison_service = _module("comparison_service_pb2")
+alias = _module("alias_pb2")
+alias_service = _module("alias_service_pb2")
 
 
 class Server:
@@ -98,6 +100,7 @@ class Server:
         self.generation = stub("generation_service", "GenerationService")
         self.evaluation = stub("evaluation_service", "EvaluationService")
         self.comparisons = stub("comparison_service", "ComparisonService")
+        self.aliases = stub("alias_service", "AliasService")
 
     def get(self, path):
         """(status, body) of an HTTP request."""

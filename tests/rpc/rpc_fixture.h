@@ -1,25 +1,25 @@
 #ifndef ATTUNE_TESTS_RPC_RPC_FIXTURE_H_
 #define ATTUNE_TESTS_RPC_RPC_FIXTURE_H_
 
+#include <gmock/gmock.h>
 #include <grpcpp/create_channel.h>
 #include <grpcpp/security/credentials.h>
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
+#include <gtest/gtest.h>
 
 #include <map>
 #include <memory>
 #include <string>
 #include <utility>
 
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
-
 #include "absl/strings/str_cat.h"
 #include "common/database.h"
 #include "common/error.h"
 #include "common/log.h"
 #include "common/status.h"
+#include "server/adapters/alias_store.h"
 #include "server/adapters/registry.h"
 #include "server/data/dataset_store.h"
 #include "server/jobs/job_store.h"
@@ -53,6 +53,7 @@ class RpcFixture : public ::testing::Test {
       return shape;
     };
     models_ = *ModelRegistry::Open(folder_.File("models"), database_.get(), &clock_, registry);
+    aliases_ = *AliasStore::Open(database_.get(), &clock_);
     jobs_ = std::make_unique<JobManager>(job_store_.get(), &runner_, &clock_, JobManager::Options());
     EXPECT_TRUE(jobs_->Start().ok());
   }
@@ -74,11 +75,12 @@ class RpcFixture : public ::testing::Test {
   }
 
   ModelProvider Provider() {
-    return [this](absl::string_view id) -> absl::StatusOr<std::shared_ptr<const ServedModel>> {
-      auto it = served_.find(std::string(id));
-      if (it == served_.end()) return NotFound(absl::StrCat("models/", id));
-      return std::shared_ptr<const ServedModel>(it->second);
-    };
+    return MakeModelProvider(aliases_.get(), &metrics_,
+                             [this](absl::string_view id) -> absl::StatusOr<std::shared_ptr<const ServedModel>> {
+                               auto it = served_.find(std::string(id));
+                               if (it == served_.end()) return NotFound(absl::StrCat("models/", id));
+                               return std::shared_ptr<const ServedModel>(it->second);
+                             });
   }
 
   // A model in memory, of FakeTokenizer's vocabulary; change it before use.
@@ -137,6 +139,7 @@ class RpcFixture : public ::testing::Test {
   std::unique_ptr<Database> database_;
   std::unique_ptr<DatasetStore> datasets_;
   std::unique_ptr<ModelRegistry> models_;
+  std::unique_ptr<AliasStore> aliases_;
   std::unique_ptr<JobStore> job_store_;
   std::unique_ptr<JobManager> jobs_;
   std::map<std::string, std::shared_ptr<ServedModel>> served_;

@@ -18,6 +18,8 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
+#include "attune/v1/alias_service.grpc.pb.h"
+#include "attune/v1/comparison_service.grpc.pb.h"
 #include "attune/v1/dataset_service.grpc.pb.h"
 #include "attune/v1/evaluation_service.grpc.pb.h"
 #include "attune/v1/generation_service.grpc.pb.h"
@@ -69,6 +71,8 @@ class FakeState {
   std::map<std::string, v1::TextPrompt> text_prompts;  // by model
   std::map<std::string, v1::Dataset> datasets;
   std::map<std::string, v1::TuningJob> jobs;
+  std::map<std::string, v1::Comparison> comparisons;
+  std::map<std::string, v1::Alias> aliases;
   // Runs after the work is done but before the answer: OK, or the loss of the answer.
   grpc::Status after_delete = grpc::Status::OK;
   // Sizes of the chunks of each upload.
@@ -417,6 +421,62 @@ class FakeEvaluation : public v1::EvaluationService::Service {
   FakeState* const state_;
 };
 
+// Comparisons that a test has put there.
+class FakeComparisons : public v1::ComparisonService::Service {
+ public:
+  explicit FakeComparisons(FakeState* state) : state_(state) {}
+  grpc::Status GetComparison(grpc::ServerContext*, const v1::GetComparisonRequest* request,
+                             v1::Comparison* response) override {
+    FAKE_ENTER("GetComparison");
+    return Find(state_->comparisons, request->name(), response);
+  }
+
+ private:
+  FakeState* const state_;
+};
+
+// Keeps each alias's settings; a roll-back drops the newest.
+class FakeAliases : public v1::AliasService::Service {
+ public:
+  explicit FakeAliases(FakeState* state) : state_(state) {}
+  grpc::Status SetAlias(grpc::ServerContext*, const v1::SetAliasRequest* request, v1::Alias* response) override {
+    FAKE_ENTER("SetAlias");
+    *response = request->alias();
+    response->add_history()->mutable_targets()->CopyFrom(response->targets());
+    for (const auto& setting : state_->aliases[response->name()].history()) *response->add_history() = setting;
+    response->set_etag(absl::StrCat(response->history_size()));
+    state_->aliases[response->name()] = *response;
+    return grpc::Status::OK;
+  }
+  grpc::Status GetAlias(grpc::ServerContext*, const v1::GetAliasRequest* request, v1::Alias* response) override {
+    FAKE_ENTER("GetAlias");
+    return Find(state_->aliases, request->name(), response);
+  }
+  grpc::Status ListAliases(grpc::ServerContext*, const v1::ListAliasesRequest* request,
+                           v1::ListAliasesResponse* response) override {
+    FAKE_ENTER("ListAliases");
+    return ListPage(state_->aliases, *request, response, [](auto* r) { return r->add_aliases(); });
+  }
+  grpc::Status RollBackAlias(grpc::ServerContext*, const v1::RollBackAliasRequest* request,
+                             v1::Alias* response) override {
+    FAKE_ENTER("RollBackAlias");
+    if (grpc::Status found = Find(state_->aliases, request->name(), response); !found.ok()) return found;
+    response->mutable_history()->DeleteSubrange(0, 1);
+    *response->mutable_targets() = response->history(0).targets();
+    state_->aliases[request->name()] = *response;
+    return grpc::Status::OK;
+  }
+  grpc::Status DeleteAlias(grpc::ServerContext*, const v1::DeleteAliasRequest* request,
+                           google::protobuf::Empty*) override {
+    FAKE_ENTER("DeleteAlias");
+    if (state_->aliases.erase(request->name()) == 0) return ToGrpcStatus(NotFound(request->name()));
+    return grpc::Status::OK;
+  }
+
+ private:
+  FakeState* const state_;
+};
+
 #undef FAKE_ENTER
 
 // All of it on a free port of this machine.
@@ -437,6 +497,7 @@ class FakeServer {
     builder.AddListeningPort(absl::StrCat("127.0.0.1:", port_), grpc::InsecureServerCredentials(), &port_);
     builder.RegisterService(&models_).RegisterService(&datasets_).RegisterService(&tuning_);
     builder.RegisterService(&generation_).RegisterService(&evaluation_);
+    builder.RegisterService(&comparisons_).RegisterService(&aliases_);
     server_ = builder.BuildAndStart();
   }
 
@@ -448,6 +509,8 @@ class FakeServer {
   FakeTuning tuning_{&state_};
   FakeGeneration generation_{&state_};
   FakeEvaluation evaluation_{&state_};
+  FakeComparisons comparisons_{&state_};
+  FakeAliases aliases_{&state_};
   std::unique_ptr<grpc::Server> server_;
 };
 

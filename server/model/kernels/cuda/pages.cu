@@ -19,7 +19,7 @@ __global__ void CopyInside(const PagePairs pairs, const int64_t* stores, int64_t
 }
 
 void CheckSize(int64_t page_bytes) {
-  CheckSize(page_bytes);
+  if (page_bytes % static_cast<int64_t>(sizeof(uint4)) != 0) throw std::runtime_error("pages of an odd size");
 }
 
 // A block a page of a store; the threads' reads are independent, so that many are on their way at once.
@@ -33,7 +33,7 @@ __global__ void Move(const PageMoves moves, const int64_t* stores, int64_t page_
 
 void MovePages(const PageMoves& moves, const int64_t* stores, int64_t store_count, int64_t page_bytes, bool is_out,
                Stream stream) {
-  if (page_bytes % static_cast<int64_t>(sizeof(uint4)) != 0) throw std::runtime_error("pages of an odd size");
+  CheckSize(page_bytes);
   Move<<<dim3(moves.count, store_count), kThreads, 0, stream>>>(moves, stores, page_bytes, is_out);
   CheckLaunch();
 }
