@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "attune/v1/advice_service.pb.h"
 #include "attune/v1/comparison_service.pb.h"
 #include "attune/v1/dataset_service.pb.h"
 #include "attune/v1/evaluation_service.pb.h"
@@ -113,6 +114,12 @@ class Client {
   // `on_change` or `cancellation` ended it. No deadline.
   absl::Status WatchComparison(const v1::WatchComparisonRequest& request, const OnMessage<v1::Comparison>& on_change,
                                Cancellation* cancellation = nullptr);
+
+  // Advice. `on_progress` (may be null) sees every message, the last too.
+  absl::StatusOr<v1::Advice> Advise(const v1::AdviseRequest& request,
+                                    const OnMessage<v1::AdviseResponse>& on_progress = nullptr,
+                                    Cancellation* cancellation = nullptr);
+  absl::StatusOr<v1::Retrospective> Retrospect(const v1::RetrospectRequest& request);
 
   // Every item of a list, page after page, until `on_item` returns false.
   absl::Status ForEachModel(v1::ListModelsRequest request, const OnMessage<v1::Model>& on_item);

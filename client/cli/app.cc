@@ -77,6 +77,7 @@ void BuildApp(CLI::App* app, Context* context) {
   AddEvaluateCommand(app, context);
   AddCompareCommand(app, context);
   AddComparisonCommands(app, context);
+  AddAdviseCommand(app, context);
   app->footer(kFooter);
 }
 

@@ -22,6 +22,7 @@ void AddScoringCommands(CLI::App* app, Context* context);  // classify, score, t
 void AddEvaluateCommand(CLI::App* app, Context* context);
 void AddCompareCommand(CLI::App* app, Context* context);
 void AddComparisonCommands(CLI::App* app, Context* context);
+void AddAdviseCommand(CLI::App* app, Context* context);
 
 // The whole command line: global options and every group.
 void BuildApp(CLI::App* app, Context* context);

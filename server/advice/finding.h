@@ -46,6 +46,7 @@ inline constexpr absl::string_view kTaskDistance = "task_distance";  // nats per
 inline constexpr absl::string_view kLearningCurve = "learning_curve";  // expected of LoRA with all rows
 // Of the methods.
 inline constexpr absl::string_view kDeviceSeconds = "device_seconds";      // estimated, of one job with its defaults
+inline constexpr absl::string_view kRequestTime = "request_milliseconds";   // of a request alone, without examples
 inline constexpr absl::string_view kPastComparisons = "past_comparisons";  // that the rules were calibrated on
 
 // Null if there is none of that name.

@@ -135,6 +135,10 @@ std::vector<Finding> FindingsOf(const BaseProbe& probe) {
                       absl::StrFormat("The right answers cost the base model %.2f nats per token, its own text %.2f: the task is %s it.",
                                       probe.answer_loss, probe.own_loss, distance >= kFarTask ? "far from" : "near to"),
                       Finding::Severity::kInfo});
+  const double alone = probe.zero_shot_milliseconds;
+  std::string text = absl::StrFormat("A request alone takes about %.0f ms", alone);
+  if (probe.shots > 0) absl::StrAppendFormat(&text, ", with the examples %.0f", probe.few_shot_milliseconds);
+  findings.push_back({std::string(kRequestTime), alone, alone, alone, 0, text + ".", Finding::Severity::kInfo});
   return findings;
 }
 

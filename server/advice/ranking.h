@@ -40,7 +40,7 @@ struct Recommendation {
 // The numbers are the proto's.
 enum class AdviceVerdict {
   kRecommended = 1,      // the first is worth trying before all others
-  kTied = 2,             // the ranges of the first two overlap widely: the cheaper stands first
+  kTied = 2,             // the ranges of the first two overlap widely: the better bargain stands first
   kNotEnoughToTell = 3,  // they do, and there is too little evidence to name one
 };
 
@@ -67,8 +67,9 @@ inline constexpr int64_t kEnoughRows = 40, kEnoughTestRows = 8;
 // Ranks every method that has a cost. First come those that break no need, then those that break one, and so on; a
 // method that cannot run here, or that makes the model forget where it must not, goes behind all others. Among equals
 // the expected quality counts, up to the accuracy that is wanted, less:
-//   half a point for each doubling of device time above a minute, doubled for a short life (under 30 days), halved for
+//   half a point for each doubling of device time above a minute, doubled for a short life (under 31 days), halved for
 //     a long one (180 days and more);
+//   a point for each doubling of a request's time against the base model's;
 //   for what trains, 10 points for a life under 8 days, 5 under 31;
 //   with several tenants 2 points for what needs a whole copy of the model for each; from 10 tenants on that breaks a
 //     need.

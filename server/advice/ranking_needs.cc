@@ -10,7 +10,7 @@
 namespace attune {
 namespace {
 
-constexpr double kCostOfDoubling = 0.005;
+constexpr double kCostOfDoubling = 0.005, kRequestDoubling = 0.01;
 constexpr double kDays = 8, kMonth = 31, kLongLife = 180;
 constexpr double kTrainingForDays = 0.10, kTrainingForAMonth = 0.05;
 constexpr double kCopyATenant = 0.02;
@@ -32,6 +32,7 @@ class Weighing {
     WeighTenants();
     WeighLifetime();
     WeighCost();
+    WeighRequests();
     r_->meets_needs = effect_.broken == 0;
     return effect_;
   }
@@ -148,6 +149,17 @@ class Weighing {
     if (needs_.lifetime_days > 0 && needs_.lifetime_days < kMonth) doubling *= 2;
     if (needs_.lifetime_days >= kLongLife) doubling /= 2;
     effect_.penalty += doubling * std::log2(1 + r_->device_seconds / 60);
+  }
+
+  // Every request pays for a longer prompt.
+  void WeighRequests() {
+    const auto plain = evidence_.costs.find(ContenderKind::kZeroShot);
+    if (plain == evidence_.costs.end() || plain->second.request_milliseconds == 0) return;
+    const double times = cost_.request_milliseconds / plain->second.request_milliseconds;
+    if (times <= 1) return;
+    effect_.penalty += kRequestDoubling * std::log2(times);
+    if (times < 1.25) return;
+    Against(absl::StrFormat("Its longer prompt makes each request take %.1f times as long.", times), {std::string(kRequestTime)});
   }
 
   const MethodCost& cost_;

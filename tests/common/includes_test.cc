@@ -28,6 +28,8 @@ const std::map<std::string, std::set<std::string>>& Allowed() {
       {"server/comparison", {"server/jobs", "server/evaluation", "server/evaluation/measures",
                              "server/evaluation/probe", "server/engine", "server/adapters", "server/data",
                              "server/tokenizer"}},
+      {"server/advice", {"server/comparison", "server/jobs", "server/evaluation", "server/evaluation/measures",
+                         "server/engine", "server/adapters", "server/data", "server/tokenizer"}},
       {"server/metrics", {}},
       {"server/model/weights", {}},
       {"server/model/kernels/cuda", {}},
@@ -50,10 +52,10 @@ const std::map<std::string, std::set<std::string>>& Allowed() {
       {"server/evaluation", {"server/evaluation/measures", "server/evaluation/probe", "server/engine", "server/adapters",
                              "server/data", "server/tokenizer"}},
       {"server/rpc", {"server/jobs", "server/engine", "server/adapters", "server/evaluation",
-                      "server/evaluation/measures", "server/comparison", "server/data", "server/tokenizer",
-                      "server/metrics", "server/grammar"}},
+                      "server/evaluation/measures", "server/comparison", "server/advice", "server/data",
+                      "server/tokenizer", "server/metrics", "server/grammar"}},
       {"server", {"server/rpc", "server/jobs", "server/device", "server/metrics", "server/engine", "server/model", "server/model/weights", "server/model/kernels", "server/tokenizer", "server/data", "server/grammar",
-                  "server/adapters", "server/tuning", "server/tuning/methods", "server/evaluation", "server/comparison"}},
+                  "server/adapters", "server/tuning", "server/tuning/methods", "server/evaluation", "server/comparison", "server/advice"}},
   };
   return *allowed;
 }

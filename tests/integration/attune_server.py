@@ -53,6 +53,8 @@ model = _module("model_pb2")
 model_service = _module("model_service_pb2")
 generation = _module("generation_service_pb2")
 evaluation = _module("evaluation_service_pb2")
+advice = _module("advice_pb2")
+advice_service = _module("advice_service_pb2")
 comparison = _module("comparison_pb2")
 comparison_service = _module("comparison_service_pb2")
 
@@ -97,6 +99,7 @@ class Server:
         self.models = stub("model_service", "ModelService")
         self.generation = stub("generation_service", "GenerationService")
         self.evaluation = stub("evaluation_service", "EvaluationService")
+        self.advice = stub("advice_service", "AdviceService")
         self.comparisons = stub("comparison_service", "ComparisonService")
 
     def get(self, path):
