@@ -47,7 +47,8 @@ std::string Mark(Advice::Finding::Severity severity) {
 void PrintFindings(std::ostream& out, const Advice& advice) {
   out << "What was found:\n";
   for (const Advice::Finding& finding : advice.findings()) {
-    out << "  " << absl::StrFormat("%-19s", finding.name()) << Mark(finding.severity()) << Printable(finding.text()) << "\n";
+    out << "  " << absl::StrFormat("%-19s", finding.name()) << Mark(finding.severity()) << Printable(finding.text())
+        << "\n";
   }
 }
 
@@ -72,7 +73,8 @@ void PrintReasons(std::ostream& out, const Advice& advice) {
   for (const Advice::Recommendation& one : advice.recommendations()) {
     out << MethodLabel(one.kind()) << "\n";
     for (const Advice::Reason& reason : one.reasons()) {
-      out << (reason.against() ? "  - " : "  + ") << Printable(reason.text()) << " (" << absl::StrJoin(reason.evidence(), ", ") << ")\n";
+      out << (reason.against() ? "  - " : "  + ") << Printable(reason.text()) << " ("
+          << absl::StrJoin(reason.evidence(), ", ") << ")\n";
     }
   }
 }
@@ -92,9 +94,11 @@ void PrintAdvice(std::ostream& out, const Advice& advice) {
 void PrintSettlement(std::ostream& out, const AdviseArgs& args, const Advice& advice) {
   if (!advice.has_settlement()) return;
   std::vector<std::string> methods;
-  for (int kind : advice.settlement().contenders()) methods.push_back(MethodLabel(static_cast<v1::Comparison::ContenderKind>(kind)));
-  out << "To compare them: attune compare --base " << BareName(args.base) << " --data " << BareName(args.data) << " --methods "
-      << absl::StrJoin(methods, ",") << " --train-examples " << advice.settlement().rows() << " --watch\n";
+  for (int kind : advice.settlement().contenders())
+    methods.push_back(MethodLabel(static_cast<v1::Comparison::ContenderKind>(kind)));
+  out << "To compare them: attune compare --base " << BareName(args.base) << " --data " << BareName(args.data)
+      << " --methods " << absl::StrJoin(methods, ",") << " --train-examples " << advice.settlement().rows()
+      << " --watch\n";
 }
 
 absl::StatusOr<v1::AdviseRequest> MakeRequest(const AdviseArgs& args) {
@@ -172,7 +176,8 @@ absl::StatusOr<int> Advise(Context* context, const AdviseArgs& args) {
 
 void AddAdviseCommand(CLI::App* app, Context* context) {
   auto args = std::make_shared<AdviseArgs>();
-  CLI::App* command = app->add_subcommand("advise", "Say which method to take, with what quality, at what cost and why");
+  CLI::App* command =
+      app->add_subcommand("advise", "Say which method to take, with what quality, at what cost and why");
   command->add_option("--base", args->base, "Base model");
   command->add_option("--data", args->data, "Dataset of the task");
   command->add_option("--test", args->test, "Test dataset (default: rows of the dataset are held out)");

@@ -56,7 +56,8 @@ std::optional<Proportion> ShareOf(const Measure& measure) {
 // Every beginning of the rows is a fair sample.
 void Shuffle(std::vector<int64_t>* rows, uint64_t seed) {
   CounterRandom random(seed);
-  for (int64_t i = static_cast<int64_t>(rows->size()) - 1; i > 0; --i) std::swap((*rows)[i], (*rows)[random.Below(i + 1)]);
+  for (int64_t i = static_cast<int64_t>(rows->size()) - 1; i > 0; --i)
+    std::swap((*rows)[i], (*rows)[random.Below(i + 1)]);
 }
 
 }  // namespace
@@ -91,8 +92,9 @@ absl::Status AdviceRun::Gather() {
 absl::Status AdviceRun::ReadData() {
   ATTUNE_ASSIGN_OR_RETURN(base_info_, deps_.models->Get(request_.base_model));
   if (IsAdapter(base_info_.kind)) {
-    return MakeError(absl::StatusCode::kFailedPrecondition, "BASE_IS_ADAPTER",
-                     absl::StrCat("'models/", base_info_.id, "' is an adapter; ask for advice on the model that it is based on."));
+    return MakeError(
+        absl::StatusCode::kFailedPrecondition, "BASE_IS_ADAPTER",
+        absl::StrCat("'models/", base_info_.id, "' is an adapter; ask for advice on the model that it is based on."));
   }
   ATTUNE_ASSIGN_OR_RETURN(data_, deps_.datasets->Get(request_.dataset));
   if (data_.kind == DatasetKind::kText) {
@@ -103,7 +105,8 @@ absl::Status AdviceRun::ReadData() {
   if (!request_.data.completion_template.empty()) data_.completion_template = request_.data.completion_template;
   ATTUNE_ASSIGN_OR_RETURN(rows_, deps_.datasets->ReadRows(data_.id));
   if (rows_.size() < 2) {
-    return MakeError(absl::StatusCode::kFailedPrecondition, "NOT_ENOUGH_DATA", "One row says nothing; give at least two.");
+    return MakeError(absl::StatusCode::kFailedPrecondition, "NOT_ENOUGH_DATA",
+                     "One row says nothing; give at least two.");
   }
   ATTUNE_ASSIGN_OR_RETURN(described_, DescribeRows(data_, rows_));
   asked_.choices = ChoicesOf(described_);
@@ -111,6 +114,12 @@ absl::Status AdviceRun::ReadData() {
   asked_.options = request_.data;
   view_.train = described_;
   view_.has_labels = !asked_.choices.empty();
+  ATTUNE_RETURN_IF_ERROR(ChooseAsked());
+  ATTUNE_ASSIGN_OR_RETURN(base_, deps_.acquire(request_.base_model));
+  return RenderRows();
+}
+
+absl::Status AdviceRun::ChooseAsked() {
   const std::vector<int64_t> all = Indices(rows_.size());
   if (request_.test_dataset.empty()) {
     const int64_t most = std::max<int64_t>(1, static_cast<int64_t>(kAskedShare * static_cast<double>(rows_.size())));
@@ -124,8 +133,7 @@ absl::Status AdviceRun::ReadData() {
     learned_ = all;
   }
   Shuffle(&learned_, request_.seed);
-  ATTUNE_ASSIGN_OR_RETURN(base_, deps_.acquire(request_.base_model));
-  return RenderRows();
+  return absl::OkStatus();
 }
 
 absl::Status AdviceRun::RenderRows() {
@@ -134,10 +142,13 @@ absl::Status AdviceRun::RenderRows() {
   options.prompt_template = data_.prompt_template;
   options.completion_template = data_.completion_template;
   options.max_tokens = std::numeric_limits<int32_t>::max();
-  ATTUNE_ASSIGN_OR_RETURN(ExampleRenderer renderer, ExampleRenderer::Create(base_->tokenizer_view, base_->chat_template(), options));
+  ATTUNE_ASSIGN_OR_RETURN(ExampleRenderer renderer,
+                          ExampleRenderer::Create(base_->tokenizer_view, base_->chat_template(), options));
   view_.context_tokens = std::min(base_->context_tokens(), kDefaultTokens);
-  if (request_.data.max_sequence_tokens > 0) view_.context_tokens = std::min<int64_t>(view_.context_tokens, request_.data.max_sequence_tokens);
-  rendered_.assign(learned_.begin(), learned_.begin() + std::min<int64_t>(kMostRendered, static_cast<int64_t>(learned_.size())));
+  if (request_.data.max_sequence_tokens > 0)
+    view_.context_tokens = std::min<int64_t>(view_.context_tokens, request_.data.max_sequence_tokens);
+  rendered_.assign(learned_.begin(),
+                   learned_.begin() + std::min<int64_t>(kMostRendered, static_cast<int64_t>(learned_.size())));
   for (int64_t row : rendered_) {
     ATTUNE_ASSIGN_OR_RETURN(Example example, renderer.Render(rows_[row], row));
     view_.example_tokens.push_back(static_cast<double>(example.tokens.size()));
@@ -216,7 +227,8 @@ JobSpec AdviceRun::JobOf(ContenderKind kind) const {
 MethodCost AdviceRun::CostOf(ContenderKind kind) const {
   MethodCost cost;
   const bool has_prompt = kind == ContenderKind::kTextPrompt || kind == ContenderKind::kHybrid;
-  cost.request_milliseconds = has_prompt && probe_.shots > 0 ? probe_.few_shot_milliseconds : probe_.zero_shot_milliseconds;
+  cost.request_milliseconds =
+      has_prompt && probe_.shots > 0 ? probe_.few_shot_milliseconds : probe_.zero_shot_milliseconds;
   if (has_prompt) cost.device_seconds += probe_.seconds_per_row * kSearchedRows;
   if (!ChangesWeights(kind)) return cost;
   const absl::StatusOr<JobManager::Estimate> job = deps_.jobs->EstimateJob(JobOf(kind));
@@ -252,7 +264,8 @@ absl::Status AdviceRun::LearnCurve() {
   if (static_cast<int64_t>(curve.asked.rows.size()) > kCurveAsked) curve.asked.rows.resize(kCurveAsked);
   const double asking = probe_.seconds_per_row * static_cast<double>(curve.asked.rows.size());
   const double per_row = kEstimateSlack * pass->estimate.duration_seconds / static_cast<double>(rows_.size());
-  curve.sizes = PlanCurve(static_cast<int64_t>(learned_.size()), per_row, asking + kSecondsAJob, request_.curve_seconds);
+  curve.sizes =
+      PlanCurve(static_cast<int64_t>(learned_.size()), per_row, asking + kSecondsAJob, request_.curve_seconds);
   if (curve.sizes.empty()) return absl::OkStatus();
   absl::BitGen random;
   curve.id = absl::StrFormat("advice-%08x", absl::Uniform<uint32_t>(random));
@@ -260,7 +273,8 @@ absl::Status AdviceRun::LearnCurve() {
   curve.data = data_;
   curve.rows = Taken(rows_, learned_);
   curve.deadline = absl::Now() + absl::Seconds(request_.curve_seconds);
-  ATTUNE_RETURN_IF_ERROR(Say(absl::StrCat("short LoRA jobs on ", curve.sizes.front(), " to ", curve.sizes.back(), " rows")));
+  ATTUNE_RETURN_IF_ERROR(
+      Say(absl::StrCat("short LoRA jobs on ", curve.sizes.front(), " to ", curve.sizes.back(), " rows")));
   const CurveDeps deps{deps_.engine, deps_.jobs, deps_.datasets, deps_.acquire, deps_.delete_model};
   const absl::StatusOr<std::vector<CurvePoint>> points = ProbeCurve(deps, curve, go_on());
   if (absl::IsCancelled(points.status())) return points.status();

@@ -26,8 +26,9 @@ class AdviceRun {
   const std::vector<Finding>& findings() const { return findings_; }
 
  private:
-  // Reads the data and divides it: rows to ask, and rows to learn from.
   absl::Status ReadData();
+  // Rows to ask the base model, and rows to learn from.
+  absl::Status ChooseAsked();
   // Lengths, and prompts as tokens, of at most so many rows.
   absl::Status RenderRows();
   absl::Status LookAtData();
@@ -49,14 +50,14 @@ class AdviceRun {
   std::string at_;  // what is being done
   ModelInfo base_info_;
   std::shared_ptr<const ServedModel> base_;
-  DatasetInfo data_;                        // with the request's templates
-  std::vector<Row> rows_;                   // all of the dataset
+  DatasetInfo data_;       // with the request's templates
+  std::vector<Row> rows_;  // all of the dataset
   std::vector<SplitRow> described_;
   DataView view_;
-  std::vector<int64_t> rendered_;           // rows_ that view_'s lengths are of
+  std::vector<int64_t> rendered_;              // rows_ that view_'s lengths are of
   std::vector<std::vector<int32_t>> prompts_;  // of rendered_, as tokens
   Task asked_;
-  std::vector<int64_t> learned_;            // rows_ that are not asked
+  std::vector<int64_t> learned_;  // rows_ that are not asked
   BaseProbe probe_;
   Evidence evidence_;
   std::vector<Finding> findings_;

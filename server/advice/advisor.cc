@@ -17,13 +17,15 @@ constexpr int kMostPast = 1000;
 // The newest one of the same base model and dataset.
 const PastComparison* FindSame(const std::vector<PastComparison>& past, const AdviceRequest& request) {
   for (const PastComparison& one : past) {
-    if (one.comparison.spec.base_model == request.base_model && one.comparison.spec.dataset == request.dataset) return &one;
+    if (one.comparison.spec.base_model == request.base_model && one.comparison.spec.dataset == request.dataset)
+      return &one;
   }
   return nullptr;
 }
 
 // With what was just gathered, but as many rows as the comparison trained on. Rules are taught by the others alone.
-std::optional<Retrospective> LookBackAtSame(const std::vector<PastComparison>& past, const AdviceRequest& request, Evidence evidence) {
+std::optional<Retrospective> LookBackAtSame(const std::vector<PastComparison>& past, const AdviceRequest& request,
+                                            Evidence evidence) {
   const PastComparison* same = FindSame(past, request);
   if (!same) return std::nullopt;
   const RuleTable table = Calibrate(PriorRules(), Without(past, same->comparison.spec.id));
@@ -36,16 +38,21 @@ std::optional<Retrospective> LookBackAtSame(const std::vector<PastComparison>& p
 
 Finding PastFinding(int64_t comparisons) {
   const double value = static_cast<double>(comparisons);
-  return {std::string(kPastComparisons), value, value, value, 0,
+  return {std::string(kPastComparisons),
+          value,
+          value,
+          value,
+          0,
           comparisons == 0 ? "No comparison was made here yet: the rules are those of the books."
-                           : absl::StrCat("The rules were taught by ", comparisons, " comparison", comparisons > 1 ? "s" : "",
-                                          " that this server keeps.")};
+                           : absl::StrCat("The rules were taught by ", comparisons, " comparison",
+                                          comparisons > 1 ? "s" : "", " that this server keeps.")};
 }
 
 }  // namespace
 
 absl::StatusOr<std::vector<PastComparison>> Advisor::Past() const {
-  ATTUNE_ASSIGN_OR_RETURN(std::vector<Comparison> all, deps_.comparisons->List(kMostPast, std::numeric_limits<int64_t>::max()));
+  ATTUNE_ASSIGN_OR_RETURN(std::vector<Comparison> all,
+                          deps_.comparisons->List(kMostPast, std::numeric_limits<int64_t>::max()));
   std::vector<PastComparison> past;
   for (Comparison& comparison : all) {
     if (comparison.state != ComparisonState::kSucceeded) continue;

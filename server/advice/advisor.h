@@ -63,9 +63,9 @@ class Advisor {
 
   explicit Advisor(const AdvisorDeps& deps) : deps_(deps) {}
 
-  // Looks at the data, asks the base model, lets short jobs run and ranks. Nothing is left behind. NOT_FOUND for a model
-  // or dataset; FAILED_PRECONDITION (BASE_IS_ADAPTER), (NO_ANSWERS) for plain text, (NOT_ENOUGH_DATA) for fewer than 2
-  // rows.
+  // Looks at the data, asks the base model, lets short jobs run and ranks. Nothing is left behind. NOT_FOUND for a
+  // model or dataset; FAILED_PRECONDITION (BASE_IS_ADAPTER), (NO_ANSWERS) for plain text, (NOT_ENOUGH_DATA) for fewer
+  // than 2 rows.
   absl::StatusOr<Advice> Advise(const AdviceRequest& request, const Progress& progress) const;
 
   // What the rules, taught by all other comparisons, would have named before this one. NOT_FOUND; else as LookBack.

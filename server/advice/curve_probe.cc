@@ -57,7 +57,8 @@ class CurveJob {
     options.info.completion_template = request_.data.completion_template;
     options.info.format = DatasetFormat::kJsonl;
     options.info.labels = {{"advice", request_.id}};
-    ATTUNE_ASSIGN_OR_RETURN(std::unique_ptr<DatasetStore::Upload> upload, deps_.datasets->BeginUpload(std::move(options)));
+    ATTUNE_ASSIGN_OR_RETURN(std::unique_ptr<DatasetStore::Upload> upload,
+                            deps_.datasets->BeginUpload(std::move(options)));
     const std::vector<Row> rows(request_.rows.begin(), request_.rows.begin() + size_);
     ATTUNE_RETURN_IF_ERROR(upload->Append(RowsToJsonl(request_.data, rows)));
     return upload->Commit().status();
@@ -92,8 +93,10 @@ class CurveJob {
         if (!events.ok() || events->ended) break;
       }
     }
-    for (const absl::Status& status : {deps_.delete_model(id_), deps_.jobs->Delete(id_, ""), deps_.datasets->Delete(id_)}) {
-      if (!status.ok() && !absl::IsNotFound(status)) LogWarning("advice.left_over", {{"id", id_}, {"why", std::string(status.message())}});
+    for (const absl::Status& status :
+         {deps_.delete_model(id_), deps_.jobs->Delete(id_, ""), deps_.datasets->Delete(id_)}) {
+      if (!status.ok() && !absl::IsNotFound(status))
+        LogWarning("advice.left_over", {{"id", id_}, {"why", std::string(status.message())}});
     }
   }
 
@@ -115,7 +118,8 @@ std::vector<int64_t> PlanCurve(int64_t rows, double seconds_per_row, double othe
   return {most / 4, most / 2, most};
 }
 
-absl::StatusOr<std::vector<CurvePoint>> ProbeCurve(const CurveDeps& deps, const CurveRequest& request, const GoOn& go_on) {
+absl::StatusOr<std::vector<CurvePoint>> ProbeCurve(const CurveDeps& deps, const CurveRequest& request,
+                                                   const GoOn& go_on) {
   std::vector<CurvePoint> points;
   for (int64_t size : request.sizes) {
     if (absl::Now() >= request.deadline) break;
@@ -130,16 +134,23 @@ absl::StatusOr<std::vector<CurvePoint>> ProbeCurve(const CurveDeps& deps, const 
 std::vector<Finding> FindingsOf(const std::vector<CurvePoint>& points, int64_t rows) {
   if (points.empty()) return {};
   std::vector<std::string> seen;
-  for (const CurvePoint& point : points) seen.push_back(absl::StrFormat("%.2f with %.0f rows", point.quality, point.examples));
-  Finding finding{std::string(kLearningCurve), points.back().quality, points.back().quality, points.back().quality,
-                  static_cast<int64_t>(points.size()), absl::StrCat("Short LoRA jobs reached ", absl::StrJoin(seen, ", "))};
+  for (const CurvePoint& point : points)
+    seen.push_back(absl::StrFormat("%.2f with %.0f rows", point.quality, point.examples));
+  Finding finding{std::string(kLearningCurve),
+                  points.back().quality,
+                  points.back().quality,
+                  points.back().quality,
+                  static_cast<int64_t>(points.size()),
+                  absl::StrCat("Short LoRA jobs reached ", absl::StrJoin(seen, ", "))};
   const absl::StatusOr<CurvePrediction> end = PredictQuality(points, static_cast<double>(rows), CurveOptions());
   if (end.ok()) {
     finding.value = end->quality;
     finding.lower = end->lower;
     finding.upper = end->upper;
-    absl::StrAppendFormat(&finding.text, "; the curve leads to %.2f (%.2f to %.2f) with all %d", end->quality, end->lower, end->upper, rows);
-    if (end->evidence != CurveEvidence::kEnough) absl::StrAppend(&finding.text, ", which so few points do not make sure");
+    absl::StrAppendFormat(&finding.text, "; the curve leads to %.2f (%.2f to %.2f) with all %d", end->quality,
+                          end->lower, end->upper, rows);
+    if (end->evidence != CurveEvidence::kEnough)
+      absl::StrAppend(&finding.text, ", which so few points do not make sure");
   }
   absl::StrAppend(&finding.text, ". One pass each: more passes only help.");
   return {finding};

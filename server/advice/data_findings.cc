@@ -64,7 +64,8 @@ void FindRows(const DataView& data, int64_t repeats, std::vector<Finding>* findi
                             absl::StrCat(rows, " different rows to learn from",
                                          rows < kFewRows ? ": few; prompts may do as well as training" : "", "."),
                             rows < kFewRows ? Severity::kWarning : Severity::kInfo));
-  std::string text = is_given ? absl::StrCat(test, " test rows were given") : absl::StrCat(test, " rows can be held out to test on");
+  std::string text =
+      is_given ? absl::StrCat(test, " test rows were given") : absl::StrCat(test, " rows can be held out to test on");
   if (test < kFewTestRows) absl::StrAppend(&text, ": methods that are close to each other cannot be told apart");
   findings->push_back(Plain(kTestRows, static_cast<double>(test), text + ".",
                             test < kFewTestRows ? Severity::kWarning : Severity::kInfo));
@@ -76,24 +77,27 @@ void FindLengths(const DataView& data, std::vector<Finding>* findings) {
   const int64_t cut = std::count_if(data.example_tokens.begin(), data.example_tokens.end(), [&](double tokens) {
     return data.context_tokens > 0 && tokens > static_cast<double>(data.context_tokens);
   });
-  std::string text = absl::StrFormat("Examples have %.0f tokens in the middle, %.0f at the 95th percentile, %.0f at most", whole[0],
-                                     whole[1], whole[2]);
+  std::string text =
+      absl::StrFormat("Examples have %.0f tokens in the middle, %.0f at the 95th percentile, %.0f at most", whole[0],
+                      whole[1], whole[2]);
   if (cut > 0) {
     const double share = static_cast<double>(cut) / static_cast<double>(data.example_tokens.size());
-    absl::StrAppend(&text, "; ", Percent(share), " are longer than ", data.context_tokens, " tokens and lose a part of their prompt");
+    absl::StrAppend(&text, "; ", Percent(share), " are longer than ", data.context_tokens,
+                    " tokens and lose a part of their prompt");
   }
   findings->push_back(Plain(kExampleTokens, whole[1], text + ".",
                             AboveIs(static_cast<double>(cut), 0.05 * static_cast<double>(data.example_tokens.size()))));
   if (data.answer_tokens.empty()) return;
   const std::vector<double> answers = Percentiles(data.answer_tokens, {50, 95});
-  findings->push_back(Plain(kAnswerTokens, answers[0],
-                            absl::StrFormat("Answers have %.0f tokens in the middle, %.0f at the 95th percentile.",
-                                            answers[0], answers[1])));
+  findings->push_back(Plain(
+      kAnswerTokens, answers[0],
+      absl::StrFormat("Answers have %.0f tokens in the middle, %.0f at the 95th percentile.", answers[0], answers[1])));
 }
 
 void FindLabels(const DataView& data, std::vector<Finding>* findings) {
   if (!data.has_labels) {
-    findings->push_back(Plain(kLabels, 0, "Answers are free text: an answer counts only if it is exactly the expected one."));
+    findings->push_back(
+        Plain(kLabels, 0, "Answers are free text: an answer counts only if it is exactly the expected one."));
     return;
   }
   std::vector<std::string> labels;
@@ -118,9 +122,10 @@ void FindLabels(const DataView& data, std::vector<Finding>* findings) {
 void FindRepeats(const DataView& data, int64_t repeats, std::vector<Finding>* findings) {
   const int64_t all = static_cast<int64_t>(data.train.size());
   const double share = static_cast<double>(repeats) / static_cast<double>(all);
-  findings->push_back(Share(kDuplicates, repeats, all,
-                            absl::StrCat(repeats, " of ", all, " rows repeat another one but for case and white space."),
-                            AboveIs(share, 0.05)));
+  findings->push_back(
+      Share(kDuplicates, repeats, all,
+            absl::StrCat(repeats, " of ", all, " rows repeat another one but for case and white space."),
+            AboveIs(share, 0.05)));
   const size_t looked_at = std::min(data.train.size(), kMostForNear);
   NearDuplicateIndex index;
   int64_t near = 0;
@@ -128,9 +133,10 @@ void FindRepeats(const DataView& data, int64_t repeats, std::vector<Finding>* fi
     near += index.Find(data.train[i].text).has_value();
     index.Add(data.train[i].text);
   }
-  findings->push_back(Share(kNearDuplicates, near, static_cast<int64_t>(looked_at),
-                            absl::StrCat(near, " of ", looked_at, " rows have four fifths of their word triples from an earlier row."),
-                            AboveIs(static_cast<double>(near) / static_cast<double>(looked_at), 0.1)));
+  findings->push_back(
+      Share(kNearDuplicates, near, static_cast<int64_t>(looked_at),
+            absl::StrCat(near, " of ", looked_at, " rows have four fifths of their word triples from an earlier row."),
+            AboveIs(static_cast<double>(near) / static_cast<double>(looked_at), 0.1)));
 }
 
 // Rows with the text of an earlier one and another label: some of them must be wrong.
@@ -142,8 +148,9 @@ void FindConflicts(const DataView& data, std::vector<Finding>* findings) {
   const int64_t all = static_cast<int64_t>(first.size());
   findings->push_back(Share(kConflictingLabels, conflicts, all,
                             conflicts == 0 ? "No text has two labels."
-                                           : absl::StrCat(conflicts, " rows have the text of an earlier row and another label: no "
-                                                                     "model can have both right."),
+                                           : absl::StrCat(conflicts,
+                                                          " rows have the text of an earlier row and another label: no "
+                                                          "model can have both right."),
                             AboveIs(static_cast<double>(conflicts) / static_cast<double>(all), 0.005)));
 }
 
@@ -154,7 +161,8 @@ void FindLeaks(const DataView& data, std::vector<Finding>* findings) {
   Severity severity = AboveIs(leakage.share.value, 0.005);
   if (leakage.share.value > 0.05) severity = Severity::kProblem;
   std::string text = absl::StrCat(leaked, " of ", all, " test rows stand in the training rows, too, exactly or nearly");
-  if (severity == Severity::kProblem) absl::StrAppend(&text, ": measured quality would be too good; take them out of the training rows");
+  if (severity == Severity::kProblem)
+    absl::StrAppend(&text, ": measured quality would be too good; take them out of the training rows");
   findings->push_back(Share(kLeakage, leaked, all, text + ".", severity));
 }
 
@@ -176,7 +184,8 @@ std::vector<float> Centred(const EmbeddedRows& embedded, const std::vector<size_
   }
   std::vector<float> features;
   for (size_t i : kept) {
-    for (size_t j = 0; j < width; ++j) features.push_back(embedded.features[i * width + j] - static_cast<float>(mean[j]));
+    for (size_t j = 0; j < width; ++j)
+      features.push_back(embedded.features[i * width + j] - static_cast<float>(mean[j]));
   }
   return features;
 }
@@ -213,8 +222,9 @@ std::vector<Finding> FindLabelNoiseIn(const DataView& data, const EmbeddedRows& 
   for (int64_t suspect : noise->suspects) {
     if (named.size() < kNamedRows) named.push_back(absl::StrCat(embedded.rows[kept[suspect]] + 1));
   }
-  std::string text = absl::StrCat(noise->suspects.size(), " of ", kept.size(), " rows have another label than most of the rows "
-                                                                              "that look alike to the base model");
+  std::string text = absl::StrCat(noise->suspects.size(), " of ", kept.size(),
+                                  " rows have another label than most of the rows "
+                                  "that look alike to the base model");
   if (!named.empty()) absl::StrAppend(&text, "; look at rows ", absl::StrJoin(named, ", "));
   absl::StrAppend(&text, ". Hard and rare rows are among them, too: it is a list to read, no rate of errors.");
   return {Share(kLabelNoise, static_cast<int64_t>(noise->suspects.size()), static_cast<int64_t>(kept.size()), text,

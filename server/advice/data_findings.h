@@ -16,7 +16,7 @@ struct DataView {
   bool has_labels = false;             // answers are chosen among labels
   std::vector<double> example_tokens;  // of whole examples; a sample is enough
   std::vector<double> answer_tokens;
-  int64_t context_tokens = 0;          // of the model, or the limit that examples are cut to; 0: unknown
+  int64_t context_tokens = 0;  // of the model, or the limit that examples are cut to; 0: unknown
 };
 
 // Rows, token lengths, labels and their balance, duplicates, conflicting labels, leakage. Near duplicates are looked

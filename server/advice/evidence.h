@@ -15,9 +15,9 @@ namespace attune {
 
 // What one job of a method would take.
 struct MethodCost {
-  double device_seconds = 0;  // on a device that is otherwise idle
+  double device_seconds = 0;        // on a device that is otherwise idle
   double request_milliseconds = 0;  // alone; 0: unknown
-  std::string why_not;        // empty: it can be run here
+  std::string why_not;              // empty: it can be run here
 };
 
 // What is known of a task before anything is tuned; the rules see nothing else.
@@ -28,7 +28,7 @@ struct Evidence {
   int64_t labels = 0;     // 0: free text
   double majority = 0;    // share of the commonest label
   // The base model.
-  int64_t parameters = 0;  // 0: unknown
+  int64_t parameters = 0;                         // 0: unknown
   std::optional<Proportion> zero_shot, few_shot;  // quality; unset: not probed
   std::optional<double> task_distance;            // loss on the answers less loss on own text, nats per token
   std::vector<CurvePoint> curve;                  // of short LoRA jobs

@@ -12,7 +12,8 @@ namespace attune {
 namespace {
 
 // Each label's rows, the one at the lower quartile first, then longer ones, then the shortest; commonest label first.
-std::vector<std::vector<int64_t>> ByLabel(const std::vector<SplitRow>& rows, bool has_labels, const std::vector<double>& tokens) {
+std::vector<std::vector<int64_t>> ByLabel(const std::vector<SplitRow>& rows, bool has_labels,
+                                          const std::vector<double>& tokens) {
   std::map<std::string, std::vector<int64_t>> groups;
   for (size_t i = 0; i < rows.size(); ++i) groups[has_labels ? rows[i].label : ""].push_back(static_cast<int64_t>(i));
   std::vector<std::vector<int64_t>> ordered;
@@ -41,8 +42,8 @@ void PutTurns(const std::vector<Row>& shots, Row* row) {
 
 }  // namespace
 
-std::vector<int64_t> ChooseShots(const std::vector<SplitRow>& rows, bool has_labels, const std::vector<double>& tokens, int64_t most,
-                                 double room) {
+std::vector<int64_t> ChooseShots(const std::vector<SplitRow>& rows, bool has_labels, const std::vector<double>& tokens,
+                                 int64_t most, double room) {
   const std::vector<std::vector<int64_t>> labels = ByLabel(rows, has_labels, tokens);
   std::vector<int64_t> shots;
   for (size_t round = 0; static_cast<int64_t>(shots.size()) < most; ++round) {

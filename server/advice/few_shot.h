@@ -16,8 +16,8 @@ namespace attune {
 // Rows to show, at most `most`: of the commonest labels one each, then a second, and so on, as long as they have room
 // for `room` tokens together. Of a label's rows those at the lower quartile of length come first: long ones cost every
 // request. Without labels all rows count as of one. `tokens`: of each row, whole.
-std::vector<int64_t> ChooseShots(const std::vector<SplitRow>& rows, bool has_labels, const std::vector<double>& tokens, int64_t most,
-                                 double room);
+std::vector<int64_t> ChooseShots(const std::vector<SplitRow>& rows, bool has_labels, const std::vector<double>& tokens,
+                                 int64_t most, double room);
 
 // The task with the examples before every prompt, an empty line between them: in a chat as turns after the system's,
 // else as text in the prompt template, which is returned by the task's data.

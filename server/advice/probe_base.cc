@@ -24,8 +24,8 @@ constexpr double kFarTask = 2;  // nats per token
 bool IsFull(const absl::Status& status) { return GetErrorDetails(status).reason == "QUEUE_FULL"; }
 
 // The median of a few requests, one at a time.
-absl::StatusOr<double> RequestMilliseconds(Engine* engine, const std::shared_ptr<const ServedModel>& base, const Task& task,
-                                           const GoOn& go_on) {
+absl::StatusOr<double> RequestMilliseconds(Engine* engine, const std::shared_ptr<const ServedModel>& base,
+                                           const Task& task, const GoOn& go_on) {
   std::vector<double> milliseconds;
   for (size_t i = 0; i < task.rows.size() && i < kTimedRows; ++i) {
     Task one = task;
@@ -53,7 +53,8 @@ absl::Status ProbeFewShot(Engine* engine, const std::shared_ptr<const ServedMode
   if (shots.empty()) return absl::OkStatus();
   ATTUNE_ASSIGN_OR_RETURN(Task shown, WithShots(task, shots));
   // The limit is for the row, not for what stands before it.
-  if (shown.options.max_sequence_tokens > 0) shown.options.max_sequence_tokens += static_cast<int32_t>(tokens) + 2 * kShots;
+  if (shown.options.max_sequence_tokens > 0)
+    shown.options.max_sequence_tokens += static_cast<int32_t>(tokens) + 2 * kShots;
   ATTUNE_ASSIGN_OR_RETURN(Answers answers, Ask(engine, base, shown, "", go_on));
   probe->few_shot = QualityOf(answers);
   probe->shots = static_cast<int64_t>(shots.size());
@@ -73,7 +74,8 @@ absl::StatusOr<double> OwnLoss(Engine* engine, const std::shared_ptr<const Serve
 }
 
 Finding QualityFinding(absl::string_view name, const Measure& quality, std::string text) {
-  return {std::string(name), quality.value, quality.lower, quality.upper, quality.count, std::move(text), Finding::Severity::kInfo};
+  return {std::string(name), quality.value,   quality.lower,           quality.upper,
+          quality.count,     std::move(text), Finding::Severity::kInfo};
 }
 
 std::string Figure(const Measure& quality) {
@@ -127,14 +129,17 @@ std::vector<Finding> FindingsOf(const BaseProbe& probe) {
   findings.push_back(QualityFinding(kZeroShotQuality, probe.zero_shot,
                                     absl::StrCat("The base model as it is: ", Figure(probe.zero_shot), ".")));
   if (probe.shots > 0) {
-    findings.push_back(QualityFinding(kFewShotQuality, probe.few_shot,
-                                      absl::StrCat("With ", probe.shots, " examples before the prompt: ", Figure(probe.few_shot), ".")));
+    findings.push_back(QualityFinding(
+        kFewShotQuality, probe.few_shot,
+        absl::StrCat("With ", probe.shots, " examples before the prompt: ", Figure(probe.few_shot), ".")));
   }
   const double distance = probe.task_distance();
-  findings.push_back({std::string(kTaskDistance), distance, distance, distance, 0,
-                      absl::StrFormat("The right answers cost the base model %.2f nats per token, its own text %.2f: the task is %s it.",
-                                      probe.answer_loss, probe.own_loss, distance >= kFarTask ? "far from" : "near to"),
-                      Finding::Severity::kInfo});
+  findings.push_back(
+      {std::string(kTaskDistance), distance, distance, distance, 0,
+       absl::StrFormat(
+           "The right answers cost the base model %.2f nats per token, its own text %.2f: the task is %s it.",
+           probe.answer_loss, probe.own_loss, distance >= kFarTask ? "far from" : "near to"),
+       Finding::Severity::kInfo});
   const double alone = probe.zero_shot_milliseconds;
   std::string text = absl::StrFormat("A request alone takes about %.0f ms", alone);
   if (probe.shots > 0) absl::StrAppendFormat(&text, ", with the examples %.0f", probe.few_shot_milliseconds);

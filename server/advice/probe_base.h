@@ -16,19 +16,19 @@
 #include "server/comparison/split.h"
 #include "server/engine/engine.h"
 
-// What the base model can do before it is tuned, asked of few rows. All wait for the engine; CANCELLED once `go_on` says
-// so.
+// What the base model can do before it is tuned, asked of few rows. All wait for the engine; CANCELLED once `go_on`
+// says so.
 namespace attune {
 
 inline constexpr int64_t kMostProbed = 150;  // rows that are asked
 inline constexpr int64_t kShots = 8;         // examples before a prompt
 
 struct BaseProbe {
-  Measure zero_shot, few_shot;  // quality, with Wilson's interval
-  int64_t shots = 0;            // examples that few_shot was asked with; 0: it was not, none had room
+  Measure zero_shot, few_shot;           // quality, with Wilson's interval
+  int64_t shots = 0;                     // examples that few_shot was asked with; 0: it was not, none had room
   double answer_loss = 0, own_loss = 0;  // nats per token: of the right answers, and of text that the model writes
   double zero_shot_milliseconds = 0, few_shot_milliseconds = 0;  // of a request alone, the median
-  double seconds_per_row = 0;            // many at a time, without examples
+  double seconds_per_row = 0;                                    // many at a time, without examples
   double task_distance() const { return answer_loss - own_loss; }
 };
 

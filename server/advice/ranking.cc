@@ -13,8 +13,8 @@
 namespace attune {
 namespace {
 
-constexpr double kWideOverlap = 0.5;     // of the narrower range
-constexpr double kFarTask = 2;           // nats per token
+constexpr double kWideOverlap = 0.5;  // of the narrower range
+constexpr double kFarTask = 2;        // nats per token
 constexpr int64_t kSettlingRows = 300;
 constexpr double kSettlingTrials = 2, kMeasuringShare = 0.25;  // what a comparison does of each, and asks besides
 constexpr double kWidest = 0.3, kNarrow = 0.15;
@@ -27,7 +27,8 @@ struct Placed {
   double utility = 0;
 };
 
-Confidence ConfidenceOf(const RuleTable& table, const Expectation& expected, ContenderKind kind, const Evidence& evidence) {
+Confidence ConfidenceOf(const RuleTable& table, const Expectation& expected, ContenderKind kind,
+                        const Evidence& evidence) {
   const double width = expected.upper - expected.lower;
   if (!evidence.zero_shot || width > kWidest) return Confidence::kLow;
   const auto taught = table.comparisons.find(kind);
@@ -43,15 +44,17 @@ std::string DataText(const Evidence& evidence) {
 Reason ExpectationReason(ContenderKind kind, const Expectation& expected, const Evidence& evidence) {
   Reason reason{"", expected.findings, false};
   if (kind == ContenderKind::kZeroShot) {
-    reason.text = evidence.zero_shot ? absl::StrFormat("Measured: %.2f on %d rows, with nothing to train.", expected.quality,
-                                                       evidence.zero_shot->count)
+    reason.text = evidence.zero_shot ? absl::StrFormat("Measured: %.2f on %d rows, with nothing to train.",
+                                                       expected.quality, evidence.zero_shot->count)
                                      : "The base model was not asked; it may guess, or be able to do the task.";
   } else if (kind == ContenderKind::kTextPrompt && expected.is_measured) {
-    reason.text = absl::StrFormat("A few examples before the prompt reach %.2f where the prompt alone reaches %.2f; a search "
-                                  "usually adds a tenth of what is left.",
-                                  evidence.few_shot->value, evidence.zero_shot->value);
+    reason.text = absl::StrFormat(
+        "A few examples before the prompt reach %.2f where the prompt alone reaches %.2f; a search "
+        "usually adds a tenth of what is left.",
+        evidence.few_shot->value, evidence.zero_shot->value);
   } else {
-    reason.text = absl::StrFormat("With %s it usually wins %.0f%% of what the base model leaves.", DataText(evidence), 100 * expected.share);
+    reason.text = absl::StrFormat("With %s it usually wins %.0f%% of what the base model leaves.", DataText(evidence),
+                                  100 * expected.share);
   }
   return reason;
 }
@@ -59,17 +62,20 @@ Reason ExpectationReason(ContenderKind kind, const Expectation& expected, const 
 void AddDistanceReason(const Evidence& evidence, Recommendation* r) {
   if (!evidence.task_distance || r->kind == ContenderKind::kZeroShot) return;
   const bool is_far = *evidence.task_distance >= kFarTask;
-  const std::string distance = absl::StrFormat("%.1f nats per token %s to the base model than its own text", *evidence.task_distance,
-                                               "less likely");
+  const std::string distance = absl::StrFormat("%.1f nats per token %s to the base model than its own text",
+                                               *evidence.task_distance, "less likely");
   if (is_far && ChangesWeights(r->kind)) {
-    r->reasons.push_back({absl::StrCat("The answers are ", distance, ": far away, which training bridges."), {std::string(kTaskDistance)}});
+    r->reasons.push_back({absl::StrCat("The answers are ", distance, ": far away, which training bridges."),
+                          {std::string(kTaskDistance)}});
   } else if (is_far) {
     r->reasons.push_back({absl::StrCat("The answers are ", distance, ": far away, which words alone seldom bridge."),
-                          {std::string(kTaskDistance)}, true});
+                          {std::string(kTaskDistance)},
+                          true});
   } else if (!ChangesWeights(r->kind)) {
-    r->reasons.push_back({absl::StrFormat("The answers are near to what the base model says by itself (%.1f nats per token).",
-                                          *evidence.task_distance),
-                          {std::string(kTaskDistance)}});
+    r->reasons.push_back(
+        {absl::StrFormat("The answers are near to what the base model says by itself (%.1f nats per token).",
+                         *evidence.task_distance),
+         {std::string(kTaskDistance)}});
   }
 }
 
@@ -77,22 +83,28 @@ void AddCurveReason(const Evidence& evidence, Recommendation* r) {
   if (r->kind != ContenderKind::kLora || evidence.curve.empty()) return;
   const auto best = std::max_element(evidence.curve.begin(), evidence.curve.end(),
                                      [](const CurvePoint& a, const CurvePoint& b) { return a.examples < b.examples; });
-  r->reasons.push_back({absl::StrFormat("A short trial with %.0f rows reached %.2f already.", best->examples, best->quality),
-                        {std::string(kLearningCurve)}});
+  r->reasons.push_back(
+      {absl::StrFormat("A short trial with %.0f rows reached %.2f already.", best->examples, best->quality),
+       {std::string(kLearningCurve)}});
 }
 
 void AddDataReasons(const Evidence& evidence, Recommendation* r) {
   if (r->kind != ContenderKind::kZeroShot && evidence.labels > 0 && r->quality < evidence.majority) {
-    r->reasons.push_back({absl::StrFormat("It is not expected to beat always saying the commonest label (%.2f).", evidence.majority),
-                          {std::string(kLabelBalance)}, true});
+    r->reasons.push_back(
+        {absl::StrFormat("It is not expected to beat always saying the commonest label (%.2f).", evidence.majority),
+         {std::string(kLabelBalance)},
+         true});
   }
   if (ChangesWeights(r->kind) && evidence.rows < kEnoughRows) {
-    r->reasons.push_back({absl::StrCat("Only ", evidence.rows, " rows: training may learn them by heart instead of the task."),
-                          {std::string(kRows)}, true});
+    r->reasons.push_back(
+        {absl::StrCat("Only ", evidence.rows, " rows: training may learn them by heart instead of the task."),
+         {std::string(kRows)},
+         true});
   }
 }
 
-Placed Place(const RuleTable& table, ContenderKind kind, const MethodCost& cost, const Evidence& evidence, const Needs& needs) {
+Placed Place(const RuleTable& table, ContenderKind kind, const MethodCost& cost, const Evidence& evidence,
+             const Needs& needs) {
   const Expectation expected = Expect(table, kind, evidence);
   Placed placed;
   Recommendation& r = placed.recommendation;
@@ -106,9 +118,10 @@ Placed Place(const RuleTable& table, ContenderKind kind, const MethodCost& cost,
   r.reasons.push_back(ExpectationReason(kind, expected, evidence));
   const auto taught = table.comparisons.find(kind);
   if (taught != table.comparisons.end() && taught->second > 0) {
-    r.reasons.push_back({absl::StrFormat("%d stored comparison%s moved this by %+.1f points of what the base model leaves.", taught->second,
-                                         taught->second > 1 ? "s" : "", 100 * table.shift.at(kind)),
-                         {std::string(kPastComparisons)}});
+    r.reasons.push_back(
+        {absl::StrFormat("%d stored comparison%s moved this by %+.1f points of what the base model leaves.",
+                         taught->second, taught->second > 1 ? "s" : "", 100 * table.shift.at(kind)),
+         {std::string(kPastComparisons)}});
   }
   AddDistanceReason(evidence, &r);
   AddCurveReason(evidence, &r);
@@ -128,9 +141,11 @@ double Overlap(const Recommendation& a, const Recommendation& b) {
 // What is missing to tell; empty if nothing.
 std::vector<std::string> Missing(const Evidence& evidence) {
   std::vector<std::string> missing;
-  if (evidence.rows < kEnoughRows) missing.push_back(absl::StrCat("only ", evidence.rows, " rows to learn from (", kEnoughRows, " would do)"));
+  if (evidence.rows < kEnoughRows)
+    missing.push_back(absl::StrCat("only ", evidence.rows, " rows to learn from (", kEnoughRows, " would do)"));
   if (evidence.test_rows < kEnoughTestRows) {
-    missing.push_back(absl::StrCat("only ", evidence.test_rows, " rows to test on (", kEnoughTestRows, " at the least)"));
+    missing.push_back(
+        absl::StrCat("only ", evidence.test_rows, " rows to test on (", kEnoughTestRows, " at the least)"));
   }
   if (!evidence.zero_shot) missing.push_back("the base model was not asked");
   return missing;
@@ -140,14 +155,16 @@ Settlement SettlementOf(const Evidence& evidence, const Recommendation& a, const
   Settlement settlement;
   settlement.contenders = {a.kind, b.kind};
   settlement.rows = std::min(evidence.rows, kSettlingRows);
-  const double share = evidence.rows > 0 ? static_cast<double>(settlement.rows) / static_cast<double>(evidence.rows) : 1;
+  const double share =
+      evidence.rows > 0 ? static_cast<double>(settlement.rows) / static_cast<double>(evidence.rows) : 1;
   settlement.device_seconds = (a.device_seconds + b.device_seconds) * share * kSettlingTrials * (1 + kMeasuringShare);
   if (evidence.rows < kEnoughRows) {
-    settlement.text = absl::StrCat("Collect rows first: ", kEnoughRows, " at the least, better 10 of each label. Then compare ",
-                                   MethodTitle(a.kind), " and ", MethodTitle(b.kind), " on them.");
+    settlement.text =
+        absl::StrCat("Collect rows first: ", kEnoughRows, " at the least, better 10 of each label. Then compare ",
+                     MethodTitle(a.kind), " and ", MethodTitle(b.kind), " on them.");
   } else {
-    settlement.text = absl::StrCat("To settle it, compare ", MethodTitle(a.kind), " and ", MethodTitle(b.kind), " on ", settlement.rows,
-                                   " rows: ", AboutTime(settlement.device_seconds), " of the device.");
+    settlement.text = absl::StrCat("To settle it, compare ", MethodTitle(a.kind), " and ", MethodTitle(b.kind), " on ",
+                                   settlement.rows, " rows: ", AboutTime(settlement.device_seconds), " of the device.");
   }
   return settlement;
 }
@@ -164,9 +181,11 @@ void Judge(const Evidence& evidence, Ranking* ranking) {
   }
   const Recommendation& first = list[0];
   ranking->verdict = AdviceVerdict::kRecommended;
-  ranking->text = absl::StrCat("Take ", RangeText(first), ", for ", first.device_seconds > 0 ? AboutTime(first.device_seconds) : "no time",
-                               " of the device.");
-  const bool has_rival = list.size() > 1 && Overlap(first, list[1]) >= kWideOverlap && list[1].meets_needs == first.meets_needs;
+  ranking->text =
+      absl::StrCat("Take ", RangeText(first), ", for ",
+                   first.device_seconds > 0 ? AboutTime(first.device_seconds) : "no time", " of the device.");
+  const bool has_rival =
+      list.size() > 1 && Overlap(first, list[1]) >= kWideOverlap && list[1].meets_needs == first.meets_needs;
   if (has_rival) {
     const std::vector<std::string> missing = Missing(evidence);
     ranking->settlement = SettlementOf(evidence, first, list[1]);
@@ -174,8 +193,9 @@ void Judge(const Evidence& evidence, Ranking* ranking) {
     if (missing.empty()) {
       absl::StrAppend(&ranking->text, " ", RangeText(list[1]), ", may do as well. ", ranking->settlement.text);
     } else {
-      ranking->text = absl::StrCat("Not enough data to tell: ", absl::StrJoin(missing, ", "), ", and the ranges of ", RangeText(first),
-                                   ", and ", RangeText(list[1]), ", overlap. ", ranking->settlement.text);
+      ranking->text =
+          absl::StrCat("Not enough data to tell: ", absl::StrJoin(missing, ", "), ", and the ranges of ",
+                       RangeText(first), ", and ", RangeText(list[1]), ", overlap. ", ranking->settlement.text);
     }
   }
   if (!first.meets_needs) absl::StrAppend(&ranking->text, " No method meets all needs; this one comes nearest.");
@@ -188,7 +208,8 @@ std::string MethodTitle(ContenderKind kind) {
   if (kind == ContenderKind::kLora) return "LoRA";
   if (kind == ContenderKind::kIa3) return "IA3";
   if (kind == ContenderKind::kHybrid) return "LoRA with a searched prompt";
-  if (kind == ContenderKind::kFull || kind == ContenderKind::kPartial) return absl::StrCat(ContenderName(kind), " fine-tuning");
+  if (kind == ContenderKind::kFull || kind == ContenderKind::kPartial)
+    return absl::StrCat(ContenderName(kind), " fine-tuning");
   return absl::StrCat("a ", absl::StrReplaceAll(ContenderName(kind), {{"_", " "}}));
 }
 

@@ -71,14 +71,17 @@ class Weighing {
     const std::string wanted = absl::StrFormat("%.3g", needs_.accuracy);
     if (r_->upper < needs_.accuracy) {
       ++effect_.broken;
-      Against(absl::StrFormat("Even at the upper end of its range, %.2f, it stays below the %s that is wanted.", r_->upper, wanted),
+      Against(absl::StrFormat("Even at the upper end of its range, %.2f, it stays below the %s that is wanted.",
+                              r_->upper, wanted),
               {"needs.accuracy"});
     } else if (r_->lower >= needs_.accuracy) {
-      For(absl::StrFormat("Even at the lower end of its range, %.2f, it reaches the %s that is wanted; more would bring nothing.",
-                          r_->lower, wanted),
+      For(absl::StrFormat(
+              "Even at the lower end of its range, %.2f, it reaches the %s that is wanted; more would bring nothing.",
+              r_->lower, wanted),
           {"needs.accuracy"});
     } else {
-      For(absl::StrFormat("The %s that is wanted lies inside its range: it may reach it or not.", wanted), {"needs.accuracy"});
+      For(absl::StrFormat("The %s that is wanted lies inside its range: it may reach it or not.", wanted),
+          {"needs.accuracy"});
     }
   }
 
@@ -87,8 +90,9 @@ class Weighing {
     const std::vector<std::string> evidence = {"needs.deadline", std::string(kDeviceSeconds)};
     if (r_->device_seconds > needs_.deadline_seconds) {
       ++effect_.broken;
-      Against(absl::StrCat("It takes ", AboutTime(r_->device_seconds), ", longer than the ", AboutTime(needs_.deadline_seconds),
-                           " that there are."), evidence);
+      Against(absl::StrCat("It takes ", AboutTime(r_->device_seconds), ", longer than the ",
+                           AboutTime(needs_.deadline_seconds), " that there are."),
+              evidence);
     } else {
       For(absl::StrCat("It is done in ", AboutTime(r_->device_seconds), ", in time."), evidence);
     }
@@ -99,7 +103,8 @@ class Weighing {
     const std::vector<std::string> evidence = {"needs.budget", std::string(kDeviceSeconds)};
     if (r_->price > needs_.budget) {
       ++effect_.broken;
-      Against(absl::StrFormat("It costs about %.2f, more than the %.2f that there are.", r_->price, needs_.budget), evidence);
+      Against(absl::StrFormat("It costs about %.2f, more than the %.2f that there are.", r_->price, needs_.budget),
+              evidence);
     } else {
       For(absl::StrFormat("It costs about %.2f of the %.2f that there are.", r_->price, needs_.budget), evidence);
     }
@@ -108,8 +113,9 @@ class Weighing {
   void WeighLatency() {
     if (needs_.request_milliseconds == 0 || cost_.request_milliseconds == 0) return;
     const bool is_slow = cost_.request_milliseconds > needs_.request_milliseconds;
-    std::string text = absl::StrFormat("A request alone takes about %.0f ms, %s the %.0f ms that are wanted.", cost_.request_milliseconds,
-                                       is_slow ? "above" : "within", needs_.request_milliseconds);
+    std::string text =
+        absl::StrFormat("A request alone takes about %.0f ms, %s the %.0f ms that are wanted.",
+                        cost_.request_milliseconds, is_slow ? "above" : "within", needs_.request_milliseconds);
     effect_.broken += is_slow;
     is_slow ? Against(std::move(text), {"needs.latency"}) : For(std::move(text), {"needs.latency"});
   }
@@ -122,7 +128,8 @@ class Weighing {
     }
     effect_.penalty += kCopyATenant;
     if (needs_.tenants >= kManyTenants) ++effect_.broken;
-    Against(absl::StrCat("Each of ", needs_.tenants, " tenants would need a whole copy of the model in memory."), {"needs.tenants"});
+    Against(absl::StrCat("Each of ", needs_.tenants, " tenants would need a whole copy of the model in memory."),
+            {"needs.tenants"});
   }
 
   void WeighLifetime() {
@@ -135,12 +142,14 @@ class Weighing {
     }
     if (needs_.lifetime_days >= kMonth) return;
     if (is_prompt) {
-      For(absl::StrCat("It lives only ", days, ": text is changed in minutes, and nothing has to be trained again."), {"needs.lifetime"});
+      For(absl::StrCat("It lives only ", days, ": text is changed in minutes, and nothing has to be trained again."),
+          {"needs.lifetime"});
       return;
     }
     const bool is_days = needs_.lifetime_days < kDays;
     effect_.penalty += is_days ? kTrainingForDays : kTrainingForAMonth;
-    Against(absl::StrCat("Training for only ", days, " has to bring ", is_days ? 10 : 5, " points more than a prompt to be worth it."),
+    Against(absl::StrCat("Training for only ", days, " has to bring ", is_days ? 10 : 5,
+                         " points more than a prompt to be worth it."),
             {"needs.lifetime"});
   }
 
@@ -159,7 +168,8 @@ class Weighing {
     if (times <= 1) return;
     effect_.penalty += kRequestDoubling * std::log2(times);
     if (times < 1.25) return;
-    Against(absl::StrFormat("Its longer prompt makes each request take %.1f times as long.", times), {std::string(kRequestTime)});
+    Against(absl::StrFormat("Its longer prompt makes each request take %.1f times as long.", times),
+            {std::string(kRequestTime)});
   }
 
   const MethodCost& cost_;

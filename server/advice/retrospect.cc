@@ -31,14 +31,16 @@ const Measure& QualityIn(const Comparison& comparison, ContenderKind kind) {
 }
 
 std::string Explain(const Retrospective& r) {
-  std::string text = absl::StrFormat("Before comparison %s the advice would have been %s, expected at %.2f (%.2f to %.2f); it "
-                                     "reached %.3f.",
-                                     r.comparison, MethodTitle(r.named), r.expected, r.expected_lower, r.expected_upper, r.named_quality);
+  std::string text = absl::StrFormat(
+      "Before comparison %s the advice would have been %s, expected at %.2f (%.2f to %.2f); it "
+      "reached %.3f.",
+      r.comparison, MethodTitle(r.named), r.expected, r.expected_lower, r.expected_upper, r.named_quality);
   if (r.named == r.best) {
     absl::StrAppend(&text, " That was right: nothing was better.");
   } else {
-    absl::StrAppendFormat(&text, " The best was %s with %.3f; that is %s one interval of it, so the advice was %s.", MethodTitle(r.best),
-                          r.best_quality, r.was_right ? "within" : "more than", r.was_right ? "right" : "wrong");
+    absl::StrAppendFormat(&text, " The best was %s with %.3f; that is %s one interval of it, so the advice was %s.",
+                          MethodTitle(r.best), r.best_quality, r.was_right ? "within" : "more than",
+                          r.was_right ? "right" : "wrong");
   }
   absl::StrAppendFormat(&text, " %d of %d expected ranges held what was measured.", r.ranges_held, r.ranges);
   return text;
@@ -46,15 +48,18 @@ std::string Explain(const Retrospective& r) {
 
 }  // namespace
 
-absl::StatusOr<Retrospective> LookBack(const RuleTable& table, Evidence evidence, const Needs& needs, const Comparison& comparison) {
+absl::StatusOr<Retrospective> LookBack(const RuleTable& table, Evidence evidence, const Needs& needs,
+                                       const Comparison& comparison) {
   if (comparison.state != ComparisonState::kSucceeded) {
     return MakeError(absl::StatusCode::kFailedPrecondition, "COMPARISON_NOT_SUCCEEDED",
-                     absl::StrCat("The comparison '", comparison.spec.id, "' has not succeeded, so there is nothing to learn from."));
+                     absl::StrCat("The comparison '", comparison.spec.id,
+                                  "' has not succeeded, so there is nothing to learn from."));
   }
   evidence.costs = CostsIn(comparison);
   if (evidence.costs.size() < 2) {
     return MakeError(absl::StatusCode::kFailedPrecondition, "NOTHING_MEASURED",
-                     absl::StrCat("The comparison '", comparison.spec.id, "' measured fewer than two methods that advice speaks of."));
+                     absl::StrCat("The comparison '", comparison.spec.id,
+                                  "' measured fewer than two methods that advice speaks of."));
   }
   const Ranking ranking = Rank(table, evidence, needs);
   const Recommendation& first = ranking.recommendations[0];

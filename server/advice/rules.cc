@@ -137,24 +137,32 @@ RuleTable PriorRules() {
   RuleTable table;
   // A prompt of examples and instructions: larger models follow it far better (Brown et al. 2020), and it cannot teach
   // what is far from what the model does by itself (Min et al. 2022).
-  table.rules[ContenderKind::kTextPrompt] = {.strength = 0.45, .per_decade = 0.12, .per_nat = 0.04, .half_rows = 0.5, .spread = 0.25};
-  // Comes near full tuning only as models grow (Lester et al. 2021, figure 1). Here: R8, 135 M, 5,485 rows: 0.83 to 0.90
-  // of the headroom; PEFT's own benchmark shows how far start and learning rate move it, hence the spread.
-  table.rules[ContenderKind::kSoftPrompt] = {.strength = 0.93, .per_decade = 0.04, .per_nat = 0.01, .half_rows = 8, .spread = 0.12};
+  table.rules[ContenderKind::kTextPrompt] = {
+      .strength = 0.45, .per_decade = 0.12, .per_nat = 0.04, .half_rows = 0.5, .spread = 0.25};
+  // Comes near full tuning only as models grow (Lester et al. 2021, figure 1). Here: R8, 135 M, 5,485 rows: 0.83 to
+  // 0.90 of the headroom; PEFT's own benchmark shows how far start and learning rate move it, hence the spread.
+  table.rules[ContenderKind::kSoftPrompt] = {
+      .strength = 0.93, .per_decade = 0.04, .per_nat = 0.01, .half_rows = 8, .spread = 0.12};
   // As prompts, in every layer (Li and Liang 2021; Liu et al. 2022, P-Tuning v2); sensitive to its start, too.
-  table.rules[ContenderKind::kPrefix] = {.strength = 0.92, .per_decade = 0.03, .per_nat = 0.01, .half_rows = 8, .spread = 0.14};
+  table.rules[ContenderKind::kPrefix] = {
+      .strength = 0.92, .per_decade = 0.03, .per_nat = 0.01, .half_rows = 8, .spread = 0.14};
   // Good with few rows (Liu et al. 2022, T-Few), too few parameters for much more.
-  table.rules[ContenderKind::kIa3] = {.strength = 0.92, .per_decade = 0.02, .per_nat = 0.01, .half_rows = 5, .spread = 0.10};
-  // As good as full tuning on most tasks (Hu et al. 2022), less where much is new (Biderman et al. 2024). Here: R8, 135 M:
-  // 0.93 to 0.97 of the headroom; Banking77, 77 labels, 10,003 rows: 0.93.
-  table.rules[ContenderKind::kLora] = {.strength = 0.985, .per_decade = 0.005, .per_nat = 0.004, .half_rows = 5, .spread = 0.04};
+  table.rules[ContenderKind::kIa3] = {
+      .strength = 0.92, .per_decade = 0.02, .per_nat = 0.01, .half_rows = 5, .spread = 0.10};
+  // As good as full tuning on most tasks (Hu et al. 2022), less where much is new (Biderman et al. 2024). Here: R8, 135
+  // M: 0.93 to 0.97 of the headroom; Banking77, 77 labels, 10,003 rows: 0.93.
+  table.rules[ContenderKind::kLora] = {
+      .strength = 0.985, .per_decade = 0.005, .per_nat = 0.004, .half_rows = 5, .spread = 0.04};
   // The last quarter of the layers: between prompts and full tuning.
-  table.rules[ContenderKind::kPartial] = {.strength = 0.95, .per_decade = 0.01, .per_nat = 0.004, .half_rows = 8, .spread = 0.07};
+  table.rules[ContenderKind::kPartial] = {
+      .strength = 0.95, .per_decade = 0.01, .per_nat = 0.004, .half_rows = 8, .spread = 0.07};
   // Needs more rows than LoRA at its low learning rates, and wins most where the task is far (Biderman et al. 2024).
-  table.rules[ContenderKind::kFull] = {.strength = 0.99, .per_decade = 0.003, .per_nat = 0, .half_rows = 9, .spread = 0.05};
+  table.rules[ContenderKind::kFull] = {
+      .strength = 0.99, .per_decade = 0.003, .per_nat = 0, .half_rows = 9, .spread = 0.05};
   // The prompt's instructions save rows; with many it makes no difference (Le Scao and Rush 2021: a prompt is worth
   // hundreds of rows on small data).
-  table.rules[ContenderKind::kHybrid] = {.strength = 0.985, .per_decade = 0.005, .per_nat = 0.004, .half_rows = 4.5, .spread = 0.05};
+  table.rules[ContenderKind::kHybrid] = {
+      .strength = 0.985, .per_decade = 0.005, .per_nat = 0.004, .half_rows = 4.5, .spread = 0.05};
   return table;
 }
 

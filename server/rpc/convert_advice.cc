@@ -26,8 +26,8 @@ absl::StatusOr<Needs> ToNeeds(const v1::Needs& in) {
   if (in.budget() > 0 && in.price_per_device_hour() == 0) {
     return InvalidField("needs.price_per_device_hour", "is required with a budget");
   }
-  return Needs{in.accuracy(), in.deadline_seconds(), in.budget(), in.price_per_device_hour(), in.keep_skills(),
-               in.lifetime_days(), in.tenants(), in.request_milliseconds()};
+  return Needs{in.accuracy(),    in.deadline_seconds(), in.budget(),  in.price_per_device_hour(),
+               in.keep_skills(), in.lifetime_days(),    in.tenants(), in.request_milliseconds()};
 }
 
 // A job's checks of data options and tenant are those of the short jobs, too.
@@ -95,7 +95,8 @@ absl::StatusOr<AdviceRequest> ToAdviceRequest(const v1::AdviseRequest& in) {
   ATTUNE_RETURN_IF_ERROR(CheckDataOptions(in.data(), "data"));
   out.data = ToDataOptions(in.data());
   ATTUNE_ASSIGN_OR_RETURN(out.needs, ToNeeds(in.needs()));
-  if (in.curve_seconds() != 0) ATTUNE_RETURN_IF_ERROR(CheckRange(in.curve_seconds(), 1, kLongestCurve, "curve_seconds"));
+  if (in.curve_seconds() != 0)
+    ATTUNE_RETURN_IF_ERROR(CheckRange(in.curve_seconds(), 1, kLongestCurve, "curve_seconds"));
   out.curve_seconds = in.skip_curve() ? 0 : in.curve_seconds() > 0 ? in.curve_seconds() : kUsualCurveSeconds;
   if (in.has_seed()) out.seed = static_cast<uint64_t>(in.seed());
   out.tenant = in.tenant();

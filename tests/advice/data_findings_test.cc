@@ -54,7 +54,8 @@ TEST(DataFindingsTest, GoodDataGivesNoWarning) {
 
 TEST(DataFindingsTest, RepeatsAreNoRowsOfTheirOwn) {
   DataView data = Topics(100);
-  for (int i = 0; i < 20; ++i) data.train.push_back({data.train[i].label, "  " + data.train[i].text});  // white space aside
+  for (int i = 0; i < 20; ++i)
+    data.train.push_back({data.train[i].label, "  " + data.train[i].text});  // white space aside
   for (int i = 0; i < 30; ++i) data.train.push_back({data.train[i + 40].label, data.train[i + 40].text + " more"});
   const std::vector<Finding> findings = FindInData(data);
   EXPECT_EQ(Get(findings, kRows).value, 130);

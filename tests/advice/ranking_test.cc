@@ -28,7 +28,9 @@ int PlaceOf(const Evidence& evidence, const Needs& needs, ContenderKind kind) {
   return PlaceOf(Rank(PriorRules(), evidence, needs), kind);
 }
 
-const Recommendation& Get(const Ranking& ranking, ContenderKind kind) { return ranking.recommendations[PlaceOf(ranking, kind)]; }
+const Recommendation& Get(const Ranking& ranking, ContenderKind kind) {
+  return ranking.recommendations[PlaceOf(ranking, kind)];
+}
 
 // The reason that rests on `evidence`; an empty one if there is none.
 Reason ReasonFor(const Recommendation& recommendation, const std::string& evidence) {
@@ -127,8 +129,10 @@ TEST(RankingTest, DeadlineAndBudgetPutTheSlowBehind) {
   ranking = Rank(PriorRules(), evidence, Needs{.budget = 3, .price_per_device_hour = 2});
   EXPECT_FALSE(Get(ranking, ContenderKind::kLora).meets_needs);
   EXPECT_DOUBLE_EQ(Get(ranking, ContenderKind::kLora).price, 4);
-  EXPECT_THAT(ReasonFor(Get(ranking, ContenderKind::kLora), "needs.budget").text, HasSubstr("4.00, more than the 3.00"));
-  EXPECT_TRUE(Rank(PriorRules(), evidence, Needs{.budget = 5, .price_per_device_hour = 2}).recommendations[0].meets_needs);
+  EXPECT_THAT(ReasonFor(Get(ranking, ContenderKind::kLora), "needs.budget").text,
+              HasSubstr("4.00, more than the 3.00"));
+  EXPECT_TRUE(
+      Rank(PriorRules(), evidence, Needs{.budget = 5, .price_per_device_hour = 2}).recommendations[0].meets_needs);
 }
 
 TEST(RankingTest, AShortLifePutsPromptsFirstWhereTheyAreNear) {
@@ -163,7 +167,8 @@ TEST(RankingTest, LatencyPutsLongPromptsBehind) {
   EXPECT_FALSE(Get(ranking, ContenderKind::kTextPrompt).meets_needs);
   EXPECT_FALSE(Get(ranking, ContenderKind::kHybrid).meets_needs);
   EXPECT_TRUE(Get(ranking, ContenderKind::kLora).meets_needs);
-  EXPECT_THAT(ReasonFor(Get(ranking, ContenderKind::kTextPrompt), "needs.latency").text, HasSubstr("about 60 ms, above the 40 ms"));
+  EXPECT_THAT(ReasonFor(Get(ranking, ContenderKind::kTextPrompt), "needs.latency").text,
+              HasSubstr("about 60 ms, above the 40 ms"));
 }
 
 TEST(RankingTest, NoMethodForAllNeedsIsTold) {
@@ -190,7 +195,8 @@ TEST(RankingTest, TooLittleEvidenceIsNotEnoughToTell) {
   no_probe.zero_shot.reset();
   no_probe.few_shot.reset();
   EXPECT_EQ(verdict(no_probe), AdviceVerdict::kNotEnoughToTell);
-  for (const Recommendation& one : Rank(PriorRules(), no_probe, Needs()).recommendations) EXPECT_EQ(one.confidence, Confidence::kLow);
+  for (const Recommendation& one : Rank(PriorRules(), no_probe, Needs()).recommendations)
+    EXPECT_EQ(one.confidence, Confidence::kLow);
 }
 
 TEST(RankingTest, AClearLeadIsToldEvenWithFewRows) {
@@ -208,7 +214,8 @@ TEST(RankingTest, AClearLeadIsToldEvenWithFewRows) {
 TEST(RankingTest, AWideOverlapOfGoodEvidenceIsATieThatACompareSettles) {
   const Ranking ranking = Rank(PriorRules(), SampleEvidence(), Needs());
   ASSERT_EQ(ranking.verdict, AdviceVerdict::kTied);
-  ASSERT_THAT(ranking.settlement.contenders, ElementsAre(ranking.recommendations[0].kind, ranking.recommendations[1].kind));
+  ASSERT_THAT(ranking.settlement.contenders,
+              ElementsAre(ranking.recommendations[0].kind, ranking.recommendations[1].kind));
   EXPECT_EQ(ranking.settlement.rows, 300);
   const double both = ranking.recommendations[0].device_seconds + ranking.recommendations[1].device_seconds;
   EXPECT_NEAR(ranking.settlement.device_seconds, both * 0.75 * 2 * 1.25, 1e-9);
@@ -238,7 +245,8 @@ TEST(RankingTest, StoredComparisonsRaiseConfidenceAndAreNamed) {
 // ---- looking back
 
 TEST(RetrospectTest, SaysWhereItWasRight) {
-  const Comparison outcome = SampleOutcome("moods", {{ContenderKind::kZeroShot, 0.3}, {ContenderKind::kIa3, 0.8}, {ContenderKind::kLora, 0.93}});
+  const Comparison outcome = SampleOutcome(
+      "moods", {{ContenderKind::kZeroShot, 0.3}, {ContenderKind::kIa3, 0.8}, {ContenderKind::kLora, 0.93}});
   const auto found = LookBack(PriorRules(), EvidenceOf(outcome, 135'000'000), Needs(), outcome);
   ASSERT_TRUE(found.ok()) << found.status();
   EXPECT_EQ(found->comparison, "moods");
@@ -253,7 +261,8 @@ TEST(RetrospectTest, SaysWhereItWasRight) {
 
 TEST(RetrospectTest, WithinOneIntervalIsRightAndBeyondIsWrong) {
   const auto look = [](double lora, double ia3) {
-    const Comparison outcome = SampleOutcome("c", {{ContenderKind::kZeroShot, 0.3}, {ContenderKind::kIa3, ia3}, {ContenderKind::kLora, lora}});
+    const Comparison outcome =
+        SampleOutcome("c", {{ContenderKind::kZeroShot, 0.3}, {ContenderKind::kIa3, ia3}, {ContenderKind::kLora, lora}});
     return *LookBack(PriorRules(), EvidenceOf(outcome, 135'000'000), Needs(), outcome);
   };
   const Retrospective near = look(0.88, 0.9);

@@ -58,7 +58,8 @@ TEST(RulesTest, RangesAreOrderedForAnyEvidence) {
 
 TEST(RulesTest, MoreRowsNeverLowerWhatIsExpected) {
   for (ContenderKind kind : Kinds()) {
-    for (const std::vector<CurvePoint>& curve : {std::vector<CurvePoint>(), Curve(0.3, 0.5, 0.6), Curve(0.8, 0.95, 0.97), Curve(0.9, 0.5, 0.4)}) {
+    for (const std::vector<CurvePoint>& curve :
+         {std::vector<CurvePoint>(), Curve(0.3, 0.5, 0.6), Curve(0.8, 0.95, 0.97), Curve(0.9, 0.5, 0.4)}) {
       for (bool is_probed : {true, false}) {
         Evidence evidence = SampleEvidence();
         evidence.curve = curve;
@@ -79,7 +80,8 @@ TEST(RulesTest, MoreRowsNarrowLorasRange) {
   Evidence few = SampleEvidence(), many = SampleEvidence();
   few.rows = 30;
   many.rows = 5000;
-  const Expectation a = Expect(PriorRules(), ContenderKind::kLora, few), b = Expect(PriorRules(), ContenderKind::kLora, many);
+  const Expectation a = Expect(PriorRules(), ContenderKind::kLora, few),
+                    b = Expect(PriorRules(), ContenderKind::kLora, many);
   EXPECT_LT(b.upper - b.lower, a.upper - a.lower);
 }
 
@@ -113,7 +115,9 @@ TEST(RulesTest, SizeHelpsPromptsAndDistanceHurtsThemMost) {
   large.parameters = 70'000'000'000;
   far.task_distance = 6;
   const auto quality = [](ContenderKind kind, const Evidence& e) { return Expect(PriorRules(), kind, e).quality; };
-  const auto change = [&](ContenderKind kind, const Evidence& to) { return quality(kind, to) - quality(kind, evidence); };
+  const auto change = [&](ContenderKind kind, const Evidence& to) {
+    return quality(kind, to) - quality(kind, evidence);
+  };
   EXPECT_GT(change(ContenderKind::kTextPrompt, large), change(ContenderKind::kLora, large));
   EXPECT_GT(change(ContenderKind::kSoftPrompt, large), change(ContenderKind::kLora, large));
   EXPECT_LT(change(ContenderKind::kTextPrompt, far), change(ContenderKind::kLora, far));
@@ -145,7 +149,8 @@ TEST(RulesTest, ACurveMovesLoraMoreUpThanDownAndOthersLess) {
   EXPECT_GT(quality(ContenderKind::kLora, low), 0.32) << "short jobs are a floor";
   EXPECT_NEAR(quality(ContenderKind::kFull, low) - quality(ContenderKind::kFull, evidence), down / 2, 1e-9);
   EXPECT_EQ(quality(ContenderKind::kTextPrompt, low), quality(ContenderKind::kTextPrompt, evidence));
-  EXPECT_GE(Expect(PriorRules(), ContenderKind::kLora, high).lower, 0.88) << "what a short job reached, less two standard errors";
+  EXPECT_GE(Expect(PriorRules(), ContenderKind::kLora, high).lower, 0.88)
+      << "what a short job reached, less two standard errors";
   EXPECT_TRUE(Expect(PriorRules(), ContenderKind::kLora, high).is_measured);
   EXPECT_FALSE(Expect(PriorRules(), ContenderKind::kFull, high).is_measured);
   high.curve.resize(2);  // no curve
@@ -161,7 +166,9 @@ PastComparison Past(double lora, int64_t tests = 200) {
   return {comparison, 135'000'000};
 }
 
-double LoraShift(const std::vector<PastComparison>& past) { return Calibrate(PriorRules(), past).shift[ContenderKind::kLora]; }
+double LoraShift(const std::vector<PastComparison>& past) {
+  return Calibrate(PriorRules(), past).shift[ContenderKind::kLora];
+}
 
 double LoraExpected() {
   return Expect(PriorRules(), ContenderKind::kLora, EvidenceOf(Past(0.5).comparison, 135'000'000)).quality;
@@ -183,7 +190,10 @@ TEST(CalibrationTest, ManyComparisonsPrevail) {
   EXPECT_NEAR(Expect(table, ContenderKind::kLora, EvidenceOf(past[0].comparison, 135'000'000)).quality, 0.5, 0.03);
   const auto gap = [&](size_t count) {
     const std::vector<PastComparison> some(past.begin(), past.begin() + static_cast<int64_t>(count));
-    return std::abs(Expect(Calibrate(PriorRules(), some), ContenderKind::kLora, EvidenceOf(past[0].comparison, 135'000'000)).quality - 0.5);
+    return std::abs(
+        Expect(Calibrate(PriorRules(), some), ContenderKind::kLora, EvidenceOf(past[0].comparison, 135'000'000))
+            .quality -
+        0.5);
   };
   EXPECT_LT(gap(10), gap(3));
   EXPECT_LT(gap(3), gap(1));
