@@ -165,7 +165,7 @@ TEST(FewShotTest, InAChatExamplesAreTurnsAfterTheSystems) {
 
 TEST(CurvePlanTest, TakesWhatFitsTheTime) {
   EXPECT_THAT(PlanCurve(400, 0.01, 2, 60), ElementsAre(100, 200, 400));
-  EXPECT_THAT(PlanCurve(100'000, 0.1, 6, 60), ElementsAre(60, 120, 240)) << "42 s for 1.75 times 240 rows";
+  EXPECT_THAT(PlanCurve(100'000, 0.125, 4, 60), ElementsAre(54, 109, 219)) << "48 s for 1.75 times 219 rows";
   EXPECT_THAT(PlanCurve(100'000, 1, 6, 60), IsEmpty()) << "24 rows";
   EXPECT_THAT(PlanCurve(31, 0.01, 0, 60), IsEmpty());
   EXPECT_THAT(PlanCurve(400, 0.01, 20, 60), IsEmpty()) << "asking takes all of it";
