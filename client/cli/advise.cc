@@ -47,7 +47,7 @@ std::string Mark(Advice::Finding::Severity severity) {
 void PrintFindings(std::ostream& out, const Advice& advice) {
   out << "What was found:\n";
   for (const Advice::Finding& finding : advice.findings()) {
-    out << "  " << absl::StrFormat("%-19s", finding.name()) << Mark(finding.severity()) << Printable(finding.text())
+    out << "  " << absl::StrFormat("%-22s", finding.name()) << Mark(finding.severity()) << Printable(finding.text())
         << "\n";
   }
 }

@@ -17,9 +17,10 @@
 namespace attune {
 namespace {
 
-constexpr int64_t kFewest = 32;
-constexpr double kAllSizes = 1.75;  // a quarter, a half and all
+constexpr int64_t kFewest = 64;
+constexpr double kAllSizes = 1.625;  // an eighth, a half and all
 constexpr int32_t kBatchSize = 8;
+constexpr double kSafety = 0.9;  // of the time that is left
 constexpr absl::Duration kPoll = absl::Milliseconds(200);
 
 // One job of the curve, with all that it leaves behind.
@@ -107,6 +108,16 @@ class CurveJob {
   const std::string id_;
 };
 
+// What is left of a plan once its first job has shown how long jobs take. Each is twice as large as the one before; a
+// curve's last two jobs take half as much again as the last.
+std::vector<int64_t> Replanned(const std::vector<int64_t>& sizes, absl::Duration first, absl::Duration left) {
+  const double per_row = absl::ToDoubleSeconds(first) / static_cast<double>(sizes[0]);
+  const int64_t fits = static_cast<int64_t>(kSafety * absl::ToDoubleSeconds(left) / (1.5 * per_row));
+  const int64_t most = std::min(sizes.back(), fits);
+  if (most / 2 <= sizes[0]) return {};
+  return {most / 2, most};
+}
+
 }  // namespace
 
 std::vector<int64_t> PlanCurve(int64_t rows, double seconds_per_row, double other_seconds, double seconds) {
@@ -115,18 +126,23 @@ std::vector<int64_t> PlanCurve(int64_t rows, double seconds_per_row, double othe
   const double fits = seconds_per_row > 0 ? left / (kAllSizes * seconds_per_row) : static_cast<double>(rows);
   const int64_t most = static_cast<int64_t>(std::min(static_cast<double>(rows), fits));
   if (most < kFewest) return {};
-  return {most / 4, most / 2, most};
+  return {most / 8, most / 2, most};
 }
 
 absl::StatusOr<std::vector<CurvePoint>> ProbeCurve(const CurveDeps& deps, const CurveRequest& request,
                                                    const GoOn& go_on) {
   std::vector<CurvePoint> points;
-  for (int64_t size : request.sizes) {
-    if (absl::Now() >= request.deadline) break;
-    CurveJob job(deps, request, size, go_on);
+  std::vector<int64_t> sizes = request.sizes;
+  for (size_t i = 0; i < sizes.size() && absl::Now() < request.deadline; ++i) {
+    const absl::Time start = absl::Now();
+    CurveJob job(deps, request, sizes[i], go_on);
     ATTUNE_ASSIGN_OR_RETURN(std::optional<CurvePoint> point, job.Run());
     if (!point) break;
     points.push_back(*point);
+    if (i > 0) continue;
+    const std::vector<int64_t> rest = Replanned(sizes, absl::Now() - start, request.deadline - absl::Now());
+    sizes.resize(1);
+    sizes.insert(sizes.end(), rest.begin(), rest.end());
   }
   return points;
 }

@@ -22,8 +22,8 @@
 // How quality grows with rows, seen on short LoRA jobs.
 namespace attune {
 
-// Numbers of rows of the curve's jobs, rising, each a pass over its rows: a quarter, a half and all of the most that
-// fit `seconds`, at most `rows`. Empty if fewer than 32 rows fit. `seconds_per_row`: of one pass of training;
+// Numbers of rows of the curve's jobs, rising, each a pass over its rows: an eighth, a half and all of the most that
+// fit `seconds`, at most `rows`. Empty if fewer than 64 rows fit. `seconds_per_row`: of one pass of training;
 // `other_seconds`: what each job takes besides (loading, asking). Pure.
 std::vector<int64_t> PlanCurve(int64_t rows, double seconds_per_row, double other_seconds, double seconds);
 
@@ -45,7 +45,8 @@ struct CurveRequest {
   absl::Time deadline;         // a job that runs then is stopped, and its point left out
 };
 
-// One point for each job that ended in time, none if the device was busy. Datasets, jobs and models that were made
+// One point for each job that ended in time, none if the device was busy. The later jobs shrink to what the first one
+// took: estimates are of an idle device. Datasets, jobs and models that were made
 // are gone when it returns. CANCELLED once `go_on` says so.
 absl::StatusOr<std::vector<CurvePoint>> ProbeCurve(const CurveDeps& deps, const CurveRequest& request,
                                                    const GoOn& go_on);

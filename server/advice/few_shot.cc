@@ -57,6 +57,7 @@ std::vector<int64_t> ChooseShots(const std::vector<SplitRow>& rows, bool has_lab
     }
     if (!has_more) break;
   }
+  std::reverse(shots.begin(), shots.end());
   return shots;
 }
 

@@ -84,7 +84,7 @@ void AddCurveReason(const Evidence& evidence, Recommendation* r) {
   const auto best = std::max_element(evidence.curve.begin(), evidence.curve.end(),
                                      [](const CurvePoint& a, const CurvePoint& b) { return a.examples < b.examples; });
   r->reasons.push_back(
-      {absl::StrFormat("A short trial with %.0f rows reached %.2f already.", best->examples, best->quality),
+      {absl::StrFormat("A short trial with %.0f rows reached %.2f.", best->examples, best->quality),
        {std::string(kLearningCurve)}});
 }
 

@@ -88,7 +88,9 @@ class Weighing {
   void WeighDeadline() {
     if (needs_.deadline_seconds == 0) return;
     const std::vector<std::string> evidence = {"needs.deadline", std::string(kDeviceSeconds)};
-    if (r_->device_seconds > needs_.deadline_seconds) {
+    if (r_->device_seconds == 0) {
+      For("Nothing has to be made: it is there at once.", {"needs.deadline"});
+    } else if (r_->device_seconds > needs_.deadline_seconds) {
       ++effect_.broken;
       Against(absl::StrCat("It takes ", AboutTime(r_->device_seconds), ", longer than the ",
                            AboutTime(needs_.deadline_seconds), " that there are."),
@@ -99,7 +101,7 @@ class Weighing {
   }
 
   void WeighBudget() {
-    if (needs_.budget == 0 || needs_.price_per_device_hour == 0) return;
+    if (needs_.budget == 0 || needs_.price_per_device_hour == 0 || r_->price == 0) return;
     const std::vector<std::string> evidence = {"needs.budget", std::string(kDeviceSeconds)};
     if (r_->price > needs_.budget) {
       ++effect_.broken;

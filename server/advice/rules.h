@@ -14,7 +14,8 @@
 // A method wins a share of the headroom, which is what the base model leaves (1 - zero-shot quality):
 //   share(n) = strength * n / (n + half_rows * labels) + shift, held to 0 to 1
 // with n the rows. `strength` is what unlimited rows bring to a model of a billion parameters; a model ten times
-// larger adds `per_decade`, a nat of task distance takes `per_nat` off.
+// larger adds `per_decade`, a nat of task distance, up to four, takes `per_nat`
+// off.
 namespace attune {
 
 struct MethodRule {

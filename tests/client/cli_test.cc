@@ -573,7 +573,7 @@ TEST_F(CliTest, AdviseSendsNeedsAndPrintsWhatWasFoundAndWhy) {
   EXPECT_EQ(request.needs().request_milliseconds(), 50);
   EXPECT_TRUE(request.skip_curve());
   EXPECT_THAT(r.err, HasSubstr("advise: asking the base model 120 rows"));
-  EXPECT_THAT(r.out, HasSubstr("leakage            PROBLEM  10 of 100 test rows"));
+  EXPECT_THAT(r.out, HasSubstr("leakage               PROBLEM  10 of 100 test rows"));
   EXPECT_THAT(r.out, ::testing::ContainsRegex("lora +0.93 \\[0.88, 0.97\\] +1m30s +met +medium +0.05"));
   EXPECT_THAT(r.out, ::testing::ContainsRegex("zero-shot .* none +not met"));
   EXPECT_THAT(r.out, HasSubstr("  + With 400 rows it wins 90% of what is left. (rows, labels)"));

@@ -131,8 +131,8 @@ TEST(FewShotTest, ExamplesCoverTheLabelsAndStayInTheirRoom) {
   const std::vector<SplitRow> rows = {{"x", ""}, {"x", ""}, {"x", ""}, {"x", ""}, {"y", ""}, {"y", ""}, {"z", ""}};
   const std::vector<double> tokens = {40, 10, 20, 30, 7, 8, 500};
   // Of "x", the quarter is row 2; "z" has no room.
-  EXPECT_THAT(ChooseShots(rows, true, tokens, 4, 100), ElementsAre(2, 4, 3, 5));
-  EXPECT_THAT(ChooseShots(rows, true, tokens, 3, 1000), ElementsAre(2, 4, 6));
+  EXPECT_THAT(ChooseShots(rows, true, tokens, 4, 100), ElementsAre(5, 3, 4, 2));
+  EXPECT_THAT(ChooseShots(rows, true, tokens, 3, 1000), ElementsAre(6, 4, 2));
   EXPECT_THAT(ChooseShots(rows, true, tokens, 2, 5), IsEmpty());
   EXPECT_EQ(ChooseShots(rows, true, tokens, 100, 1e6).size(), 7u);
   EXPECT_EQ(ChooseShots(rows, false, tokens, 3, 1e6).size(), 3u);
@@ -164,10 +164,10 @@ TEST(FewShotTest, InAChatExamplesAreTurnsAfterTheSystems) {
 // ---- the learning curve's plan
 
 TEST(CurvePlanTest, TakesWhatFitsTheTime) {
-  EXPECT_THAT(PlanCurve(400, 0.01, 2, 60), ElementsAre(100, 200, 400));
-  EXPECT_THAT(PlanCurve(100'000, 0.125, 4, 60), ElementsAre(54, 109, 219)) << "48 s for 1.75 times 219 rows";
-  EXPECT_THAT(PlanCurve(100'000, 1, 6, 60), IsEmpty()) << "24 rows";
-  EXPECT_THAT(PlanCurve(31, 0.01, 0, 60), IsEmpty());
+  EXPECT_THAT(PlanCurve(400, 0.01, 2, 60), ElementsAre(50, 200, 400));
+  EXPECT_THAT(PlanCurve(100'000, 0.125, 4, 60), ElementsAre(29, 118, 236)) << "48 s for 1.625 times 236 rows";
+  EXPECT_THAT(PlanCurve(100'000, 0.5, 4, 60), IsEmpty()) << "59 rows";
+  EXPECT_THAT(PlanCurve(63, 0.01, 0, 60), IsEmpty());
   EXPECT_THAT(PlanCurve(400, 0.01, 20, 60), IsEmpty()) << "asking takes all of it";
 }
 

@@ -24,7 +24,7 @@ class AdviceServiceTest : public RpcFixture {
     AddModel("base");
     AddServed("base", 512);
     std::string rows;
-    for (int i = 0; i < 80; ++i)
+    for (int i = 0; i < 120; ++i)
       absl::StrAppend(&rows, "{\"prompt\":\"p", i, "\",\"completion\":\"", i % 2 ? "b" : "a", "\"}\n");
     AddDataset("data", rows);
     JobEstimate estimate;
@@ -110,9 +110,9 @@ TEST_F(AdviceServiceTest, StreamsWhatItIsAtAndThenTheAdvice) {
     EXPECT_NE(messages[i].progress(), messages[i + 1].progress()) << "each line once";
   }
   const v1::Advice& advice = messages.back().advice();
-  EXPECT_EQ(Find(advice, "rows")->value(), 80);
+  EXPECT_EQ(Find(advice, "rows")->value(), 120);
   EXPECT_EQ(Find(advice, "labels")->value(), 2);
-  EXPECT_EQ(Find(advice, "zero_shot")->count(), 24) << "three tenths are asked";
+  EXPECT_EQ(Find(advice, "zero_shot")->count(), 36) << "three tenths are asked";
   EXPECT_NE(Find(advice, "few_shot"), nullptr);
   EXPECT_EQ(Find(advice, "learning_curve"), nullptr);
   EXPECT_EQ(Find(advice, "device_seconds")->value(), 8);
@@ -127,7 +127,7 @@ TEST_F(AdviceServiceTest, ACurveRunsJobsAndLeavesNothingBehind) {
   request_.set_skip_curve(false);
   const v1::Advice advice = Advised();
   ASSERT_NE(Find(advice, "learning_curve"), nullptr);
-  EXPECT_THAT(Find(advice, "learning_curve")->text(), HasSubstr("with 56 rows"));
+  EXPECT_THAT(Find(advice, "learning_curve")->text(), HasSubstr("with 84 rows"));
   EXPECT_EQ(runner_.started().size(), 3u);
   EXPECT_EQ(deleted_, 3);
   EXPECT_TRUE(jobs_->List(10, INT64_MAX, {})->empty());
