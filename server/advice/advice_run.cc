@@ -11,7 +11,6 @@
 #include "absl/time/clock.h"
 #include "common/error.h"
 #include "common/log.h"
-#include "server/advice/curve_probe.h"
 #include "server/advice/rules.h"
 #include "server/comparison/parts.h"
 #include "server/comparison/split.h"
@@ -25,7 +24,7 @@ namespace {
 constexpr int64_t kMostRendered = 1000, kMostEmbedded = 300;
 constexpr size_t kEmbeddedTokens = 256;  // of each prompt
 constexpr double kAskedShare = 0.3;      // of the data, without test data: the rest gives examples and the curve's rows
-constexpr int64_t kCurveAsked = 60;      // rows that each job of the curve is asked
+constexpr int64_t kCurveAsked = 40;      // rows that each job of the curve is asked
 constexpr double kSecondsAJob = 1.5;     // to load, save and publish
 constexpr double kEstimateSlack = 1.5;   // real jobs are slower than the estimate of an idle device
 constexpr int64_t kSearchedRows = 1500;  // answers that a search for a text prompt asks for
@@ -253,36 +252,48 @@ void AdviceRun::EstimateCosts() {
                        absl::StrCat("A LoRA job with its defaults would take the device ", AboutTime(lora), ".")});
 }
 
-absl::Status AdviceRun::LearnCurve() {
-  if (request_.curve_seconds <= 0 || !evidence_.costs[ContenderKind::kLora].why_not.empty()) return absl::OkStatus();
+CurveRequest AdviceRun::MakeCurve() const {
+  CurveRequest curve;
   JobSpec one_pass = JobOf(ContenderKind::kLora);
   one_pass.hyperparameters.epochs = 1;
   const absl::StatusOr<JobManager::Estimate> pass = deps_.jobs->EstimateJob(one_pass);
-  if (!pass.ok()) return absl::OkStatus();
-  CurveRequest curve;
+  if (!pass.ok()) return curve;
   curve.asked = asked_;
   if (static_cast<int64_t>(curve.asked.rows.size()) > kCurveAsked) curve.asked.rows.resize(kCurveAsked);
   const double asking = probe_.seconds_per_row * static_cast<double>(curve.asked.rows.size());
-  const double per_row = kEstimateSlack * pass->estimate.duration_seconds / static_cast<double>(rows_.size());
-  curve.sizes =
-      PlanCurve(static_cast<int64_t>(learned_.size()), per_row, asking + kSecondsAJob, request_.curve_seconds);
-  if (curve.sizes.empty()) return absl::OkStatus();
+  const double per_row = pass->estimate.duration_seconds / static_cast<double>(rows_.size());
+  curve.plan = PlanCurve(static_cast<int64_t>(learned_.size()), kEstimateSlack * per_row,
+                         kEstimateSlack * asking + kSecondsAJob, request_.curve_seconds);
   absl::BitGen random;
   curve.id = absl::StrFormat("advice-%08x", absl::Uniform<uint32_t>(random));
   curve.job = JobOf(ContenderKind::kLora);
   curve.data = data_;
   curve.rows = Taken(rows_, learned_);
   curve.deadline = absl::Now() + absl::Seconds(request_.curve_seconds);
-  ATTUNE_RETURN_IF_ERROR(
-      Say(absl::StrCat("short LoRA jobs on ", curve.sizes.front(), " to ", curve.sizes.back(), " rows")));
+  return curve;
+}
+
+absl::Status AdviceRun::LearnCurve() {
+  if (request_.curve_seconds <= 0 || !evidence_.costs[ContenderKind::kLora].why_not.empty()) return absl::OkStatus();
+  const CurveRequest curve = MakeCurve();
+  const std::vector<int64_t>& sizes = curve.plan.sizes;
+  if (sizes.empty()) {
+    findings_.push_back({std::string(kLearningCurve), 0, 0, 0, 0,
+                         absl::StrCat("No learning curve: one that tells something needs ",
+                                      AboutTime(curve.plan.seconds), " here, and 32 rows.")});
+    return absl::OkStatus();
+  }
+  ATTUNE_RETURN_IF_ERROR(Say(absl::StrCat("short LoRA jobs on ", sizes.front(), " to ", sizes.back(), " rows")));
   const CurveDeps deps{deps_.engine, deps_.jobs, deps_.datasets, deps_.acquire, deps_.delete_model};
   const absl::StatusOr<std::vector<CurvePoint>> points = ProbeCurve(deps, curve, go_on());
   if (absl::IsCancelled(points.status())) return points.status();
-  if (!points.ok()) {
+  if (!points.ok() || points->empty()) {
     LogWarning("advice.no_curve", {{"why", std::string(points.status().message())}});
     return absl::OkStatus();
   }
   evidence_.curve = *points;
+  const auto end = PredictQuality(*points, points->back().examples, CurveOptions());
+  evidence_.curve_is_sure = end.ok() && end->evidence == CurveEvidence::kEnough;
   Add(FindingsOf(evidence_.curve, evidence_.rows));
   return absl::OkStatus();
 }

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "server/advice/advisor.h"
+#include "server/advice/curve_probe.h"
 #include "server/advice/data_findings.h"
 #include "server/advice/probe_base.h"
 #include "server/comparison/answers.h"
@@ -37,6 +38,8 @@ class AdviceRun {
   // Estimates of every method's job.
   void EstimateCosts();
   MethodCost CostOf(ContenderKind kind) const;
+  // Without sizes in its plan if there is no time for one.
+  CurveRequest MakeCurve() const;
   absl::Status LearnCurve();
 
   absl::Status Say(const std::string& what);

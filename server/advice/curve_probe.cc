@@ -17,10 +17,9 @@
 namespace attune {
 namespace {
 
-constexpr int64_t kFewest = 64;
-constexpr double kAllSizes = 1.625;  // an eighth, a half and all
+constexpr int64_t kFewestRows = 32, kFewestSteps = 16, kMostSteps = 200;
 constexpr int32_t kBatchSize = 8;
-constexpr double kSafety = 0.9;  // of the time that is left
+constexpr double kJobs = 3;
 constexpr absl::Duration kPoll = absl::Milliseconds(200);
 
 // One job of the curve, with all that it leaves behind.
@@ -37,7 +36,7 @@ class CurveJob {
     spec.id = spec.tuned_model_id = spec.dataset = id_;
     spec.display_name = "learning curve of advice";
     spec.method = LoraSpec();
-    spec.hyperparameters.epochs = 1;
+    spec.hyperparameters.max_steps = request_.plan.steps;
     spec.hyperparameters.batch_size = kBatchSize;
     spec.hyperparameters.evaluation_steps = -1;
     spec.labels = {{"advice", request_.id}};
@@ -108,41 +107,30 @@ class CurveJob {
   const std::string id_;
 };
 
-// What is left of a plan once its first job has shown how long jobs take. Each is twice as large as the one before; a
-// curve's last two jobs take half as much again as the last.
-std::vector<int64_t> Replanned(const std::vector<int64_t>& sizes, absl::Duration first, absl::Duration left) {
-  const double per_row = absl::ToDoubleSeconds(first) / static_cast<double>(sizes[0]);
-  const int64_t fits = static_cast<int64_t>(kSafety * absl::ToDoubleSeconds(left) / (1.5 * per_row));
-  const int64_t most = std::min(sizes.back(), fits);
-  if (most / 2 <= sizes[0]) return {};
-  return {most / 2, most};
-}
-
 }  // namespace
 
-std::vector<int64_t> PlanCurve(int64_t rows, double seconds_per_row, double other_seconds, double seconds) {
-  const double left = seconds - 3 * other_seconds;
-  if (left <= 0) return {};
-  const double fits = seconds_per_row > 0 ? left / (kAllSizes * seconds_per_row) : static_cast<double>(rows);
-  const int64_t most = static_cast<int64_t>(std::min(static_cast<double>(rows), fits));
-  if (most < kFewest) return {};
-  return {most / 8, most / 2, most};
+CurvePlan PlanCurve(int64_t rows, double seconds_per_row, double other_seconds, double seconds) {
+  const auto takes = [&](int64_t steps) {
+    return kJobs * (other_seconds + static_cast<double>(steps * kBatchSize) * seconds_per_row);
+  };
+  CurvePlan plan;
+  plan.steps = kMostSteps;
+  while (plan.steps > kFewestSteps && takes(plan.steps) > seconds) --plan.steps;
+  plan.seconds = takes(plan.steps);
+  const int64_t most = std::min(rows, plan.steps * kBatchSize);
+  if (plan.seconds <= seconds && most >= kFewestRows) plan.sizes = {most / 4, most / 2, most};
+  return plan;
 }
 
 absl::StatusOr<std::vector<CurvePoint>> ProbeCurve(const CurveDeps& deps, const CurveRequest& request,
                                                    const GoOn& go_on) {
   std::vector<CurvePoint> points;
-  std::vector<int64_t> sizes = request.sizes;
-  for (size_t i = 0; i < sizes.size() && absl::Now() < request.deadline; ++i) {
-    const absl::Time start = absl::Now();
-    CurveJob job(deps, request, sizes[i], go_on);
+  for (int64_t size : request.plan.sizes) {
+    if (absl::Now() >= request.deadline) break;
+    CurveJob job(deps, request, size, go_on);
     ATTUNE_ASSIGN_OR_RETURN(std::optional<CurvePoint> point, job.Run());
     if (!point) break;
     points.push_back(*point);
-    if (i > 0) continue;
-    const std::vector<int64_t> rest = Replanned(sizes, absl::Now() - start, request.deadline - absl::Now());
-    sizes.resize(1);
-    sizes.insert(sizes.end(), rest.begin(), rest.end());
   }
   return points;
 }
@@ -168,7 +156,7 @@ std::vector<Finding> FindingsOf(const std::vector<CurvePoint>& points, int64_t r
     if (end->evidence != CurveEvidence::kEnough)
       absl::StrAppend(&finding.text, ", which so few points do not make sure");
   }
-  absl::StrAppend(&finding.text, ". One pass each: more passes only help.");
+  absl::StrAppend(&finding.text, ". The jobs were short: longer ones only help.");
   return {finding};
 }
 

@@ -22,10 +22,15 @@
 // How quality grows with rows, seen on short LoRA jobs.
 namespace attune {
 
-// Numbers of rows of the curve's jobs, rising, each a pass over its rows: an eighth, a half and all of the most that
-// fit `seconds`, at most `rows`. Empty if fewer than 64 rows fit. `seconds_per_row`: of one pass of training;
-// `other_seconds`: what each job takes besides (loading, asking). Pure.
-std::vector<int64_t> PlanCurve(int64_t rows, double seconds_per_row, double other_seconds, double seconds);
+// The curve's jobs: all take as many optimizer steps, so that it is rows that make the difference.
+struct CurvePlan {
+  std::vector<int64_t> sizes;  // rows of each, rising; empty: no time for a curve
+  int64_t steps = 0;
+  double seconds = 0;          // that it would take; where there is no time for it, the shortest one
+};
+// A quarter, a half and all of the rows that the steps read once, at most `rows`; as many steps as three jobs have time
+// for, 16 to 200. `seconds_per_row`: of training on a row once; `other_seconds`: what each job takes besides. Pure.
+CurvePlan PlanCurve(int64_t rows, double seconds_per_row, double other_seconds, double seconds);
 
 struct CurveDeps {
   Engine* engine = nullptr;
@@ -40,14 +45,13 @@ struct CurveRequest {
   JobSpec job;     // base model, data options, tenant
   DatasetInfo data;
   std::vector<Row> rows;       // to train on; any beginning is a fair sample
-  std::vector<int64_t> sizes;  // of PlanCurve
+  CurvePlan plan;
   Task asked;                  // held out
   absl::Time deadline;         // a job that runs then is stopped, and its point left out
 };
 
-// One point for each job that ended in time, none if the device was busy. The later jobs shrink to what the first one
-// took: estimates are of an idle device. Datasets, jobs and models that were made
-// are gone when it returns. CANCELLED once `go_on` says so.
+// One point for each job that ended in time, none if the device was busy. Datasets, jobs and models that were made are
+// gone when it returns. CANCELLED once `go_on` says so.
 absl::StatusOr<std::vector<CurvePoint>> ProbeCurve(const CurveDeps& deps, const CurveRequest& request,
                                                    const GoOn& go_on);
 

@@ -83,9 +83,10 @@ void AddCurveReason(const Evidence& evidence, Recommendation* r) {
   if (r->kind != ContenderKind::kLora || evidence.curve.empty()) return;
   const auto best = std::max_element(evidence.curve.begin(), evidence.curve.end(),
                                      [](const CurvePoint& a, const CurvePoint& b) { return a.examples < b.examples; });
-  r->reasons.push_back(
-      {absl::StrFormat("A short trial with %.0f rows reached %.2f.", best->examples, best->quality),
-       {std::string(kLearningCurve)}});
+  const bool is_telling = best->quality >= evidence.majority || evidence.curve_is_sure;
+  r->reasons.push_back({absl::StrFormat("A short trial with %.0f rows reached %.2f%s", best->examples, best->quality,
+                                        is_telling ? "." : ", too short to tell what a proper one would."),
+                        {std::string(kLearningCurve)}});
 }
 
 void AddDataReasons(const Evidence& evidence, Recommendation* r) {

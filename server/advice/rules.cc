@@ -83,7 +83,7 @@ std::optional<double> CurveQuality(const Evidence& evidence) {
 // How far the curve moves LoRA's figure.
 double CurveMove(const RuleTable& table, double curve, const Evidence& evidence) {
   const double difference = curve - ByRule(table, ContenderKind::kLora, evidence).quality;
-  return difference * (difference > 0 ? kCurveUp : kCurveDown);
+  return difference * (difference > 0 ? kCurveUp : evidence.curve_is_sure ? kCurveDown : 0);
 }
 
 void Move(double by, Expectation* expected) {
@@ -104,7 +104,9 @@ void UseCurve(const RuleTable& table, ContenderKind kind, const Evidence& eviden
   const std::optional<double> curve = CurveQuality(evidence);
   if (!curve) return;
   const bool is_lora = kind == ContenderKind::kLora;
-  Move(CurveMove(table, *curve, evidence) * (is_lora ? 1 : kCurveForOthers), expected);
+  const double move = CurveMove(table, *curve, evidence);
+  if (move == 0) return;
+  Move(move * (is_lora ? 1 : kCurveForOthers), expected);
   if (is_lora) RaiseFloor(evidence, expected);
   expected->is_measured = is_lora;
   expected->findings.push_back(std::string(kLearningCurve));

@@ -63,6 +63,7 @@ TEST(RulesTest, MoreRowsNeverLowerWhatIsExpected) {
       for (bool is_probed : {true, false}) {
         Evidence evidence = SampleEvidence();
         evidence.curve = curve;
+        evidence.curve_is_sure = is_probed;
         if (!is_probed) evidence.zero_shot.reset();
         double before = 0;
         for (double rows = 1; rows < 1e6; rows *= 1.5) {
@@ -142,10 +143,15 @@ TEST(RulesTest, ACurveMovesLoraMoreUpThanDownAndOthersLess) {
   Evidence evidence = SampleEvidence(), high = evidence, low = evidence;
   high.curve = Curve(0.97, 0.985, 0.99);
   low.curve = Curve(0.3, 0.31, 0.32);
+  low.curve_is_sure = true;
   const auto quality = [](ContenderKind kind, const Evidence& e) { return Expect(PriorRules(), kind, e).quality; };
   const double plain = quality(ContenderKind::kLora, evidence);
   const double up = quality(ContenderKind::kLora, high) - plain, down = quality(ContenderKind::kLora, low) - plain;
   EXPECT_GT(up, 0);
+  Evidence unsure = low;
+  unsure.curve_is_sure = false;
+  EXPECT_EQ(quality(ContenderKind::kLora, unsure), plain) << "short jobs that fail tell nothing";
+  EXPECT_FALSE(Expect(PriorRules(), ContenderKind::kLora, unsure).is_measured);
   EXPECT_LT(down, -0.1);
   EXPECT_GT(quality(ContenderKind::kLora, low), 0.32) << "short jobs are a floor";
   EXPECT_NEAR(quality(ContenderKind::kFull, low) - quality(ContenderKind::kFull, evidence), down / 2, 1e-9);

@@ -163,12 +163,21 @@ TEST(FewShotTest, InAChatExamplesAreTurnsAfterTheSystems) {
 
 // ---- the learning curve's plan
 
-TEST(CurvePlanTest, TakesWhatFitsTheTime) {
-  EXPECT_THAT(PlanCurve(400, 0.01, 2, 60), ElementsAre(50, 200, 400));
-  EXPECT_THAT(PlanCurve(100'000, 0.125, 4, 60), ElementsAre(29, 118, 236)) << "48 s for 1.625 times 236 rows";
-  EXPECT_THAT(PlanCurve(100'000, 0.5, 4, 60), IsEmpty()) << "59 rows";
-  EXPECT_THAT(PlanCurve(63, 0.01, 0, 60), IsEmpty());
-  EXPECT_THAT(PlanCurve(400, 0.01, 20, 60), IsEmpty()) << "asking takes all of it";
+TEST(CurvePlanTest, TakesAsManyStepsAsFitTheTime) {
+  const CurvePlan plan = PlanCurve(400, 0.05, 2, 60);
+  EXPECT_EQ(plan.steps, 45) << "54 s for three times 8 rows a step";
+  EXPECT_THAT(plan.sizes, ElementsAre(90, 180, 360)) << "the last job reads its rows once";
+  EXPECT_NEAR(plan.seconds, 60, 1e-9);
+  EXPECT_THAT(PlanCurve(100, 0.05, 2, 60).sizes, ElementsAre(25, 50, 100));
+  EXPECT_EQ(PlanCurve(100'000, 1e-6, 0, 60).steps, 200);
+}
+
+TEST(CurvePlanTest, WithoutTimeOrRowsThereIsNone) {
+  const CurvePlan slow = PlanCurve(400, 0.5, 2, 60);
+  EXPECT_THAT(slow.sizes, IsEmpty());
+  EXPECT_NEAR(slow.seconds, 3 * (2 + 16 * 8 * 0.5), 1e-9) << "what the shortest would take";
+  EXPECT_THAT(PlanCurve(31, 0.001, 0, 60).sizes, IsEmpty());
+  EXPECT_THAT(PlanCurve(400, 0.001, 20, 59).sizes, IsEmpty()) << "asking takes all of it";
 }
 
 TEST(CurvePlanTest, PointsAreToldWithWhereTheyLead) {
