@@ -82,6 +82,7 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const std::string& targe
   stubs->evaluation = v1::EvaluationService::NewStub(stubs->channel);
   stubs->comparisons = v1::ComparisonService::NewStub(stubs->channel);
   stubs->aliases = v1::AliasService::NewStub(stubs->channel);
+  stubs->advice = v1::AdviceService::NewStub(stubs->channel);
   return std::unique_ptr<Client>(new Client(std::move(stubs), options));
 }
 
@@ -210,6 +211,10 @@ absl::Status Client::DeleteComparison(const v1::DeleteComparisonRequest& request
   ATTUNE_DELETE(comparisons, ComparisonService, DeleteComparison);
 }
 
+absl::StatusOr<v1::Retrospective> Client::Retrospect(const v1::RetrospectRequest& request) {
+  return ATTUNE_CALL(advice, AdviceService, Retrospect, deadline, true);
+}
+
 absl::StatusOr<v1::GetComparisonReportResponse> Client::GetComparisonReport(
     const v1::GetComparisonReportRequest& request) {
   return ATTUNE_CALL(comparisons, ComparisonService, GetComparisonReport, deadline, true);
@@ -289,6 +294,20 @@ absl::Status Client::WatchComparison(const v1::WatchComparisonRequest& request,
                                      const OnMessage<v1::Comparison>& on_change, Cancellation* cancellation) {
   return CallStream(options_, stubs_->comparisons.get(), &v1::ComparisonService::StubInterface::WatchComparison, request,
                     on_change, cancellation);
+}
+
+absl::StatusOr<v1::Advice> Client::Advise(const v1::AdviseRequest& request,
+                                          const OnMessage<v1::AdviseResponse>& on_progress,
+                                          Cancellation* cancellation) {
+  v1::AdviseResponse last;
+  OnMessage<v1::AdviseResponse> keep = [&](const v1::AdviseResponse& message) {
+    last = message;
+    return on_progress == nullptr || on_progress(message);
+  };
+  ATTUNE_RETURN_IF_ERROR(CallStream(options_, stubs_->advice.get(), &v1::AdviceService::StubInterface::Advise, request,
+                                    keep, cancellation));
+  if (!last.has_advice()) return absl::InternalError("the advice ended without a result");
+  return last.advice();
 }
 
 absl::Status Client::ForEachModel(v1::ListModelsRequest request, const OnMessage<v1::Model>& on_item) {

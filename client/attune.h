@@ -11,6 +11,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "attune/v1/alias_service.pb.h"
+#include "attune/v1/advice_service.pb.h"
 #include "attune/v1/comparison_service.pb.h"
 #include "attune/v1/dataset_service.pb.h"
 #include "attune/v1/evaluation_service.pb.h"
@@ -123,6 +124,12 @@ class Client {
   absl::StatusOr<v1::ListAliasesResponse> ListAliases(const v1::ListAliasesRequest& request);
   absl::StatusOr<v1::Alias> RollBackAlias(v1::RollBackAliasRequest request);
   absl::Status DeleteAlias(const v1::DeleteAliasRequest& request);
+
+  // Advice. `on_progress` (may be null) sees every message, the last too.
+  absl::StatusOr<v1::Advice> Advise(const v1::AdviseRequest& request,
+                                    const OnMessage<v1::AdviseResponse>& on_progress = nullptr,
+                                    Cancellation* cancellation = nullptr);
+  absl::StatusOr<v1::Retrospective> Retrospect(const v1::RetrospectRequest& request);
 
   // Every item of a list, page after page, until `on_item` returns false.
   absl::Status ForEachModel(v1::ListModelsRequest request, const OnMessage<v1::Model>& on_item);

@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/clock.h"
 #include "attune/v1/alias_service.grpc.pb.h"
+#include "attune/v1/advice_service.grpc.pb.h"
 #include "attune/v1/comparison_service.grpc.pb.h"
 #include "attune/v1/dataset_service.grpc.pb.h"
 #include "attune/v1/evaluation_service.grpc.pb.h"
@@ -32,6 +33,7 @@ struct Stubs {
   std::unique_ptr<v1::EvaluationService::StubInterface> evaluation;
   std::unique_ptr<v1::ComparisonService::StubInterface> comparisons;
   std::unique_ptr<v1::AliasService::StubInterface> aliases;
+  std::unique_ptr<v1::AdviceService::StubInterface> advice;
 };
 
 // What one unary call may take.

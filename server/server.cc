@@ -24,6 +24,7 @@
 #include "server/adapters/inspect.h"
 #include "server/adapters/registry.h"
 #include "server/adapters/residency.h"
+#include "server/advice/advisor.h"
 #include "server/comparison/comparison_manager.h"
 #include "server/comparison/comparison_store.h"
 #include "server/data/dataset_store.h"
@@ -39,6 +40,7 @@
 #include "server/metrics/metrics.h"
 #include "server/model/compute_target.h"
 #include "server/rpc/alias_service.h"
+#include "server/rpc/advice_service.h"
 #include "server/rpc/cancel_watcher.h"
 #include "server/rpc/comparison_service.h"
 #include "server/rpc/dataset_service.h"
@@ -96,6 +98,7 @@ class ServerImpl final : public Server {
     ATTUNE_RETURN_IF_ERROR(StartDevice());
     ATTUNE_RETURN_IF_ERROR(StartJobs());
     StartComparisons();
+    MakeAdvisor();
     MakeServices();
     metrics_->SetGaugeReader([this] { return ReadGauges(); });
     ATTUNE_RETURN_IF_ERROR(StartGrpc());
@@ -144,7 +147,7 @@ class ServerImpl final : public Server {
     if (health == nullptr) return;
     health->SetServingStatus(serving);
     for (const char* service : {"TuningService", "DatasetService", "ModelService", "GenerationService",
-                                "EvaluationService", "ComparisonService", "AliasService"}) {
+                                "EvaluationService", "ComparisonService", "AliasService", "AdviceService"}) {
       health->SetServingStatus(absl::StrCat("attune.v1.", service), serving);
     }
   }
@@ -272,14 +275,28 @@ class ServerImpl final : public Server {
     deps.engine = engine_.get();
     deps.clock = clock_;
     deps.acquire = [this](absl::string_view id) { return residency_->Acquire(id); };
-    deps.delete_model = [this](absl::string_view id) -> absl::Status {
-      ATTUNE_RETURN_IF_ERROR(models_->Delete(id, ""));
-      residency_->Drop(id);
-      metrics_->ForgetModel(id);
-      return absl::OkStatus();
-    };
+    deps.delete_model = [this](absl::string_view id) { return DeleteModel(id); };
     comparisons_ = std::make_unique<ComparisonManager>(deps);
     comparisons_->Start();
+  }
+
+  void MakeAdvisor() {
+    AdvisorDeps deps;
+    deps.comparisons = comparison_store_.get();
+    deps.jobs = jobs_.get();
+    deps.datasets = datasets_.get();
+    deps.models = models_.get();
+    deps.engine = engine_.get();
+    deps.acquire = [this](absl::string_view id) { return residency_->Acquire(id); };
+    deps.delete_model = [this](absl::string_view id) { return DeleteModel(id); };
+    advisor_ = std::make_unique<Advisor>(deps);
+  }
+
+  absl::Status DeleteModel(absl::string_view id) {
+    ATTUNE_RETURN_IF_ERROR(models_->Delete(id, ""));
+    residency_->Drop(id);
+    metrics_->ForgetModel(id);
+    return absl::OkStatus();
   }
 
   void MakeServices() {
@@ -304,6 +321,7 @@ class ServerImpl final : public Server {
         ComparisonService::Deps{comparisons_.get(), &cancel_watcher_, metrics_.get()});
     alias_service_ =
         std::make_unique<AliasService>(AliasService::Deps{aliases_.get(), job_store_.get(), metrics_.get()});
+    advice_service_ = std::make_unique<AdviceService>(AdviceService::Deps{advisor_.get(), metrics_.get()});
   }
 
   absl::Status StartGrpc() {
@@ -322,7 +340,7 @@ class ServerImpl final : public Server {
     builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
     for (grpc::Service* service : std::initializer_list<grpc::Service*>{
              tuning_service_.get(), dataset_service_.get(), model_service_.get(), generation_service_.get(),
-             evaluation_service_.get(), comparison_service_.get(), alias_service_.get()}) {
+             evaluation_service_.get(), comparison_service_.get(), alias_service_.get(), advice_service_.get()}) {
       builder.RegisterService(service);
     }
     grpc_ = builder.BuildAndStart();
@@ -376,6 +394,7 @@ class ServerImpl final : public Server {
   std::unique_ptr<JobRouter> router_;
   std::unique_ptr<JobManager> jobs_;
   std::unique_ptr<ComparisonManager> comparisons_;
+  std::unique_ptr<Advisor> advisor_;
   CancelWatcher cancel_watcher_;
   std::unique_ptr<TuningService> tuning_service_;
   std::unique_ptr<DatasetService> dataset_service_;
@@ -384,6 +403,7 @@ class ServerImpl final : public Server {
   std::unique_ptr<EvaluationService> evaluation_service_;
   std::unique_ptr<ComparisonService> comparison_service_;
   std::unique_ptr<AliasService> alias_service_;
+  std::unique_ptr<AdviceService> advice_service_;
   std::unique_ptr<grpc::Server> grpc_;
   std::unique_ptr<HttpServer> http_;
 

@@ -80,6 +80,7 @@ void BuildApp(CLI::App* app, Context* context) {
   AddPromptCommands(app, context);
   AddPromoteCommand(app, context);
   AddAliasCommands(app, context);
+  AddAdviseCommand(app, context);
   app->footer(kFooter);
 }
 

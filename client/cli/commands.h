@@ -25,6 +25,7 @@ void AddCompareCommand(CLI::App* app, Context* context);
 void AddComparisonCommands(CLI::App* app, Context* context);
 void AddPromoteCommand(CLI::App* app, Context* context);
 void AddAliasCommands(CLI::App* app, Context* context);
+void AddAdviseCommand(CLI::App* app, Context* context);
 
 // The whole command line: global options and every group.
 void BuildApp(CLI::App* app, Context* context);

@@ -660,5 +660,97 @@ TEST_F(CliTest, EvaluateAsJsonLines) {
   EXPECT_TRUE(lines[1].fields().contains("result"));
 }
 
+// ---- advise
+
+v1::Advice SampleAdvice() {
+  v1::Advice advice;
+  auto* finding = advice.add_findings();
+  finding->set_name("leakage");
+  finding->set_text("10 of 100 test rows stand in the training rows.");
+  finding->set_severity(v1::Advice::Finding::PROBLEM);
+  auto* lora = advice.add_recommendations();
+  lora->set_kind(v1::Comparison::LORA);
+  lora->set_quality(0.93);
+  lora->set_lower(0.88);
+  lora->set_upper(0.97);
+  lora->set_device_seconds(90);
+  lora->set_price(0.05);
+  lora->set_meets_needs(true);
+  lora->set_confidence(v1::Advice::Recommendation::MEDIUM);
+  auto* reason = lora->add_reasons();
+  reason->set_text("With 400 rows it wins 90% of what is left.");
+  reason->add_evidence("rows");
+  reason->add_evidence("labels");
+  auto* zero = advice.add_recommendations();
+  zero->set_kind(v1::Comparison::ZERO_SHOT);
+  zero->set_quality(0.3);
+  auto* against = zero->add_reasons();
+  against->set_text("Too low.");
+  against->add_evidence("needs.accuracy");
+  against->set_against(true);
+  advice.set_verdict(v1::Advice::TIED);
+  advice.set_text("Take LoRA.");
+  advice.mutable_settlement()->add_contenders(v1::Comparison::LORA);
+  advice.mutable_settlement()->add_contenders(v1::Comparison::SOFT_PROMPT);
+  advice.mutable_settlement()->set_rows(300);
+  advice.mutable_retrospective()->set_text("It was right before.");
+  advice.set_seconds(75);
+  return advice;
+}
+
+TEST_F(CliTest, AdviseSendsNeedsAndPrintsWhatWasFoundAndWhy) {
+  state().advice = SampleAdvice();
+  CliResult r =
+      Run({"advise",     "--base",     "m",         "--data",   "d",         "--test",  "t",         "--accuracy",
+           "0.95",       "--deadline", "30m",       "--budget", "5",         "--price", "2",         "--keep-skills",
+           "--lifetime", "14",         "--tenants", "3",        "--latency", "50",      "--no-curve"});
+  EXPECT_EQ(r.code, 0) << r.err;
+  const auto request = state().RequestOf<v1::AdviseRequest>("Advise");
+  EXPECT_EQ(request.base_model(), "models/m");
+  EXPECT_EQ(request.dataset(), "datasets/d");
+  EXPECT_EQ(request.test_dataset(), "datasets/t");
+  EXPECT_EQ(request.needs().accuracy(), 0.95);
+  EXPECT_EQ(request.needs().deadline_seconds(), 1800);
+  EXPECT_EQ(request.needs().budget(), 5);
+  EXPECT_EQ(request.needs().price_per_device_hour(), 2);
+  EXPECT_TRUE(request.needs().keep_skills());
+  EXPECT_EQ(request.needs().lifetime_days(), 14);
+  EXPECT_EQ(request.needs().tenants(), 3);
+  EXPECT_EQ(request.needs().request_milliseconds(), 50);
+  EXPECT_TRUE(request.skip_curve());
+  EXPECT_THAT(r.err, HasSubstr("advise: asking the base model 120 rows"));
+  EXPECT_THAT(r.out, HasSubstr("leakage               PROBLEM  10 of 100 test rows"));
+  EXPECT_THAT(r.out, ::testing::ContainsRegex("lora +0.93 \\[0.88, 0.97\\] +1m30s +met +medium +0.05"));
+  EXPECT_THAT(r.out, ::testing::ContainsRegex("zero-shot .* none +not met"));
+  EXPECT_THAT(r.out, HasSubstr("  + With 400 rows it wins 90% of what is left. (rows, labels)"));
+  EXPECT_THAT(r.out, HasSubstr("  - Too low. (needs.accuracy)"));
+  EXPECT_THAT(r.out, HasSubstr("Take LoRA."));
+  EXPECT_THAT(r.out, HasSubstr("It was right before."));
+  EXPECT_THAT(r.out,
+              HasSubstr("attune compare --base m --data d --methods lora,soft-prompt --train-examples 300 --watch"));
+}
+
+TEST_F(CliTest, AdviseAsJsonIsTheAdviceAlone) {
+  state().advice = SampleAdvice();
+  CliResult r = Run({"advise", "--base", "m", "--data", "d", "--json"});
+  EXPECT_EQ(r.code, 0) << r.err;
+  EXPECT_EQ(Json(r.out).fields().at("text").string_value(), "Take LoRA.");
+  EXPECT_FALSE(state().RequestOf<v1::AdviseRequest>("Advise").skip_curve());
+}
+
+TEST_F(CliTest, AdviseLooksBack) {
+  CliResult r = Run({"advise", "--retrospect", "moods"});
+  EXPECT_EQ(r.code, 0) << r.err;
+  EXPECT_EQ(r.out, "That was right.\n");
+  EXPECT_EQ(state().RequestOf<v1::RetrospectRequest>("Retrospect").comparison(), "comparisons/moods");
+}
+
+TEST_F(CliTest, AdviseUsedWronglyIsTwo) {
+  EXPECT_EQ(Run({"advise", "--base", "m"}).code, 2);
+  EXPECT_EQ(Run({"advise", "--base", "m", "--data", "d", "--deadline", "soon"}).code, 2);
+  state().FailNext("Advise", 1, ToGrpcStatus(NotFound("models/m")));
+  EXPECT_EQ(Run({"advise", "--base", "m", "--data", "d"}).code, 3);
+}
+
 }  // namespace
 }  // namespace attune

@@ -47,7 +47,7 @@ TEST_F(HelpTest, EveryCommandPrintsItsHelp) {
     EXPECT_THAT(r.out, HasSubstr("Usage: attune"));
     EXPECT_EQ(r.err, "");
   });
-  EXPECT_EQ(commands, 52);
+  EXPECT_EQ(commands, 53);
 }
 
 TEST_F(HelpTest, EveryCommandAndOptionHasText) {

@@ -29,6 +29,9 @@ const std::map<std::string, std::set<std::string>>& Allowed() {
       {"server/comparison", {"server/jobs", "server/evaluation", "server/evaluation/measures",
                              "server/evaluation/probe", "server/engine", "server/adapters", "server/data",
                              "server/tokenizer"}},
+      {"server/advice",
+       {"server/comparison", "server/jobs", "server/evaluation", "server/evaluation/measures", "server/engine",
+        "server/adapters", "server/data", "server/tokenizer"}},
       {"server/metrics", {}},
       {"server/model/weights", {}},
       {"server/model/kernels/cuda", {}},
@@ -53,11 +56,12 @@ const std::map<std::string, std::set<std::string>>& Allowed() {
       {"server/evaluation/prompt_search", {"server/evaluation", "server/evaluation/measures", "server/engine",
                                            "server/adapters", "server/data", "server/tokenizer", "server/jobs"}},
       {"server/rpc", {"server/jobs", "server/engine", "server/adapters", "server/evaluation",
-                      "server/evaluation/measures", "server/comparison", "server/comparison/report", "server/data", "server/tokenizer",
+                      "server/evaluation/measures", "server/comparison", "server/comparison/report",
+                      "server/advice", "server/data", "server/tokenizer",
                       "server/metrics", "server/grammar"}},
       {"server", {"server/rpc", "server/jobs", "server/device", "server/metrics", "server/engine", "server/model", "server/model/weights", "server/model/kernels", "server/tokenizer", "server/data", "server/grammar",
                   "server/adapters", "server/tuning", "server/tuning/methods", "server/evaluation", "server/evaluation/prompt_search",
-                  "server/comparison"}},
+                  "server/comparison", "server/advice"}},
   };
   return *allowed;
 }

@@ -18,6 +18,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
+#include "attune/v1/advice_service.grpc.pb.h"
 #include "attune/v1/alias_service.grpc.pb.h"
 #include "attune/v1/comparison_service.grpc.pb.h"
 #include "attune/v1/dataset_service.grpc.pb.h"
@@ -90,6 +91,7 @@ class FakeState {
   bool endless = false;
   absl::Notification* generation_cancelled = nullptr;
   bool evaluation_without_result = false;
+  v1::Advice advice;
 
  private:
   mutable absl::Mutex mutex_;
@@ -436,6 +438,31 @@ class FakeComparisons : public v1::ComparisonService::Service {
 };
 
 // Keeps each alias's settings; a roll-back drops the newest.
+class FakeAdvice : public v1::AdviceService::Service {
+ public:
+  explicit FakeAdvice(FakeState* state) : state_(state) {}
+  grpc::Status Advise(grpc::ServerContext*, const v1::AdviseRequest* request,
+                      grpc::ServerWriter<v1::AdviseResponse>* writer) override {
+    FAKE_ENTER("Advise");
+    v1::AdviseResponse message;
+    message.set_progress("asking the base model 120 rows");
+    writer->Write(message);
+    *message.mutable_advice() = state_->advice;
+    writer->Write(message);
+    return grpc::Status::OK;
+  }
+  grpc::Status Retrospect(grpc::ServerContext*, const v1::RetrospectRequest* request,
+                          v1::Retrospective* response) override {
+    FAKE_ENTER("Retrospect");
+    response->set_comparison(request->comparison());
+    response->set_text("That was right.");
+    return grpc::Status::OK;
+  }
+
+ private:
+  FakeState* const state_;
+};
+
 class FakeAliases : public v1::AliasService::Service {
  public:
   explicit FakeAliases(FakeState* state) : state_(state) {}
@@ -496,7 +523,7 @@ class FakeServer {
     grpc::ServerBuilder builder;
     builder.AddListeningPort(absl::StrCat("127.0.0.1:", port_), grpc::InsecureServerCredentials(), &port_);
     builder.RegisterService(&models_).RegisterService(&datasets_).RegisterService(&tuning_);
-    builder.RegisterService(&generation_).RegisterService(&evaluation_);
+    builder.RegisterService(&generation_).RegisterService(&evaluation_).RegisterService(&advice_);
     builder.RegisterService(&comparisons_).RegisterService(&aliases_);
     server_ = builder.BuildAndStart();
   }
@@ -509,6 +536,7 @@ class FakeServer {
   FakeTuning tuning_{&state_};
   FakeGeneration generation_{&state_};
   FakeEvaluation evaluation_{&state_};
+  FakeAdvice advice_{&state_};
   FakeComparisons comparisons_{&state_};
   FakeAliases aliases_{&state_};
   std::unique_ptr<grpc::Server> server_;
