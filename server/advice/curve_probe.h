@@ -26,7 +26,7 @@ namespace attune {
 struct CurvePlan {
   std::vector<int64_t> sizes;  // rows of each, rising; empty: no time for a curve
   int64_t steps = 0;
-  double seconds = 0;          // that it would take; where there is no time for it, the shortest one
+  double seconds = 0;  // that it would take; where there is no time for it, the shortest one
 };
 // A quarter, a half and all of the rows that the steps read once, at most `rows`; as many steps as three jobs have time
 // for, 16 to 200. `seconds_per_row`: of training on a row once; `other_seconds`: what each job takes besides. Pure.
@@ -44,10 +44,10 @@ struct CurveRequest {
   std::string id;  // begins the names of what is made meanwhile: [a-z][a-z0-9-]*, unused
   JobSpec job;     // base model, data options, tenant
   DatasetInfo data;
-  std::vector<Row> rows;       // to train on; any beginning is a fair sample
+  std::vector<Row> rows;  // to train on; any beginning is a fair sample
   CurvePlan plan;
-  Task asked;                  // held out
-  absl::Time deadline;         // a job that runs then is stopped, and its point left out
+  Task asked;           // held out
+  absl::Time deadline;  // a job that runs then is stopped, and its point left out
 };
 
 // One point for each job that ended in time, none if the device was busy. Datasets, jobs and models that were made are

@@ -32,7 +32,7 @@ struct Evidence {
   std::optional<Proportion> zero_shot, few_shot;  // quality; unset: not probed
   std::optional<double> task_distance;            // loss on the answers less loss on own text, nats per token
   std::vector<CurvePoint> curve;                  // of short LoRA jobs
-  bool curve_is_sure = false;  // the points fix the curve (CurveEvidence::kEnough) as far as they go
+  bool curve_is_sure = false;                     // the points fix the curve (CurveEvidence::kEnough) as far as they go
   // The methods. Those without a cost are not recommended.
   std::map<ContenderKind, MethodCost> costs;
 };

@@ -11,7 +11,8 @@ namespace {
 constexpr double kReferenceParameters = 1e9;
 constexpr double kFreeTextLabels = 20;
 constexpr double kUsualDistance = 1.5;  // nats; where it was not measured
-// What is farther is mostly an answer's form, which a few rows teach: on R8 SmolLM2 is 9.8 nats away, and LoRA wins 0.97.
+// What is farther is mostly an answer's form, which a few rows teach: on R8 SmolLM2 is 9.8 nats away, and LoRA wins
+// 0.97.
 constexpr double kFarthestDistance = 4;
 // What rows that are too few add to the spread.
 constexpr double kFewRowsSpread = 0.25;

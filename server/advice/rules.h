@@ -47,8 +47,8 @@ struct Expectation {
 
 // More rows never lower it. Without a probe the base model counts as one that guesses, with twice the spread. A
 // learning curve moves LoRA's figure most of the way up to where it leads. Its jobs are short: a floor more than a
-// forecast, so that it moves LoRA a third of the way down only if it is sure, and else not; the other tuned methods move
-// half as far.
+// forecast, so that it moves LoRA a third of the way down only if it is sure, and else not; the other tuned methods
+// move half as far.
 Expectation Expect(const RuleTable& table, ContenderKind kind, const Evidence& evidence);
 
 }  // namespace attune

@@ -28,7 +28,7 @@ class AdviceServiceTest : public RpcFixture {
       absl::StrAppend(&rows, "{\"prompt\":\"p", i, "\",\"completion\":\"", i % 2 ? "b" : "a", "\"}\n");
     AddDataset("data", rows);
     JobEstimate estimate;
-    estimate.duration_seconds = 8;
+    estimate.duration_seconds = 4;
     runner_.SetEstimate(estimate);
     request_.set_base_model("models/base");
     request_.set_dataset("datasets/data");
@@ -115,7 +115,7 @@ TEST_F(AdviceServiceTest, StreamsWhatItIsAtAndThenTheAdvice) {
   EXPECT_EQ(Find(advice, "zero_shot")->count(), 36) << "three tenths are asked";
   EXPECT_NE(Find(advice, "few_shot"), nullptr);
   EXPECT_EQ(Find(advice, "learning_curve"), nullptr);
-  EXPECT_EQ(Find(advice, "device_seconds")->value(), 8);
+  EXPECT_EQ(Find(advice, "device_seconds")->value(), 4);
   EXPECT_EQ(advice.recommendations_size(), 9);
   EXPECT_NE(advice.verdict(), v1::Advice::VERDICT_UNSPECIFIED);
   EXPECT_FALSE(advice.text().empty());
@@ -132,6 +132,15 @@ TEST_F(AdviceServiceTest, ACurveRunsJobsAndLeavesNothingBehind) {
   EXPECT_EQ(deleted_, 3);
   EXPECT_TRUE(jobs_->List(10, INT64_MAX, {})->empty());
   EXPECT_EQ(datasets_->List(10, INT64_MAX)->size(), 1u) << "the task's own";
+}
+
+TEST_F(AdviceServiceTest, WithoutTimeForACurveItSaysWhatOneNeeds) {
+  request_.set_skip_curve(false);
+  request_.set_curve_seconds(5);
+  const v1::Advice advice = Advised();
+  ASSERT_NE(Find(advice, "learning_curve"), nullptr);
+  EXPECT_THAT(Find(advice, "learning_curve")->text(), HasSubstr("No learning curve"));
+  EXPECT_TRUE(runner_.started().empty());
 }
 
 TEST_F(AdviceServiceTest, LooksBackAtTheNewestComparisonOfTheSameTask) {
