@@ -93,6 +93,22 @@ class ComparisonTest(unittest.TestCase):
         self.assertEqual(len(self.server.comparisons.ListComparisons(
             comparison_service.ListComparisonsRequest()).comparisons), 0)
 
+    def test_full_tuning_at_too_high_a_rate_forgets_and_prompts_do_not(self):
+        message = small(hyperparameters={"learning_rate": 3e-3, "max_steps": 20})
+        del message.contenders[:]
+        message.contenders.extend([Comparison.HAND_PROMPT, Comparison.FULL])
+        message.max_trials = 1
+        self.create(message)
+        done = list(self.watch())[-1]
+        self.assertEqual(done.state, Comparison.SUCCEEDED, (done, self.server.log_tail()))
+        figures = {result.kind: {measure.name: measure for measure in result.measures} for result in done.results}
+        self.assertGreater(figures[Comparison.FULL]["forgetting"].lower, 0.1)
+        self.assertGreater(figures[Comparison.FULL]["divergence"].lower, 0.5)
+        for name in ("forgetting", "divergence"):
+            self.assertEqual(figures[Comparison.HAND_PROMPT][name].value, 0)
+        if done.winner == Comparison.FULL:
+            self.assertIn("it forgets", done.verdict)
+
     def test_cancel_stops_the_job_too(self):
         self.create(small(hyperparameters={"max_steps": 100000}, contenders=[Comparison.PREFIX]))
         for state in self.watch():
