@@ -44,7 +44,7 @@ class AdviceServiceTest : public RpcFixture {
     deps.engine = &engine_;
     deps.acquire = [this](absl::string_view id) {
       // What a job of the curve "made" answers as the base model does.
-      return Provider()(absl::StartsWith(id, "advice-") ? "base" : id);
+      return Provider()(absl::StartsWith(id, "advice-") ? "base" : id, /*key=*/"");
     };
     deps.delete_model = [this](absl::string_view) {
       ++deleted_;
