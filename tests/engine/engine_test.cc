@@ -62,13 +62,15 @@ TEST_P(MixedBatchTest, EveryRequestGetsWhatItWouldGetAlone) {
   const std::vector<std::shared_ptr<const ServedModel>> models = {Model(), Model(Lora()), Model(Prompt(5)), Model(Lora()),
                                                                   Model(Prefix(6)), Model(Ia3())};
   std::vector<std::unique_ptr<Generation>> running;
-  std::vector<Ids> prompts, expected;
+  std::vector<GenerateParams> asked;
+  std::vector<Ids> expected;
   for (int i = 0; i < 18; ++i) {
-    prompts.push_back(MakePrompt(1 + (i * 11) % 40, i));
-    expected.push_back(Greedy(*models[i % models.size()], prompts[i], 12));
+    const auto& model = models[i % models.size()];
+    const Ids prompt = MakePrompt(1 + (i * 11) % 40, i);
+    expected.push_back(Greedy(*model, prompt, 12));
+    asked.push_back(Params(model, prompt, 12));
   }
-  // All at once, so that they meet.
-  for (int i = 0; i < 18; ++i) running.push_back(Submit(Params(models[i % models.size()], prompts[i], 12)));
+  for (const GenerateParams& params : asked) running.push_back(Submit(params));
   for (size_t i = 0; i < running.size(); ++i) {
     const Answers answers = Collect(running[i].get());
     EXPECT_TRUE(running[i]->status().ok()) << running[i]->status();
@@ -94,7 +96,7 @@ INSTANTIATE_TEST_SUITE_P(Limits, MixedBatchTest,
                                            Squeeze{"SmallCacheSwap", 64, 64, 128, false, 100},
                                            Squeeze{"SmallCacheSwapAlone", 64, 64, 128, false, 100, false},
                                            Squeeze{"SmallCacheLittleSwap", 64, 64, 128, false, 3, false},
-                                           Squeeze{"PiecesSwap", 7, 64, 128, false, 100, false},
+                                           Squeeze{"PiecesSwap", 14, 64, 96, false, 100, false},
                                            Squeeze{"GpuSmallCacheSwap", 64, 64, 128, true, 100, false},
                                            Squeeze{"GpuRoomy", 2048, 64, 1024, true},
                                            Squeeze{"GpuPieces", 7, 64, 1024, true},
@@ -334,44 +336,51 @@ TEST_F(EngineTest, CancelledRequestsLeaveTheSwapSpace) {
   EXPECT_EQ(arbiter_->memory().used(), 0);
 }
 
-// Rows that were scored before a sequence was pushed out are not scored again.
+// Answers that came before grow and take the pages of what is scored. Rows that were scored before a sequence was
+// pushed out are not scored again.
 TEST_F(EngineTest, ScoresAreTheSameWhoeverIsPushedOut) {
   for (const int64_t swap_pages : {0, 100}) {
-    options_.kv_tokens = 128;
-    options_.max_batch_tokens = 16;
+    options_.kv_tokens = 160;
+    options_.max_batch_tokens = 7;
     options_.swap_bytes = swap_pages * kPageBytes;
+    options_.prefix_cache = false;
     SwapLog log;
     Start(&log);
     const std::vector<std::shared_ptr<const ServedModel>> models = {Model(), Model(Lora()), Model(Prefix(3))};
+    std::vector<std::unique_ptr<Generation>> before;
+    for (int i = 0; i < 3; ++i) before.push_back(Submit(Params(models[i], MakePrompt(10, i), 60)));
     std::vector<ScoreParams> asked;
-    std::vector<absl::StatusOr<ScoreResult>> results(9, absl::UnknownError(""));
-    absl::BlockingCounter left(static_cast<int>(results.size()));
-    for (size_t i = 0; i < results.size(); ++i) {
-      const int start = static_cast<int>(i);
-      ScoreParams params{models[i % 3], MakePrompt(20, start), {MakePrompt(40, start + 5), MakePrompt(30, start + 7)}};
-      asked.push_back(params);
-      engine_->ScoreAsync(params, [&, i](absl::StatusOr<ScoreResult> result) {
+    for (int i = 0; i < 6; ++i) {
+      asked.push_back({models[i % 3], MakePrompt(20, i), {MakePrompt(40, i + 5), MakePrompt(30, i + 7)}});
+    }
+    std::vector<absl::StatusOr<ScoreResult>> results(asked.size(), absl::UnknownError(""));
+    absl::BlockingCounter left(static_cast<int>(asked.size()));
+    for (size_t i = 0; i < asked.size(); ++i) {
+      engine_->ScoreAsync(asked[i], [&, i](absl::StatusOr<ScoreResult> result) {
         results[i] = std::move(result);
         left.DecrementCount();
       });
     }
     left.Wait();
-    for (size_t i = 0; i < results.size(); ++i) {
+    for (size_t i = 0; i < asked.size(); ++i) {
       ASSERT_TRUE(results[i].ok()) << results[i].status();
-      for (size_t c = 0; c < 2; ++c) {
+      for (size_t c = 0; c < asked[i].continuations.size(); ++c) {
         const Ids& continuation = asked[i].continuations[c];
+        const std::vector<TokenInfo>& scored = results[i]->continuations[c].tokens;
         Ids all = asked[i].prompt;
         all.insert(all.end(), continuation.begin(), continuation.end());
         const at::Tensor logprobs = AllLogits(*base_, asked[i].model->adapter.get(), all).log_softmax(-1);
-        ASSERT_EQ(results[i]->continuations[c].tokens.size(), continuation.size());
+        ASSERT_EQ(scored.size(), continuation.size());
         for (size_t t = 0; t < continuation.size(); ++t) {
-          EXPECT_NEAR(results[i]->continuations[c].tokens[t].logprob, logprobs[19 + t][continuation[t]].item<float>(),
-                      1e-3);
+          EXPECT_NEAR(scored[t].logprob, logprobs[19 + t][continuation[t]].item<float>(), 1e-3);
         }
       }
     }
+    for (int i = 0; i < 3; ++i) {
+      EXPECT_EQ(Collect(before[i].get()).tokens[0], Greedy(*models[i], MakePrompt(10, i), 60));
+    }
     EXPECT_GT(log.preempted, 0);
-    EXPECT_EQ(log.sequences > 0, swap_pages > 0);
+    EXPECT_EQ(log.bytes_in > 0, swap_pages > 0);
     AwaitNoPagesInUse();
     engine_.reset();
   }

@@ -30,7 +30,7 @@ class JobCountsTest : public ::testing::Test {
 TEST_F(JobCountsTest, HasEveryStateAndMethodFromTheStart) {
   JobCounts counts(store_.get());
   JobCounts::Counts all = counts.Get();
-  EXPECT_EQ(all.size(), 7 * 4);
+  EXPECT_EQ(all.size(), 7 * 7);
   for (const auto& [key, count] : all) EXPECT_EQ(count, 0) << key.first << " " << key.second;
 }
 
