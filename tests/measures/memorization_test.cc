@@ -31,8 +31,8 @@ TEST(MemorizationTest, ShortExamplesKeepTheProportion) {
   const ContinuationTest test = SplitForContinuation(tokens, {}).value();
   EXPECT_EQ(test.prompt.size(), 20);
   EXPECT_EQ(test.continuation.size(), 20);
-  EXPECT_FALSE(SplitForContinuation(Tokens(31), {}).has_value());
-  EXPECT_TRUE(SplitForContinuation(Tokens(32), {}).has_value());
+  EXPECT_FALSE(SplitForContinuation(Tokens(30), {}).has_value());
+  EXPECT_TRUE(SplitForContinuation(Tokens(31), {}).has_value());
   EXPECT_FALSE(SplitForContinuation({}, {}).has_value());
   const std::vector<int32_t> two = Tokens(2);
   EXPECT_THAT(SplitForContinuation(two, {50, 50, 1})->continuation, ElementsAre(101));

@@ -82,7 +82,8 @@ absl::StatusOr<bool> Pattern::FullMatch(absl::string_view text) const {
   const MatchData data(pcre2_match_data_create(1, nullptr));
   const int rc = pcre2_match(code_->code, Bytes(text), text.size(), 0, PCRE2_ANCHORED | PCRE2_ENDANCHORED, data.get(),
                              context.get());
-  if (rc >= 0) return true;
+  // The end of what is UTF-8 passes for an end, too.
+  if (rc >= 0) return pcre2_get_ovector_pointer(data.get())[1] == text.size();
   if (rc == PCRE2_ERROR_NOMATCH) return false;
   return exhausted(ErrorText(rc));
 }
