@@ -73,7 +73,8 @@ class AdaptersFixture : public ::testing::Test {
 
   void PublishAdapter(const std::string& id, const std::string& base, const Adapter& adapter) {
     const std::string staging = registry_->NewStagingDirectory().value();
-    auto model = LoadBaseModel(registry_->Directory(base), registry_->Directory(base), {});
+    // Full weights of a job bring no tokenizer: every model here has that of "gguf".
+    auto model = LoadBaseModel(registry_->Directory(base), registry_->Directory("gguf"), {});
     ASSERT_TRUE(model.ok()) << model.status();
     ASSERT_TRUE(SavePeft(staging, adapter, config_, base, {(*model)->rope_cos_PH, (*model)->rope_sin_PH}).ok());
     ModelInfo info;
