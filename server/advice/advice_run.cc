@@ -289,7 +289,9 @@ absl::Status AdviceRun::LearnCurve() {
   const absl::StatusOr<std::vector<CurvePoint>> points = ProbeCurve(deps, curve, go_on());
   if (absl::IsCancelled(points.status())) return points.status();
   if (!points.ok() || points->empty()) {
-    LogWarning("advice.no_curve", {{"why", std::string(points.status().message())}});
+    if (!points.ok()) LogWarning("advice.no_curve", {{"why", std::string(points.status().message())}});
+    findings_.push_back({std::string(kLearningCurve), 0, 0, 0, 0,
+                         "No learning curve: no short LoRA job ended in time; the device may be busy."});
     return absl::OkStatus();
   }
   evidence_.curve = *points;

@@ -17,7 +17,7 @@
 namespace attune {
 namespace {
 
-constexpr int64_t kFewestRows = 32, kFewestSteps = 16, kMostSteps = 200;
+constexpr int64_t kFewestRows = 32, kFewestSteps = 16, kMostSteps = 60;
 constexpr int32_t kBatchSize = 8;
 constexpr double kJobs = 3;
 constexpr absl::Duration kPoll = absl::Milliseconds(200);

@@ -29,7 +29,7 @@ struct CurvePlan {
   double seconds = 0;  // that it would take; where there is no time for it, the shortest one
 };
 // A quarter, a half and all of the rows that the steps read once, at most `rows`; as many steps as three jobs have time
-// for, 16 to 200. `seconds_per_row`: of training on a row once; `other_seconds`: what each job takes besides. Pure.
+// for, 16 to 60. `seconds_per_row`: of training on a row once; `other_seconds`: what each job takes besides. Pure.
 CurvePlan PlanCurve(int64_t rows, double seconds_per_row, double other_seconds, double seconds);
 
 struct CurveDeps {

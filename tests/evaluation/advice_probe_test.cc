@@ -169,7 +169,7 @@ TEST(CurvePlanTest, TakesAsManyStepsAsFitTheTime) {
   EXPECT_THAT(plan.sizes, ElementsAre(90, 180, 360)) << "the last job reads its rows once";
   EXPECT_NEAR(plan.seconds, 60, 1e-9);
   EXPECT_THAT(PlanCurve(100, 0.05, 2, 60).sizes, ElementsAre(25, 50, 100));
-  EXPECT_EQ(PlanCurve(100'000, 1e-6, 0, 60).steps, 200);
+  EXPECT_EQ(PlanCurve(100'000, 1e-6, 0, 60).steps, 60);
 }
 
 TEST(CurvePlanTest, WithoutTimeOrRowsThereIsNone) {

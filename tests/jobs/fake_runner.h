@@ -22,6 +22,11 @@ class FakeRunner final : public JobRunner {
     absl::MutexLock lock(&mutex_);
     scripts_[std::move(id)] = std::move(script);
   }
+  // Of jobs without a script of their own.
+  void SetDefault(Script script) ABSL_LOCKS_EXCLUDED(mutex_) {
+    absl::MutexLock lock(&mutex_);
+    default_ = std::move(script);
+  }
   void SetEstimate(absl::StatusOr<JobEstimate> estimate) ABSL_LOCKS_EXCLUDED(mutex_) {
     absl::MutexLock lock(&mutex_);
     estimate_ = std::move(estimate);
@@ -66,11 +71,12 @@ class FakeRunner final : public JobRunner {
     started_.push_back(id);
     most_at_once_ = std::max(most_at_once_, ++running_);
     auto script = scripts_.find(id);
-    return script == scripts_.end() ? Script(&Succeed) : script->second;
+    return script == scripts_.end() ? default_ : script->second;
   }
 
   mutable absl::Mutex mutex_;
   std::map<std::string, Script> scripts_ ABSL_GUARDED_BY(mutex_);
+  Script default_ ABSL_GUARDED_BY(mutex_) = &Succeed;
   absl::StatusOr<JobEstimate> estimate_ ABSL_GUARDED_BY(mutex_) = JobEstimate();
   std::vector<std::string> started_ ABSL_GUARDED_BY(mutex_);
   int running_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -143,6 +143,16 @@ TEST_F(AdviceServiceTest, WithoutTimeForACurveItSaysWhatOneNeeds) {
   EXPECT_TRUE(runner_.started().empty());
 }
 
+TEST_F(AdviceServiceTest, JobsThatFailGiveNoCurveAndLeaveNothing) {
+  request_.set_skip_curve(false);
+  runner_.SetDefault([](const Job&, JobControl&) -> absl::StatusOr<JobOutcome> { return absl::InternalError("no"); });
+  const v1::Advice advice = Advised();
+  ASSERT_NE(Find(advice, "learning_curve"), nullptr);
+  EXPECT_THAT(Find(advice, "learning_curve")->text(), HasSubstr("no short LoRA job ended in time"));
+  EXPECT_TRUE(jobs_->List(10, INT64_MAX, {})->empty());
+  EXPECT_EQ(datasets_->List(10, INT64_MAX)->size(), 1u);
+}
+
 TEST_F(AdviceServiceTest, LooksBackAtTheNewestComparisonOfTheSameTask) {
   Comparison outcome = SampleOutcome("old", {{ContenderKind::kZeroShot, 0.5}, {ContenderKind::kLora, 0.95}});
   outcome.spec.base_model = "base";
