@@ -90,6 +90,10 @@ void PrintAdvice(std::ostream& out, const Advice& advice) {
   out << "(the advice took " << FormatSeconds(advice.seconds()) << ")\n";
 }
 
+std::string ShellQuoted(absl::string_view text) {
+  return absl::StrCat("'", absl::StrReplaceAll(text, {{"'", "'\\''"}}), "'");
+}
+
 // The comparison that would settle it, as a command.
 void PrintSettlement(std::ostream& out, const AdviseArgs& args, const Advice& advice) {
   if (!advice.has_settlement()) return;
@@ -97,8 +101,14 @@ void PrintSettlement(std::ostream& out, const AdviseArgs& args, const Advice& ad
   for (int kind : advice.settlement().contenders())
     methods.push_back(MethodLabel(static_cast<v1::Comparison::ContenderKind>(kind)));
   out << "To compare them: attune compare --base " << BareName(args.base) << " --data " << BareName(args.data)
-      << " --methods " << absl::StrJoin(methods, ",") << " --train-examples " << advice.settlement().rows()
-      << " --watch\n";
+      << " --methods " << absl::StrJoin(methods, ",") << " --train-examples " << advice.settlement().rows();
+  if (!args.test.empty()) out << " --test " << BareName(args.test);
+  if (!args.prompt_template.empty()) out << " --template " << ShellQuoted(args.prompt_template);
+  if (!args.completion_template.empty()) out << " --completion-template " << ShellQuoted(args.completion_template);
+  if (args.max_tokens > 0) out << " --max-tokens " << args.max_tokens;
+  if (args.price > 0) out << " --price " << args.price;
+  if (!args.tenant.empty()) out << " --tenant " << ShellQuoted(args.tenant);
+  out << " --watch\n";
 }
 
 absl::StatusOr<v1::AdviseRequest> MakeRequest(const AdviseArgs& args) {

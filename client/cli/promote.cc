@@ -1,4 +1,5 @@
 // attune promote ...
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <utility>
@@ -42,6 +43,10 @@ absl::StatusOr<AliasTargets> NewTargets(const v1::Alias& present, const std::str
   if (args.share < 100 && targets.empty()) {
     return UsageError(absl::StrCat("--share: there is no alias '", BareName(args.alias),
                                    "' yet whose model could keep the rest; promote without --share first"));
+  }
+  const bool has_other = std::any_of(targets.begin(), targets.end(), [&](const auto& t) { return t.model() != winner; });
+  if (args.share < 100 && !has_other) {
+    return UsageError(absl::StrCat("--share: '", BareName(args.alias), "' sends all requests to the winner already"));
   }
   return WithShare(args.share < 100 ? targets : AliasTargets(), winner, args.share);
 }

@@ -40,13 +40,13 @@ struct Prefix {
   // Layer, virtual token, columns: keys, then values, as the product kQkv gives them: keys
   // before they are rotated to the token's position.
   at::Tensor keys_values_LNE;
-  std::string init_text;
 };
 
 // Trained scales of activations. Liu et al. 2022.
 struct Ia3Adapter {
   struct Layer {
-    std::array<at::Tensor, kProjections> output;  // by projection: of its outputs; undefined where not adapted
+    // By projection, [its rows]: of its outputs; undefined where not adapted.
+    std::array<at::Tensor, kProjections> output;
     at::Tensor inner_I;                           // of down_proj's inputs; undefined where not adapted
   };
   std::vector<Layer> layers;

@@ -14,9 +14,8 @@ enum class ModelKind { kBase = 1, kFullWeights = 2, kLora = 3, kSoftPrompt = 4, 
 
 // Whether it is a small artifact over a base model's weights.
 inline bool IsAdapter(ModelKind kind) { return kind >= ModelKind::kLora; }
-// Whether such an artifact changes no weight that it could be merged into.
+// Whether it puts virtual tokens before the input, and so has nothing that could be merged into weights.
 inline bool HasVirtualTokens(ModelKind kind) { return kind == ModelKind::kSoftPrompt || kind == ModelKind::kPrefix; }
-
 
 // Shape of the network, for people.
 struct Architecture {

@@ -20,7 +20,7 @@ namespace attune {
 // Models on disk: DIR/{id}/ with a row of the table `models`. The files are synced
 // and renamed before the row is inserted, so a model is there whole or not at all;
 // Open removes what a crash left half-written. A base model's folder holds
-// model.gguf, or the files of a Hugging Face directory; a LoRA's or soft prompt's
+// model.gguf, or the files of a Hugging Face directory; an adapter's
 // holds PEFT's adapter_config.json and adapter_model.safetensors; full weights hold
 // config.json and model.safetensors, with the tokenizer in the base model's folder; a
 // text prompt's holds text_prompt.json.

@@ -11,6 +11,7 @@
 #include "absl/time/clock.h"
 #include "common/error.h"
 #include "common/log.h"
+#include "common/shuffle.h"
 #include "server/advice/rules.h"
 #include "server/comparison/parts.h"
 #include "server/comparison/split.h"
@@ -31,18 +32,6 @@ constexpr double kTrainingSlack = 2.5, kAskingSlack = 1.5;
 constexpr int64_t kSearchedRows = 1500;  // answers that a search for a text prompt asks for
 constexpr int64_t kDefaultTokens = 2048;
 
-std::vector<Row> Taken(const std::vector<Row>& rows, const std::vector<int64_t>& indices) {
-  std::vector<Row> taken;
-  for (int64_t i : indices) taken.push_back(rows[i]);
-  return taken;
-}
-
-std::vector<int64_t> Indices(size_t count) {
-  std::vector<int64_t> indices(count);
-  for (size_t i = 0; i < count; ++i) indices[i] = static_cast<int64_t>(i);
-  return indices;
-}
-
 double ValueOf(const std::vector<Finding>& findings, absl::string_view name) {
   const Finding* finding = FindFinding(findings, name);
   return finding ? finding->value : 0;
@@ -51,13 +40,6 @@ double ValueOf(const std::vector<Finding>& findings, absl::string_view name) {
 std::optional<Proportion> ShareOf(const Measure& measure) {
   if (measure.count == 0) return std::nullopt;
   return Proportion{measure.value, measure.lower, measure.upper, measure.count};
-}
-
-// Every beginning of the rows is a fair sample.
-void Shuffle(std::vector<int64_t>* rows, uint64_t seed) {
-  CounterRandom random(seed);
-  for (int64_t i = static_cast<int64_t>(rows->size()) - 1; i > 0; --i)
-    std::swap((*rows)[i], (*rows)[random.Below(i + 1)]);
 }
 
 }  // namespace
@@ -101,8 +83,7 @@ absl::Status AdviceRun::ReadData() {
     return MakeError(absl::StatusCode::kFailedPrecondition, "NO_ANSWERS",
                      "Plain text has no answers that could be judged; give rows with prompts and completions.");
   }
-  if (!request_.data.prompt_template.empty()) data_.prompt_template = request_.data.prompt_template;
-  if (!request_.data.completion_template.empty()) data_.completion_template = request_.data.completion_template;
+  UseTemplates(request_.data, &data_);
   ATTUNE_ASSIGN_OR_RETURN(rows_, deps_.datasets->ReadRows(data_.id));
   if (rows_.size() < 2) {
     return MakeError(absl::StatusCode::kFailedPrecondition, "NOT_ENOUGH_DATA",
@@ -120,19 +101,22 @@ absl::Status AdviceRun::ReadData() {
 }
 
 absl::Status AdviceRun::ChooseAsked() {
-  const std::vector<int64_t> all = Indices(rows_.size());
+  const std::vector<int64_t> all = AllRows(rows_.size());
   if (request_.test_dataset.empty()) {
     const int64_t most = std::max<int64_t>(1, static_cast<int64_t>(kAskedShare * static_cast<double>(rows_.size())));
     const std::vector<int64_t> asked = SampleRows(described_, all, std::min(kMostProbed, most), request_.seed);
-    asked_.rows = Taken(rows_, asked);
+    asked_.rows = TakeRows(rows_, asked);
     std::set_difference(all.begin(), all.end(), asked.begin(), asked.end(), std::back_inserter(learned_));
   } else {
     ATTUNE_ASSIGN_OR_RETURN(std::vector<Row> test, deps_.datasets->ReadRows(request_.test_dataset));
     ATTUNE_ASSIGN_OR_RETURN(view_.test, DescribeRows(data_, test));
-    asked_.rows = Taken(test, SampleRows(view_.test, Indices(test.size()), kMostProbed, request_.seed));
+    asked_.rows = TakeRows(test, SampleRows(view_.test, AllRows(test.size()), kMostProbed, request_.seed));
     learned_ = all;
   }
-  Shuffle(&learned_, request_.seed);
+  // Every beginning of the rows is a fair sample.
+  CounterRandom random(request_.seed);
+  Shuffle(&asked_.rows, [&](int64_t count) { return random.Below(count); });
+  Shuffle(&learned_, [&](int64_t count) { return random.Below(count); });
   return absl::OkStatus();
 }
 
@@ -193,7 +177,7 @@ absl::Status AdviceRun::LookForNoise() {
 absl::Status AdviceRun::AskBase() {
   Candidates candidates;
   candidates.tokens = view_.example_tokens;
-  candidates.rows = Taken(rows_, rendered_);
+  candidates.rows = TakeRows(rows_, rendered_);
   for (int64_t row : rendered_) candidates.described.push_back(described_[row]);
   absl::Status told;
   absl::StatusOr<BaseProbe> probe = ProbeBase(deps_.engine, base_, asked_, candidates, go_on(),
@@ -201,8 +185,12 @@ absl::Status AdviceRun::AskBase() {
   ATTUNE_RETURN_IF_ERROR(told);
   if (absl::IsCancelled(probe.status())) return probe.status();
   if (!probe.ok()) {
+    if (absl::IsUnavailable(probe.status())) return probe.status();  // the server ends
     // Nothing that fits, say: the advice goes on without, and says so.
-    LogWarning("advice.no_probe", {{"why", std::string(probe.status().message())}});
+    const std::string why(probe.status().message());
+    LogWarning("advice.no_probe", {{"why", why}});
+    findings_.push_back({std::string(kZeroShotQuality), 0, 0, 0, 0,
+                         absl::StrCat("The base model could not be asked: ", why), Finding::Severity::kWarning});
     return absl::OkStatus();
   }
   probe_ = *probe;
@@ -229,6 +217,10 @@ MethodCost AdviceRun::CostOf(ContenderKind kind) const {
   const bool has_prompt = kind == ContenderKind::kTextPrompt || kind == ContenderKind::kHybrid;
   cost.request_milliseconds =
       has_prompt && probe_.shots > 0 ? probe_.few_shot_milliseconds : probe_.zero_shot_milliseconds;
+  if (has_prompt && probe_.seconds_per_row == 0) {
+    cost.why_not = "what a search takes is not known: the base model could not be asked.";
+    return cost;
+  }
   if (has_prompt) cost.device_seconds += probe_.seconds_per_row * kSearchedRows;
   if (!ChangesWeights(kind)) return cost;
   const absl::StatusOr<JobManager::Estimate> job = deps_.jobs->EstimateJob(JobOf(kind));
@@ -248,6 +240,7 @@ MethodCost AdviceRun::CostOf(ContenderKind kind) const {
 void AdviceRun::EstimateCosts() {
   evidence_.costs[ContenderKind::kZeroShot] = CostOf(ContenderKind::kZeroShot);
   for (const auto& [kind, rule] : PriorRules().rules) evidence_.costs[kind] = CostOf(kind);
+  if (!evidence_.costs[ContenderKind::kLora].why_not.empty()) return;
   const double lora = evidence_.costs[ContenderKind::kLora].device_seconds;
   findings_.push_back({std::string(kDeviceSeconds), lora, lora, lora, 0,
                        absl::StrCat("A LoRA job with its defaults would take the device ", AboutTime(lora), ".")});
@@ -269,7 +262,7 @@ CurveRequest AdviceRun::MakeCurve() const {
   curve.id = absl::StrFormat("advice-%08x", absl::Uniform<uint32_t>(random));
   curve.job = JobOf(ContenderKind::kLora);
   curve.data = data_;
-  curve.rows = Taken(rows_, learned_);
+  curve.rows = TakeRows(rows_, learned_);
   curve.deadline = absl::Now() + absl::Seconds(request_.curve_seconds);
   return curve;
 }
@@ -289,9 +282,10 @@ absl::Status AdviceRun::LearnCurve() {
   const absl::StatusOr<std::vector<CurvePoint>> points = ProbeCurve(deps, curve, go_on());
   if (absl::IsCancelled(points.status())) return points.status();
   if (!points.ok() || points->empty()) {
-    if (!points.ok()) LogWarning("advice.no_curve", {{"why", std::string(points.status().message())}});
-    findings_.push_back({std::string(kLearningCurve), 0, 0, 0, 0,
-                         "No learning curve: no short LoRA job ended in time; the device may be busy."});
+    const std::string why = points.ok() ? "no short LoRA job ended in time; the device may be busy"
+                                        : std::string(points.status().message());
+    LogWarning("advice.no_curve", {{"why", why}});
+    findings_.push_back({std::string(kLearningCurve), 0, 0, 0, 0, absl::StrCat("No learning curve: ", why, ".")});
     return absl::OkStatus();
   }
   evidence_.curve = *points;

@@ -29,7 +29,7 @@ class CurveJob {
       : deps_(deps), request_(request), size_(size), go_on_(go_on), id_(absl::StrCat(request.id, "-", size)) {}
   ~CurveJob() { Clean(); }
 
-  // Nothing if it did not end in time.
+  // Nothing if it did not end in time; an error if it ended without a model.
   absl::StatusOr<std::optional<CurvePoint>> Run() {
     ATTUNE_RETURN_IF_ERROR(Store());
     JobSpec spec = request_.job;
@@ -44,7 +44,10 @@ class CurveJob {
     ATTUNE_ASSIGN_OR_RETURN(bool ended, Await(request_.deadline));
     if (!ended) return std::optional<CurvePoint>();
     ATTUNE_ASSIGN_OR_RETURN(Job job, deps_.jobs->Get(id_));
-    if (job.state != JobState::kSucceeded) return std::optional<CurvePoint>();
+    if (job.state != JobState::kSucceeded) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "a short LoRA job is ", JobStateName(job.state), job.error ? absl::StrCat(": ", job.error->message) : ""));
+    }
     return Measured(job.tuned_model);
   }
 
@@ -53,15 +56,9 @@ class CurveJob {
     DatasetStore::UploadOptions options;
     options.info.id = id_;
     options.info.display_name = absl::StrCat("part of ", request_.data.id, " for a learning curve");
-    options.info.prompt_template = request_.data.prompt_template;
-    options.info.completion_template = request_.data.completion_template;
-    options.info.format = DatasetFormat::kJsonl;
     options.info.labels = {{"advice", request_.id}};
-    ATTUNE_ASSIGN_OR_RETURN(std::unique_ptr<DatasetStore::Upload> upload,
-                            deps_.datasets->BeginUpload(std::move(options)));
     const std::vector<Row> rows(request_.rows.begin(), request_.rows.begin() + size_);
-    ATTUNE_RETURN_IF_ERROR(upload->Append(RowsToJsonl(request_.data, rows)));
-    return upload->Commit().status();
+    return StoreRows(deps_.datasets, request_.data, std::move(options), rows).status();
   }
 
   // Whether the job has ended by then.
@@ -128,9 +125,12 @@ absl::StatusOr<std::vector<CurvePoint>> ProbeCurve(const CurveDeps& deps, const 
   for (int64_t size : request.plan.sizes) {
     if (absl::Now() >= request.deadline) break;
     CurveJob job(deps, request, size, go_on);
-    ATTUNE_ASSIGN_OR_RETURN(std::optional<CurvePoint> point, job.Run());
-    if (!point) break;
-    points.push_back(*point);
+    const absl::StatusOr<std::optional<CurvePoint>> point = job.Run();
+    // What is measured already is not lost to a later job's error.
+    if (!point.ok() && (points.empty() || absl::IsCancelled(point.status()))) return point.status();
+    if (!point.ok()) LogWarning("advice.short_curve", {{"why", std::string(point.status().message())}});
+    if (!point.ok() || !*point) break;
+    points.push_back(**point);
   }
   return points;
 }

@@ -21,8 +21,6 @@ constexpr int64_t kEmbeddedAtOnce = 16;
 constexpr absl::Duration kPoll = absl::Milliseconds(100);
 constexpr double kFarTask = 2;  // nats per token
 
-bool IsFull(const absl::Status& status) { return GetErrorDetails(status).reason == "QUEUE_FULL"; }
-
 // The median of a few requests, one at a time.
 absl::StatusOr<double> RequestMilliseconds(Engine* engine, const std::shared_ptr<const ServedModel>& base,
                                            const Task& task, const GoOn& go_on) {
@@ -98,7 +96,7 @@ absl::StatusOr<EmbedResult> Embed(Engine* engine, const EmbedParams& params, con
     while (!pending->done.WaitForNotificationWithTimeout(kPoll)) {
       if (!go_on()) return absl::CancelledError("The advice was stopped.");
     }
-    if (pending->result.ok() || !IsFull(pending->result.status())) return std::move(pending->result);
+    if (pending->result.ok() || !IsQueueFull(pending->result.status())) return std::move(pending->result);
     absl::SleepFor(kPoll);
     if (!go_on()) return absl::CancelledError("The advice was stopped.");
   }

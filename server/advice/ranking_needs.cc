@@ -86,7 +86,7 @@ class Weighing {
   }
 
   void WeighDeadline() {
-    if (needs_.deadline_seconds == 0) return;
+    if (needs_.deadline_seconds == 0 || !cost_.why_not.empty()) return;
     const std::vector<std::string> evidence = {"needs.deadline", std::string(kDeviceSeconds)};
     if (r_->device_seconds == 0) {
       For("Nothing has to be made: it is there at once.", {"needs.deadline"});

@@ -29,9 +29,9 @@ absl::StatusOr<Answers> Ask(Engine* engine, std::shared_ptr<const ServedModel> m
   int64_t fitting = 0;
   EvaluationOptions options;
   options.choices = task.choices;
+  options.derive_choices = false;
   options.exact_match = task.choices.empty();
   options.prompt_template = prompt_template;
-  options.completion_template = task.options.completion_template;
   // A tuned model's own limit counts, which in a text prompt leaves room for its text.
   if (model->info.max_sequence_tokens == 0) options.max_sequence_tokens = task.options.max_sequence_tokens;
   options.on_example = [&](const ExampleOutcome& outcome) {

@@ -19,13 +19,14 @@ namespace attune {
 
 // Rows to be answered, and how answers are judged. All models of a comparison answer the same.
 struct Task {
-  DatasetInfo data;                  // kind and templates
+  DatasetInfo data;                  // kind and templates, those of `options` in place (UseTemplates)
   std::vector<Row> rows;
   std::vector<std::string> choices;  // empty: answers are generated
   DataOptions options;               // of the comparison
 };
 
-// What one model answered to a task's rows, in their order. A row that does not fit counts as wrong.
+// What one model answered to a task's rows, in their order. A row that does not fit counts as wrong, and nothing was
+// expected of it or predicted for it.
 struct Answers {
   std::vector<std::string> expected, predicted;
   std::vector<double> right;  // 0 or 1
@@ -37,6 +38,7 @@ struct Answers {
 // False ends the work with CANCELLED.
 using GoOn = std::function<bool(int64_t done, int64_t total)>;
 
+// Nothing but the task's choices is chosen among: without any, answers are generated, at most 64 tokens each.
 // `prompt_template`: with which the model is asked, empty for its own, or the data's.
 absl::StatusOr<Answers> Ask(Engine* engine, std::shared_ptr<const ServedModel> model, const Task& task,
                             const std::string& prompt_template, const GoOn& go_on);

@@ -26,17 +26,6 @@ bool IsTuned(ContenderKind kind) { return kind != ContenderKind::kZeroShot && ki
 
 bool ChangesWeights(ContenderKind kind) { return IsTuned(kind) && kind != ContenderKind::kTextPrompt; }
 
-absl::string_view ComparisonStateName(ComparisonState state) {
-  switch (state) {
-    case ComparisonState::kQueued: return "QUEUED";
-    case ComparisonState::kRunning: return "RUNNING";
-    case ComparisonState::kSucceeded: return "SUCCEEDED";
-    case ComparisonState::kFailed: return "FAILED";
-    case ComparisonState::kCancelled: return "CANCELLED";
-  }
-  return "";
-}
-
 bool IsFinal(ComparisonState state) {
   return state != ComparisonState::kQueued && state != ComparisonState::kRunning;
 }

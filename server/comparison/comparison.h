@@ -69,7 +69,6 @@ struct ComparisonSpec {
 
 // The numbers are the proto's and the database's.
 enum class ComparisonState { kQueued = 1, kRunning = 2, kSucceeded = 3, kFailed = 4, kCancelled = 5 };
-absl::string_view ComparisonStateName(ComparisonState state);
 bool IsFinal(ComparisonState state);
 
 // One figure with its 95% interval.
@@ -84,7 +83,7 @@ struct Measure {
 struct Trial {
   enum class State { kPlanned = 1, kRunning = 2, kDone = 3, kFailed = 4 };
   State state = State::kPlanned;
-  std::string settings;  // for people: "learning rate 0.0005, rank 16"
+  std::string settings;  // for people: "learning rate x2, rank 8"
   double rate_multiplier = 1, size_multiplier = 1;
   std::string tuning_job, model;  // ids
   Measure validation;             // the metric on the validation part

@@ -13,6 +13,7 @@ namespace attune {
 namespace {
 
 constexpr size_t kLongestId = 40;  // its parts' and jobs' names have it inside
+constexpr absl::Duration kAfterStoreError = absl::Seconds(5);
 constexpr int32_t kMostTrials = 20;
 
 // All that need nothing but the data.
@@ -91,6 +92,7 @@ bool ComparisonManager::ShouldStop() const {
 void ComparisonManager::Loop() {
   while (true) {
     absl::StatusOr<std::vector<Comparison>> waiting = deps_.store->Unfinished();
+    if (!waiting.ok()) LogError("comparison.unreadable", {{"why", std::string(waiting.status().message())}});
     std::string next;
     {
       absl::MutexLock lock(&mutex_);
@@ -118,7 +120,10 @@ void ComparisonManager::RunOne(const std::string& id) {
   }
   absl::StatusOr<Comparison> ended = deps_.store->Get(id);
   if (absl::IsCancelled(status) && ended.ok() && !ended->cancel_requested) return;  // the server ends
+  // Before the end is stored: of one that has ended nobody would cancel them any more.
+  if (ended.ok()) CancelJobs(*ended);
   ended = deps_.store->Update(id, [&](Comparison& comparison) {
+    if (IsFinal(comparison.state)) return absl::OkStatus();
     const bool is_cancelled = comparison.cancel_requested;
     comparison.state = is_cancelled ? ComparisonState::kCancelled : ComparisonState::kFailed;
     comparison.state_reason = is_cancelled ? "cancelled" : "failed";
@@ -126,7 +131,12 @@ void ComparisonManager::RunOne(const std::string& id) {
     if (!is_cancelled) comparison.error = JobError{GetErrorDetails(status).reason, std::string(status.message())};
     return absl::OkStatus();
   });
-  if (ended.ok()) CancelJobs(*ended);
+  if (!ended.ok()) {
+    LogError("comparison.not_stored", {{"comparison", id}, {"why", std::string(ended.status().message())}});
+    absl::MutexLock lock(&mutex_);
+    wake_.WaitWithTimeout(&mutex_, kAfterStoreError);  // else it would be run again at once, and again
+    return;
+  }
   LogWarning("comparison.ended", {{"comparison", id}, {"why", std::string(status.message())}});
   WakeWatchers();
 }
@@ -165,6 +175,11 @@ absl::StatusOr<Comparison> ComparisonManager::Cancel(absl::string_view id) {
                        absl::StrCat("The comparison '", id, "' has ended already."));
     }
     c.cancel_requested = true;
+    if (c.state == ComparisonState::kQueued) {  // the one that runs may take hours yet
+      c.state = ComparisonState::kCancelled;
+      c.state_reason = "cancelled";
+      c.end_time = deps_.clock->Now();
+    }
     return absl::OkStatus();
   }));
   absl::MutexLock lock(&mutex_);

@@ -10,6 +10,7 @@
 #include "server/comparison/comparison_run.h"
 #include "server/comparison/measure_names.h"
 #include "server/comparison/verdict.h"
+#include "server/data/utf8.h"
 #include "server/evaluation/measures/bootstrap.h"
 #include "server/evaluation/measures/calibration.h"
 #include "server/evaluation/measures/classification.h"
@@ -36,8 +37,18 @@ void Set(Measure measure, Contender* contender) {
 
 double MacroF1(const Answers& answers, absl::Span<const int64_t> rows) {
   Confusion confusion;
-  for (int64_t row : rows) confusion.Add(answers.expected[row], answers.predicted[row]);
+  for (int64_t row : rows) {
+    if (!answers.expected[row].empty()) confusion.Add(answers.expected[row], answers.predicted[row]);
+  }
   return confusion.MacroF1();
+}
+
+double CalibrationErrorOf(const Answers& answers) {
+  std::vector<Judgement> judgements;
+  for (size_t row = 0; row < answers.right.size(); ++row) {
+    if (!answers.expected[row].empty()) judgements.push_back({answers.confidence[row], answers.right[row] > 0});
+  }
+  return ExpectedCalibrationError(judgements);
 }
 
 Measure Named(absl::string_view name, const Interval& interval, int64_t count) {
@@ -51,7 +62,7 @@ std::string PromptOf(const Row& row) {
   if (row.messages.empty()) {
     for (const auto& [name, value] : row.columns) absl::StrAppend(&text, name, ": ", value, "\n");
   }
-  if (text.size() > kLongestPrompt) text.resize(kLongestPrompt);
+  if (text.size() > kLongestPrompt) text.resize(CharacterStartBefore(text, kLongestPrompt));
   return text;
 }
 
@@ -61,9 +72,7 @@ absl::StatusOr<Answers> ComparisonRun::TestAnswers(const Contender& contender) {
   const std::string key = absl::StrCat("test:", ContenderName(contender.kind));
   ATTUNE_ASSIGN_OR_RETURN(std::string noted, deps_.store->GetNote(id_, key));
   if (!noted.empty()) return AnswersFromJson(noted);
-  const std::string& dataset = now_.spec.test_dataset;
-  const int64_t most = dataset.empty() ? 0 : now_.spec.max_test_examples > 0 ? now_.spec.max_test_examples : 2000;
-  ATTUNE_ASSIGN_OR_RETURN(Task task, ReadTask(dataset.empty() ? PartName("test") : dataset, most));
+  ATTUNE_ASSIGN_OR_RETURN(Task task, TestTask());
   ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model, ModelOf(contender));
   ATTUNE_ASSIGN_OR_RETURN(Answers answers,
                           Ask(deps_.engine, std::move(model), task, contender.prompt_template, go_on()));
@@ -79,12 +88,8 @@ absl::Status ComparisonRun::MeasureQuality(const Answers& answers, Contender* co
   const BootstrapOptions options{.resamples = 500};
   Set(Named(kMacroF1, BootstrapStatistic(count, [&](auto rows) { return MacroF1(answers, rows); }, options), count),
       contender);
-  auto calibration_error = [&](absl::Span<const int64_t> rows) {
-    std::vector<Judgement> judgements;
-    for (int64_t row : rows) judgements.push_back({answers.confidence[row], answers.right[row] > 0});
-    return ExpectedCalibrationError(judgements);
-  };
-  Set(Named(kCalibrationError, BootstrapStatistic(count, calibration_error, options), count), contender);
+  // No interval: resampling adds to its upward bias, and the interval would lie above the truth.
+  Set(Figure(kCalibrationError, CalibrationErrorOf(answers)), contender);
   return absl::OkStatus();
 }
 
@@ -151,12 +156,16 @@ absl::Status ComparisonRun::MeasureSideEffects() {
   ATTUNE_ASSIGN_OR_RETURN(OwnText text, WriteOwnText(deps_.engine, base, go_on()));
   const std::string& test = now_.spec.test_dataset;
   ATTUNE_ASSIGN_OR_RETURN(Task asked, ReadTask(test.empty() ? PartName("test") : test, kParaphrasedRows));
-  const Variants variants = MakeVariants(asked, kParaphrasedRows, static_cast<uint64_t>(seed()));
+  ATTUNE_ASSIGN_OR_RETURN(const Variants variants,
+                          MakeVariants(asked, kParaphrasedRows, static_cast<uint64_t>(seed())));
   ATTUNE_ASSIGN_OR_RETURN(Task train_sample, ReadTask(PartName("train"), kTrainingSample));
   const std::string& validation = now_.spec.validation_dataset;
   ATTUNE_ASSIGN_OR_RETURN(Task unseen, ReadTask(validation.empty() ? PartName("validation") : validation, kTrainingSample));
   for (Contender& contender : now_.contenders) {
     if (contender.state != Contender::State::kMeasured && contender.state != Contender::State::kStopped) continue;
+    const std::string key = absl::StrCat("side effects:", ContenderName(contender.kind));
+    ATTUNE_ASSIGN_OR_RETURN(const std::string noted, deps_.store->GetNote(id_, key));
+    if (!noted.empty()) continue;  // an earlier run measured them
     ATTUNE_RETURN_IF_ERROR(Report(absl::StrCat("side effects of ", ContenderName(contender.kind))));
     if (ChangesWeights(contender.kind)) {
       ATTUNE_RETURN_IF_ERROR(MeasureForgetting(base_right, text, &contender));
@@ -167,15 +176,15 @@ absl::Status ComparisonRun::MeasureSideEffects() {
       Set(Figure(kDivergence, 0), &contender);
     }
     ATTUNE_RETURN_IF_ERROR(MeasureSteadiness(variants, train_sample, unseen, &contender));
+    ATTUNE_RETURN_IF_ERROR(Save());
+    ATTUNE_RETURN_IF_ERROR(deps_.store->PutNote(id_, key, "yes"));
   }
   return absl::OkStatus();
 }
 
 void ComparisonRun::CollectDisagreements(const std::vector<Answers>& answers) {
   now_.disagreements.clear();
-  const std::string& dataset = now_.spec.test_dataset;
-  const int64_t most = dataset.empty() ? 0 : now_.spec.max_test_examples > 0 ? now_.spec.max_test_examples : 2000;
-  const absl::StatusOr<Task> task = ReadTask(dataset.empty() ? PartName("test") : dataset, most);
+  const absl::StatusOr<Task> task = TestTask();
   if (!task.ok()) return;
   for (size_t row = 0; row < task->rows.size() && now_.disagreements.size() < kMostDisagreements; ++row) {
     Disagreement found{PromptOf(task->rows[row]), "", {}};
@@ -183,7 +192,8 @@ void ComparisonRun::CollectDisagreements(const std::vector<Answers>& answers) {
     for (size_t i = 0; i < now_.contenders.size(); ++i) {
       // Those that are out of the race would differ everywhere.
       const bool is_near = now_.contenders[i].rank >= 1 && (now_.contenders[i].rank <= 3 || now_.contenders[i].ties_best);
-      if (!is_near || row >= answers[i].predicted.size()) continue;
+      const bool fits = row < answers[i].expected.size() && !answers[i].expected[row].empty();
+      if (!is_near || !fits) continue;
       found.expected = answers[i].expected[row];
       found.answers[std::string(ContenderName(now_.contenders[i].kind))] = answers[i].predicted[row];
       distinct.insert(answers[i].predicted[row]);
@@ -192,22 +202,41 @@ void ComparisonRun::CollectDisagreements(const std::vector<Answers>& answers) {
   }
 }
 
+absl::Status ComparisonRun::MeasureTest(Contender* contender, Answers* answers) {
+  ATTUNE_ASSIGN_OR_RETURN(*answers, TestAnswers(*contender));
+  ATTUNE_RETURN_IF_ERROR(MeasureQuality(*answers, contender));
+  return MeasureCost(*answers, contender);
+}
+
 absl::Status ComparisonRun::Test() {
+  absl::Status first_error;
+  for (Contender& contender : now_.contenders) {  // what an earlier run said of some of them
+    contender.rank = 0;
+    contender.p_value = 1;
+    contender.ties_best = false;
+  }
   std::vector<Answers> answers(now_.contenders.size());
   std::vector<std::vector<double>> scores(now_.contenders.size());
   for (size_t i = 0; i < now_.contenders.size(); ++i) {
     Contender& contender = now_.contenders[i];
     if (contender.model.empty()) continue;
     ATTUNE_RETURN_IF_ERROR(Report(absl::StrCat("asking ", ContenderName(contender.kind), " the test part")));
-    ATTUNE_ASSIGN_OR_RETURN(answers[i], TestAnswers(contender));
-    ATTUNE_RETURN_IF_ERROR(MeasureQuality(answers[i], &contender));
-    ATTUNE_RETURN_IF_ERROR(MeasureCost(answers[i], &contender));
+    const absl::Status measured = MeasureTest(&contender, &answers[i]);
+    if (absl::IsCancelled(measured)) return measured;
+    if (!measured.ok()) {  // the others' figures are worth as much as before
+      contender.state = Contender::State::kFailed;
+      contender.note = std::string(measured.message());
+      first_error.Update(measured);
+      continue;
+    }
     scores[i] = answers[i].right;
     now_.test_examples = static_cast<int64_t>(answers[i].right.size());
     if (contender.state != Contender::State::kStopped) contender.state = Contender::State::kMeasured;
     Decide(scores, &now_);  // a live leaderboard
     ATTUNE_RETURN_IF_ERROR(Save());
   }
+  const bool has_scores = std::any_of(scores.begin(), scores.end(), [](const auto& of) { return !of.empty(); });
+  if (!has_scores && !first_error.ok()) return first_error;
   if (!now_.spec.skip_side_effects) ATTUNE_RETURN_IF_ERROR(MeasureSideEffects());
   Decide(scores, &now_);
   CollectDisagreements(answers);

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/error.h"
+#include "common/log.h"
 #include "server/comparison/parts.h"
 #include "server/comparison/split.h"
 #include "server/comparison/verdict.h"
@@ -13,19 +14,8 @@ namespace attune {
 namespace {
 
 constexpr int64_t kMostTest = 2000, kMostValidation = 500;
+constexpr absl::string_view kDecided = "decided";  // note: every figure is there
 constexpr double kTestShare = 0.2, kValidationShare = 0.1;
-
-std::vector<Row> Taken(const std::vector<Row>& rows, const std::vector<int64_t>& indices) {
-  std::vector<Row> taken;
-  for (int64_t i : indices) taken.push_back(rows[i]);
-  return taken;
-}
-
-std::vector<int64_t> Indices(size_t count) {
-  std::vector<int64_t> indices(count);
-  for (size_t i = 0; i < count; ++i) indices[i] = static_cast<int64_t>(i);
-  return indices;
-}
 
 absl::Status TooFewRows(int64_t rows) {
   return MakeError(absl::StatusCode::kFailedPrecondition, "NOT_ENOUGH_DATA",
@@ -41,14 +31,20 @@ ComparisonRun::ComparisonRun(const ComparisonDeps& deps, std::string id, std::fu
 
 absl::Status ComparisonRun::Run() {
   ATTUNE_ASSIGN_OR_RETURN(now_, deps_.store->Get(id_));
+  if (IsFinal(now_.state)) return absl::CancelledError("The comparison has ended.");
   if (now_.state == ComparisonState::kQueued) {
     now_.state = ComparisonState::kRunning;
     now_.start_time = deps_.clock->Now();
   }
-  ATTUNE_RETURN_IF_ERROR(Report("dividing the data"));
-  ATTUNE_RETURN_IF_ERROR(Prepare());
-  ATTUNE_RETURN_IF_ERROR(Search());
-  ATTUNE_RETURN_IF_ERROR(Test());
+  ATTUNE_ASSIGN_OR_RETURN(const std::string decided, deps_.store->GetNote(id_, kDecided));
+  if (decided.empty()) {
+    ATTUNE_RETURN_IF_ERROR(Report("dividing the data"));
+    ATTUNE_RETURN_IF_ERROR(Prepare());
+    ATTUNE_RETURN_IF_ERROR(Search());
+    ATTUNE_RETURN_IF_ERROR(Test());
+    // From here on models go, so that none of this can be done again.
+    ATTUNE_RETURN_IF_ERROR(deps_.store->PutNote(id_, kDecided, "yes"));
+  }
   ATTUNE_RETURN_IF_ERROR(DropLosers());
   now_.state = ComparisonState::kSucceeded;
   now_.end_time = deps_.clock->Now();
@@ -65,6 +61,7 @@ absl::Status ComparisonRun::Report(const std::string& what) {
 absl::Status ComparisonRun::Save() {
   const Comparison mine = now_;
   absl::StatusOr<Comparison> stored = deps_.store->Update(id_, [&](Comparison& comparison) {
+    if (IsFinal(comparison.state)) return absl::CancelledError("The comparison has ended.");
     const int64_t version = comparison.version;
     const bool cancel_requested = comparison.cancel_requested;
     comparison = mine;
@@ -74,7 +71,8 @@ absl::Status ComparisonRun::Save() {
   });
   if (!stored.ok()) return stored.status();
   on_change_();
-  return should_stop_() && !IsFinal(now_.state) ? absl::CancelledError("The comparison was stopped.") : absl::OkStatus();
+  const bool is_stopped = should_stop_() || stored->cancel_requested;
+  return is_stopped && !IsFinal(now_.state) ? absl::CancelledError("The comparison was stopped.") : absl::OkStatus();
 }
 
 GoOn ComparisonRun::go_on() const {
@@ -86,22 +84,54 @@ absl::StatusOr<DatasetInfo> ComparisonRun::StorePart(const DatasetInfo& source, 
   DatasetStore::UploadOptions options;
   options.info.id = PartName(part);
   options.info.display_name = absl::StrCat(part, " part of ", source.id);
-  options.info.prompt_template = source.prompt_template;
-  options.info.completion_template = source.completion_template;
-  options.info.format = DatasetFormat::kJsonl;
   options.info.labels = {{"comparison", id_}};
-  options.request_id = PartName(part);  // an earlier run's is found again
-  ATTUNE_ASSIGN_OR_RETURN(std::unique_ptr<DatasetStore::Upload> upload, deps_.datasets->BeginUpload(std::move(options)));
-  ATTUNE_RETURN_IF_ERROR(upload->Append(RowsToJsonl(source, rows)));
-  return upload->Commit();
+  // An earlier run's is found again, but not that of an earlier comparison of the same name.
+  options.request_id = absl::StrCat(PartName(part), "-", absl::ToUnixMicros(now_.create_time));
+  return StoreRows(deps_.datasets, source, std::move(options), rows);
 }
 
-void ComparisonRun::ChooseMetric(const std::vector<Row>& rows) {
+absl::Status ComparisonRun::ChooseMetric() {
   now_.metric = now_.spec.metric;
   if (now_.metric == QualityMetric::kAuto) {
     now_.metric = now_.choices.empty() ? QualityMetric::kExactMatch : QualityMetric::kLabelAccuracy;
   }
   if (now_.metric == QualityMetric::kExactMatch) now_.choices.clear();
+  if (now_.metric != QualityMetric::kLabelAccuracy || !now_.choices.empty()) return absl::OkStatus();
+  return MakeError(absl::StatusCode::kFailedPrecondition, "NO_LABELS",
+                   "The answers are no labels: there are fewer than 2 or more than 100 of them, or hardly two alike.");
+}
+
+absl::StatusOr<SplitSizes> ComparisonRun::PartSizes(int64_t rows) const {
+  const double count = static_cast<double>(rows);
+  const double test_share = now_.spec.test_fraction > 0 ? now_.spec.test_fraction : kTestShare;
+  SplitSizes sizes;
+  if (now_.spec.test_dataset.empty()) {
+    sizes.test = std::min<int64_t>(most_test(), static_cast<int64_t>(count * test_share));
+    if (sizes.test < 2) return TooFewRows(rows);
+  }
+  if (now_.spec.validation_dataset.empty()) {
+    sizes.validation = std::min<int64_t>(kMostValidation, static_cast<int64_t>(count * kValidationShare));
+  }
+  if (sizes.test + sizes.validation + 2 > rows) return TooFewRows(rows);
+  return sizes;
+}
+
+absl::Status ComparisonRun::CheckWhatIsAsked(const DatasetInfo& data, const Row& row) const {
+  if (!now_.spec.hand_prompt.empty() && data.kind == DatasetKind::kPromptCompletion) {
+    ATTUNE_ASSIGN_OR_RETURN(PromptTemplate hand_prompt, PromptTemplate::Parse(now_.spec.hand_prompt));
+    ATTUNE_RETURN_IF_ERROR(hand_prompt.Render(row.columns).status());
+  }
+  for (const std::string& other : {now_.spec.validation_dataset, now_.spec.test_dataset}) {
+    if (other.empty()) continue;
+    ATTUNE_ASSIGN_OR_RETURN(DatasetInfo info, deps_.datasets->Get(other));
+    if (info.kind != data.kind) {
+      return MakeError(absl::StatusCode::kFailedPrecondition, "DATASETS_DIFFER",
+                       absl::StrCat("'datasets/", other, "' holds rows of another kind than 'datasets/", data.id, "'."));
+    }
+    ATTUNE_ASSIGN_OR_RETURN(const Task task, ReadTask(other, 0));
+    ATTUNE_RETURN_IF_ERROR(DescribeRows(task.data, task.rows).status());
+  }
+  return absl::OkStatus();
 }
 
 absl::Status ComparisonRun::Prepare() {
@@ -111,39 +141,25 @@ absl::Status ComparisonRun::Prepare() {
                      "Plain text has no answers that could be compared; give rows with prompts and completions.");
   }
   ATTUNE_ASSIGN_OR_RETURN(std::vector<Row> rows, deps_.datasets->ReadRows(data.id));
-  if (!now_.spec.data.completion_template.empty()) data.completion_template = now_.spec.data.completion_template;
+  UseTemplates(now_.spec.data, &data);
   ATTUNE_ASSIGN_OR_RETURN(std::vector<SplitRow> described, DescribeRows(data, rows));
   now_.choices = ChoicesOf(described);
-  ChooseMetric(rows);
-  if (now_.metric == QualityMetric::kLabelAccuracy && now_.choices.empty()) {
-    return MakeError(absl::StatusCode::kFailedPrecondition, "NO_LABELS",
-                     "The answers are no labels: there are fewer than 2 or more than 100 of them, or hardly two alike.");
-  }
-  const double count = static_cast<double>(rows.size());
-  const double test_share = now_.spec.test_fraction > 0 ? now_.spec.test_fraction : kTestShare;
-  const int64_t most_test = now_.spec.max_test_examples > 0 ? now_.spec.max_test_examples : kMostTest;
-  SplitSizes sizes;
-  if (now_.spec.test_dataset.empty()) sizes.test = std::min<int64_t>(most_test, static_cast<int64_t>(count * test_share));
-  if (now_.spec.validation_dataset.empty()) {
-    sizes.validation = std::min<int64_t>(kMostValidation, static_cast<int64_t>(count * kValidationShare));
-  }
-  const bool lacks_test = now_.spec.test_dataset.empty() && sizes.test < 2;
-  if (lacks_test || sizes.test + sizes.validation + 2 > static_cast<int64_t>(rows.size())) {
-    return TooFewRows(static_cast<int64_t>(rows.size()));
-  }
+  ATTUNE_RETURN_IF_ERROR(ChooseMetric());
+  if (!rows.empty()) ATTUNE_RETURN_IF_ERROR(CheckWhatIsAsked(data, rows[0]));
+  ATTUNE_ASSIGN_OR_RETURN(const SplitSizes sizes, PartSizes(static_cast<int64_t>(rows.size())));
   SplitParts parts = SplitRows(described, sizes, static_cast<uint64_t>(seed()));
   if (now_.spec.max_train_examples > 0) {
     parts.train = SampleRows(described, parts.train, now_.spec.max_train_examples, static_cast<uint64_t>(seed()));
   }
-  ATTUNE_ASSIGN_OR_RETURN(DatasetInfo train, StorePart(data, "train", Taken(rows, parts.train)));
+  ATTUNE_ASSIGN_OR_RETURN(DatasetInfo train, StorePart(data, "train", TakeRows(rows, parts.train)));
   now_.train_examples = train.row_count;
   if (now_.spec.validation_dataset.empty()) {
     if (parts.validation.empty()) return TooFewRows(static_cast<int64_t>(rows.size()));
-    ATTUNE_ASSIGN_OR_RETURN(DatasetInfo part, StorePart(data, "validation", Taken(rows, parts.validation)));
+    ATTUNE_ASSIGN_OR_RETURN(DatasetInfo part, StorePart(data, "validation", TakeRows(rows, parts.validation)));
     now_.validation_examples = part.row_count;
   }
   if (now_.spec.test_dataset.empty()) {
-    ATTUNE_ASSIGN_OR_RETURN(DatasetInfo part, StorePart(data, "test", Taken(rows, parts.test)));
+    ATTUNE_ASSIGN_OR_RETURN(DatasetInfo part, StorePart(data, "test", TakeRows(rows, parts.test)));
     now_.test_examples = part.row_count;
   }
   return Save();
@@ -153,13 +169,23 @@ absl::StatusOr<Task> ComparisonRun::ReadTask(const std::string& dataset, int64_t
   Task task;
   ATTUNE_ASSIGN_OR_RETURN(task.data, deps_.datasets->Get(dataset));
   ATTUNE_ASSIGN_OR_RETURN(task.rows, deps_.datasets->ReadRows(dataset));
+  UseTemplates(now_.spec.data, &task.data);
   task.choices = now_.choices;
   task.options = now_.spec.data;
   if (most > 0 && static_cast<int64_t>(task.rows.size()) > most) {
     ATTUNE_ASSIGN_OR_RETURN(std::vector<SplitRow> described, DescribeRows(task.data, task.rows));
-    task.rows = Taken(task.rows, SampleRows(described, Indices(task.rows.size()), most, static_cast<uint64_t>(seed())));
+    task.rows = TakeRows(task.rows, SampleRows(described, AllRows(task.rows.size()), most, static_cast<uint64_t>(seed())));
   }
   return task;
+}
+
+int64_t ComparisonRun::most_test() const {
+  return now_.spec.max_test_examples > 0 ? now_.spec.max_test_examples : kMostTest;
+}
+
+absl::StatusOr<Task> ComparisonRun::TestTask() const {
+  if (now_.spec.test_dataset.empty()) return ReadTask(PartName("test"), 0);  // as large as it should be already
+  return ReadTask(now_.spec.test_dataset, most_test());
 }
 
 absl::StatusOr<std::shared_ptr<const ServedModel>> ComparisonRun::ModelOf(const Contender& contender) const {
@@ -175,8 +201,10 @@ absl::Status ComparisonRun::DropLosers() {
       const bool is_kept = static_cast<int32_t>(i) == now_.winner && trial.model == contender.model;
       if (trial.model.empty() || is_kept) continue;
       const absl::Status dropped = deps_.delete_model(trial.model);
-      if (absl::IsFailedPrecondition(dropped)) continue;  // somebody uses it already, say through an alias
-      if (!dropped.ok() && !absl::IsNotFound(dropped)) return dropped;
+      if (!dropped.ok() && !absl::IsNotFound(dropped)) {  // somebody uses it already, say through an alias
+        LogInfo("comparison.model_stays", {{"model", trial.model}, {"why", std::string(dropped.message())}});
+        continue;
+      }
       if (contender.model == trial.model) contender.model.clear();
       trial.model.clear();
     }

@@ -16,6 +16,7 @@
 #include "server/comparison/comparison.h"
 #include "server/comparison/comparison_store.h"
 #include "server/comparison/side_effects.h"
+#include "server/comparison/split.h"
 #include "server/data/dataset_store.h"
 #include "server/engine/engine.h"
 #include "server/jobs/manager.h"
@@ -47,11 +48,19 @@ class ComparisonRun {
   absl::Status Run();
 
  private:
-  // Splits the data and stores the parts as datasets, unless an earlier run did.
+  // Splits the data and stores the parts as datasets; those of an earlier run are found again.
   absl::Status Prepare();
   absl::StatusOr<DatasetInfo> StorePart(const DatasetInfo& source, absl::string_view part, const std::vector<Row>& rows);
+  // Before hours are spent: whether the hand prompt and the other datasets go with the data.
+  absl::Status CheckWhatIsAsked(const DatasetInfo& data, const Row& row) const;
+  // Error: NO_LABELS.
+  absl::Status ChooseMetric();
+  // Error: NOT_ENOUGH_DATA.
+  absl::StatusOr<SplitSizes> PartSizes(int64_t rows) const;
+  int64_t most_test() const;
+  // The dataset's rows, a fair sample of `most` where there are more; 0: all.
   absl::StatusOr<Task> ReadTask(const std::string& dataset, int64_t most) const;
-  void ChooseMetric(const std::vector<Row>& rows);
+  absl::StatusOr<Task> TestTask() const;
 
   // Tries settings of every tuned method on the validation part, a round of all methods at a time.
   absl::Status Search();
@@ -70,6 +79,7 @@ class ComparisonRun {
   absl::Status Test();
   absl::StatusOr<Answers> TestAnswers(const Contender& contender);
   absl::Status MeasureQuality(const Answers& answers, Contender* contender) const;
+  absl::Status MeasureTest(Contender* contender, Answers* answers);
   absl::Status MeasureCost(const Answers& answers, Contender* contender);
   absl::Status MeasureSideEffects();
   absl::Status MeasureForgetting(const std::vector<double>& base, const OwnText& text, Contender* contender);

@@ -44,14 +44,14 @@ absl::StatusOr<bool> ComparisonRun::PlanRound() {
       continue;
     }
     if (is_ended) {
-      if (IsHopeless(contender.trials, leader)) {
-        contender.state = Contender::State::kStopped;
-        contender.note = absl::StrCat("no further settings tried: its validation figure is below the leader's interval");
-        continue;
-      }
       const bool rate_is_given = now_.spec.hyperparameters.learning_rate > 0;
       const std::optional<TrialSettings> next = NextTrial(contender.kind, contender.trials, most, rate_is_given);
       if (!next) continue;
+      if (IsHopeless(contender.trials, leader)) {
+        contender.state = Contender::State::kStopped;
+        contender.note = "no further settings tried: its validation figure is below the leader's interval";
+        continue;
+      }
       Trial trial;
       trial.rate_multiplier = next->rate;
       trial.size_multiplier = next->size;
@@ -111,10 +111,10 @@ absl::Status ComparisonRun::RunTrials() {
     for (size_t i = 0; i < contender.trials.size(); ++i) {
       Trial& trial = contender.trials[i];
       if (trial.state != Trial::State::kPlanned) continue;
-      ATTUNE_ASSIGN_OR_RETURN(JobSpec spec, SpecOf(contender, trial, i));
-      absl::StatusOr<Job> job = deps_.jobs->Create(spec, spec.id);
-      trial.tuning_job = spec.id;
+      const absl::StatusOr<JobSpec> spec = SpecOf(contender, trial, i);
+      const absl::StatusOr<Job> job = spec.ok() ? deps_.jobs->Create(*spec, spec->id) : spec.status();
       trial.state = job.ok() ? Trial::State::kRunning : Trial::State::kFailed;
+      if (job.ok()) trial.tuning_job = spec->id;
       if (!job.ok()) trial.error = std::string(job.status().message());
     }
   }
@@ -153,8 +153,14 @@ absl::Status ComparisonRun::MeasureTrial(Contender* contender, Trial* trial) {
   const std::string& validation = now_.spec.validation_dataset;
   ATTUNE_ASSIGN_OR_RETURN(Task task, ReadTask(validation.empty() ? PartName("validation") : validation, 0));
   ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model, deps_.acquire(trial->model));
-  ATTUNE_ASSIGN_OR_RETURN(Answers answers, Ask(deps_.engine, std::move(model), task, "", go_on()));
-  trial->validation = QualityOf(answers);
+  const absl::StatusOr<Answers> answers = Ask(deps_.engine, std::move(model), task, "", go_on());
+  if (absl::IsCancelled(answers.status())) return answers.status();
+  if (!answers.ok()) {
+    trial->state = Trial::State::kFailed;
+    trial->error = contender->note = std::string(answers.status().message());
+    return Save();
+  }
+  trial->validation = QualityOf(*answers);
   trial->state = Trial::State::kDone;
   now_.validation_examples = static_cast<int64_t>(task.rows.size());
   contender->best_trial = BestTrial(contender->trials);

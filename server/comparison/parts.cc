@@ -1,7 +1,9 @@
 #include "server/comparison/parts.h"
 
 #include <algorithm>
+#include <memory>
 #include <set>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/error.h"
@@ -22,19 +24,28 @@ SplitRow DescribeChat(const Row& row) {
   return described;
 }
 
+bool Names(const PromptTemplate& text, const std::string& column) {
+  const std::vector<std::string>& names = text.variables();
+  return std::find(names.begin(), names.end(), column) != names.end();
+}
+
 absl::StatusOr<SplitRow> DescribeColumns(const PromptTemplate& completion, const Row& row) {
   SplitRow described;
   ATTUNE_ASSIGN_OR_RETURN(described.label, completion.Render(row.columns));
-  const std::vector<std::string>& answer = completion.variables();
   for (const auto& [name, value] : row.columns) {
-    const bool is_answer = std::find(answer.begin(), answer.end(), name) != answer.end();
-    if (is_answer && answer.size() == 1) described.label = value;
+    const bool is_answer = Names(completion, name);
+    if (is_answer && completion.variables().size() == 1) described.label = value;
     if (!is_answer) absl::StrAppend(&described.text, name, "\x1f", value, "\x1e");
   }
   return described;
 }
 
 }  // namespace
+
+void UseTemplates(const DataOptions& options, DatasetInfo* data) {
+  if (!options.prompt_template.empty()) data->prompt_template = options.prompt_template;
+  if (!options.completion_template.empty()) data->completion_template = options.completion_template;
+}
 
 absl::StatusOr<std::vector<SplitRow>> DescribeRows(const DatasetInfo& data, const std::vector<Row>& rows) {
   ATTUNE_ASSIGN_OR_RETURN(PromptTemplate completion, PromptTemplate::Parse(data.completion_template));
@@ -61,6 +72,26 @@ std::vector<std::string> ChoicesOf(const std::vector<SplitRow>& rows) {
   return {labels.begin(), labels.end()};
 }
 
+std::vector<Row> TakeRows(const std::vector<Row>& rows, const std::vector<int64_t>& indices) {
+  std::vector<Row> taken;
+  for (int64_t i : indices) taken.push_back(rows[i]);
+  return taken;
+}
+
+absl::StatusOr<std::optional<std::string>> InputColumn(const DatasetInfo& data, const Row& row) {
+  std::optional<std::string> input;
+  if (data.kind == DatasetKind::kChat) return input;
+  ATTUNE_ASSIGN_OR_RETURN(PromptTemplate prompt, PromptTemplate::Parse(data.prompt_template));
+  ATTUNE_ASSIGN_OR_RETURN(PromptTemplate completion, PromptTemplate::Parse(data.completion_template));
+  size_t longest = 0;
+  for (const auto& [name, value] : row.columns) {
+    if (!Names(prompt, name) || Names(completion, name) || value.size() <= longest) continue;
+    longest = value.size();
+    input = name;
+  }
+  return input;
+}
+
 std::string RowsToJsonl(const DatasetInfo& data, const std::vector<Row>& rows) {
   std::string bytes;
   for (const Row& row : rows) {
@@ -73,6 +104,16 @@ std::string RowsToJsonl(const DatasetInfo& data, const std::vector<Row>& rows) {
     absl::StrAppend(&bytes, json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace), "\n");
   }
   return bytes;
+}
+
+absl::StatusOr<DatasetInfo> StoreRows(DatasetStore* datasets, const DatasetInfo& source, DatasetStore::UploadOptions part,
+                                      const std::vector<Row>& rows) {
+  part.info.prompt_template = source.prompt_template;
+  part.info.completion_template = source.completion_template;
+  part.info.format = DatasetFormat::kJsonl;
+  ATTUNE_ASSIGN_OR_RETURN(std::unique_ptr<DatasetStore::Upload> upload, datasets->BeginUpload(std::move(part)));
+  ATTUNE_RETURN_IF_ERROR(upload->Append(RowsToJsonl(source, rows)));
+  return upload->Commit();
 }
 
 }  // namespace attune

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <map>
 #include <numeric>
+#include <optional>
 #include <utility>
 
 #include "absl/synchronization/notification.h"
@@ -11,6 +12,7 @@
 #include "absl/time/time.h"
 #include "common/error.h"
 #include "server/comparison/measure_names.h"
+#include "server/comparison/parts.h"
 #include "server/evaluation/measures/agreement.h"
 #include "server/evaluation/measures/bootstrap.h"
 #include "server/evaluation/measures/paraphrase.h"
@@ -24,8 +26,6 @@ constexpr size_t kWindow = 64;             // requests under way at once
 constexpr int kBeginningTokens = 16, kWrittenTokens = 32;  // of each text that the base model writes
 constexpr int kTextsAParagraph = 2;
 constexpr absl::Duration kPoll = absl::Milliseconds(100), kRetry = absl::Milliseconds(50);
-
-bool IsQueueFull(const absl::Status& status) { return GetErrorDetails(status).reason == "QUEUE_FULL"; }
 
 absl::Status Stopped() { return absl::CancelledError("The comparison was stopped."); }
 
@@ -195,25 +195,17 @@ absl::StatusOr<Measure> DivergenceFrom(Engine* engine, const OwnText& text, std:
   return MeanOf(kDivergence, differences);
 }
 
-Variants MakeVariants(const Task& task, int64_t most, uint64_t seed) {
+absl::StatusOr<Variants> MakeVariants(const Task& task, int64_t most, uint64_t seed) {
   Variants variants{task, {}};
   variants.task.rows.clear();
   for (size_t i = 0; i < task.rows.size() && static_cast<int64_t>(i) < most; ++i) {
     const Row& row = task.rows[i];
-    // The longest column is the input; what the answer is made of stays as it is.
-    const std::string* input = nullptr;
-    for (const auto& [name, value] : row.columns) {
-      const bool is_answer = task.data.completion_template.find(name) != std::string::npos;
-      if (!is_answer && (!input || value.size() > input->size())) input = &value;
-    }
-    if (!input || !row.messages.empty()) continue;
-    const std::string original = *input;
+    ATTUNE_ASSIGN_OR_RETURN(const std::optional<std::string> input, InputColumn(task.data, row));
+    if (!input) continue;
     std::vector<Row> same = {row};
-    for (const Paraphrase& paraphrase : ListParaphrases(original, seed + i)) {
+    for (const Paraphrase& paraphrase : ListParaphrases(row.columns.at(*input), seed + i)) {
       same.push_back(row);
-      for (auto& [name, value] : same.back().columns) {
-        if (value == original) value = paraphrase.text;
-      }
+      same.back().columns.at(*input) = paraphrase.text;
     }
     if (same.size() < 2) continue;
     for (Row& one : same) {
@@ -226,9 +218,13 @@ Variants MakeVariants(const Task& task, int64_t most, uint64_t seed) {
 
 Measure ConsistencyOf(const Variants& variants, const Answers& answers) {
   std::map<int64_t, AnswerGroup> groups;
-  for (size_t i = 0; i < variants.group.size(); ++i) groups[variants.group[i]].push_back(answers.predicted[i]);
+  for (size_t i = 0; i < variants.group.size(); ++i) {
+    if (!answers.expected[i].empty()) groups[variants.group[i]].push_back(answers.predicted[i]);
+  }
   std::vector<double> agreement;
-  for (const auto& [row, group] : groups) agreement.push_back(PairwiseAgreement(group));
+  for (const auto& [row, group] : groups) {
+    if (group.size() > 1) agreement.push_back(PairwiseAgreement(group));
+  }
   return MeanOf(kConsistency, agreement);
 }
 

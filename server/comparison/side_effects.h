@@ -37,12 +37,13 @@ absl::StatusOr<Measure> DivergenceFrom(Engine* engine, const OwnText& text, std:
                                        const GoOn& go_on);
 
 // Rows of the task, at most `most`, each with its paraphrases (measures/paraphrase.h): `group[i]` is the row that
-// variant i is of. Chats and rows without text have none.
+// variant i is of. What changes is the row's input (InputColumn of parts.h); chats and rows without one have none.
+// Errors: templates that cannot be read.
 struct Variants {
   Task task;
   std::vector<int64_t> group;
 };
-Variants MakeVariants(const Task& task, int64_t most, uint64_t seed);
+absl::StatusOr<Variants> MakeVariants(const Task& task, int64_t most, uint64_t seed);
 // The mean share of pairs of variants that got the same answer; bootstrap interval over rows.
 Measure ConsistencyOf(const Variants& variants, const Answers& answers);
 

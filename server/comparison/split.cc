@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <map>
+#include <numeric>
 #include <utility>
 
+#include "common/shuffle.h"
 #include "server/evaluation/measures/random.h"
 
 namespace attune {
@@ -11,10 +13,6 @@ namespace {
 
 // Rows of one text, or of one label's texts.
 using Group = std::vector<int64_t>;
-
-void Shuffle(std::vector<Group>* groups, CounterRandom* random) {
-  for (int64_t i = static_cast<int64_t>(groups->size()) - 1; i > 0; --i) std::swap((*groups)[i], (*groups)[random->Below(i + 1)]);
-}
 
 // Groups of equal texts, those of each label in an order that the seed decides, label after label.
 std::vector<std::vector<Group>> GroupsByLabel(const std::vector<SplitRow>& rows, const std::vector<int64_t>& among,
@@ -31,7 +29,7 @@ std::vector<std::vector<Group>> GroupsByLabel(const std::vector<SplitRow>& rows,
   for (auto& [label, texts] : by_label) {
     std::vector<Group> groups;
     for (auto& [text, group] : texts) groups.push_back(std::move(group));
-    Shuffle(&groups, &random);
+    Shuffle(&groups, [&](int64_t count) { return random.Below(count); });
     labels.push_back(std::move(groups));
   }
   return labels;
@@ -51,16 +49,16 @@ std::vector<Group> Interleaved(std::vector<std::vector<Group>> labels) {
   return all;
 }
 
-std::vector<int64_t> All(size_t count) {
+}  // namespace
+
+std::vector<int64_t> AllRows(size_t count) {
   std::vector<int64_t> indices(count);
-  for (size_t i = 0; i < count; ++i) indices[i] = static_cast<int64_t>(i);
+  std::iota(indices.begin(), indices.end(), 0);
   return indices;
 }
 
-}  // namespace
-
 SplitParts SplitRows(const std::vector<SplitRow>& rows, const SplitSizes& sizes, uint64_t seed) {
-  const std::vector<Group> groups = Interleaved(GroupsByLabel(rows, All(rows.size()), seed));
+  const std::vector<Group> groups = Interleaved(GroupsByLabel(rows, AllRows(rows.size()), seed));
   SplitParts parts;
   for (const Group& group : groups) {
     std::vector<int64_t>* to = &parts.train;

@@ -1,6 +1,7 @@
 #ifndef ATTUNE_SERVER_COMPARISON_SPLIT_H_
 #define ATTUNE_SERVER_COMPARISON_SPLIT_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -26,6 +27,9 @@ struct SplitParts {
 // Divides rows, the same for the same seed on any platform. Sizes are met to within a few rows: whole groups of
 // equal texts move. REQUIRES: validation + test < rows.
 SplitParts SplitRows(const std::vector<SplitRow>& rows, const SplitSizes& sizes, uint64_t seed);
+
+// 0, 1, ... count - 1.
+std::vector<int64_t> AllRows(size_t count);
 
 // At most `count` of the indices, chosen by the seed, with each label's share kept; rising.
 std::vector<int64_t> SampleRows(const std::vector<SplitRow>& rows, const std::vector<int64_t>& among, int64_t count,

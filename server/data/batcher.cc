@@ -4,16 +4,16 @@
 #include <numeric>
 #include <random>
 
+#include "common/shuffle.h"
+
 namespace attune {
 namespace {
 
-// Fisher and Yates by hand: std::shuffle's order is the library's own affair, and a
-// resumed job must see the same one everywhere.
 std::vector<int64_t> Permutation(int64_t n, uint64_t seed) {
   std::vector<int64_t> order(n);
   std::iota(order.begin(), order.end(), 0);
   std::mt19937_64 random(seed);
-  for (int64_t i = n - 1; i > 0; --i) std::swap(order[i], order[random() % static_cast<uint64_t>(i + 1)]);
+  Shuffle(&order, [&](int64_t count) { return random() % static_cast<uint64_t>(count); });
   return order;
 }
 

@@ -415,6 +415,8 @@ void EngineImpl::PublishStats() {
 
 }  // namespace
 
+bool IsQueueFull(const absl::Status& status) { return GetErrorDetails(status).reason == "QUEUE_FULL"; }
+
 absl::StatusOr<ScoreResult> Engine::Score(ScoreParams params) {
   absl::Notification done;
   absl::StatusOr<ScoreResult> result = absl::UnknownError("not scored");

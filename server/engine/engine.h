@@ -185,6 +185,9 @@ struct EngineOptions {
   bool prefix_cache = true;       // what was computed stays known, while there is room, for prompts that begin alike
 };
 
+// Whether the engine refused a request because too many wait: the same request may be tried again a moment later.
+bool IsQueueFull(const absl::Status& status);
+
 // Continuous batching over paged KV caches: one thread runs steps; each step reads
 // pieces of new prompts and adds one token to every running answer, for any mix of
 // models. Models with the same base weights share one forward pass. Thread-safe.

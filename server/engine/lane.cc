@@ -8,7 +8,9 @@
 #include <optional>
 #include <tuple>
 
+#include "absl/strings/str_cat.h"
 #include "common/error.h"
+#include "common/log.h"
 #include "server/engine/token_choice.h"
 #include "server/model/decoder.h"
 #include "server/model/torch_target.h"
@@ -82,7 +84,7 @@ Lane::~Lane() {
 }
 
 int64_t Lane::GrowSwap() {
-  if (!page_copies_) return 0;
+  if (!page_copies_ || swap_refused_) return 0;
   // Powers of two, to which torch rounds pinned memory up: so what is reserved is what is taken.
   const int64_t most = std::min(swap_memory_->available(), kSwapPieceBytes);
   const int64_t piece = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(most)));
@@ -100,7 +102,12 @@ int64_t Lane::GrowSwap() {
     page_copies_->Grow(slots);
     return absl::OkStatus();
   });
-  if (!status.ok()) return 0;
+  if (!status.ok()) {
+    // What is pushed out is computed anew from here on.
+    LogWarning("swap.no_memory", {{"bytes", absl::StrCat(piece)}, {"why", std::string(status.message())}});
+    swap_refused_ = true;
+    return 0;
+  }
   std::move(reserved.begin(), reserved.end(), std::back_inserter(swap_reserved_));
   return slots;
 }
@@ -186,10 +193,14 @@ ForwardItem Lane::ItemFor(const Task& task, int64_t tokens) const {
   item.wants_logits = !ChoosesOnDevice(task);
   if (gpu_ && task.kind == Task::Kind::kScoreContinuation) {
     const std::vector<int32_t>& continuation = task.score->params.continuations[task.index];
-    item.scored = continuation.data() + (s.computed + item.first_logits + 1 - task.prompt_tokens);
     item.wants_logits = false;
+    // Not while the prompt is still read.
+    if (item.first_logits < tokens) {
+      item.scored = continuation.data() + (s.computed + item.first_logits + 1 - task.prompt_tokens);
+    }
   }
-  if (gpu_ && !item.wants_logits && !item.scored && item.first_logits < tokens) item.choice = MakeTokenChoice(task);
+  const bool is_scored = task.kind == Task::Kind::kScoreContinuation;
+  if (gpu_ && !item.wants_logits && !is_scored && item.first_logits < tokens) item.choice = MakeTokenChoice(task);
   return item;
 }
 

@@ -138,6 +138,7 @@ class Lane {
   KvPages pages_;
   MemoryBudget* const swap_memory_;
   std::vector<MemoryBudget::Reservation> swap_reserved_;
+  bool swap_refused_ = false;  // there was no host memory for more
   SwapSpace swap_;
   BatchScheduler scheduler_;
   KvCache cache_;

@@ -44,8 +44,6 @@ struct Item {
   std::unique_ptr<Generation> generation;  // null if not asked for
 };
 
-bool IsQueueFull(const absl::Status& status) { return GetErrorDetails(status).reason == "QUEUE_FULL"; }
-
 const std::string& FirstSet(const std::string& a, const std::string& b, const std::string& c) {
   return !a.empty() ? a : !b.empty() ? b : c;
 }
@@ -269,8 +267,10 @@ absl::StatusOr<EvaluationResult> EvaluateRows(Engine* engine, std::shared_ptr<co
                                               const EvaluationOptions& options,
                                               const std::function<bool(int64_t, int64_t)>& on_progress) {
   RenderOptions render = MakeRenderOptions(options, *model, data);
-  ATTUNE_ASSIGN_OR_RETURN(ChoiceSet choices, ChoiceSet::Make(model->tokenizer(), render.kind,
-                                                             render.completion_template, options.choices, rows));
+  const std::vector<Row> none;
+  ATTUNE_ASSIGN_OR_RETURN(ChoiceSet choices,
+                          ChoiceSet::Make(model->tokenizer(), render.kind, render.completion_template, options.choices,
+                                          options.derive_choices ? rows : none));
   ATTUNE_ASSIGN_OR_RETURN(ExampleRenderer renderer,
                           ExampleRenderer::Create(model->tokenizer_view, model->chat_template(), render));
   int64_t total = static_cast<int64_t>(rows.size());

@@ -33,6 +33,7 @@ struct EvaluationOptions {
   std::string dataset;                // id
   int64_t max_examples = 0;           // 0: all
   std::vector<std::string> choices;   // empty: the data's distinct answers if at most 100
+  bool derive_choices = true;         // false: no choices where none are given
   bool exact_match = false;           // also generate
   // Empty fields: those the model was tuned with, else the dataset's.
   std::string prompt_template, completion_template;

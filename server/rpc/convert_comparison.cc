@@ -1,6 +1,7 @@
 #include "server/rpc/convert_comparison.h"
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "common/error.h"
 #include "common/resource_name.h"
 #include "server/jobs/validate.h"
@@ -58,6 +59,15 @@ v1::Comparison::Contender ToProto(const Contender& in) {
   return out;
 }
 
+// A job's error as the comparison's own: its request has no tuning_job.
+absl::Status OfComparison(const absl::Status& status) {
+  if (status.ok()) return status;
+  const auto rename = [](absl::string_view text) { return absl::StrReplaceAll(text, {{"tuning_job.", "comparison."}}); };
+  ErrorDetails details = GetErrorDetails(status);
+  for (FieldViolation& violation : details.violations) violation.field = rename(violation.field);
+  return MakeError(status.code(), details.reason, rename(status.message()), details.metadata, details.violations);
+}
+
 // A job's checks of hyperparameters, data options, tenant and labels are a comparison's, too.
 absl::Status CheckAsJob(const ComparisonSpec& spec) {
   JobSpec job;
@@ -68,7 +78,7 @@ absl::Status CheckAsJob(const ComparisonSpec& spec) {
   job.data = spec.data;
   job.tenant = spec.tenant;
   job.labels = spec.labels;
-  return ValidateJobSpec(job);
+  return OfComparison(ValidateJobSpec(job));
 }
 
 void SetSpec(const ComparisonSpec& spec, v1::Comparison* out) {
@@ -129,7 +139,9 @@ absl::StatusOr<ComparisonSpec> ToComparisonSpec(const v1::Comparison& in, absl::
 v1::Comparison ToProto(const Comparison& in) {
   v1::Comparison out;
   SetSpec(in.spec, &out);
-  out.set_metric(static_cast<v1::Comparison::Metric>(in.metric));
+  // Until the data was looked at: what was asked for.
+  const QualityMetric metric = in.metric == QualityMetric::kAuto ? in.spec.metric : in.metric;
+  out.set_metric(static_cast<v1::Comparison::Metric>(metric));
   out.set_state(static_cast<v1::Comparison::State>(in.state));
   out.set_state_reason(in.state_reason);
   if (in.error) {

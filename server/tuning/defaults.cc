@@ -4,11 +4,12 @@
 #include <cmath>
 
 namespace attune {
-namespace {
 
 bool TrainsWeights(const MethodSpec& method) {
   return std::holds_alternative<FullSpec>(method) || std::holds_alternative<PartialSpec>(method);
 }
+
+namespace {
 
 // Whether it has so few parameters that it needs more passes.
 bool IsSmall(const MethodSpec& method) { return !TrainsWeights(method) && !std::holds_alternative<LoraSpec>(method); }

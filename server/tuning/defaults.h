@@ -16,6 +16,9 @@ struct AutoInputs {
   ComputeTarget target;
 };
 
+// Whether a method trains the model's own weights, all or some.
+bool TrainsWeights(const MethodSpec& method);
+
 // Replaces every `auto` and unset field by its value, so that a run needs no default
 // of its own. Learning rates and start values are those that each method is known to
 // work with (tests/bench/results tells where we measured). max_steps is always set.

@@ -16,14 +16,6 @@ int64_t Tokens(const std::vector<Example>& examples) {
   return tokens;
 }
 
-int64_t VirtualTokens(const MethodSpec& method) {
-  const auto* prompt = std::get_if<SoftPromptSpec>(&method);
-  const auto* prefix = std::get_if<PrefixSpec>(&method);
-  if (!prompt && !prefix) return 0;
-  const int64_t count = prompt ? prompt->num_virtual_tokens : prefix->num_virtual_tokens;
-  return count ? count : 20;
-}
-
 }  // namespace
 
 absl::StatusOr<PlannedRun> PlanRun(const TuningRunnerDeps& deps, const JobSpec& spec, PlanFor use,

@@ -35,7 +35,11 @@ std::string TuningRun::CheckpointPath(int64_t step) const {
 absl::StatusOr<JobOutcome> TuningRun::Run() {
   const Hyperparameters& h = plan_.hyperparameters;
   ATTUNE_RETURN_IF_ERROR(CatchTorch([&]() -> absl::Status {
+    // A prefix begins with a pass of the base model.
+    const Arbiter::Turn turn =
+        deps_.arbiter ? deps_.arbiter->Acquire(WorkClass::kTraining, Sharing::kAlone) : Arbiter::Turn();
     ATTUNE_ASSIGN_OR_RETURN(method_, MakeMethod(job_.spec.method, plan_.model->base, *h.seed));
+    Synchronize(plan_.model->base->target);
     return absl::OkStatus();
   }));
   train_ = std::make_unique<Batcher>(&plan_.data.train, h.batch_size, h.micro_batch_tokens, plan_.virtual_tokens,

@@ -7,16 +7,13 @@
 #include "absl/strings/str_cat.h"
 #include "common/error.h"
 #include "server/model/torch_target.h"
+#include "server/tuning/defaults.h"
 #include "server/tuning/estimate.h"
 #include "server/tuning/pass_batch.h"
 #include "server/tuning/run.h"
 
 namespace attune {
 namespace {
-
-bool TrainsWeights(const MethodSpec& method) {
-  return std::holds_alternative<FullSpec>(method) || std::holds_alternative<PartialSpec>(method);
-}
 
 // That a batch can hold: of the examples with the most.
 int64_t MostLossTokens(const std::vector<Example>& examples, int64_t batch_size) {
@@ -83,12 +80,8 @@ class TuningRunner final : public JobRunner {
                                                                                "tuned_model_id"));
     }
     ATTUNE_ASSIGN_OR_RETURN(PlannedRun plan, PlanRun(deps_, spec, PlanFor::kEstimate, nullptr));
-    // What only making the method can tell, e.g. a start text without tokens.
+    ATTUNE_RETURN_IF_ERROR(CheckStart(spec.method, plan.model->tokenizer()));
     const int64_t quantized_bytes = QuantizedWeightBytes(deps_, plan);
-    if (plan.virtual_tokens > 0 && quantized_bytes == 0) {
-      ATTUNE_RETURN_IF_ERROR(
-          CatchTorch([&] { return MakeMethod(spec.method, plan.model->base, 0).status(); }));
-    }
     const ModelConfig& config = plan.model->base->config;
     JobEstimate estimate;
     estimate.total_steps = plan.hyperparameters.max_steps;

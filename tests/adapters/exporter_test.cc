@@ -87,8 +87,9 @@ TEST_F(ExporterTest, TheTokenizerMadeFromGgufGivesTheSameIds) {
 TEST_F(ExporterTest, WritesAdaptersForPeft) {
   PublishAdapter("lora", "gguf", *RandomLora(config_));
   PublishAdapter("prompt", "gguf", *RandomSoftPrompt(config_));
-  PublishAdapter("prefix", "gguf", *RandomPrefix(config_, 4));
-  PublishAdapter("ia3", "gguf", *RandomIa3(config_));
+  const auto prefix = RandomPrefix(config_, 4), ia3 = RandomIa3(config_);
+  PublishAdapter("prefix", "gguf", *prefix);
+  PublishAdapter("ia3", "gguf", *ia3);
   const BaseModel& base = *residency_->Acquire("gguf").value()->base;
   for (const char* id : {"lora", "prompt", "prefix", "ia3"}) {
     absl::StatusOr<ExportResult> result = Export(id);
@@ -97,6 +98,15 @@ TEST_F(ExporterTest, WritesAdaptersForPeft) {
     auto adapter = LoadPeft(result->path, config_, {}, {base.rope_cos_PH, base.rope_sin_PH});
     ASSERT_TRUE(adapter.ok()) << adapter.status();
     EXPECT_EQ((*adapter)->lora != nullptr, std::string(id) == "lora");
+    if ((*adapter)->prefix) {
+      EXPECT_TRUE(at::allclose((*adapter)->prefix->keys_values_LNE, prefix->prefix->keys_values_LNE, 1e-5, 1e-5));
+    }
+    if ((*adapter)->ia3) {
+      EXPECT_TRUE(at::equal((*adapter)->ia3->layers[0].inner_I, ia3->ia3->layers[0].inner_I));
+      EXPECT_TRUE(at::equal((*adapter)->ia3->layers.back().output[2], ia3->ia3->layers.back().output[2]));
+    }
+    EXPECT_EQ((*adapter)->prefix != nullptr, std::string(id) == "prefix");
+    EXPECT_EQ((*adapter)->ia3 != nullptr, std::string(id) == "ia3");
     const std::string card = ReadFile(result->path + "/README.md").value();
     EXPECT_THAT(card, HasSubstr("base_model: \"gguf\""));
     EXPECT_THAT(card, HasSubstr("| validation_loss | 0.5 |"));

@@ -727,7 +727,8 @@ TEST_F(CliTest, AdviseSendsNeedsAndPrintsWhatWasFoundAndWhy) {
   EXPECT_THAT(r.out, HasSubstr("Take LoRA."));
   EXPECT_THAT(r.out, HasSubstr("It was right before."));
   EXPECT_THAT(r.out,
-              HasSubstr("attune compare --base m --data d --methods lora,soft-prompt --train-examples 300 --watch"));
+              HasSubstr("attune compare --base m --data d --methods lora,soft-prompt --train-examples 300 --test t "
+                        "--price 2 --watch"));
 }
 
 TEST_F(CliTest, AdviseAsJsonIsTheAdviceAlone) {

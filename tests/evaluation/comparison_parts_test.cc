@@ -37,6 +37,18 @@ TEST(ComparisonPartsTest, TheLabelIsTheAnswersOnlyVariable) {
   EXPECT_EQ(DescribeRows(info, rows)->front().label, "acq of a");
 }
 
+TEST(ComparisonPartsTest, TheInputIsTheLongestColumnOfThePromptThatIsNoAnswer) {
+  DatasetInfo info = Topics();
+  info.completion_template = " {{text2}} titled";  // holds other columns' names as text
+  Row row;
+  row.columns = {{"title", "long"}, {"text", "longer"}, {"text2", "the longest"}, {"unused", "longest of all four"}};
+  EXPECT_EQ(*InputColumn(info, row), "text");
+  info.prompt_template = "{{text2}}";
+  EXPECT_EQ(*InputColumn(info, row), std::nullopt);
+  info.completion_template = "{{";
+  EXPECT_FALSE(InputColumn(info, row).ok());
+}
+
 TEST(ComparisonPartsTest, RowsReadBackAsTheyWere) {
   DatasetInfo info = Topics();
   const std::vector<Row> rows = Read("{\"title\":\"1\\n\\\"2\\\"\",\"text\":7,\"label\":\"x\\u00e9\"}\n", &info);

@@ -40,10 +40,12 @@ TEST(SideEffectsTest, VariantsChangeTheTextAndNothingElse) {
   task.data.completion_template = " {{label}}";
   for (int i = 0; i < 5; ++i) {
     Row row;
-    row.columns = {{"title", "News"}, {"text", "The company does not want to sell its shares, they said."}, {"label", "a long label indeed, much longer than all of the text that is here to be read"}};
+    row.columns = {{"title", "News"}, {"link", std::string(200, 'x')}, {"text", "The company does not want to sell its shares, they said."}, {"label", "a long label indeed, much longer than all of the text that is here to be read"}};
     task.rows.push_back(row);
   }
-  const Variants variants = MakeVariants(task, 3, 1);
+  const absl::StatusOr<Variants> made = MakeVariants(task, 3, 1);
+  ASSERT_TRUE(made.ok()) << made.status();
+  const Variants& variants = *made;
   ASSERT_EQ(variants.group.size(), variants.task.rows.size());
   EXPECT_EQ(std::set<int64_t>(variants.group.begin(), variants.group.end()), (std::set<int64_t>{0, 1, 2}));
   std::set<std::string> texts;
@@ -51,12 +53,14 @@ TEST(SideEffectsTest, VariantsChangeTheTextAndNothingElse) {
     const Columns& columns = variants.task.rows[i].columns;
     if (variants.group[i] == 0) texts.insert(columns.at("text"));
     EXPECT_EQ(columns.at("title"), "News");
+    EXPECT_EQ(columns.at("link").size(), 200u) << "what no prompt shows is no input";
     EXPECT_EQ(columns.at("label"), task.rows[0].columns.at("label"));
   }
   EXPECT_GE(texts.size(), 4u) << "the text itself and some paraphrases";
 
   Answers same, mixed;
   same.predicted.assign(variants.group.size(), "x");
+  same.expected.assign(variants.group.size(), "x");
   mixed = same;
   EXPECT_EQ(ConsistencyOf(variants, same).value, 1);
   for (size_t i = 0; i < mixed.predicted.size(); i += 2) mixed.predicted[i] = "y";

@@ -30,7 +30,7 @@ class AdviceTest(unittest.TestCase):
         return list(self.server.advice.Advise(request, timeout=600))
 
     def test_evidence_ranking_and_looking_back(self):
-        messages = self.advise(curve_seconds=120, needs={"accuracy": 0.9, "keep_skills": True})
+        messages = self.advise(curve_seconds=300, needs={"accuracy": 0.9, "keep_skills": True})
         self.assertGreater(len(messages), 5)
         told = messages[-1].advice
         findings = {finding.name: finding for finding in told.findings}
@@ -38,8 +38,7 @@ class AdviceTest(unittest.TestCase):
         for name in ("zero_shot", "few_shot"):
             self.assertEqual(findings[name].count, 36)
             self.assertTrue(0 <= findings[name].lower <= findings[name].value <= findings[name].upper <= 1)
-        # Points, or, on a busy machine, why there are none.
-        self.assertRegex(findings["learning_curve"].text, "^(Short LoRA jobs reached|No learning curve)")
+        self.assertIn("Short LoRA jobs reached", findings["learning_curve"].text, told)
         self.assertGreater(findings["task_distance"].value, 0)
         self.assertGreater(findings["device_seconds"].value, 0)
         order = [Comparison.ContenderKind.Name(one.kind) for one in told.recommendations]

@@ -127,7 +127,7 @@ class ComparisonTest(unittest.TestCase):
         wrong = {"comparison.contenders": small(contenders=[Comparison.LORA]),
                  "comparison.base_model": small(base_model="nonsense"),
                  "comparison.test_fraction": small(test_fraction=0.9),
-                 "tuning_job.hyperparameters.epochs": small(hyperparameters={"epochs": -1})}
+                 "comparison.hyperparameters.epochs": small(hyperparameters={"epochs": -1})}
         for field, message in wrong.items():
             with self.assertRaises(grpc.RpcError) as context:
                 self.create(message)

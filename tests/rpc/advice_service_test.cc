@@ -148,7 +148,7 @@ TEST_F(AdviceServiceTest, JobsThatFailGiveNoCurveAndLeaveNothing) {
   runner_.SetDefault([](const Job&, JobControl&) -> absl::StatusOr<JobOutcome> { return absl::InternalError("no"); });
   const v1::Advice advice = Advised();
   ASSERT_NE(Find(advice, "learning_curve"), nullptr);
-  EXPECT_THAT(Find(advice, "learning_curve")->text(), HasSubstr("no short LoRA job ended in time"));
+  EXPECT_THAT(Find(advice, "learning_curve")->text(), HasSubstr("a short LoRA job is FAILED: no"));
   EXPECT_TRUE(jobs_->List(10, INT64_MAX, {})->empty());
   EXPECT_EQ(datasets_->List(10, INT64_MAX)->size(), 1u);
 }

@@ -42,7 +42,6 @@ TEST(ConvertComparisonTest, WhatWasAskedForComesBack) {
   EXPECT_TRUE(ValidateComparisonSpec(*spec).ok());
   Comparison comparison;
   comparison.spec = *spec;
-  comparison.metric = spec->metric;
   v1::Comparison back = ToProto(comparison);
   back.clear_state();
   back.clear_create_time();

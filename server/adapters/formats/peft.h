@@ -26,7 +26,8 @@ absl::StatusOr<std::unique_ptr<Adapter>> LoadPeft(const std::string& directory, 
                                                   const ComputeTarget& target, const RopeTable& rope = {});
 
 // Writes an adapter into a folder, durably, in the tensors' own type.
-// `base_model_name` becomes base_model_name_or_path.
+// `base_model_name` becomes base_model_name_or_path. `rope` as above: needed for a prefix alone, whose keys PEFT keeps
+// rotated.
 absl::Status SavePeft(const std::string& directory, const Adapter& adapter, const ModelConfig& config,
                       const std::string& base_model_name, const RopeTable& rope = {});
 

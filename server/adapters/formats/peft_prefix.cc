@@ -35,7 +35,6 @@ at::Tensor Turned(const at::Tensor& keys_values_LNE, const ModelConfig& config, 
 absl::Status LoadPrefix(const PeftConfig& peft, const ModelConfig& config, TensorReader* reader, Adapter* adapter) {
   ATTUNE_RETURN_IF_ERROR(CheckVirtualTokens(peft, config.kv_size(), config));
   auto prefix = std::make_unique<Prefix>();
-  prefix->init_text = peft.init_text;
   ATTUNE_ASSIGN_OR_RETURN(prefix->keys_values_LNE,
                           reader->Take(kPromptTensor, {peft.virtual_tokens, config.layers * 2 * config.kv_size()}));
   adapter->prefix = std::move(prefix);

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <set>
 #include <string>
 
 #include "absl/strings/ascii.h"
@@ -87,17 +86,26 @@ void NearDuplicateIndex::Add(absl::string_view text) {
   const int64_t index = shingles_.size();
   shingles_.push_back(Shingles(text));
   if (shingles_.back().empty()) return;
-  for (uint64_t key : BandKeys(MakeMinHash(shingles_.back()))) bands_[key].push_back(index);
+  const auto keys = BandKeys(MakeMinHash(shingles_.back()));
+  // Many equal texts would make each look-up slow, and the first of them is found in any case.
+  if (const auto same = bands_.find(keys[0]); same != bands_.end()) {
+    for (int64_t other : same->second) {
+      if (shingles_[other] == shingles_.back()) return;
+    }
+  }
+  for (uint64_t key : keys) bands_[key].push_back(index);
 }
 
 std::optional<NearDuplicateIndex::Match> NearDuplicateIndex::Find(absl::string_view text) const {
   const std::vector<uint64_t> shingles = Shingles(text);
   if (shingles.empty()) return std::nullopt;
-  std::set<int64_t> candidates;
+  std::vector<int64_t> candidates;
   for (uint64_t key : BandKeys(MakeMinHash(shingles))) {
     const auto it = bands_.find(key);
-    if (it != bands_.end()) candidates.insert(it->second.begin(), it->second.end());
+    if (it != bands_.end()) candidates.insert(candidates.end(), it->second.begin(), it->second.end());
   }
+  std::sort(candidates.begin(), candidates.end());
+  candidates.erase(std::unique(candidates.begin(), candidates.end()), candidates.end());
   std::optional<Match> best;
   for (int64_t index : candidates) {
     const double similarity = Jaccard(shingles, shingles_[index]);

@@ -28,7 +28,8 @@ double EstimateJaccard(const MinHash& a, const MinHash& b);
 
 // Texts in which near duplicates of others are looked up. Candidates share one of 32 bands of 4 hashes, so that a pair
 // of similarity 0.8 is overlooked once in 20 million times (0.7: in 6,000; 0.5: in 8); each candidate is then compared
-// by its shingles. Not thread-safe.
+// by its shingles. A look-up takes time for each distinct text that shares a band: equal texts count once, texts of one
+// mould that differ a little all count. Not thread-safe.
 class NearDuplicateIndex {
  public:
   explicit NearDuplicateIndex(double threshold = 0.8) : threshold_(threshold) {}

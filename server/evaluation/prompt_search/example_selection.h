@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
+#include "common/shuffle.h"
 
 // Which rows become a prompt's examples. Pure; the same for the same seed.
 namespace attune {
@@ -24,11 +25,11 @@ std::vector<int64_t> SelectDiverse(const std::vector<std::vector<float>>& featur
 // A text's words, hashed into a vector of length 1 (all zero for no words).
 std::vector<float> TextFeatures(absl::string_view text);
 
-// In an order that only the seed decides; std::shuffle's differs between libraries.
+// In an order that only the seed decides.
 template <typename T>
 void ShuffleBySeed(std::vector<T>* items, uint64_t seed) {
   std::mt19937_64 random(seed);
-  for (size_t i = items->size(); i > 1; --i) std::swap((*items)[i - 1], (*items)[random() % i]);
+  Shuffle(items, [&](int64_t count) { return random() % static_cast<uint64_t>(count); });
 }
 
 }  // namespace attune

@@ -109,7 +109,7 @@ absl::StatusOr<std::vector<std::string>> Proposer::Generate(const GenerateParams
   std::vector<std::string> written(params.n);
   if (host_.stop_request() != StopRequest::kNone) return SearchStopped();
   absl::StatusOr<std::unique_ptr<Generation>> generation = host_.engine->Generate(params);
-  while (GetErrorDetails(generation.status()).reason == "QUEUE_FULL") {
+  while (IsQueueFull(generation.status())) {
     if (host_.stop_request() != StopRequest::kNone) return SearchStopped();
     absl::SleepFor(kRetryInterval);
     generation = host_.engine->Generate(params);

@@ -146,7 +146,8 @@ absl::Status RowScorer::HarvestOldest() {
   while (!oldest.done.WaitForNotificationWithTimeout(kPollInterval)) {
     if (host_.stop_request() != StopRequest::kNone) return SearchStopped();
   }
-  if (GetErrorDetails(oldest.result.status()).reason == "QUEUE_FULL") {
+  if (IsQueueFull(oldest.result.status())) {
+    if (host_.stop_request() != StopRequest::kNone) return SearchStopped();
     absl::SleepFor(kRetryInterval);
     auto again = std::make_shared<Pending>();
     again->work = oldest.work;

@@ -51,7 +51,8 @@ absl::StatusOr<JobOutcome> PromptSearchRun::Run() {
   ATTUNE_RETURN_IF_ERROR(control_.SetRunning(resolved, data_.report));
   PromptSearch search(&host_, [this](const SearchRound& round) { return OnRound(round); });
   absl::StatusOr<SearchOutcome> outcome = search.Run();
-  if (absl::IsCancelled(outcome.status())) {
+  // The engine cancels, too, and that is no stop.
+  if (absl::IsCancelled(outcome.status()) && control_.stop_request() != StopRequest::kNone) {
     if (control_.stop_request() != StopRequest::kCancel) ATTUNE_RETURN_IF_ERROR(Checkpoint());
     return JobOutcome{};
   }

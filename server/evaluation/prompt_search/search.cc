@@ -37,6 +37,14 @@ double Mean(const std::vector<double>& values) {
 
 int64_t FinalCalls(const SearchData& data) { return (kSurvivors + 1) * std::min(kMostFinalRows, Rows(data)); }
 
+// Content-free inputs that a prompt is yet to be asked.
+int64_t MissingContentFree(const SearchHost& host, const std::string& prompt) {
+  if (host.data->labels.empty()) return 0;
+  const auto known = host.memo->content_free.find(prompt);
+  const size_t asked = known == host.memo->content_free.end() ? 0 : known->second.size();
+  return static_cast<int64_t>(ContentFreeInputs().size() - asked);
+}
+
 // Whether calls are left for a final after so many rows of these prompts. By what is missing, so
 // that a resumed search decides alike.
 bool LeavesAFinal(const SearchHost& host, const std::vector<const PreparedPrompt*>& prompts, int64_t rows) {
@@ -44,6 +52,7 @@ bool LeavesAFinal(const SearchHost& host, const std::vector<const PreparedPrompt
   int64_t missing = 0;
   for (const PreparedPrompt* prompt : prompts) {
     for (int64_t row = 0; row < rows; ++row) missing += host.memo->Find(prompt->key(), row) == nullptr;
+    missing += MissingContentFree(host, prompt->key());
   }
   if (most == 0 || missing == 0) return true;
   return host.memo->calls + missing <= most - std::min(most / 4, FinalCalls(*host.data));
@@ -52,11 +61,14 @@ bool LeavesAFinal(const SearchHost& host, const std::vector<const PreparedPrompt
 }  // namespace
 
 int64_t PlannedCalls(const SearchSettings& settings, const SearchData& data) {
-  const int64_t content_free =
-      data.labels.empty() ? 0 : settings.candidates * static_cast<int64_t>(ContentFreeInputs().size());
-  const int64_t round = HalvingCost(HalvingFor(data), settings.candidates + kSurvivors) + content_free;
+  const int64_t inputs = data.labels.empty() ? 0 : static_cast<int64_t>(ContentFreeInputs().size());
+  const auto round = [&](int64_t candidates) {
+    return HalvingCost(HalvingFor(data), candidates + kSurvivors) + candidates * inputs;
+  };
+  // The first round has the baseline and every instruction that was given, however many.
+  const int64_t first = std::max<int64_t>(settings.candidates, 1 + static_cast<int64_t>(settings.instructions.size()));
   const int64_t proposals = settings.rounds * kProposals + (settings.rounds - 1) * kCheckedRows;
-  const int64_t calls = settings.rounds * round + proposals + FinalCalls(data);
+  const int64_t calls = round(first) + (settings.rounds - 1) * round(settings.candidates) + proposals + FinalCalls(data);
   return settings.max_calls > 0 ? std::min(settings.max_calls, calls) : calls;
 }
 

@@ -47,15 +47,12 @@ absl::StatusOr<std::vector<HalvingResult>> SuccessiveHalving(const HalvingOption
     std::vector<HalvingResult> rung;
     for (int64_t arm : alive) {
       results[arm].estimate = arms.estimate(arm, rows);
-      results[arm].rungs += complete;
       rung.push_back(results[arm]);
     }
     if (!complete || rows == options.rows) break;
     alive = Survivors(options, std::move(rung));
-    if (static_cast<int64_t>(alive.size()) <= options.finalists) {
-      for (int64_t arm : alive) ++results[arm].rungs;
-      break;
-    }
+    for (int64_t arm : alive) ++results[arm].rungs;
+    if (static_cast<int64_t>(alive.size()) <= options.finalists) break;
     rows = NextRows(options, rows);
   }
   std::sort(results.begin(), results.end(), IsBetter);

@@ -31,7 +31,7 @@ struct HalvingArms {
 
 struct HalvingResult {
   int64_t arm = 0;
-  int64_t rungs = 0;    // that it got through, the last one included
+  int64_t rungs = 0;    // after which it was not dropped; what is not dropped stands before what is
   Proportion estimate;  // over the rows of its last rung
 };
 

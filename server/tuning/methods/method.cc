@@ -58,6 +58,25 @@ absl::StatusOr<std::unique_ptr<Method>> MakeMethod(const MethodSpec& spec, std::
                     spec);
 }
 
+int64_t VirtualTokens(const MethodSpec& spec) {
+  constexpr int64_t kDefault = 20;
+  const auto* prompt = std::get_if<SoftPromptSpec>(&spec);
+  const auto* prefix = std::get_if<PrefixSpec>(&spec);
+  if (!prompt && !prefix) return 0;
+  const int64_t count = prompt ? prompt->num_virtual_tokens : prefix->num_virtual_tokens;
+  return count ? count : kDefault;
+}
+
+absl::Status CheckStart(const MethodSpec& spec, const Tokenizer& tokenizer) {
+  if (const auto* prompt = std::get_if<SoftPromptSpec>(&spec); prompt && prompt->init != SoftPromptSpec::Init::kRandom) {
+    return StartIds(prompt->init, prompt->init_text, 1, tokenizer, 0, kSoftPromptStart).status();
+  }
+  if (const auto* prefix = std::get_if<PrefixSpec>(&spec)) {
+    return StartIds(prefix->init, prefix->init_text, 1, tokenizer, 0, kPrefixStart).status();
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<int64_t> CountTrainable(const MethodSpec& spec, const BaseModel& base) {
   using Result = absl::StatusOr<int64_t>;
   return std::visit(Overloaded{
@@ -70,12 +89,9 @@ absl::StatusOr<int64_t> CountTrainable(const MethodSpec& spec, const BaseModel& 
                           return count;
                         },
                         [&](const LoraSpec& s) -> Result { return LoraParameters(s, base.config); },
-                        [&](const SoftPromptSpec& s) -> Result {
-                          return (s.num_virtual_tokens ? s.num_virtual_tokens : 20) * base.config.hidden;
-                        },
-                        [&](const PrefixSpec& s) -> Result {
-                          return (s.num_virtual_tokens ? s.num_virtual_tokens : 20) * base.config.layers * 2 *
-                                 base.config.kv_size();
+                        [&](const SoftPromptSpec&) -> Result { return VirtualTokens(spec) * base.config.hidden; },
+                        [&](const PrefixSpec&) -> Result {
+                          return VirtualTokens(spec) * base.config.layers * 2 * base.config.kv_size();
                         },
                         [&](const Ia3Spec& s) -> Result { return Ia3Parameters(s, base.config); },
                         [&](const TextPromptSpec&) -> Result { return TrainsNothing(); },

@@ -68,6 +68,12 @@ class Method {
 absl::StatusOr<std::unique_ptr<Method>> MakeMethod(const MethodSpec& spec, std::shared_ptr<const BaseModel> base,
                                                    uint64_t seed);
 
+// Tokens that the method puts before every input: as many as asked for, else 20; 0 for methods without any.
+int64_t VirtualTokens(const MethodSpec& spec);
+
+// What MakeMethod would say of a start text, without a model's weights: INVALID_ARGUMENT naming the field.
+absl::Status CheckStart(const MethodSpec& spec, const Tokenizer& tokenizer);
+
 // Parameters that such a method would train, without making it.
 absl::StatusOr<int64_t> CountTrainable(const MethodSpec& spec, const BaseModel& base);
 
@@ -80,6 +86,10 @@ absl::StatusOr<std::unique_ptr<Method>> MakePrefix(const PrefixSpec& spec, std::
 absl::StatusOr<std::unique_ptr<Method>> MakeIa3(const Ia3Spec& spec, std::shared_ptr<const BaseModel> base);
 absl::StatusOr<std::unique_ptr<Method>> MakeFull(std::shared_ptr<const BaseModel> base);
 absl::StatusOr<std::unique_ptr<Method>> MakePartial(const PartialSpec& spec, std::shared_ptr<const BaseModel> base);
+
+// The proto's fields with a start text, for errors.
+inline constexpr char kSoftPromptStart[] = "tuning_job.soft_prompt.init_text";
+inline constexpr char kPrefixStart[] = "tuning_job.prefix.init_text";
 
 // Ids of the tokens that so many virtual ones start from: those of `init_text`, repeated or cut, or drawn from
 // the vocabulary. `field` is the proto's, for errors.

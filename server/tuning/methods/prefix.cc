@@ -15,10 +15,9 @@ namespace {
 // trained as they are, without the network of the paper: a start from real tokens makes it needless.
 class PrefixMethod final : public Method {
  public:
-  PrefixMethod(at::Tensor start_LNE, std::string init_text, std::shared_ptr<const BaseModel> base)
+  PrefixMethod(at::Tensor start_LNE, std::shared_ptr<const BaseModel> base)
       : base_(std::move(base)) {
     adapter_.prefix = std::make_unique<Prefix>();
-    adapter_.prefix->init_text = std::move(init_text);
     adapter_.prefix->keys_values_LNE = start_LNE.set_requires_grad(true);
     parameters_.push_back({"prefix_keys_values", adapter_.prefix->keys_values_LNE});
   }
@@ -87,12 +86,12 @@ at::Tensor NoiseLike(const at::Tensor& keys_values_LNE, uint64_t seed) {
 
 absl::StatusOr<std::unique_ptr<Method>> MakePrefix(const PrefixSpec& spec, std::shared_ptr<const BaseModel> base,
                                                    uint64_t seed) {
-  const int64_t count = spec.num_virtual_tokens ? spec.num_virtual_tokens : 20;
+  const int64_t count = VirtualTokens(spec);
   ATTUNE_ASSIGN_OR_RETURN(std::vector<int64_t> ids, StartIds(spec.init, spec.init_text, count, *base->tokenizer, seed,
-                                                             "tuning_job.prefix.init_text"));
+                                                             kPrefixStart));
   at::Tensor start = KeysValuesOf(*base, ids);
   if (spec.init == SoftPromptSpec::Init::kRandom) start = NoiseLike(start, seed);
-  return std::make_unique<PrefixMethod>(std::move(start), spec.init_text, std::move(base));
+  return std::make_unique<PrefixMethod>(std::move(start), std::move(base));
 }
 
 }  // namespace attune

@@ -60,7 +60,7 @@ absl::StatusOr<std::vector<int64_t>> StartIds(SoftPromptSpec::Init init, const s
 
 absl::StatusOr<std::unique_ptr<Method>> MakeSoftPrompt(const SoftPromptSpec& spec,
                                                        std::shared_ptr<const BaseModel> base, uint64_t seed) {
-  const int64_t count = spec.num_virtual_tokens ? spec.num_virtual_tokens : 20;
+  const int64_t count = VirtualTokens(spec);
   const at::Tensor& table = base->weights.embedding_VD;
   at::Tensor start;
   if (spec.init == SoftPromptSpec::Init::kRandom) {
@@ -69,8 +69,8 @@ absl::StatusOr<std::unique_ptr<Method>> MakeSoftPrompt(const SoftPromptSpec& spe
                 .normal_(0, table.to(at::kFloat).std().item<double>(), generator)
                 .to(DeviceOf(base->target));
   } else {
-    ATTUNE_ASSIGN_OR_RETURN(std::vector<int64_t> ids, StartIds(spec.init, spec.init_text, count, *base->tokenizer, seed,
-                                     "tuning_job.soft_prompt.init_text"));
+    ATTUNE_ASSIGN_OR_RETURN(std::vector<int64_t> ids, StartIds(spec.init, spec.init_text, count,
+                                                                *base->tokenizer, seed, kSoftPromptStart));
     start = table.index_select(0, at::tensor(ids, at::kLong).to(table.device())).to(at::kFloat).clone();
   }
   return std::make_unique<SoftPromptMethod>(std::move(start), spec.init_text, std::move(base));
