@@ -66,6 +66,10 @@ bool IsFinal(v1::TuningJob::State state) {
   return state == v1::TuningJob::SUCCEEDED || state == v1::TuningJob::FAILED || state == v1::TuningJob::CANCELLED;
 }
 
+bool IsFinal(v1::Comparison::State state) {
+  return state == v1::Comparison::SUCCEEDED || state == v1::Comparison::FAILED || state == v1::Comparison::CANCELLED;
+}
+
 std::string NewRequestId() {
   absl::BitGen random;
   return absl::StrFormat("%016x%016x", absl::Uniform<uint64_t>(random), absl::Uniform<uint64_t>(random));
@@ -288,12 +292,6 @@ absl::StatusOr<v1::EvaluationResult> Client::Evaluate(const v1::EvaluateRequest&
                                     request, keep, cancellation));
   if (!last.has_result()) return absl::InternalError("the evaluation ended without a result");
   return last.result();
-}
-
-absl::Status Client::WatchComparison(const v1::WatchComparisonRequest& request,
-                                     const OnMessage<v1::Comparison>& on_change, Cancellation* cancellation) {
-  return CallStream(options_, stubs_->comparisons.get(), &v1::ComparisonService::StubInterface::WatchComparison, request,
-                    on_change, cancellation);
 }
 
 absl::StatusOr<v1::Advice> Client::Advise(const v1::AdviseRequest& request,

@@ -113,9 +113,9 @@ class Client {
   absl::StatusOr<v1::Comparison> CancelComparison(const v1::CancelComparisonRequest& request);
   absl::Status DeleteComparison(const v1::DeleteComparisonRequest& request);
   absl::StatusOr<v1::GetComparisonReportResponse> GetComparisonReport(const v1::GetComparisonReportRequest& request);
-  // Every state that the server tells of, from `request.after_version` on, until the comparison has ended. CANCELLED if
-  // `on_change` or `cancellation` ended it. No deadline.
-  absl::Status WatchComparison(const v1::WatchComparisonRequest& request, const OnMessage<v1::Comparison>& on_change,
+  // Every state that the server tells of, after `request.after_version`, across broken connections and restarts of the
+  // server, until the comparison has ended. OK then; CANCELLED if `on_change` or `cancellation` ended it. No deadline.
+  absl::Status WatchComparison(v1::WatchComparisonRequest request, const OnMessage<v1::Comparison>& on_change,
                                Cancellation* cancellation = nullptr);
 
   // Aliases. A change carries a request_id, made here if the caller gives none: repeated, it is made once.
@@ -149,6 +149,7 @@ class Client {
 
 // Whether a job in this state stays in it.
 bool IsFinal(v1::TuningJob::State state);
+bool IsFinal(v1::Comparison::State state);
 
 // 128 random bits in hex, for request_id fields.
 std::string NewRequestId();

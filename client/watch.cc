@@ -1,5 +1,8 @@
-// Client's watch over a tuning job, which outlives connections.
+// Client's watches over tuning jobs and comparisons, which outlive connections.
+#include <functional>
 #include <utility>
+
+#include "absl/strings/str_cat.h"
 
 #include "client/attune.h"
 #include "client/stubs.h"
@@ -35,34 +38,76 @@ Leg RunLeg(v1::TuningService::StubInterface* stub, v1::WatchTuningJobRequest* re
   return leg;
 }
 
-}  // namespace
+// The same of a comparison's states.
+Leg RunLeg(v1::ComparisonService::StubInterface* stub, v1::WatchComparisonRequest* request,
+           const Client::OnMessage<v1::Comparison>& on_change, Cancellation* cancellation) {
+  Leg leg;
+  CallContext context(absl::InfiniteFuture(), cancellation);
+  auto reader = stub->WatchComparison(context.get(), *request);
+  v1::Comparison comparison;
+  while (!leg.stopped && reader->Read(&comparison)) {
+    if (comparison.version() <= request->after_version()) continue;
+    request->set_after_version(comparison.version());
+    leg.progressed = true;
+    leg.saw_end = leg.saw_end || IsFinal(comparison.state());
+    leg.stopped = !on_change(comparison);
+  }
+  if (leg.stopped) context.get()->TryCancel();
+  leg.status = FromGrpcStatus(reader->Finish());
+  return leg;
+}
 
-absl::Status Client::WatchTuningJob(v1::WatchTuningJobRequest request, const OnMessage<v1::JobEvent>& on_event,
-                                    Cancellation* cancellation) {
-  Backoff backoff(options_);
-  absl::Time give_up = absl::Now() + options_.reconnect_window;
+// Leg after leg until the end was seen. `has_ended` asks for it where a leg ended well without; `what` is watched.
+absl::Status WatchToEnd(const ClientOptions& options, Cancellation* cancellation, absl::string_view what,
+                        const std::function<Leg()>& run_leg, const std::function<absl::StatusOr<bool>()>& has_ended) {
+  const auto stopped = [&] { return absl::CancelledError(absl::StrCat("the watch was stopped; the ", what, " goes on")); };
+  Backoff backoff(options);
+  absl::Time give_up = absl::Now() + options.reconnect_window;
   while (true) {
-    Leg leg = RunLeg(stubs_->tuning.get(), &request, on_event, cancellation);
-    if (leg.stopped || (cancellation != nullptr && cancellation->cancelled())) {
-      return absl::CancelledError("the watch was stopped; the job goes on");
-    }
+    Leg leg = run_leg();
+    if (leg.stopped || (cancellation != nullptr && cancellation->cancelled())) return stopped();
     if (leg.saw_end) return absl::OkStatus();
     if (leg.status.ok()) {
       // Either the caller had seen the end already, or the server is stopping.
-      v1::GetTuningJobRequest get;
-      get.set_name(request.name());
-      auto job = GetTuningJob(get);
-      if (job.ok() && IsFinal(job->state())) return absl::OkStatus();
-      leg.status = job.ok() ? absl::UnavailableError("the server ended the watch early") : job.status();
+      const absl::StatusOr<bool> ended = has_ended();
+      if (ended.ok() && *ended) return absl::OkStatus();
+      leg.status = ended.ok() ? absl::UnavailableError("the server ended the watch early") : ended.status();
     }
     if (!IsBrokenStream(leg.status)) return leg.status;
     if (leg.progressed) {
       backoff.Reset();
-      give_up = absl::Now() + options_.reconnect_window;
+      give_up = absl::Now() + options.reconnect_window;
     }
     if (absl::Now() >= give_up) return leg.status;
-    if (!Pause(backoff.Next(), cancellation)) return absl::CancelledError("the watch was stopped; the job goes on");
+    if (!Pause(backoff.Next(), cancellation)) return stopped();
   }
+}
+
+}  // namespace
+
+absl::Status Client::WatchTuningJob(v1::WatchTuningJobRequest request, const OnMessage<v1::JobEvent>& on_event,
+                                    Cancellation* cancellation) {
+  return WatchToEnd(
+      options_, cancellation, "job", [&] { return RunLeg(stubs_->tuning.get(), &request, on_event, cancellation); },
+      [&]() -> absl::StatusOr<bool> {
+        v1::GetTuningJobRequest get;
+        get.set_name(request.name());
+        ATTUNE_ASSIGN_OR_RETURN(const v1::TuningJob job, GetTuningJob(get));
+        return IsFinal(job.state());
+      });
+}
+
+absl::Status Client::WatchComparison(v1::WatchComparisonRequest request, const OnMessage<v1::Comparison>& on_change,
+                                     Cancellation* cancellation) {
+  return WatchToEnd(
+      options_, cancellation, "comparison",
+      [&] { return RunLeg(stubs_->comparisons.get(), &request, on_change, cancellation); },
+      [&]() -> absl::StatusOr<bool> {
+        v1::GetComparisonRequest get;
+        get.set_name(request.name());
+        ATTUNE_ASSIGN_OR_RETURN(const v1::Comparison comparison, GetComparison(get));
+        return IsFinal(comparison.state());
+      });
 }
 
 }  // namespace attune

@@ -42,6 +42,7 @@
 #include "server/rpc/alias_service.h"
 #include "server/rpc/advice_service.h"
 #include "server/rpc/cancel_watcher.h"
+#include "server/rpc/check.h"
 #include "server/rpc/comparison_service.h"
 #include "server/rpc/dataset_service.h"
 #include "server/rpc/engine_metrics.h"
@@ -124,7 +125,7 @@ class ServerImpl final : public Server {
     if (comparisons_) comparisons_->Shutdown();
     // Generation drains while jobs save their checkpoints: neither waits for the other.
     std::thread drain([&] {
-      if (engine_) engine_->Shutdown(grace);
+      if (engine_) engine_->Shutdown(std::max(deadline - absl::Now(), absl::ZeroDuration()));
     });
     if (jobs_) jobs_->Shutdown();
     drain.join();
@@ -290,9 +291,13 @@ class ServerImpl final : public Server {
     deps.acquire = [this](absl::string_view id) { return residency_->Acquire(id); };
     deps.delete_model = [this](absl::string_view id) { return DeleteModel(id); };
     advisor_ = std::make_unique<Advisor>(deps);
+    advisor_->RemoveLeftOvers();
   }
 
+  // One of a comparison's or an advice's own.
   absl::Status DeleteModel(absl::string_view id) {
+    ATTUNE_ASSIGN_OR_RETURN(const std::vector<std::string> users, job_store_->ActiveUsersOfModel(id));
+    ATTUNE_RETURN_IF_ERROR(CheckUnused("model", "MODEL_IN_USE", "tuning_jobs", users));
     ATTUNE_RETURN_IF_ERROR(models_->Delete(id, ""));
     residency_->Drop(id);
     metrics_->ForgetModel(id);
@@ -305,9 +310,10 @@ class ServerImpl final : public Server {
     tuning_service_ = std::make_unique<TuningService>(TuningService::Deps{
         jobs_.get(), job_store_.get(), datasets_.get(), models_.get(), &cancel_watcher_, metrics_.get()});
     dataset_service_ = std::make_unique<DatasetService>(
-        DatasetService::Deps{datasets_.get(), job_store_.get(), provider, metrics_.get()});
+        DatasetService::Deps{datasets_.get(), job_store_.get(), comparison_store_.get(), provider, metrics_.get()});
     ModelService::Deps model;
     model.models = models_.get();
+    model.comparison_store = comparison_store_.get();
     model.job_store = job_store_.get();
     model.drop = [this](absl::string_view id) { residency_->Drop(id); };
     model.export_model = [this](const ExportRequest& request) { return Export(*models_, residency_.get(), request); };

@@ -20,6 +20,7 @@
 #include "client/cli/text.h"
 #include "common/error.h"
 #include "common/resource_name.h"
+#include "nlohmann/json.hpp"
 
 namespace attune::cli {
 namespace {
@@ -31,14 +32,27 @@ constexpr char kMethods[] =
 
 struct CompareArgs {
   std::string base, data, validation, test, name, display_name, hand_prompt, metric, tenant;
-  std::string prompt_template, completion_template;
+  std::string prompt_template, completion_template, pattern, judge, judge_prompt, retention;
   std::vector<std::string> methods;
-  int32_t trials = 0, batch_size = 0, max_tokens = 0;
+  int32_t trials = 0, batch_size = 0, max_tokens = 0, max_answer_tokens = 0;
   int64_t train_examples = 0, test_examples = 0;
   double test_fraction = 0, epochs = 0, learning_rate = 0, price = 0;
   std::optional<int64_t> seed;
-  bool skip_side_effects = false, keep_models = false, watch = false;
+  bool skip_side_effects = false, keep_models = false, learning_curve = false, watch = false;
 };
+
+// As a value of --metric: "token-f1".
+std::string MetricLabel(Comparison::Metric metric) {
+  return absl::StrReplaceAll(absl::AsciiStrToLower(Comparison::Metric_Name(metric)), {{"_", "-"}});
+}
+
+std::vector<std::string> MetricLabels() {
+  std::vector<std::string> labels;
+  for (int metric = 1; metric <= Comparison::Metric_MAX; ++metric) {
+    labels.push_back(MetricLabel(static_cast<Comparison::Metric>(metric)));
+  }
+  return labels;
+}
 
 std::string ContenderLabel(Comparison::ContenderKind kind) {
   return absl::StrReplaceAll(absl::AsciiStrToLower(Comparison::ContenderKind_Name(kind)), {{"_", "-"}});
@@ -103,6 +117,57 @@ void PrintLeaderboard(std::ostream& out, const Comparison& comparison) {
   table.Print(out);
 }
 
+// The measures that some contender has and the leaderboard does not show, a column each.
+void PrintMore(std::ostream& out, const Comparison& comparison, const std::vector<std::string>& names) {
+  std::vector<std::string> measured, header = {"METHOD"};
+  for (const std::string& name : names) {
+    const bool is_measured = std::any_of(comparison.results().begin(), comparison.results().end(),
+                                         [&](const auto& contender) { return Find(contender, name) != nullptr; });
+    if (!is_measured) continue;
+    measured.push_back(name);
+    header.push_back(absl::AsciiStrToUpper(absl::StrReplaceAll(name, {{"_", " "}})));
+  }
+  if (measured.empty()) return;
+  out << "\n";
+  Table table(header);
+  for (const Comparison::Contender& contender : Ranked(comparison)) {
+    std::vector<std::string> row = {ContenderLabel(contender.kind())};
+    for (const std::string& name : measured) {
+      const Comparison::Measure* measure = Find(contender, name);
+      row.push_back(measure ? Interval(*measure) : "");
+    }
+    table.Add(row);
+  }
+  table.Print(out);
+}
+
+// Validation figures by rows trained on.
+void PrintCurves(std::ostream& out, const Comparison& comparison) {
+  Table table({"METHOD", "ROWS", "VALIDATION", "TRAINING"});
+  bool has_any = false;
+  for (const Comparison::Contender& contender : Ranked(comparison)) {
+    for (const Comparison::CurvePoint& point : contender.curve()) {
+      has_any = true;
+      const bool is_done = point.trial().state() == Comparison::Trial::DONE;
+      table.Add({ContenderLabel(contender.kind()), absl::StrCat(point.examples()),
+                 is_done ? Interval(point.trial().validation()) : Printable(point.trial().error()),
+                 is_done ? FormatSeconds(point.trial().device_seconds()) : ""});
+    }
+    if (contender.curve_size() == 0) continue;
+    const Comparison::Trial& best = contender.trials(contender.best_trial());
+    table.Add({ContenderLabel(contender.kind()), absl::StrCat(comparison.train_examples(), " (all)"),
+               Interval(best.validation()), FormatSeconds(best.device_seconds())});
+    const Comparison::Measure* foreseen = Find(contender, "twice_the_data");
+    if (foreseen) {
+      table.Add({ContenderLabel(contender.kind()), "twice as many",
+                 absl::StrFormat("%.3f [%.3f, %.3f] foreseen", foreseen->value(), foreseen->lower(), foreseen->upper())});
+    }
+  }
+  if (!has_any) return;
+  out << "\nlearning curves:\n";
+  table.Print(out);
+}
+
 void PrintComparison(std::ostream& out, const Comparison& comparison) {
   PrintFields(out, {{"name", comparison.name()},
                     {"display name", comparison.display_name()},
@@ -111,6 +176,7 @@ void PrintComparison(std::ostream& out, const Comparison& comparison) {
                     {"error", Printable(comparison.error().message())},
                     {"base model", comparison.base_model()},
                     {"dataset", comparison.dataset()},
+                    {"metric", comparison.metric() == 0 ? "" : MetricLabel(comparison.metric())},
                     {"examples", comparison.test_examples() > 0
                                      ? absl::StrCat(comparison.train_examples(), " to train, ",
                                                     comparison.validation_examples(), " to choose, ",
@@ -119,6 +185,9 @@ void PrintComparison(std::ostream& out, const Comparison& comparison) {
                     {"created", FormatAge(comparison.create_time(), absl::Now())}});
   out << "\n";
   PrintLeaderboard(out, comparison);
+  PrintMore(out, comparison, {"exact_match", "token_f1", "rouge_l", "chrf", "bleu", "json_valid", "pattern_match"});
+  PrintMore(out, comparison, {"retention", "retention_loss", "memorized"});
+  PrintCurves(out, comparison);
   for (const Comparison::Contender& contender : comparison.results()) {
     if (!contender.note().empty()) out << ContenderLabel(contender.kind()) << ": " << Printable(contender.note()) << "\n";
   }
@@ -141,8 +210,15 @@ absl::StatusOr<Comparison> MakeComparison(const CompareArgs& args) {
     out.add_contenders(kind);
   }
   ATTUNE_ASSIGN_OR_RETURN(*out.mutable_hand_prompt(), ReadTemplate(args.hand_prompt));
-  if (args.metric == "label-accuracy") out.set_metric(Comparison::LABEL_ACCURACY);
-  if (args.metric == "exact-match") out.set_metric(Comparison::EXACT_MATCH);
+  Comparison::Metric metric = Comparison::METRIC_UNSPECIFIED;
+  Comparison::Metric_Parse(absl::AsciiStrToUpper(absl::StrReplaceAll(args.metric, {{"-", "_"}})), &metric);
+  out.set_metric(metric);
+  out.set_pattern(args.pattern);
+  out.set_judge_model(FullName(kModels, args.judge));
+  ATTUNE_ASSIGN_OR_RETURN(*out.mutable_judge_prompt(), ReadTemplate(args.judge_prompt));
+  out.set_max_answer_tokens(args.max_answer_tokens);
+  out.set_retention_dataset(FullName(kDatasets, args.retention));
+  out.set_learning_curve(args.learning_curve);
   out.set_max_trials(args.trials);
   out.set_max_train_examples(args.train_examples);
   out.set_max_test_examples(args.test_examples);
@@ -327,7 +403,7 @@ absl::StatusOr<int> Report(Context* context, const std::string& name, const std:
   out << response.html();
   out.close();
   if (!out) return absl::InvalidArgumentError(absl::StrCat("cannot write '", file, "'"));
-  context->out << "wrote " << file << "\n";
+  context->out << (context->json ? nlohmann::json{{"file", file}}.dump() : absl::StrCat("wrote ", file)) << "\n";
   return kExitOk;
 }
 
@@ -355,8 +431,17 @@ void AddCompareOptions(CLI::App* command, CompareArgs* args) {
               absl::StrCat("Comma-separated: ", kMethods, " (default: all; hand-prompt with --hand-prompt)"))
       ->delimiter(',');
   command->add_option("--hand-prompt", args->hand_prompt, "Template of the method hand-prompt; \\n, \\t, @FILE");
-  command->add_option("--metric", args->metric, "label-accuracy or exact-match (default: by the data)")
-      ->check(CLI::IsMember({"label-accuracy", "exact-match"}));
+  command->add_option("--metric", args->metric,
+                      absl::StrCat("Of ", absl::StrJoin(MetricLabels(), ", "), " (default: by the data)"))
+      ->check(CLI::IsMember(MetricLabels()));
+  command->add_option("--pattern", args->pattern, "Regular expression that right answers match; of pattern-match");
+  command->add_option("--judge", args->judge, "Model that judges; of judge (default: the base model)");
+  command->add_option("--judge-prompt", args->judge_prompt,
+                      "Over {{prompt}}, {{expected}} and {{answer}}; the judge says yes or no; \\n, \\t, @FILE");
+  command->add_option("--max-answer-tokens", args->max_answer_tokens, "Longest generated answer (default: 64)");
+  command->add_option("--retention", args->retention, "Dataset of what must not be forgotten (default: a built-in probe)");
+  command->add_flag("--learning-curve", args->learning_curve,
+                    "Also train on an eighth, a quarter and a half of the rows, to see what more would bring");
   command->add_option("--trials", args->trials, "Settings tried for each method, 1 to 20 (default: 2)");
   command->add_option("--train-examples", args->train_examples, "Rows trained on (default: all)");
   command->add_option("--test-examples", args->test_examples, "Rows tested on (default: 2000)");

@@ -93,6 +93,7 @@ absl::Status AdviceRun::ReadData() {
   asked_.choices = ChoicesOf(described_);
   asked_.data = data_;
   asked_.options = request_.data;
+  asked_.tenant = request_.tenant;
   view_.train = described_;
   view_.has_labels = !asked_.choices.empty();
   ATTUNE_RETURN_IF_ERROR(ChooseAsked());

@@ -7,6 +7,7 @@
 #include "absl/time/clock.h"
 #include "common/error.h"
 #include "server/advice/advice_run.h"
+#include "server/advice/curve_probe.h"
 #include "server/advice/rules.h"
 
 namespace attune {
@@ -56,10 +57,16 @@ absl::StatusOr<std::vector<PastComparison>> Advisor::Past() const {
   std::vector<PastComparison> past;
   for (Comparison& comparison : all) {
     if (comparison.state != ComparisonState::kSucceeded) continue;
+    // A mean of ROUGE-L says nothing about the share of right answers.
+    if (comparison.metric != QualityMetric::kLabelAccuracy && comparison.metric != QualityMetric::kExactMatch) continue;
     const absl::StatusOr<ModelInfo> base = deps_.models->Get(comparison.spec.base_model);
     past.push_back({std::move(comparison), base.ok() ? base->architecture.parameters : 0});
   }
   return past;
+}
+
+void Advisor::RemoveLeftOvers() const {
+  attune::RemoveLeftOvers({deps_.engine, deps_.jobs, deps_.datasets, deps_.acquire, deps_.delete_model});
 }
 
 absl::StatusOr<Advice> Advisor::Advise(const AdviceRequest& request, const Progress& progress) const {

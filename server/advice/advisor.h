@@ -63,6 +63,9 @@ class Advisor {
 
   explicit Advisor(const AdvisorDeps& deps) : deps_(deps) {}
 
+  // Before the first advice: removes what those of an earlier server have left behind.
+  void RemoveLeftOvers() const;
+
   // Looks at the data, asks the base model, lets short jobs run and ranks. Nothing is left behind. NOT_FOUND for a
   // model or dataset; FAILED_PRECONDITION (BASE_IS_ADAPTER), (NO_ANSWERS) for plain text, (NOT_ENOUGH_DATA) for fewer
   // than 2 rows.
@@ -72,7 +75,7 @@ class Advisor {
   absl::StatusOr<Retrospective> Retrospect(absl::string_view comparison) const;
 
  private:
-  // The newest comparisons that succeeded, at most 1000, with their base models' sizes.
+  // Those of the newest 1000 comparisons that succeeded and counted right answers, with their base models' sizes.
   absl::StatusOr<std::vector<PastComparison>> Past() const;
 
   const AdvisorDeps deps_;

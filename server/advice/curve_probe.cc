@@ -4,8 +4,10 @@
 #include <cmath>
 #include <limits>
 #include <optional>
+#include <set>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
@@ -17,17 +19,54 @@
 namespace attune {
 namespace {
 
-constexpr int64_t kFewestRows = 32, kFewestSteps = 16, kMostSteps = 60;
+constexpr int64_t kFewestRows = 32, kFewestSteps = 16, kMostSteps = 60, kMostPasses = 4;
 constexpr int32_t kBatchSize = 8;
 constexpr double kJobs = 3;
 constexpr absl::Duration kPoll = absl::Milliseconds(200);
+constexpr int kPage = 1000;
+constexpr char kLabel[] = "advice", kIdPrefix[] = "advice-";
+
+// A job of a curve with its dataset and model. A running job is stopped first; models go before the jobs that made them.
+void Remove(const CurveDeps& deps, const std::string& id) {
+  const absl::StatusOr<Job> job = deps.jobs->Get(id);
+  if (job.ok() && !IsFinal(job->state)) {
+    deps.jobs->Cancel(id, "").IgnoreError();
+    while (true) {
+      const auto events = deps.jobs->WaitForEvents(id, std::numeric_limits<int64_t>::max(), absl::Now() + kPoll);
+      if (!events.ok() || events->ended) break;
+    }
+  }
+  for (const absl::Status& status : {deps.delete_model(id), deps.jobs->Delete(id, ""), deps.datasets->Delete(id)}) {
+    if (!status.ok() && !absl::IsNotFound(status))
+      LogWarning("advice.left_over", {{"id", id}, {"why", std::string(status.message())}});
+  }
+}
+
+// Ids of those that an advice has made, page by page. `list` is a store's List.
+template <typename List, typename IdOf>
+void CollectMade(const List& list, const IdOf& id_of, std::set<std::string>* ids) {
+  int64_t before = std::numeric_limits<int64_t>::max();
+  while (true) {
+    const auto page = list(kPage, before);
+    if (!page.ok() || page->empty()) return;
+    for (const auto& item : *page) {
+      const auto& [id, labels] = id_of(item);
+      const auto made_by = labels.find(kLabel);
+      // A user's own may carry the label, too.
+      const bool is_ours = made_by != labels.end() && absl::StartsWith(made_by->second, kIdPrefix) &&
+                           absl::StartsWith(id, absl::StrCat(made_by->second, "-"));
+      if (is_ours) ids->insert(id);
+      before = item.position;
+    }
+  }
+}
 
 // One job of the curve, with all that it leaves behind.
 class CurveJob {
  public:
   CurveJob(const CurveDeps& deps, const CurveRequest& request, int64_t size, const GoOn& go_on)
       : deps_(deps), request_(request), size_(size), go_on_(go_on), id_(absl::StrCat(request.id, "-", size)) {}
-  ~CurveJob() { Clean(); }
+  ~CurveJob() { Remove(deps_, id_); }  // whatever the run came to
 
   // Nothing if it did not end in time; an error if it ended without a model.
   absl::StatusOr<std::optional<CurvePoint>> Run() {
@@ -39,7 +78,7 @@ class CurveJob {
     spec.hyperparameters.max_steps = request_.plan.steps;
     spec.hyperparameters.batch_size = kBatchSize;
     spec.hyperparameters.evaluation_steps = -1;
-    spec.labels = {{"advice", request_.id}};
+    spec.labels = {{kLabel, request_.id}};
     ATTUNE_RETURN_IF_ERROR(deps_.jobs->Create(spec, "").status());
     ATTUNE_ASSIGN_OR_RETURN(bool ended, Await(request_.deadline));
     if (!ended) return std::optional<CurvePoint>();
@@ -56,7 +95,7 @@ class CurveJob {
     DatasetStore::UploadOptions options;
     options.info.id = id_;
     options.info.display_name = absl::StrCat("part of ", request_.data.id, " for a learning curve");
-    options.info.labels = {{"advice", request_.id}};
+    options.info.labels = {{kLabel, request_.id}};
     const std::vector<Row> rows(request_.rows.begin(), request_.rows.begin() + size_);
     return StoreRows(deps_.datasets, request_.data, std::move(options), rows).status();
   }
@@ -80,23 +119,6 @@ class CurveJob {
     return std::optional<CurvePoint>({static_cast<double>(size_), quality.value, (quality.upper - quality.lower) / 4});
   }
 
-  // Whatever the run came to. A running job is stopped first; models go before the jobs that made them.
-  void Clean() {
-    absl::StatusOr<Job> job = deps_.jobs->Get(id_);
-    if (job.ok() && !IsFinal(job->state)) {
-      deps_.jobs->Cancel(id_, "").IgnoreError();
-      while (true) {
-        const auto events = deps_.jobs->WaitForEvents(id_, std::numeric_limits<int64_t>::max(), absl::Now() + kPoll);
-        if (!events.ok() || events->ended) break;
-      }
-    }
-    for (const absl::Status& status :
-         {deps_.delete_model(id_), deps_.jobs->Delete(id_, ""), deps_.datasets->Delete(id_)}) {
-      if (!status.ok() && !absl::IsNotFound(status))
-        LogWarning("advice.left_over", {{"id", id_}, {"why", std::string(status.message())}});
-    }
-  }
-
   const CurveDeps& deps_;
   const CurveRequest& request_;
   const int64_t size_;
@@ -111,7 +133,8 @@ CurvePlan PlanCurve(int64_t rows, double seconds_per_row, double other_seconds, 
     return kJobs * (other_seconds + static_cast<double>(steps * kBatchSize) * seconds_per_row);
   };
   CurvePlan plan;
-  plan.steps = kMostSteps;
+  // As often as a usual job would read few rows.
+  plan.steps = std::clamp(kMostPasses * rows / kBatchSize, kFewestSteps, kMostSteps);
   while (plan.steps > kFewestSteps && takes(plan.steps) > seconds) --plan.steps;
   plan.seconds = takes(plan.steps);
   const int64_t most = std::min(rows, plan.steps * kBatchSize);
@@ -133,6 +156,15 @@ absl::StatusOr<std::vector<CurvePoint>> ProbeCurve(const CurveDeps& deps, const 
     points.push_back(**point);
   }
   return points;
+}
+
+void RemoveLeftOvers(const CurveDeps& deps) {
+  std::set<std::string> ids;
+  CollectMade([&](int limit, int64_t before) { return deps.jobs->List(limit, before, {}); },
+              [](const Job& job) { return std::pair(job.spec.id, job.spec.labels); }, &ids);
+  CollectMade([&](int limit, int64_t before) { return deps.datasets->List(limit, before); },
+              [](const DatasetInfo& info) { return std::pair(info.id, info.labels); }, &ids);
+  for (const std::string& id : ids) Remove(deps, id);
 }
 
 std::vector<Finding> FindingsOf(const std::vector<CurvePoint>& points, int64_t rows) {

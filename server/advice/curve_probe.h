@@ -29,7 +29,7 @@ struct CurvePlan {
   double seconds = 0;  // that it would take; where there is no time for it, the shortest one
 };
 // A quarter, a half and all of the rows that the steps read once, at most `rows`; as many steps as three jobs have time
-// for, 16 to 60. `seconds_per_row`: of training on a row once; `other_seconds`: what each job takes besides. Pure.
+// for, 16 to 60, and no more than read all rows four times. `seconds_per_row`: of training on a row once; `other_seconds`: what each job takes besides. Pure.
 CurvePlan PlanCurve(int64_t rows, double seconds_per_row, double other_seconds, double seconds);
 
 struct CurveDeps {
@@ -54,6 +54,9 @@ struct CurveRequest {
 // gone when it returns. CANCELLED once `go_on` says so.
 absl::StatusOr<std::vector<CurvePoint>> ProbeCurve(const CurveDeps& deps, const CurveRequest& request,
                                                    const GoOn& go_on);
+
+// Removes what advices of an earlier server have left behind: jobs, datasets and models. Waits for jobs that run.
+void RemoveLeftOvers(const CurveDeps& deps);
 
 // The points in plain words, and where they lead with `rows`; nothing without points. Pure.
 std::vector<Finding> FindingsOf(const std::vector<CurvePoint>& points, int64_t rows);

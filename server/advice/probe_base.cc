@@ -15,27 +15,17 @@
 namespace attune {
 namespace {
 
-constexpr size_t kTimedRows = 5;
+constexpr size_t kTimedRows = 6;  // the first warms up
 constexpr double kRoomForShots = 0.5;  // of the context
 constexpr int64_t kEmbeddedAtOnce = 16;
 constexpr absl::Duration kPoll = absl::Milliseconds(100);
 constexpr double kFarTask = 2;  // nats per token
 
-// The median of a few requests, one at a time.
-absl::StatusOr<double> RequestMilliseconds(Engine* engine, const std::shared_ptr<const ServedModel>& base,
-                                           const Task& task, const GoOn& go_on) {
-  std::vector<double> milliseconds;
-  for (size_t i = 0; i < task.rows.size() && i < kTimedRows; ++i) {
-    Task one = task;
-    one.rows = {task.rows[i]};
-    const absl::Time start = absl::Now();
-    const absl::StatusOr<Answers> answers = Ask(engine, base, one, "", go_on);
-    if (absl::IsCancelled(answers.status())) return answers.status();
-    if (answers.ok()) milliseconds.push_back(absl::ToDoubleMilliseconds(absl::Now() - start));
-  }
-  if (milliseconds.empty()) return 0.0;
-  std::nth_element(milliseconds.begin(), milliseconds.begin() + milliseconds.size() / 2, milliseconds.end());
-  return milliseconds[milliseconds.size() / 2];
+// Of a few of the task's rows, alone.
+absl::StatusOr<double> TimeRequests(Engine* engine, const std::shared_ptr<const ServedModel>& base, Task task,
+                                    const GoOn& go_on) {
+  task.rows.resize(std::min(task.rows.size(), kTimedRows));
+  return RequestMilliseconds(engine, base, task, "", go_on);
 }
 
 // Fills in what examples bring, if any fit.
@@ -56,7 +46,7 @@ absl::Status ProbeFewShot(Engine* engine, const std::shared_ptr<const ServedMode
   ATTUNE_ASSIGN_OR_RETURN(Answers answers, Ask(engine, base, shown, "", go_on));
   probe->few_shot = QualityOf(answers);
   probe->shots = static_cast<int64_t>(shots.size());
-  ATTUNE_ASSIGN_OR_RETURN(probe->few_shot_milliseconds, RequestMilliseconds(engine, base, shown, go_on));
+  ATTUNE_ASSIGN_OR_RETURN(probe->few_shot_milliseconds, TimeRequests(engine, base, shown, go_on));
   return absl::OkStatus();
 }
 
@@ -114,7 +104,7 @@ absl::StatusOr<BaseProbe> ProbeBase(Engine* engine, std::shared_ptr<const Served
   probe.seconds_per_row = absl::ToDoubleSeconds(absl::Now() - start) / static_cast<double>(task.rows.size());
   probe.zero_shot = QualityOf(answers);
   probe.answer_loss = answers.loss;
-  ATTUNE_ASSIGN_OR_RETURN(probe.zero_shot_milliseconds, RequestMilliseconds(engine, base, task, go_on));
+  ATTUNE_ASSIGN_OR_RETURN(probe.zero_shot_milliseconds, TimeRequests(engine, base, task, go_on));
   say("asking again, with examples before each prompt");
   ATTUNE_RETURN_IF_ERROR(ProbeFewShot(engine, base, task, candidates, go_on, &probe));
   say("letting the base model write, to see how far the task is from it");

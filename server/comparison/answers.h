@@ -10,12 +10,15 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "server/adapters/residency.h"
+#include "server/comparison/answer_scorer.h"
 #include "server/comparison/comparison.h"
 #include "server/data/dataset.h"
 #include "server/engine/engine.h"
-#include "server/evaluation/evaluator.h"
+#include "server/evaluation/engine_calls.h"
 
 namespace attune {
+
+struct Judge;
 
 // Rows to be answered, and how answers are judged. All models of a comparison answer the same.
 struct Task {
@@ -23,28 +26,36 @@ struct Task {
   std::vector<Row> rows;
   std::vector<std::string> choices;  // empty: answers are generated
   DataOptions options;               // of the comparison
+  // The data is another task than the model was tuned for: neither its templates nor its length limit apply.
+  bool uses_data_templates = false;
+  int max_answer_tokens = 64;        // of a generated answer
+  std::string tenant;                // whose share of the engine it is
+  std::shared_ptr<const AnswerScorer> scorer;  // of generated answers; null: they must be exact
+  std::shared_ptr<const Judge> judge;          // null: none; else in the scorer's place
 };
 
 // What one model answered to a task's rows, in their order. A row that does not fit counts as wrong, and nothing was
 // expected of it or predicted for it.
 struct Answers {
   std::vector<std::string> expected, predicted;
-  std::vector<double> right;  // 0 or 1
+  std::vector<double> scores;  // by the task's metric, 0 to 1; of choices 0 or 1
   std::vector<double> confidence;
   double prompt_tokens = 0;   // mean
   double loss = 0;            // nats per token of the expected answers
 };
 
-// False ends the work with CANCELLED.
-using GoOn = std::function<bool(int64_t done, int64_t total)>;
-
-// Nothing but the task's choices is chosen among: without any, answers are generated, at most 64 tokens each.
+// Nothing but the task's choices is chosen among: without any, answers are generated.
 // `prompt_template`: with which the model is asked, empty for its own, or the data's.
 absl::StatusOr<Answers> Ask(Engine* engine, std::shared_ptr<const ServedModel> model, const Task& task,
                             const std::string& prompt_template, const GoOn& go_on);
 
-// Share of right answers with its Wilson interval.
+// The scores' mean: with its Wilson interval where all are 0 or 1, else with a bootstrap interval.
 Measure QualityOf(const Answers& answers);
+
+// The median time of a request alone: the task's rows are asked one after another, the first of them to warm up. 0 if none
+// of the others fits.
+absl::StatusOr<double> RequestMilliseconds(Engine* engine, const std::shared_ptr<const ServedModel>& model, const Task& task,
+                                           const std::string& prompt_template, const GoOn& go_on);
 
 // For what a run notes down. DATA_LOSS (CORRUPT_COMPARISON).
 std::string AnswersToJson(const Answers& answers);

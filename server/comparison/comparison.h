@@ -9,6 +9,7 @@
 
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "server/jobs/job.h"
 
 // A comparison of tuning methods on one task's data, as the server keeps it. The types mirror
@@ -36,12 +37,22 @@ bool IsTuned(ContenderKind kind);
 // Whether it changes the base model's weights, or adds to them: what may make it forget.
 bool ChangesWeights(ContenderKind kind);
 
-// What answers are judged by. The numbers are the proto's.
+// What answers are judged by. The numbers are the proto's. All but the first are of generated answers, each by itself.
 enum class QualityMetric {
-  kAuto = 0,           // label accuracy if there are choices, else exact match
+  kAuto = 0,           // label accuracy if there are choices; else by the answers' form (MetricFor)
   kLabelAccuracy = 1,  // the likeliest of the choices is the right one
   kExactMatch = 2,     // the generated answer is the expected one
+  kTokenF1 = 3,        // words shared with it
+  kRougeL = 4,         // longest common subsequence of words
+  kChrf = 5,           // shared character n-grams
+  kNumberMatch = 6,    // the last numbers are equal
+  kJsonMatch = 7,      // equal as JSON
+  kPatternMatch = 8,   // it matches `pattern`
+  kJudge = 9,          // `judge_model` says that it is right
 };
+inline constexpr int kQualityMetrics = 9;
+// The proto's name in lower case: "label_accuracy"; "" for kAuto.
+absl::string_view MetricName(QualityMetric metric);
 
 struct ComparisonSpec {
   std::string id;  // empty before creation: the server makes one
@@ -52,6 +63,12 @@ struct ComparisonSpec {
   std::vector<ContenderKind> contenders;         // empty: all that what is given suffices for
   std::string hand_prompt;                       // template of kHandPrompt
   QualityMetric metric = QualityMetric::kAuto;
+  std::string pattern;             // regular expression (PCRE2) that right answers match; also measured beside other metrics
+  std::string judge_model;         // of kJudge; empty: the base model
+  std::string judge_prompt;        // empty: the built-in one; see judge.h
+  int32_t max_answer_tokens = 0;   // of a generated answer; 0: 64
+  std::string retention_dataset;   // what must not be forgotten; empty: the built-in probe alone
+  bool learning_curve = false;     // also train on an eighth, a quarter and a half of the rows
   int32_t max_trials = 0;         // settings tried for each method; 0: 2
   int64_t max_train_examples = 0;  // 0: all
   int64_t max_test_examples = 0;   // 0: 2000
@@ -78,6 +95,10 @@ struct Measure {
   int64_t count = 0;  // examples behind it; 0: it is no average
   bool operator==(const Measure&) const = default;
 };
+// One without an interval.
+Measure Figure(absl::string_view name, double value);
+// The mean, with a bootstrap interval; of no values one of count 0.
+Measure MeanOf(absl::string_view name, absl::Span<const double> values);
 
 // One setting of a method that was tried.
 struct Trial {
@@ -88,8 +109,16 @@ struct Trial {
   std::string tuning_job, model;  // ids
   Measure validation;             // the metric on the validation part
   double device_seconds = 0;
+  int64_t memory_bytes = 0;  // of the device, above the base model's, as the job was admitted with
   std::string error;
   bool operator==(const Trial&) const = default;
+};
+
+// The best setting of a method, trained on a part of the rows. Its model goes once it is measured.
+struct CurveTrial {
+  int64_t examples = 0;
+  Trial trial;
+  bool operator==(const CurveTrial&) const = default;
 };
 
 struct Contender {
@@ -107,11 +136,13 @@ struct Contender {
   int32_t best_trial = -1;
   std::string model;           // that answers as this contender does
   std::string prompt_template;  // with which, where it is not the model's own
+  std::vector<CurveTrial> curve;  // fewest rows first; all rows are the best trial
   std::vector<Measure> measures;
   int32_t rank = 0;         // 1 is best; 0: not measured
   double p_value = 1;       // that it is as good as the best one, paired, Holm-corrected
   bool ties_best = false;   // the test part does not tell them apart
   const Measure* Find(absl::string_view name) const;
+  void Set(Measure measure);  // in place of the one of that name
   bool operator==(const Contender&) const = default;
 };
 
@@ -136,6 +167,7 @@ struct Comparison {
   std::string verdict;                          // in plain words, with its evidence
   absl::Time create_time;
   std::optional<absl::Time> start_time, end_time;
+  std::string prefix;    // of what it makes: "cmp-{id}", and more where that was taken; empty before it begins
   int64_t version = 0;   // rises with every change
   int64_t position = 0;  // of its database row; orders listings
   bool cancel_requested = false;

@@ -17,6 +17,12 @@ void VisitFields(Is<ComparisonSpec> auto& s, auto f) {
   f("contenders", s.contenders);
   f("hand_prompt", s.hand_prompt);
   f("metric", s.metric);
+  f("pattern", s.pattern);
+  f("judge_model", s.judge_model);
+  f("judge_prompt", s.judge_prompt);
+  f("max_answer_tokens", s.max_answer_tokens);
+  f("retention_dataset", s.retention_dataset);
+  f("learning_curve", s.learning_curve);
   f("max_trials", s.max_trials);
   f("max_train_examples", s.max_train_examples);
   f("max_test_examples", s.max_test_examples);
@@ -48,7 +54,13 @@ void VisitFields(Is<Trial> auto& s, auto f) {
   f("model", s.model);
   f("validation", s.validation);
   f("device_seconds", s.device_seconds);
+  f("memory_bytes", s.memory_bytes);
   f("error", s.error);
+}
+
+void VisitFields(Is<CurveTrial> auto& s, auto f) {
+  f("examples", s.examples);
+  f("trial", s.trial);
 }
 
 void VisitFields(Is<Contender> auto& s, auto f) {
@@ -59,6 +71,7 @@ void VisitFields(Is<Contender> auto& s, auto f) {
   f("best_trial", s.best_trial);
   f("model", s.model);
   f("prompt_template", s.prompt_template);
+  f("curve", s.curve);
   f("measures", s.measures);
   f("rank", s.rank);
   f("p_value", s.p_value);
@@ -88,6 +101,7 @@ void VisitFields(Is<Comparison> auto& s, auto f) {
   f("create_time", s.create_time);
   f("start_time", s.start_time);
   f("end_time", s.end_time);
+  f("prefix", s.prefix);
   f("version", s.version);
   f("cancel_requested", s.cancel_requested);
 }

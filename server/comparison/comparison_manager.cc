@@ -8,13 +8,15 @@
 #include "common/error.h"
 #include "common/log.h"
 #include "common/resource_name.h"
+#include "server/comparison/judge.h"
+#include "server/evaluation/measures/pattern.h"
 
 namespace attune {
 namespace {
 
-constexpr size_t kLongestId = 40;  // its parts' and jobs' names have it inside
+constexpr size_t kLongestId = 32;  // its parts' and jobs' names have it inside
 constexpr absl::Duration kAfterStoreError = absl::Seconds(5);
-constexpr int32_t kMostTrials = 20;
+constexpr int32_t kMostTrials = 20, kMostAnswerTokens = 4096;
 
 // All that need nothing but the data.
 std::vector<ContenderKind> UsualContenders(const ComparisonSpec& spec) {
@@ -42,6 +44,28 @@ void CheckContenders(const ComparisonSpec& spec, std::vector<FieldViolation>* vi
   }
 }
 
+void CheckJudging(const ComparisonSpec& spec, std::vector<FieldViolation>* violations) {
+  const bool has_judge = spec.metric == QualityMetric::kJudge;
+  if (spec.metric == QualityMetric::kPatternMatch && spec.pattern.empty()) {
+    violations->push_back({"comparison.pattern", "is required with the metric PATTERN_MATCH"});
+  }
+  if (const absl::Status read = Pattern::Compile(spec.pattern).status(); !read.ok()) {
+    violations->push_back({"comparison.pattern", std::string(read.message())});
+  }
+  if (const absl::Status read = CheckJudgePrompt(spec.judge_prompt); !read.ok()) {
+    violations->push_back({"comparison.judge_prompt", std::string(read.message())});
+  }
+  if (!has_judge && !spec.judge_model.empty()) {
+    violations->push_back({"comparison.judge_model", "goes with the metric JUDGE alone"});
+  }
+  if (!has_judge && !spec.judge_prompt.empty()) {
+    violations->push_back({"comparison.judge_prompt", "goes with the metric JUDGE alone"});
+  }
+  if (spec.max_answer_tokens < 0 || spec.max_answer_tokens > kMostAnswerTokens) {
+    violations->push_back({"comparison.max_answer_tokens", "must be 0 to 4096"});
+  }
+}
+
 }  // namespace
 
 absl::Status ValidateComparisonSpec(const ComparisonSpec& spec) {
@@ -54,13 +78,16 @@ absl::Status ValidateComparisonSpec(const ComparisonSpec& spec) {
     require(CheckId(id, field).ok(), field, "must be [a-z]([a-z0-9-]{0,61}[a-z0-9])?");
   };
   require_id(spec.id, "comparison_id", true);
-  require(spec.id.size() <= kLongestId, "comparison_id", "must be at most 40 bytes");
+  require(spec.id.size() <= kLongestId, "comparison_id", "must be at most 32 bytes");
   require_id(spec.base_model, "comparison.base_model", false);
   require_id(spec.dataset, "comparison.dataset", false);
   require_id(spec.validation_dataset, "comparison.validation_dataset", true);
   require_id(spec.test_dataset, "comparison.test_dataset", true);
   require(spec.display_name.size() <= 200, "comparison.display_name", "must be at most 200 bytes");
+  require_id(spec.judge_model, "comparison.judge_model", true);
+  require_id(spec.retention_dataset, "comparison.retention_dataset", true);
   CheckContenders(spec, &violations);
+  CheckJudging(spec, &violations);
   require(spec.max_trials >= 0 && spec.max_trials <= kMostTrials, "comparison.max_trials", "must be 0 to 20");
   require(spec.max_train_examples >= 0, "comparison.max_train_examples", "must not be negative");
   require(spec.max_test_examples >= 0, "comparison.max_test_examples", "must not be negative");
@@ -98,7 +125,11 @@ void ComparisonManager::Loop() {
       absl::MutexLock lock(&mutex_);
       if (is_stopping_) return;
       if (waiting.ok() && !waiting->empty()) next = waiting->front().spec.id;
-      if (next.empty() && !has_work_) wake_.Wait(&mutex_);
+      if (!waiting.ok()) {
+        wake_.WaitWithTimeout(&mutex_, kAfterStoreError);
+      } else if (next.empty() && !has_work_) {
+        wake_.Wait(&mutex_);
+      }
       has_work_ = false;
       if (is_stopping_) return;
       running_ = next;
@@ -146,6 +177,9 @@ void ComparisonManager::CancelJobs(const Comparison& comparison) {
     for (const Trial& trial : contender.trials) {
       if (trial.state == Trial::State::kRunning) deps_.jobs->Cancel(trial.tuning_job, "").IgnoreError();
     }
+    for (const CurveTrial& point : contender.curve) {
+      if (point.trial.state == Trial::State::kRunning) deps_.jobs->Cancel(point.trial.tuning_job, "").IgnoreError();
+    }
   }
 }
 
@@ -157,7 +191,8 @@ absl::StatusOr<Comparison> ComparisonManager::Create(ComparisonSpec spec, absl::
                      absl::StrCat("'models/", base.id, "' is an adapter; compare on the model that it is based on."));
   }
   ATTUNE_RETURN_IF_ERROR(deps_.datasets->Get(spec.dataset).status());
-  for (const std::string& dataset : {spec.validation_dataset, spec.test_dataset}) {
+  if (!spec.judge_model.empty()) ATTUNE_RETURN_IF_ERROR(deps_.models->Get(spec.judge_model).status());
+  for (const std::string& dataset : {spec.validation_dataset, spec.test_dataset, spec.retention_dataset}) {
     if (!dataset.empty()) ATTUNE_RETURN_IF_ERROR(deps_.datasets->Get(dataset).status());
   }
   if (spec.contenders.empty()) spec.contenders = UsualContenders(spec);

@@ -1,14 +1,15 @@
 // The part of ComparisonRun that measures on the test part.
 #include <algorithm>
-#include <numeric>
+#include <cmath>
 #include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "common/error.h"
 #include "server/comparison/comparison_run.h"
 #include "server/comparison/measure_names.h"
+#include "server/comparison/parts.h"
+#include "server/comparison/text_measures.h"
 #include "server/comparison/verdict.h"
 #include "server/data/utf8.h"
 #include "server/evaluation/measures/bootstrap.h"
@@ -18,22 +19,8 @@
 namespace attune {
 namespace {
 
-constexpr int64_t kTimedRequests = 8;  // the first warms up and does not count
-constexpr int64_t kParaphrasedRows = 40, kTrainingSample = 300;
+constexpr int64_t kTimedRequests = 8;
 constexpr size_t kMostDisagreements = 20, kLongestPrompt = 600;
-
-// A figure without an interval.
-Measure Figure(absl::string_view name, double value) { return {std::string(name), value, value, value, 0}; }
-
-void Set(Measure measure, Contender* contender) {
-  for (Measure& old : contender->measures) {
-    if (old.name == measure.name) {
-      old = std::move(measure);
-      return;
-    }
-  }
-  contender->measures.push_back(std::move(measure));
-}
 
 double MacroF1(const Answers& answers, absl::Span<const int64_t> rows) {
   Confusion confusion;
@@ -45,8 +32,8 @@ double MacroF1(const Answers& answers, absl::Span<const int64_t> rows) {
 
 double CalibrationErrorOf(const Answers& answers) {
   std::vector<Judgement> judgements;
-  for (size_t row = 0; row < answers.right.size(); ++row) {
-    if (!answers.expected[row].empty()) judgements.push_back({answers.confidence[row], answers.right[row] > 0});
+  for (size_t row = 0; row < answers.scores.size(); ++row) {
+    if (!answers.expected[row].empty()) judgements.push_back({answers.confidence[row], answers.scores[row] > 0});
   }
   return ExpectedCalibrationError(judgements);
 }
@@ -55,13 +42,9 @@ Measure Named(absl::string_view name, const Interval& interval, int64_t count) {
   return {std::string(name), interval.value, interval.lower, interval.upper, count};
 }
 
-// For people: the row's text.
-std::string PromptOf(const Row& row) {
-  std::string text;
-  for (const ChatTurn& turn : row.messages) absl::StrAppend(&text, turn.role, ": ", turn.content, "\n");
-  if (row.messages.empty()) {
-    for (const auto& [name, value] : row.columns) absl::StrAppend(&text, name, ": ", value, "\n");
-  }
+// For people, cut: what the row asks.
+std::string ShownPrompt(const Task& task, const Row& row) {
+  std::string text = PromptText(task.data, row).value_or("");
   if (text.size() > kLongestPrompt) text.resize(CharacterStartBefore(text, kLongestPrompt));
   return text;
 }
@@ -81,15 +64,20 @@ absl::StatusOr<Answers> ComparisonRun::TestAnswers(const Contender& contender) {
 }
 
 absl::Status ComparisonRun::MeasureQuality(const Answers& answers, Contender* contender) const {
-  Set(QualityOf(answers), contender);
-  Set(Figure(kLoss, answers.loss), contender);
-  if (now_.choices.empty()) return absl::OkStatus();
-  const int64_t count = static_cast<int64_t>(answers.right.size());
+  contender->Set(QualityOf(answers));
+  contender->Set(Figure(kLoss, answers.loss));
+  contender->Set(Figure(kPerplexity, std::exp(answers.loss)));
+  if (now_.choices.empty()) {
+    for (Measure& measure : TextMeasures(answers.expected, answers.predicted, now_.spec.pattern)) {
+      contender->Set(std::move(measure));
+    }
+    return absl::OkStatus();
+  }
+  const int64_t count = static_cast<int64_t>(answers.scores.size());
   const BootstrapOptions options{.resamples = 500};
-  Set(Named(kMacroF1, BootstrapStatistic(count, [&](auto rows) { return MacroF1(answers, rows); }, options), count),
-      contender);
+  contender->Set(Named(kMacroF1, BootstrapStatistic(count, [&](auto rows) { return MacroF1(answers, rows); }, options), count));
   // No interval: resampling adds to its upward bias, and the interval would lie above the truth.
-  Set(Figure(kCalibrationError, CalibrationErrorOf(answers)), contender);
+  contender->Set(Figure(kCalibrationError, CalibrationErrorOf(answers)));
   return absl::OkStatus();
 }
 
@@ -97,88 +85,21 @@ absl::Status ComparisonRun::MeasureCost(const Answers& answers, Contender* conte
   double all = 0;
   for (const Trial& trial : contender->trials) all += trial.device_seconds;
   const double best = contender->best_trial >= 0 ? contender->trials[contender->best_trial].device_seconds : 0;
-  Set(Figure(kTrainingSeconds, best), contender);
-  Set(Figure(kSearchSeconds, all), contender);
-  if (now_.spec.price_per_device_hour > 0) Set(Figure(kPrice, all / 3600 * now_.spec.price_per_device_hour), contender);
+  contender->Set(Figure(kTrainingSeconds, best));
+  contender->Set(Figure(kSearchSeconds, all));
+  const double price = now_.spec.price_per_device_hour;
+  if (price > 0) contender->Set(Figure(kPrice, all / 3600 * price));
+  const int64_t memory = contender->best_trial >= 0 ? contender->trials[contender->best_trial].memory_bytes : 0;
+  if (memory > 0) contender->Set(Figure(kTrainingMemory, static_cast<double>(memory)));
   ATTUNE_ASSIGN_OR_RETURN(ModelInfo info, deps_.models->Get(contender->model));
-  Set(Figure(kModelBytes, IsTuned(contender->kind) ? static_cast<double>(info.size_bytes) : 0), contender);
+  contender->Set(Figure(kModelBytes, IsTuned(contender->kind) ? static_cast<double>(info.size_bytes) : 0));
   ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model, ModelOf(*contender));
   const int64_t virtual_tokens = HasVirtualTokens(info.kind) ? info.architecture.context_tokens - model->context_tokens() : 0;
-  Set(Figure(kPromptTokens, answers.prompt_tokens + static_cast<double>(virtual_tokens)), contender);
-  // One request at a time, as a lone user sees it.
+  contender->Set(Figure(kPromptTokens, answers.prompt_tokens + static_cast<double>(virtual_tokens)));
   ATTUNE_ASSIGN_OR_RETURN(Task task, ReadTask(PartName("train"), kTimedRequests));
-  std::vector<double> milliseconds;
-  for (const Row& row : task.rows) {
-    Task one = task;
-    one.rows = {row};
-    const absl::Time start = absl::Now();
-    const absl::StatusOr<Answers> answer = Ask(deps_.engine, model, one, contender->prompt_template, go_on());
-    if (absl::IsCancelled(answer.status())) return answer.status();
-    const bool counts = &row != task.rows.data();
-    if (answer.ok() && counts) milliseconds.push_back(absl::ToDoubleMilliseconds(absl::Now() - start));
-  }
-  if (milliseconds.empty()) return absl::OkStatus();
-  std::nth_element(milliseconds.begin(), milliseconds.begin() + milliseconds.size() / 2, milliseconds.end());
-  Set(Figure(kRequestMilliseconds, milliseconds[milliseconds.size() / 2]), contender);
-  return absl::OkStatus();
-}
-
-absl::Status ComparisonRun::MeasureForgetting(const std::vector<double>& base, const OwnText& text,
-                                              Contender* contender) {
-  ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model, ModelOf(*contender));
-  ATTUNE_ASSIGN_OR_RETURN(std::vector<double> right, AnswerProbe(deps_.engine, model, go_on()));
-  Set(ProbeAccuracyOf(right), contender);
-  Set(ForgettingOf(base, right), contender);
-  ATTUNE_ASSIGN_OR_RETURN(Measure divergence, DivergenceFrom(deps_.engine, text, model, go_on()));
-  Set(std::move(divergence), contender);
-  return absl::OkStatus();
-}
-
-absl::Status ComparisonRun::MeasureSteadiness(const Variants& variants, const Task& train_sample,
-                                              const Task& validation, Contender* contender) {
-  ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model, ModelOf(*contender));
-  const std::string& prompt = contender->prompt_template;
-  if (!variants.group.empty()) {
-    ATTUNE_ASSIGN_OR_RETURN(Answers answers, Ask(deps_.engine, model, variants.task, prompt, go_on()));
-    Set(ConsistencyOf(variants, answers), contender);
-  }
-  if (!IsTuned(contender->kind)) return absl::OkStatus();
-  ATTUNE_ASSIGN_OR_RETURN(Answers seen, Ask(deps_.engine, model, train_sample, prompt, go_on()));
-  ATTUNE_ASSIGN_OR_RETURN(Answers unseen, Ask(deps_.engine, model, validation, prompt, go_on()));
-  Set(OverfittingOf(QualityOf(seen), QualityOf(unseen)), contender);
-  return absl::OkStatus();
-}
-
-absl::Status ComparisonRun::MeasureSideEffects() {
-  ATTUNE_RETURN_IF_ERROR(Report("what the base model can do besides"));
-  ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> base, deps_.acquire(now_.spec.base_model));
-  ATTUNE_ASSIGN_OR_RETURN(std::vector<double> base_right, AnswerProbe(deps_.engine, base, go_on()));
-  ATTUNE_ASSIGN_OR_RETURN(OwnText text, WriteOwnText(deps_.engine, base, go_on()));
-  const std::string& test = now_.spec.test_dataset;
-  ATTUNE_ASSIGN_OR_RETURN(Task asked, ReadTask(test.empty() ? PartName("test") : test, kParaphrasedRows));
-  ATTUNE_ASSIGN_OR_RETURN(const Variants variants,
-                          MakeVariants(asked, kParaphrasedRows, static_cast<uint64_t>(seed())));
-  ATTUNE_ASSIGN_OR_RETURN(Task train_sample, ReadTask(PartName("train"), kTrainingSample));
-  const std::string& validation = now_.spec.validation_dataset;
-  ATTUNE_ASSIGN_OR_RETURN(Task unseen, ReadTask(validation.empty() ? PartName("validation") : validation, kTrainingSample));
-  for (Contender& contender : now_.contenders) {
-    if (contender.state != Contender::State::kMeasured && contender.state != Contender::State::kStopped) continue;
-    const std::string key = absl::StrCat("side effects:", ContenderName(contender.kind));
-    ATTUNE_ASSIGN_OR_RETURN(const std::string noted, deps_.store->GetNote(id_, key));
-    if (!noted.empty()) continue;  // an earlier run measured them
-    ATTUNE_RETURN_IF_ERROR(Report(absl::StrCat("side effects of ", ContenderName(contender.kind))));
-    if (ChangesWeights(contender.kind)) {
-      ATTUNE_RETURN_IF_ERROR(MeasureForgetting(base_right, text, &contender));
-    } else {
-      // The same weights: nothing is forgotten, and that is known without asking.
-      Set(ProbeAccuracyOf(base_right), &contender);
-      Set(Figure(kForgetting, 0), &contender);
-      Set(Figure(kDivergence, 0), &contender);
-    }
-    ATTUNE_RETURN_IF_ERROR(MeasureSteadiness(variants, train_sample, unseen, &contender));
-    ATTUNE_RETURN_IF_ERROR(Save());
-    ATTUNE_RETURN_IF_ERROR(deps_.store->PutNote(id_, key, "yes"));
-  }
+  ATTUNE_ASSIGN_OR_RETURN(const double milliseconds,
+                          RequestMilliseconds(deps_.engine, model, task, contender->prompt_template, go_on()));
+  if (milliseconds > 0) contender->Set(Figure(kRequestMilliseconds, milliseconds));
   return absl::OkStatus();
 }
 
@@ -187,7 +108,7 @@ void ComparisonRun::CollectDisagreements(const std::vector<Answers>& answers) {
   const absl::StatusOr<Task> task = TestTask();
   if (!task.ok()) return;
   for (size_t row = 0; row < task->rows.size() && now_.disagreements.size() < kMostDisagreements; ++row) {
-    Disagreement found{PromptOf(task->rows[row]), "", {}};
+    Disagreement found{ShownPrompt(*task, task->rows[row]), "", {}};
     std::set<std::string> distinct;
     for (size_t i = 0; i < now_.contenders.size(); ++i) {
       // Those that are out of the race would differ everywhere.
@@ -229,8 +150,8 @@ absl::Status ComparisonRun::Test() {
       first_error.Update(measured);
       continue;
     }
-    scores[i] = answers[i].right;
-    now_.test_examples = static_cast<int64_t>(answers[i].right.size());
+    scores[i] = answers[i].scores;
+    now_.test_examples = static_cast<int64_t>(answers[i].scores.size());
     if (contender.state != Contender::State::kStopped) contender.state = Contender::State::kMeasured;
     Decide(scores, &now_);  // a live leaderboard
     ATTUNE_RETURN_IF_ERROR(Save());

@@ -6,8 +6,10 @@
 #include "absl/strings/str_cat.h"
 #include "common/error.h"
 #include "common/log.h"
+#include "server/comparison/judge.h"
 #include "server/comparison/parts.h"
 #include "server/comparison/split.h"
+#include "server/comparison/text_measures.h"
 #include "server/comparison/verdict.h"
 
 namespace attune {
@@ -21,6 +23,13 @@ absl::Status TooFewRows(int64_t rows) {
   return MakeError(absl::StatusCode::kFailedPrecondition, "NOT_ENOUGH_DATA",
                    absl::StrCat("The data has ", rows, " rows, too few to train, validate and test on: give a test dataset, or "
                                                        "more rows."));
+}
+
+absl::Status RequireAnswers(const DatasetInfo& data) {
+  if (data.kind != DatasetKind::kText) return absl::OkStatus();
+  return MakeError(absl::StatusCode::kFailedPrecondition, "NO_ANSWERS",
+                   absl::StrCat("'datasets/", data.id, "' is plain text, which has no answers that could be compared; give "
+                                                       "rows with prompts and completions."));
 }
 
 }  // namespace
@@ -39,8 +48,10 @@ absl::Status ComparisonRun::Run() {
   ATTUNE_ASSIGN_OR_RETURN(const std::string decided, deps_.store->GetNote(id_, kDecided));
   if (decided.empty()) {
     ATTUNE_RETURN_IF_ERROR(Report("dividing the data"));
+    ATTUNE_RETURN_IF_ERROR(ChoosePrefix());
     ATTUNE_RETURN_IF_ERROR(Prepare());
     ATTUNE_RETURN_IF_ERROR(Search());
+    if (now_.spec.learning_curve) ATTUNE_RETURN_IF_ERROR(MeasureCurves());
     ATTUNE_RETURN_IF_ERROR(Test());
     // From here on models go, so that none of this can be done again.
     ATTUNE_RETURN_IF_ERROR(deps_.store->PutNote(id_, kDecided, "yes"));
@@ -51,7 +62,24 @@ absl::Status ComparisonRun::Run() {
   return Report("done");
 }
 
-std::string ComparisonRun::PartName(absl::string_view part) const { return absl::StrCat("cmp-", id_, "-", part); }
+std::string ComparisonRun::PartName(absl::string_view part) const { return absl::StrCat(now_.prefix, "-", part); }
+
+absl::Status ComparisonRun::ChoosePrefix() {
+  if (!now_.prefix.empty()) return absl::OkStatus();  // an earlier run's
+  now_.prefix = absl::StrCat("cmp-", id_);
+  // What a deleted comparison of this name has left stays its own.
+  const bool is_taken = deps_.datasets->Get(PartName("train")).ok();
+  if (is_taken) absl::StrAppend(&now_.prefix, "-", absl::Hex(absl::ToUnixMicros(now_.create_time) & 0xffffff, absl::kZeroPad6));
+  return Save();
+}
+
+std::string ComparisonRun::TestName() const {
+  return now_.spec.test_dataset.empty() ? PartName("test") : now_.spec.test_dataset;
+}
+
+std::string ComparisonRun::ValidationName() const {
+  return now_.spec.validation_dataset.empty() ? PartName("validation") : now_.spec.validation_dataset;
+}
 
 absl::Status ComparisonRun::Report(const std::string& what) {
   now_.state_reason = what;
@@ -85,18 +113,22 @@ absl::StatusOr<DatasetInfo> ComparisonRun::StorePart(const DatasetInfo& source, 
   options.info.id = PartName(part);
   options.info.display_name = absl::StrCat(part, " part of ", source.id);
   options.info.labels = {{"comparison", id_}};
-  // An earlier run's is found again, but not that of an earlier comparison of the same name.
-  options.request_id = absl::StrCat(PartName(part), "-", absl::ToUnixMicros(now_.create_time));
+  options.request_id = options.info.id;  // an earlier run's is found again
   return StoreRows(deps_.datasets, source, std::move(options), rows);
 }
 
-absl::Status ComparisonRun::ChooseMetric() {
+absl::Status ComparisonRun::ChooseMetric(const std::vector<SplitRow>& rows) {
   now_.metric = now_.spec.metric;
-  if (now_.metric == QualityMetric::kAuto) {
-    now_.metric = now_.choices.empty() ? QualityMetric::kExactMatch : QualityMetric::kLabelAccuracy;
+  now_.choices = ChoicesOf(rows);
+  if (now_.metric == QualityMetric::kAuto && !now_.choices.empty()) now_.metric = QualityMetric::kLabelAccuracy;
+  if (now_.metric == QualityMetric::kAuto) now_.metric = MetricFor(LabelsOf(rows));
+  if (now_.metric != QualityMetric::kLabelAccuracy) {
+    now_.choices.clear();
+    ATTUNE_ASSIGN_OR_RETURN(AnswerScorer scorer, AnswerScorer::Create(now_.metric, now_.spec.pattern));
+    scorer_ = std::make_shared<const AnswerScorer>(std::move(scorer));
+    return absl::OkStatus();
   }
-  if (now_.metric == QualityMetric::kExactMatch) now_.choices.clear();
-  if (now_.metric != QualityMetric::kLabelAccuracy || !now_.choices.empty()) return absl::OkStatus();
+  if (!now_.choices.empty()) return absl::OkStatus();
   return MakeError(absl::StatusCode::kFailedPrecondition, "NO_LABELS",
                    "The answers are no labels: there are fewer than 2 or more than 100 of them, or hardly two alike.");
 }
@@ -121,6 +153,10 @@ absl::Status ComparisonRun::CheckWhatIsAsked(const DatasetInfo& data, const Row&
     ATTUNE_ASSIGN_OR_RETURN(PromptTemplate hand_prompt, PromptTemplate::Parse(now_.spec.hand_prompt));
     ATTUNE_RETURN_IF_ERROR(hand_prompt.Render(row.columns).status());
   }
+  if (!now_.spec.retention_dataset.empty()) {
+    ATTUNE_ASSIGN_OR_RETURN(const DatasetInfo retention, deps_.datasets->Get(now_.spec.retention_dataset));
+    ATTUNE_RETURN_IF_ERROR(RequireAnswers(retention));
+  }
   for (const std::string& other : {now_.spec.validation_dataset, now_.spec.test_dataset}) {
     if (other.empty()) continue;
     ATTUNE_ASSIGN_OR_RETURN(DatasetInfo info, deps_.datasets->Get(other));
@@ -136,15 +172,11 @@ absl::Status ComparisonRun::CheckWhatIsAsked(const DatasetInfo& data, const Row&
 
 absl::Status ComparisonRun::Prepare() {
   ATTUNE_ASSIGN_OR_RETURN(DatasetInfo data, deps_.datasets->Get(now_.spec.dataset));
-  if (data.kind == DatasetKind::kText) {
-    return MakeError(absl::StatusCode::kFailedPrecondition, "NO_ANSWERS",
-                     "Plain text has no answers that could be compared; give rows with prompts and completions.");
-  }
+  ATTUNE_RETURN_IF_ERROR(RequireAnswers(data));
   ATTUNE_ASSIGN_OR_RETURN(std::vector<Row> rows, deps_.datasets->ReadRows(data.id));
   UseTemplates(now_.spec.data, &data);
   ATTUNE_ASSIGN_OR_RETURN(std::vector<SplitRow> described, DescribeRows(data, rows));
-  now_.choices = ChoicesOf(described);
-  ATTUNE_RETURN_IF_ERROR(ChooseMetric());
+  ATTUNE_RETURN_IF_ERROR(ChooseMetric(described));
   if (!rows.empty()) ATTUNE_RETURN_IF_ERROR(CheckWhatIsAsked(data, rows[0]));
   ATTUNE_ASSIGN_OR_RETURN(const SplitSizes sizes, PartSizes(static_cast<int64_t>(rows.size())));
   SplitParts parts = SplitRows(described, sizes, static_cast<uint64_t>(seed()));
@@ -172,6 +204,14 @@ absl::StatusOr<Task> ComparisonRun::ReadTask(const std::string& dataset, int64_t
   UseTemplates(now_.spec.data, &task.data);
   task.choices = now_.choices;
   task.options = now_.spec.data;
+  task.tenant = now_.spec.tenant;
+  if (now_.spec.max_answer_tokens > 0) task.max_answer_tokens = now_.spec.max_answer_tokens;
+  task.scorer = scorer_;
+  if (now_.metric == QualityMetric::kJudge) {
+    const std::string& model = now_.spec.judge_model.empty() ? now_.spec.base_model : now_.spec.judge_model;
+    ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> judge, deps_.acquire(model));
+    task.judge = std::make_shared<const Judge>(Judge{std::move(judge), now_.spec.judge_prompt});
+  }
   if (most > 0 && static_cast<int64_t>(task.rows.size()) > most) {
     ATTUNE_ASSIGN_OR_RETURN(std::vector<SplitRow> described, DescribeRows(task.data, task.rows));
     task.rows = TakeRows(task.rows, SampleRows(described, AllRows(task.rows.size()), most, static_cast<uint64_t>(seed())));
@@ -184,8 +224,8 @@ int64_t ComparisonRun::most_test() const {
 }
 
 absl::StatusOr<Task> ComparisonRun::TestTask() const {
-  if (now_.spec.test_dataset.empty()) return ReadTask(PartName("test"), 0);  // as large as it should be already
-  return ReadTask(now_.spec.test_dataset, most_test());
+  // A part of our own is as large as it should be already.
+  return ReadTask(TestName(), now_.spec.test_dataset.empty() ? 0 : most_test());
 }
 
 absl::StatusOr<std::shared_ptr<const ServedModel>> ComparisonRun::ModelOf(const Contender& contender) const {
@@ -193,6 +233,7 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> ComparisonRun::ModelOf(const 
 }
 
 absl::Status ComparisonRun::DropLosers() {
+  DropCurveModels();
   if (now_.spec.keep_models) return absl::OkStatus();
   ATTUNE_RETURN_IF_ERROR(Report("dropping the models that lost"));
   for (size_t i = 0; i < now_.contenders.size(); ++i) {

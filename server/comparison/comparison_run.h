@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -35,6 +36,17 @@ struct ComparisonDeps {
   std::function<absl::Status(absl::string_view id)> delete_model;
 };
 
+// What side effects are measured with, the same for all contenders.
+struct SideEffectTasks {
+  std::shared_ptr<const ServedModel> base;
+  std::vector<double> base_probe;  // AnswerProbe of the base model
+  OwnText text;
+  Variants variants;
+  Task train_sample, validation;
+  std::optional<Task> retention;
+  Answers base_retention;
+};
+
 // One comparison from the state that the store has to its end, or until it is told to stop. What is done is noted
 // down step by step, so that a later run goes on where this one was. Not thread-safe, but for `should_stop`'s callers.
 class ComparisonRun {
@@ -48,13 +60,15 @@ class ComparisonRun {
   absl::Status Run();
 
  private:
+  // Of the names of what is made.
+  absl::Status ChoosePrefix();
   // Splits the data and stores the parts as datasets; those of an earlier run are found again.
   absl::Status Prepare();
   absl::StatusOr<DatasetInfo> StorePart(const DatasetInfo& source, absl::string_view part, const std::vector<Row>& rows);
   // Before hours are spent: whether the hand prompt and the other datasets go with the data.
   absl::Status CheckWhatIsAsked(const DatasetInfo& data, const Row& row) const;
   // Error: NO_LABELS.
-  absl::Status ChooseMetric();
+  absl::Status ChooseMetric(const std::vector<SplitRow>& rows);
   // Error: NOT_ENOUGH_DATA.
   absl::StatusOr<SplitSizes> PartSizes(int64_t rows) const;
   int64_t most_test() const;
@@ -67,13 +81,23 @@ class ComparisonRun {
   // Plans the next trial of each method that has one; whether there is any.
   absl::StatusOr<bool> PlanRound();
   absl::Status RunTrials();
-  absl::StatusOr<JobSpec> SpecOf(const Contender& contender, const Trial& trial, size_t number) const;
+  // A job on `dataset`; `suffix` tells it from the contender's others.
+  absl::StatusOr<JobSpec> SpecOf(const Contender& contender, const Trial& trial, absl::string_view suffix,
+                                 std::string dataset) const;
+  // Queues the trial's job; a trial that cannot have one is FAILED.
+  void StartTrial(const absl::StatusOr<JobSpec>& spec, Trial* trial);
   // The text prompt that was found.
   absl::StatusOr<ModelInfo> SearchedPrompt() const;
-  absl::Status AwaitTrial(Contender* contender, Trial* trial);
-  absl::Status MeasureTrial(Contender* contender, Trial* trial);
+  // Until it is DONE, measured on the validation part, or FAILED.
+  absl::Status AwaitTrial(Trial* trial);
+  absl::Status MeasureTrial(Trial* trial);
   // The best validation figure of all.
   Measure Leader() const;
+
+  // Trains every method's best setting on an eighth, a quarter and a half of the rows, too (comparison_curve.cc).
+  absl::Status MeasureCurves();
+  absl::Status PlanCurves();
+  void DropCurveModels();
 
   // Asks every contender the test part, once.
   absl::Status Test();
@@ -81,15 +105,18 @@ class ComparisonRun {
   absl::Status MeasureQuality(const Answers& answers, Contender* contender) const;
   absl::Status MeasureTest(Contender* contender, Answers* answers);
   absl::Status MeasureCost(const Answers& answers, Contender* contender);
+  // comparison_side_effects.cc
   absl::Status MeasureSideEffects();
-  absl::Status MeasureForgetting(const std::vector<double>& base, const OwnText& text, Contender* contender);
-  absl::Status MeasureSteadiness(const Variants& variants, const Task& train_sample, const Task& validation,
-                                 Contender* contender);
+  absl::StatusOr<SideEffectTasks> PrepareSideEffects() const;
+  absl::Status MeasureForgetting(const SideEffectTasks& tasks, Contender* contender) const;
+  absl::Status MeasureSteadiness(const SideEffectTasks& tasks, Contender* contender) const;
   void CollectDisagreements(const std::vector<Answers>& answers);
   absl::Status DropLosers();
 
   absl::StatusOr<std::shared_ptr<const ServedModel>> ModelOf(const Contender& contender) const;
   std::string PartName(absl::string_view part) const;
+  std::string TestName() const;
+  std::string ValidationName() const;
   // Says what is being done, and stores all.
   absl::Status Report(const std::string& what);
   absl::Status Save();
@@ -101,6 +128,7 @@ class ComparisonRun {
   const std::function<bool()> should_stop_;
   const std::function<void()> on_change_;
   Comparison now_;
+  std::shared_ptr<const AnswerScorer> scorer_;
 };
 
 }  // namespace attune

@@ -71,15 +71,15 @@ absl::StatusOr<ModelInfo> ComparisonRun::SearchedPrompt() const {
   return deps_.models->Get(searched->model);
 }
 
-absl::StatusOr<JobSpec> ComparisonRun::SpecOf(const Contender& contender, const Trial& trial, size_t number) const {
+absl::StatusOr<JobSpec> ComparisonRun::SpecOf(const Contender& contender, const Trial& trial, absl::string_view suffix,
+                                              std::string dataset) const {
   ATTUNE_ASSIGN_OR_RETURN(ModelInfo base, deps_.models->Get(now_.spec.base_model));
   JobSpec spec;
-  spec.id = absl::StrCat("cmp-", id_, "-", absl::StrReplaceAll(ContenderName(contender.kind), {{"_", "-"}}), "-", number + 1);
+  spec.id = absl::StrCat(now_.prefix, "-", absl::StrReplaceAll(ContenderName(contender.kind), {{"_", "-"}}), "-", suffix);
   spec.display_name = absl::StrCat(ContenderName(contender.kind), " of comparison ", id_, ": ", trial.settings);
   spec.base_model = now_.spec.base_model;
-  spec.dataset = PartName("train");
-  spec.validation_dataset =
-      now_.spec.validation_dataset.empty() ? PartName("validation") : now_.spec.validation_dataset;
+  spec.dataset = std::move(dataset);
+  spec.validation_dataset = ValidationName();
   spec.tuned_model_id = spec.id;
   spec.method = MethodFor(contender.kind, {trial.rate_multiplier, trial.size_multiplier}, base.architecture.layers);
   spec.hyperparameters = now_.spec.hyperparameters;
@@ -105,17 +105,20 @@ absl::StatusOr<JobSpec> ComparisonRun::SpecOf(const Contender& contender, const 
   return spec;
 }
 
+void ComparisonRun::StartTrial(const absl::StatusOr<JobSpec>& spec, Trial* trial) {
+  const absl::StatusOr<Job> job = spec.ok() ? deps_.jobs->Create(*spec, spec->id) : spec.status();
+  trial->state = job.ok() ? Trial::State::kRunning : Trial::State::kFailed;
+  if (job.ok()) trial->tuning_job = spec->id;
+  if (!job.ok()) trial->error = std::string(job.status().message());
+}
+
 absl::Status ComparisonRun::RunTrials() {
   // All of a round are queued together: small jobs share the device.
   for (Contender& contender : now_.contenders) {
     for (size_t i = 0; i < contender.trials.size(); ++i) {
       Trial& trial = contender.trials[i];
       if (trial.state != Trial::State::kPlanned) continue;
-      const absl::StatusOr<JobSpec> spec = SpecOf(contender, trial, i);
-      const absl::StatusOr<Job> job = spec.ok() ? deps_.jobs->Create(*spec, spec->id) : spec.status();
-      trial.state = job.ok() ? Trial::State::kRunning : Trial::State::kFailed;
-      if (job.ok()) trial.tuning_job = spec->id;
-      if (!job.ok()) trial.error = std::string(job.status().message());
+      StartTrial(SpecOf(contender, trial, absl::StrCat(i + 1), PartName("train")), &trial);
     }
   }
   ATTUNE_RETURN_IF_ERROR(Save());
@@ -123,13 +126,17 @@ absl::Status ComparisonRun::RunTrials() {
     for (Trial& trial : contender.trials) {
       if (trial.state != Trial::State::kRunning) continue;
       ATTUNE_RETURN_IF_ERROR(Report(absl::StrCat("tuning ", ContenderName(contender.kind), ": ", trial.settings)));
-      ATTUNE_RETURN_IF_ERROR(AwaitTrial(&contender, &trial));
+      ATTUNE_RETURN_IF_ERROR(AwaitTrial(&trial));
+      contender.best_trial = BestTrial(contender.trials);
+      if (contender.best_trial >= 0) contender.model = contender.trials[contender.best_trial].model;
+      if (trial.state == Trial::State::kFailed) contender.note = trial.error;
+      ATTUNE_RETURN_IF_ERROR(Save());
     }
   }
   return absl::OkStatus();
 }
 
-absl::Status ComparisonRun::AwaitTrial(Contender* contender, Trial* trial) {
+absl::Status ComparisonRun::AwaitTrial(Trial* trial) {
   while (true) {
     absl::StatusOr<JobManager::EventBatch> events = deps_.jobs->WaitForEvents(
         trial->tuning_job, std::numeric_limits<int64_t>::max(), absl::Now() + kLongestWait, should_stop_);
@@ -139,33 +146,31 @@ absl::Status ComparisonRun::AwaitTrial(Contender* contender, Trial* trial) {
   }
   ATTUNE_ASSIGN_OR_RETURN(Job job, deps_.jobs->Get(trial->tuning_job));
   trial->device_seconds = job.training_seconds;
+  trial->memory_bytes = job.memory_bytes;
   if (job.state != JobState::kSucceeded) {
     trial->state = Trial::State::kFailed;
     trial->error = job.error ? job.error->message : absl::StrCat("the job is ", JobStateName(job.state));
-    contender->note = trial->error;
-    return Save();
+    return absl::OkStatus();
   }
   trial->model = job.tuned_model;
-  return MeasureTrial(contender, trial);
+  return MeasureTrial(trial);
 }
 
-absl::Status ComparisonRun::MeasureTrial(Contender* contender, Trial* trial) {
-  const std::string& validation = now_.spec.validation_dataset;
-  ATTUNE_ASSIGN_OR_RETURN(Task task, ReadTask(validation.empty() ? PartName("validation") : validation, 0));
-  ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model, deps_.acquire(trial->model));
-  const absl::StatusOr<Answers> answers = Ask(deps_.engine, std::move(model), task, "", go_on());
+absl::Status ComparisonRun::MeasureTrial(Trial* trial) {
+  ATTUNE_ASSIGN_OR_RETURN(Task task, ReadTask(ValidationName(), 0));
+  const absl::StatusOr<std::shared_ptr<const ServedModel>> model = deps_.acquire(trial->model);
+  const absl::StatusOr<Answers> answers =
+      model.ok() ? Ask(deps_.engine, *model, task, "", go_on()) : absl::StatusOr<Answers>(model.status());
   if (absl::IsCancelled(answers.status())) return answers.status();
   if (!answers.ok()) {
     trial->state = Trial::State::kFailed;
-    trial->error = contender->note = std::string(answers.status().message());
-    return Save();
+    trial->error = std::string(answers.status().message());
+    return absl::OkStatus();
   }
   trial->validation = QualityOf(*answers);
   trial->state = Trial::State::kDone;
   now_.validation_examples = static_cast<int64_t>(task.rows.size());
-  contender->best_trial = BestTrial(contender->trials);
-  contender->model = contender->trials[contender->best_trial].model;
-  return Save();
+  return absl::OkStatus();
 }
 
 absl::Status ComparisonRun::Search() {

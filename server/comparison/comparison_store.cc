@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/error.h"
 #include "common/resource_name.h"
@@ -63,6 +64,16 @@ absl::StatusOr<std::string> FindRequest(Transaction& transaction, absl::string_v
                    absl::StrCat("The request id '", request_id, "' was used for another comparison, '", id, "'."));
 }
 
+template <typename Needs>
+absl::StatusOr<std::vector<std::string>> ActiveUsers(const ComparisonStore& store, Needs needs) {
+  ATTUNE_ASSIGN_OR_RETURN(const std::vector<Comparison> unfinished, store.Unfinished());
+  std::vector<std::string> users;
+  for (const Comparison& comparison : unfinished) {
+    if (needs(comparison)) users.push_back(comparison.spec.id);
+  }
+  return users;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ComparisonStore>> ComparisonStore::Open(Database* database, const Clock* clock) {
@@ -105,6 +116,21 @@ absl::StatusOr<std::vector<Comparison>> ComparisonStore::List(int limit, int64_t
 
 absl::StatusOr<std::vector<Comparison>> ComparisonStore::Unfinished() const {
   return Select(*database_, "WHERE state IN (1, 2) ORDER BY position", {});
+}
+
+absl::StatusOr<std::vector<std::string>> ComparisonStore::ActiveUsersOfDataset(absl::string_view dataset) const {
+  return ActiveUsers(*this, [&](const Comparison& c) {
+    const bool is_part = !c.prefix.empty() && absl::StartsWith(dataset, absl::StrCat(c.prefix, "-"));
+    return is_part || dataset == c.spec.dataset || dataset == c.spec.validation_dataset || dataset == c.spec.test_dataset ||
+           dataset == c.spec.retention_dataset;
+  });
+}
+
+absl::StatusOr<std::vector<std::string>> ComparisonStore::ActiveUsersOfModel(absl::string_view model) const {
+  return ActiveUsers(*this, [&](const Comparison& c) {
+    const bool is_trial = !c.prefix.empty() && absl::StartsWith(model, absl::StrCat(c.prefix, "-"));
+    return is_trial || model == c.spec.base_model || model == c.spec.judge_model;
+  });
 }
 
 absl::StatusOr<Comparison> ComparisonStore::Update(absl::string_view id,

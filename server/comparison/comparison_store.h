@@ -33,6 +33,10 @@ class ComparisonStore {
   // Those not in a final state, oldest first.
   absl::StatusOr<std::vector<Comparison>> Unfinished() const;
 
+  // Ids of the unfinished ones that need that dataset, or that model.
+  absl::StatusOr<std::vector<std::string>> ActiveUsersOfDataset(absl::string_view dataset) const;
+  absl::StatusOr<std::vector<std::string>> ActiveUsersOfModel(absl::string_view model) const;
+
   // Applies `change` in a transaction and returns the result, its version one higher. Nothing is written if
   // `change` fails. `change` must not call the store.
   absl::StatusOr<Comparison> Update(absl::string_view id, const std::function<absl::Status(Comparison&)>& change);

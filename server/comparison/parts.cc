@@ -72,6 +72,12 @@ std::vector<std::string> ChoicesOf(const std::vector<SplitRow>& rows) {
   return {labels.begin(), labels.end()};
 }
 
+std::vector<std::string> LabelsOf(const std::vector<SplitRow>& rows) {
+  std::vector<std::string> labels;
+  for (const SplitRow& row : rows) labels.push_back(row.label);
+  return labels;
+}
+
 std::vector<Row> TakeRows(const std::vector<Row>& rows, const std::vector<int64_t>& indices) {
   std::vector<Row> taken;
   for (int64_t i : indices) taken.push_back(rows[i]);
@@ -90,6 +96,18 @@ absl::StatusOr<std::optional<std::string>> InputColumn(const DatasetInfo& data, 
     input = name;
   }
   return input;
+}
+
+absl::StatusOr<std::string> PromptText(const DatasetInfo& data, const Row& row) {
+  if (data.kind == DatasetKind::kPromptCompletion) {
+    ATTUNE_ASSIGN_OR_RETURN(PromptTemplate prompt, PromptTemplate::Parse(data.prompt_template));
+    return prompt.Render(row.columns);
+  }
+  std::string text;
+  for (size_t i = 0; i + 1 < row.messages.size(); ++i) {
+    absl::StrAppend(&text, i > 0 ? "\n" : "", row.messages[i].role, ": ", row.messages[i].content);
+  }
+  return text;
 }
 
 std::string RowsToJsonl(const DatasetInfo& data, const std::vector<Row>& rows) {

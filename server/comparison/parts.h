@@ -24,12 +24,17 @@ absl::StatusOr<std::vector<SplitRow>> DescribeRows(const DatasetInfo& data, cons
 // The distinct labels, sorted, if answers are to be chosen among them: 2 to 100, and each row's label short; else none.
 std::vector<std::string> ChoicesOf(const std::vector<SplitRow>& rows);
 
+std::vector<std::string> LabelsOf(const std::vector<SplitRow>& rows);
+
 // Those rows, in that order.
 std::vector<Row> TakeRows(const std::vector<Row>& rows, const std::vector<int64_t>& indices);
 
 // The column with the row's input: the longest that the prompt template names and the completion template does not, the
 // first of equals; none for chats, and where there is no such column.
 absl::StatusOr<std::optional<std::string>> InputColumn(const DatasetInfo& data, const Row& row);
+
+// What a model is asked of the row: its prompt, or the turns of a chat before the answer, as "role: text" lines.
+absl::StatusOr<std::string> PromptText(const DatasetInfo& data, const Row& row);
 
 // The rows as the bytes of a JSON Lines upload that reads as the same rows.
 std::string RowsToJsonl(const DatasetInfo& data, const std::vector<Row>& rows);

@@ -7,14 +7,13 @@
 #include <optional>
 #include <utility>
 
-#include "absl/synchronization/notification.h"
-#include "absl/time/clock.h"
-#include "absl/time/time.h"
 #include "common/error.h"
 #include "server/comparison/measure_names.h"
 #include "server/comparison/parts.h"
+#include "server/data/example.h"
+#include "server/evaluation/evaluator.h"
 #include "server/evaluation/measures/agreement.h"
-#include "server/evaluation/measures/bootstrap.h"
+#include "server/evaluation/measures/memorization.h"
 #include "server/evaluation/measures/paraphrase.h"
 #include "server/evaluation/measures/wilson.h"
 #include "server/evaluation/probe/probe.h"
@@ -22,57 +21,9 @@
 namespace attune {
 namespace {
 
-constexpr size_t kWindow = 64;             // requests under way at once
 constexpr int kBeginningTokens = 16, kWrittenTokens = 32;  // of each text that the base model writes
 constexpr int kTextsAParagraph = 2;
-constexpr absl::Duration kPoll = absl::Milliseconds(100), kRetry = absl::Milliseconds(50);
-
-absl::Status Stopped() { return absl::CancelledError("The comparison was stopped."); }
-
-struct Pending {
-  absl::Notification done;
-  absl::StatusOr<ScoreResult> result = absl::UnknownError("not yet");
-};
-
-// Waits for a score, asking again where the engine's queue was full.
-absl::StatusOr<ScoreResult> Await(Engine* engine, const ScoreParams& params, std::shared_ptr<Pending> pending,
-                                  const std::function<bool()>& go_on) {
-  while (true) {
-    while (!pending->done.WaitForNotificationWithTimeout(kPoll)) {
-      if (!go_on()) return Stopped();
-    }
-    if (pending->result.ok() || !IsQueueFull(pending->result.status())) return std::move(pending->result);
-    absl::SleepFor(kRetry);
-    if (!go_on()) return Stopped();
-    pending = std::make_shared<Pending>();
-    engine->ScoreAsync(params, [pending](absl::StatusOr<ScoreResult> result) {
-      pending->result = std::move(result);
-      pending->done.Notify();
-    });
-  }
-}
-
-// Scores all, many at a time, and hands the results out in order.
-absl::Status ScoreAll(Engine* engine, const std::vector<ScoreParams>& all, const GoOn& go_on,
-                      const std::function<void(size_t, const ScoreResult&)>& on_result) {
-  std::vector<std::shared_ptr<Pending>> pending(all.size());
-  const int64_t total = static_cast<int64_t>(all.size());
-  size_t submitted = 0;
-  for (size_t i = 0; i < all.size(); ++i) {
-    for (; submitted < all.size() && submitted < i + kWindow; ++submitted) {
-      pending[submitted] = std::make_shared<Pending>();
-      engine->ScoreAsync(all[submitted], [one = pending[submitted]](absl::StatusOr<ScoreResult> result) {
-        one->result = std::move(result);
-        one->done.Notify();
-      });
-    }
-    const int64_t done = static_cast<int64_t>(i);
-    ATTUNE_ASSIGN_OR_RETURN(ScoreResult result, Await(engine, all[i], pending[i], [&] { return go_on(done, total); }));
-    on_result(i, result);
-    pending[i] = nullptr;
-  }
-  return absl::OkStatus();
-}
+constexpr size_t kMostContinued = 100;
 
 // Of a text by itself, as a request's plain prompt is tokenised.
 std::vector<int32_t> Tokens(const Tokenizer& tokenizer, const std::string& text) {
@@ -81,39 +32,13 @@ std::vector<int32_t> Tokens(const Tokenizer& tokenizer, const std::string& text)
   return tokens;
 }
 
-// Begins to write on; waits while the engine's queue is full.
-absl::StatusOr<std::unique_ptr<Generation>> BeginText(Engine* engine, std::shared_ptr<const ServedModel> model,
-                                                      const std::vector<int32_t>& prompt, uint64_t seed,
-                                                      const std::function<bool()>& go_on) {
-  GenerateParams params;
+ScoreParams ScoreOf(std::shared_ptr<const ServedModel> model, const OwnText& text, size_t i) {
+  ScoreParams params;
   params.model = std::move(model);
-  params.prompt = prompt;
-  params.max_tokens = kWrittenTokens;
-  params.ignore_eos = true;
-  params.sampling.temperature = 1;
-  params.sampling.seed = seed;
-  while (true) {
-    absl::StatusOr<std::unique_ptr<Generation>> generation = engine->Generate(params);
-    if (generation.ok() || !IsQueueFull(generation.status())) return generation;
-    absl::SleepFor(kRetry);
-    if (!go_on()) return Stopped();
-  }
-}
-
-absl::StatusOr<std::vector<int32_t>> Written(Generation* generation) {
-  std::vector<int32_t> tokens;
-  GenerationUpdate update;
-  while (generation->Next(&update)) {
-    if (update.has_token) tokens.push_back(update.token.id);
-  }
-  if (!generation->status().ok()) return generation->status();
-  return tokens;
-}
-
-Measure MeanOf(absl::string_view name, const std::vector<double>& values) {
-  if (values.empty()) return {std::string(name)};
-  const Interval interval = BootstrapMean(values, BootstrapOptions());
-  return {std::string(name), interval.value, interval.lower, interval.upper, static_cast<int64_t>(values.size())};
+  params.prompt = text.prompts[i];
+  params.continuations = {text.continuations[i]};
+  params.priority = kBackgroundPriority;
+  return params;
 }
 
 }  // namespace
@@ -125,6 +50,7 @@ absl::StatusOr<std::vector<double>> AnswerProbe(Engine* engine, std::shared_ptr<
   for (const ProbeItem& item : items) {
     ScoreParams params;
     params.model = model;
+    params.priority = kBackgroundPriority;
     params.prompt = Tokens(model->tokenizer(), item.prompt);
     for (const std::string& choice : item.choices) {
       params.continuations.push_back(model->tokenizer().Encode(choice, /*parse_special=*/false));
@@ -146,34 +72,35 @@ Measure ProbeAccuracyOf(const std::vector<double>& right) {
   return {std::string(kProbeAccuracy), share.value, share.lower, share.upper, count};
 }
 
-Measure ForgettingOf(const std::vector<double>& base, const std::vector<double>& tuned) {
+Measure LossOf(absl::string_view name, const std::vector<double>& base, const std::vector<double>& tuned) {
   std::vector<double> lost(base.size());
   for (size_t i = 0; i < base.size(); ++i) lost[i] = base[i] - tuned[i];
-  return MeanOf(kForgetting, lost);
+  return MeanOf(name, lost);
 }
 
 absl::StatusOr<OwnText> WriteOwnText(Engine* engine, std::shared_ptr<const ServedModel> base, const GoOn& go_on) {
   OwnText text;
   const std::vector<std::string>& paragraphs = BuiltInProbeText();
-  const int64_t total = static_cast<int64_t>(paragraphs.size()) * kTextsAParagraph;
-  std::vector<std::unique_ptr<Generation>> running;
-  for (size_t i = 0; i < paragraphs.size(); ++i) {
-    std::vector<int32_t> prompt = Tokens(base->tokenizer(), paragraphs[i]);
-    prompt.resize(std::min<size_t>(prompt.size(), kBeginningTokens));
-    for (int copy = 0; copy < kTextsAParagraph; ++copy) {
-      const uint64_t seed = i * kTextsAParagraph + copy;
-      ATTUNE_ASSIGN_OR_RETURN(running.emplace_back(),
-                              BeginText(engine, base, prompt, seed, [&] { return go_on(0, total); }));
-      text.prompts.push_back(prompt);
-    }
+  GenerateParams params;
+  params.model = base;
+  params.priority = kBackgroundPriority;
+  params.max_tokens = kWrittenTokens;
+  params.ignore_eos = true;
+  params.sampling.temperature = 1;
+  std::vector<GenerateParams> written;
+  for (size_t i = 0; i < paragraphs.size() * kTextsAParagraph; ++i) {
+    params.prompt = Tokens(base->tokenizer(), paragraphs[i / kTextsAParagraph]);
+    params.prompt.resize(std::min<size_t>(params.prompt.size(), kBeginningTokens));
+    params.sampling.seed = i;
+    text.prompts.push_back(params.prompt);
+    written.push_back(params);
   }
-  for (const std::unique_ptr<Generation>& generation : running) {
-    if (!go_on(static_cast<int64_t>(text.continuations.size()), total)) return Stopped();
-    ATTUNE_ASSIGN_OR_RETURN(text.continuations.emplace_back(), Written(generation.get()));
-  }
+  ATTUNE_RETURN_IF_ERROR(GenerateAll(engine, written, go_on, [&](size_t, const std::vector<int32_t>& tokens) {
+    text.continuations.push_back(tokens);
+  }));
   // By the same road as the tuned model's, so that rounding is the same.
   std::vector<ScoreParams> asked;
-  for (size_t i = 0; i < text.prompts.size(); ++i) asked.push_back({base, text.prompts[i], {text.continuations[i]}});
+  for (size_t i = 0; i < text.prompts.size(); ++i) asked.push_back(ScoreOf(base, text, i));
   ATTUNE_RETURN_IF_ERROR(ScoreAll(engine, asked, go_on, [&](size_t, const ScoreResult& result) {
     text.logprobs.emplace_back();
     for (const TokenInfo& token : result.continuations[0].tokens) text.logprobs.back().push_back(token.logprob);
@@ -184,7 +111,7 @@ absl::StatusOr<OwnText> WriteOwnText(Engine* engine, std::shared_ptr<const Serve
 absl::StatusOr<Measure> DivergenceFrom(Engine* engine, const OwnText& text, std::shared_ptr<const ServedModel> tuned,
                                        const GoOn& go_on) {
   std::vector<ScoreParams> asked;
-  for (size_t i = 0; i < text.prompts.size(); ++i) asked.push_back({tuned, text.prompts[i], {text.continuations[i]}});
+  for (size_t i = 0; i < text.prompts.size(); ++i) asked.push_back(ScoreOf(tuned, text, i));
   std::vector<double> differences;  // by text, per token
   ATTUNE_RETURN_IF_ERROR(ScoreAll(engine, asked, go_on, [&](size_t i, const ScoreResult& result) {
     const std::vector<TokenInfo>& tokens = result.continuations[0].tokens;
@@ -226,6 +153,42 @@ Measure ConsistencyOf(const Variants& variants, const Answers& answers) {
     if (group.size() > 1) agreement.push_back(PairwiseAgreement(group));
   }
   return MeanOf(kConsistency, agreement);
+}
+
+absl::StatusOr<Measure> MemorizedBy(Engine* engine, std::shared_ptr<const ServedModel> model, const Task& train_sample,
+                                    const GoOn& go_on) {
+  ATTUNE_ASSIGN_OR_RETURN(ExampleRenderer renderer,
+                          ExampleRenderer::Create(model->tokenizer_view, model->chat_template(),
+                                                  RenderOptionsFor(EvaluationOptions(), *model, train_sample.data)));
+  std::vector<std::vector<int32_t>> rows;  // what the tests view
+  std::vector<ContinuationTest> tests;
+  rows.reserve(kMostContinued);
+  for (size_t i = 0; i < train_sample.rows.size() && rows.size() < kMostContinued; ++i) {
+    absl::StatusOr<Example> example = renderer.Render(train_sample.rows[i], static_cast<int64_t>(i));
+    if (absl::IsOutOfRange(example.status())) continue;
+    if (!example.ok()) return example.status();
+    rows.push_back(std::move(example->tokens));
+    const std::optional<ContinuationTest> test = SplitForContinuation(rows.back(), ContinuationOptions());
+    if (test) tests.push_back(*test);
+  }
+  std::vector<GenerateParams> asked;
+  for (const ContinuationTest& test : tests) {
+    GenerateParams params;
+    params.model = model;
+    params.priority = kBackgroundPriority;
+    params.prompt.assign(test.prompt.begin(), test.prompt.end());
+    params.max_tokens = static_cast<int>(test.continuation.size());
+    params.ignore_eos = true;
+    asked.push_back(std::move(params));
+  }
+  int64_t memorized = 0;
+  ATTUNE_RETURN_IF_ERROR(GenerateAll(engine, asked, go_on, [&](size_t i, const std::vector<int32_t>& tokens) {
+    memorized += IsMemorized(tests[i], tokens);
+  }));
+  const int64_t count = static_cast<int64_t>(tests.size());
+  if (count == 0) return Measure{std::string(kMemorized)};
+  const Proportion share = WilsonInterval(memorized, count);
+  return Measure{std::string(kMemorized), share.value, share.lower, share.upper, count};
 }
 
 Measure OverfittingOf(const Measure& train, const Measure& validation) {

@@ -21,9 +21,9 @@ absl::StatusOr<std::vector<double>> AnswerProbe(Engine* engine, std::shared_ptr<
                                                 const GoOn& go_on);
 // The share that is right.
 Measure ProbeAccuracyOf(const std::vector<double>& right);
-// What was lost against the base model: right before and wrong after, less the reverse, of all; paired bootstrap
+// What was lost against the base model: the mean of its scores less the tuned model's on the same rows; paired bootstrap
 // interval. REQUIRES: as many of one as of the other.
-Measure ForgettingOf(const std::vector<double>& base, const std::vector<double>& tuned);
+Measure LossOf(absl::string_view name, const std::vector<double>& base, const std::vector<double>& tuned);
 
 // Text that the base model writes itself, sampled, after the beginnings of the probe's paragraphs.
 struct OwnText {
@@ -46,6 +46,11 @@ struct Variants {
 absl::StatusOr<Variants> MakeVariants(const Task& task, int64_t most, uint64_t seed);
 // The mean share of pairs of variants that got the same answer; bootstrap interval over rows.
 Measure ConsistencyOf(const Variants& variants, const Answers& answers);
+
+// Of the training rows that are long enough, at most 100, the share that the model goes on with word for word
+// (measures/memorization.h), prompt and answer as it is trained on them. Count 0 if none is long enough.
+absl::StatusOr<Measure> MemorizedBy(Engine* engine, std::shared_ptr<const ServedModel> model, const Task& train_sample,
+                                    const GoOn& go_on);
 
 // Quality on training rows less that on validation rows; the interval of a difference of independent shares
 // (Newcombe 1998, method 10).

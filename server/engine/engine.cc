@@ -20,6 +20,10 @@
 namespace attune {
 namespace {
 
+absl::Status ShuttingDown() {
+  return MakeError(absl::StatusCode::kUnavailable, "SHUTTING_DOWN", "The server is shutting down.");
+}
+
 double Seconds(absl::Duration duration) { return absl::ToDoubleSeconds(duration); }
 
 std::vector<int32_t> WithVirtualTokens(const ServedModel& model, const std::vector<int32_t>& prompt) {
@@ -135,7 +139,7 @@ absl::Status EngineImpl::CheckBeams(const GenerateParams& params, int64_t prompt
 
 absl::Status EngineImpl::CheckQueue() const {
   if (inbox_->draining) {
-    return MakeError(absl::StatusCode::kUnavailable, "SHUTTING_DOWN", "The server is shutting down.");
+    return ShuttingDown();
   }
   if (inbox_->waiting + static_cast<int64_t>(inbox_->tasks.size() + inbox_->embeds.size()) >= options_.max_waiting) {
     return MakeError(absl::StatusCode::kResourceExhausted, "QUEUE_FULL", "Too many requests wait; try again later.");
@@ -210,7 +214,7 @@ void EngineImpl::Loop() {
     for (auto& lane : lanes_) lane->Bury();
     PublishStats();
   }
-  const absl::Status ended = MakeError(absl::StatusCode::kUnavailable, "SHUTTING_DOWN", "The server is shutting down.");
+  const absl::Status ended = ShuttingDown();
   for (auto& lane : lanes_) {
     for (Task* task : lane->tasks()) {
       if (task->is_removed || task->kind == Task::Kind::kDraft) continue;
@@ -270,7 +274,7 @@ bool EngineImpl::TakeInbox() {
     for (auto& embed : inbox_->embeds) embeds_.push_back(std::move(embed));
     inbox_->embeds.clear();
     if (inbox_->ending) {
-      for (auto& task : tasks) FailDetached(task.get(), absl::UnavailableError("The server is shutting down."));
+      for (auto& task : tasks) FailDetached(task.get(), ShuttingDown());
       inbox_->idle = true;
       return false;
     }

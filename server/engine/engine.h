@@ -106,6 +106,9 @@ class Generation {
   virtual RequestTimings timings() const = 0;
 };
 
+// Of work that nobody waits for at a screen: searches, comparisons, advice.
+inline constexpr int kBackgroundPriority = -100;
+
 struct ScoreParams {
   std::shared_ptr<const ServedModel> model;
   std::vector<int32_t> prompt;                      // at least one token

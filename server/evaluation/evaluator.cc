@@ -48,21 +48,6 @@ const std::string& FirstSet(const std::string& a, const std::string& b, const st
   return !a.empty() ? a : !b.empty() ? b : c;
 }
 
-RenderOptions MakeRenderOptions(const EvaluationOptions& options, const ServedModel& model, const DatasetInfo& data) {
-  // Templates of another kind of row would not fit these columns.
-  const bool same_kind = model.info.dataset_kind == data.kind;
-  const std::string none;
-  RenderOptions render;
-  render.kind = data.kind;
-  render.prompt_template =
-      FirstSet(options.prompt_template, same_kind ? model.info.prompt_template : none, data.prompt_template);
-  render.completion_template = FirstSet(options.completion_template, same_kind ? model.info.completion_template : none,
-                                        data.completion_template);
-  int64_t limit = options.max_sequence_tokens > 0 ? options.max_sequence_tokens : model.info.max_sequence_tokens;
-  render.max_tokens = limit > 0 ? std::min(limit, model.context_tokens()) : model.context_tokens();
-  return render;
-}
-
 // What a text prompt's calibration goes with.
 bool UsesOwnTemplates(const EvaluationOptions& options, const ServedModel& model, const DatasetInfo& data) {
   return options.prompt_template.empty() && options.completion_template.empty() && model.info.dataset_kind == data.kind;
@@ -153,6 +138,8 @@ class Evaluation {
     if (!options_.exact_match) return absl::OkStatus();
     GenerateParams params;
     params.model = model_;
+    params.priority = options_.priority;
+    params.tenant = options_.tenant;
     params.prompt = item->prompt;
     const int64_t room = model_->context_tokens() - static_cast<int64_t>(item->prompt.size());
     params.max_tokens = static_cast<int>(std::min<int64_t>(options_.max_tokens, room));
@@ -171,6 +158,8 @@ class Evaluation {
   void SubmitScore(Item* item) {
     ScoreParams params;
     params.model = model_;
+    params.priority = options_.priority;
+    params.tenant = options_.tenant;
     params.prompt = item->prompt;
     params.continuations.push_back(item->answer);
     params.continuations.insert(params.continuations.end(), choices_.continuations().begin(),
@@ -254,6 +243,21 @@ class Evaluation {
 
 }  // namespace
 
+RenderOptions RenderOptionsFor(const EvaluationOptions& options, const ServedModel& model, const DatasetInfo& data) {
+  // Templates of another kind of row would not fit these columns.
+  const bool same_kind = model.info.dataset_kind == data.kind;
+  const std::string none;
+  RenderOptions render;
+  render.kind = data.kind;
+  render.prompt_template =
+      FirstSet(options.prompt_template, same_kind ? model.info.prompt_template : none, data.prompt_template);
+  render.completion_template = FirstSet(options.completion_template, same_kind ? model.info.completion_template : none,
+                                        data.completion_template);
+  int64_t limit = options.max_sequence_tokens > 0 ? options.max_sequence_tokens : model.info.max_sequence_tokens;
+  render.max_tokens = limit > 0 ? std::min(limit, model.context_tokens()) : model.context_tokens();
+  return render;
+}
+
 absl::StatusOr<EvaluationResult> Evaluate(Engine* engine, std::shared_ptr<const ServedModel> model,
                                           const DatasetStore& datasets, const EvaluationOptions& options,
                                           const std::function<bool(int64_t, int64_t)>& on_progress) {
@@ -266,7 +270,7 @@ absl::StatusOr<EvaluationResult> EvaluateRows(Engine* engine, std::shared_ptr<co
                                               const DatasetInfo& data, const std::vector<Row>& rows,
                                               const EvaluationOptions& options,
                                               const std::function<bool(int64_t, int64_t)>& on_progress) {
-  RenderOptions render = MakeRenderOptions(options, *model, data);
+  RenderOptions render = RenderOptionsFor(options, *model, data);
   const std::vector<Row> none;
   ATTUNE_ASSIGN_OR_RETURN(ChoiceSet choices,
                           ChoiceSet::Make(model->tokenizer(), render.kind, render.completion_template, options.choices,

@@ -39,6 +39,8 @@ struct EvaluationOptions {
   std::string prompt_template, completion_template;
   int64_t max_sequence_tokens = 0;    // 0: the model's tuned limit, else its context
   int max_tokens = 64;                // of a generated answer
+  int priority = 0;                   // of its requests, as in GenerateParams
+  std::string tenant;
   // Told of every example that fits, in order, from the calling thread; may be null.
   std::function<void(const ExampleOutcome&)> on_example;
 };
@@ -66,6 +68,10 @@ absl::StatusOr<EvaluationResult> EvaluateRows(Engine* engine, std::shared_ptr<co
                                               const DatasetInfo& data, const std::vector<Row>& rows,
                                               const EvaluationOptions& options,
                                               const std::function<bool(int64_t, int64_t)>& on_progress);
+
+// How rows of `data` become examples for that model: by the options' templates and limit, else the model's own if it was
+// tuned on rows of the same kind, else the data's.
+RenderOptions RenderOptionsFor(const EvaluationOptions& options, const ServedModel& model, const DatasetInfo& data);
 
 // How labels become continuations of a prompt, for classification: the tokens of
 // each rendered label, with the end token only where one label's tokens are the

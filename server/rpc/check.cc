@@ -3,6 +3,8 @@
 #include <limits>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 #include "common/error.h"
 #include "server/data/template.h"
 
@@ -16,6 +18,15 @@ absl::Status CheckTemplate(absl::string_view source, absl::string_view field) {
 }
 
 }  // namespace
+
+absl::Status CheckUnused(absl::string_view what, absl::string_view reason, absl::string_view kind,
+                         const std::vector<std::string>& users) {
+  if (users.empty()) return absl::OkStatus();
+  const std::string names = absl::StrJoin(users, ",");
+  return MakeError(absl::StatusCode::kFailedPrecondition, reason,
+                   absl::StrCat("Unfinished ", absl::StrReplaceAll(kind, {{"_", " "}}), " need the ", what, ": ", names),
+                   {{std::string(kind), names}});
+}
 
 absl::Status CheckRange(double value, double low, double high, absl::string_view field) {
   if (value >= low && value <= high) return absl::OkStatus();

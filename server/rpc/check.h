@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
@@ -29,6 +30,11 @@ absl::Status CheckLength(absl::string_view value, size_t most_bytes, absl::strin
 absl::Status CheckLabels(const StringMap& labels, absl::string_view field);
 // Templates parse; numbers are in the ranges of tuning_job.proto.
 absl::Status CheckDataOptions(const v1::DataOptions& options, absl::string_view field);
+
+// FAILED_PRECONDITION with that reason unless `users`, unfinished ones of that kind ("tuning_jobs", the metadata's key), is
+// empty.
+absl::Status CheckUnused(absl::string_view what, absl::string_view reason, absl::string_view kind,
+                         const std::vector<std::string>& users);
 
 std::map<std::string, std::string> ToMap(const StringMap& map);
 google::protobuf::Timestamp ToTimestamp(absl::Time time);

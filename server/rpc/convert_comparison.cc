@@ -40,6 +40,14 @@ v1::Comparison::Trial ToProto(const Trial& in) {
   if (in.state == Trial::State::kDone) *out.mutable_validation() = ToProto(in.validation);
   out.set_device_seconds(in.device_seconds);
   out.set_error(in.error);
+  out.set_memory_bytes(in.memory_bytes);
+  return out;
+}
+
+v1::Comparison::CurvePoint ToProto(const CurveTrial& in) {
+  v1::Comparison::CurvePoint out;
+  out.set_examples(in.examples);
+  *out.mutable_trial() = ToProto(in.trial);
   return out;
 }
 
@@ -56,6 +64,7 @@ v1::Comparison::Contender ToProto(const Contender& in) {
   out.set_rank(in.rank);
   out.set_p_value(in.p_value);
   out.set_ties_best(in.ties_best);
+  for (const CurveTrial& point : in.curve) *out.add_curve() = ToProto(point);
   return out;
 }
 
@@ -102,6 +111,12 @@ void SetSpec(const ComparisonSpec& spec, v1::Comparison* out) {
   out->set_price_per_device_hour(spec.price_per_device_hour);
   out->set_tenant(spec.tenant);
   out->mutable_labels()->insert(spec.labels.begin(), spec.labels.end());
+  out->set_pattern(spec.pattern);
+  out->set_judge_model(Name(kModels, spec.judge_model));
+  out->set_judge_prompt(spec.judge_prompt);
+  out->set_max_answer_tokens(spec.max_answer_tokens);
+  out->set_retention_dataset(Name(kDatasets, spec.retention_dataset));
+  out->set_learning_curve(spec.learning_curve);
 }
 
 }  // namespace
@@ -120,6 +135,13 @@ absl::StatusOr<ComparisonSpec> ToComparisonSpec(const v1::Comparison& in, absl::
   ATTUNE_RETURN_IF_ERROR(CheckDataOptions(in.data(), "comparison.data"));
   out.hand_prompt = in.hand_prompt();
   out.metric = static_cast<QualityMetric>(in.metric());
+  out.pattern = in.pattern();
+  ATTUNE_ASSIGN_OR_RETURN(out.judge_model, OptionalName(kModels, in.judge_model(), "comparison.judge_model"));
+  out.judge_prompt = in.judge_prompt();
+  out.max_answer_tokens = in.max_answer_tokens();
+  ATTUNE_ASSIGN_OR_RETURN(out.retention_dataset,
+                          OptionalName(kDatasets, in.retention_dataset(), "comparison.retention_dataset"));
+  out.learning_curve = in.learning_curve();
   out.max_trials = in.max_trials();
   out.max_train_examples = in.max_train_examples();
   out.max_test_examples = in.max_test_examples();

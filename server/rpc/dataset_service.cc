@@ -4,7 +4,6 @@
 #include <limits>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "common/error.h"
 #include "common/resource_name.h"
@@ -109,10 +108,10 @@ grpc::Status DatasetService::DeleteDataset(grpc::ServerContext* context, const v
   return ServeCall(context, deps_.metrics, kService, "DeleteDataset", [&](Call& call) -> absl::Status {
     ATTUNE_ASSIGN_OR_RETURN(std::string id, DatasetId(call, request->name()));
     ATTUNE_ASSIGN_OR_RETURN(std::vector<std::string> users, deps_.job_store->ActiveUsersOfDataset(id));
-    if (users.empty()) return deps_.datasets->Delete(id);
-    const std::string jobs = absl::StrJoin(users, ",");
-    return MakeError(absl::StatusCode::kFailedPrecondition, "DATASET_IN_USE",
-                     absl::StrCat("Unfinished tuning jobs need the data set: ", jobs), {{"tuning_jobs", jobs}});
+    ATTUNE_RETURN_IF_ERROR(CheckUnused("data set", "DATASET_IN_USE", "tuning_jobs", users));
+    ATTUNE_ASSIGN_OR_RETURN(users, deps_.comparison_store->ActiveUsersOfDataset(id));
+    ATTUNE_RETURN_IF_ERROR(CheckUnused("data set", "DATASET_IN_USE", "comparisons", users));
+    return deps_.datasets->Delete(id);
   });
 }
 

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "attune/v1/dataset_service.grpc.pb.h"
+#include "server/comparison/comparison_store.h"
 #include "server/data/dataset_store.h"
 #include "server/jobs/job_store.h"
 #include "server/metrics/metrics.h"
@@ -18,6 +19,7 @@ class DatasetService final : public v1::DatasetService::Service {
   struct Deps {
     DatasetStore* datasets = nullptr;  // the pointers outlive the service
     const JobStore* job_store = nullptr;
+    const ComparisonStore* comparison_store = nullptr;
     ModelProvider models;
     Metrics* metrics = nullptr;
   };

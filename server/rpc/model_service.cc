@@ -1,7 +1,6 @@
 #include "server/rpc/model_service.h"
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "common/error.h"
 #include "common/resource_name.h"
@@ -99,11 +98,9 @@ grpc::Status ModelService::UpdateModel(grpc::ServerContext* context, const v1::U
 absl::Status ModelService::DoDelete(Call& call, const v1::DeleteModelRequest& request) {
   ATTUNE_ASSIGN_OR_RETURN(std::string id, ModelId(call, request.name()));
   ATTUNE_ASSIGN_OR_RETURN(std::vector<std::string> users, deps_.job_store->ActiveUsersOfModel(id));
-  if (!users.empty()) {
-    const std::string jobs = absl::StrJoin(users, ",");
-    return MakeError(absl::StatusCode::kFailedPrecondition, "MODEL_IN_USE",
-                     absl::StrCat("Unfinished tuning jobs need the model: ", jobs), {{"tuning_jobs", jobs}});
-  }
+  ATTUNE_RETURN_IF_ERROR(CheckUnused("model", "MODEL_IN_USE", "tuning_jobs", users));
+  ATTUNE_ASSIGN_OR_RETURN(users, deps_.comparison_store->ActiveUsersOfModel(id));
+  ATTUNE_RETURN_IF_ERROR(CheckUnused("model", "MODEL_IN_USE", "comparisons", users));
   ATTUNE_RETURN_IF_ERROR(deps_.models->Delete(id, request.etag()));
   deps_.drop(id);
   deps_.metrics->ForgetModel(id);

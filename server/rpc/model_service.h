@@ -9,6 +9,7 @@
 
 #include "attune/v1/model_service.grpc.pb.h"
 #include "server/adapters/registry.h"
+#include "server/comparison/comparison_store.h"
 #include "server/jobs/job_store.h"
 #include "server/metrics/metrics.h"
 #include "server/rpc/call.h"
@@ -34,6 +35,7 @@ class ModelService final : public v1::ModelService::Service {
   struct Deps {
     ModelRegistry* models = nullptr;  // the pointers outlive the service
     const JobStore* job_store = nullptr;
+    const ComparisonStore* comparison_store = nullptr;
     // Forgets a model's weights after it was deleted.
     std::function<void(absl::string_view id)> drop;
     std::function<absl::StatusOr<ExportOutcome>(const ExportRequest& request)> export_model;

@@ -54,6 +54,31 @@ class WatchTest : public ::testing::Test {
   std::vector<int64_t> seen_;
 };
 
+TEST_F(WatchTest, AComparisonsWatchOutlivesConnectionsToo) {
+  for (int version = 1; version <= 9; ++version) {
+    v1::Comparison& comparison = server_.state().versions.emplace_back();
+    comparison.set_version(version);
+    comparison.set_state(version < 9 ? v1::Comparison::RUNNING : v1::Comparison::SUCCEEDED);
+  }
+  server_.state().legs = {3, 0, 2};
+  server_.state().leg_status = Unavailable();
+  auto client = Client::Connect(server_.target(), options_).value();
+  v1::WatchComparisonRequest request;
+  request.set_name("comparisons/c");
+  std::vector<int64_t> versions;
+  const auto note = [&](const v1::Comparison& comparison) {
+    versions.push_back(comparison.version());
+    return true;
+  };
+  EXPECT_TRUE(client->WatchComparison(request, note).ok());
+  EXPECT_EQ(versions, Numbers(1, 9));
+  EXPECT_EQ(server_.state().Calls("WatchComparison"), 4);
+  versions.clear();
+  const auto stop = [&](const v1::Comparison& comparison) { return note(comparison) && comparison.version() < 2; };
+  EXPECT_TRUE(absl::IsCancelled(client->WatchComparison(request, stop)));
+  EXPECT_EQ(versions, Numbers(1, 2));
+}
+
 TEST_F(WatchTest, DeliversEverythingAndEnds) {
   EXPECT_TRUE(Watch().ok());
   EXPECT_EQ(seen_, Numbers(1, 23));

@@ -1,4 +1,4 @@
-// Checks DESIGN's rules about who may include what, over the source tree itself.
+// Checks the rules of server/README.md about who may include what, over the source tree itself.
 #include <filesystem>
 #include <fstream>
 #include <map>

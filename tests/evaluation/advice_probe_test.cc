@@ -170,6 +170,7 @@ TEST(CurvePlanTest, TakesAsManyStepsAsFitTheTime) {
   EXPECT_NEAR(plan.seconds, 60, 1e-9);
   EXPECT_THAT(PlanCurve(100, 0.05, 2, 60).sizes, ElementsAre(25, 50, 100));
   EXPECT_EQ(PlanCurve(100'000, 1e-6, 0, 60).steps, 60);
+  EXPECT_EQ(PlanCurve(42, 1e-6, 0, 60).steps, 21) << "four times all rows, eight a step";
 }
 
 TEST(CurvePlanTest, WithoutTimeOrRowsThereIsNone) {

@@ -13,11 +13,11 @@ Measure Share(double value, double lower, double upper) { return {"quality", val
 
 TEST(SideEffectsTest, ForgettingIsWhatWasKnownBefore) {
   std::vector<double> base(400, 1), tuned(400, 1);
-  EXPECT_EQ(ForgettingOf(base, tuned).value, 0);
-  EXPECT_EQ(ForgettingOf(base, tuned).upper, 0);
+  EXPECT_EQ(LossOf(kForgetting, base, tuned).value, 0);
+  EXPECT_EQ(LossOf(kForgetting, base, tuned).upper, 0);
   for (int i = 0; i < 100; ++i) tuned[i] = 0;
   for (int i = 350; i < 400; ++i) base[i] = 0;  // learned besides
-  const Measure forgetting = ForgettingOf(base, tuned);
+  const Measure forgetting = LossOf(kForgetting, base, tuned);
   EXPECT_NEAR(forgetting.value, 0.125, 1e-9);
   EXPECT_GT(forgetting.lower, 0.05);
   EXPECT_LT(forgetting.upper, 0.2);
@@ -74,14 +74,14 @@ TEST(SideEffectsTest, AnswersAreNotedDownWhole) {
   Answers answers;
   answers.expected = {"a", "b"};
   answers.predicted = {"a", "\"\n"};
-  answers.right = {1, 0};
+  answers.scores = {1, 0};
   answers.confidence = {0.25, 1};
   answers.prompt_tokens = 7.5;
   answers.loss = 0.125;
   const absl::StatusOr<Answers> back = AnswersFromJson(AnswersToJson(answers));
   ASSERT_TRUE(back.ok()) << back.status();
   EXPECT_EQ(back->predicted, answers.predicted);
-  EXPECT_EQ(back->right, answers.right);
+  EXPECT_EQ(back->scores, answers.scores);
   EXPECT_EQ(back->prompt_tokens, 7.5);
   EXPECT_FALSE(AnswersFromJson("{").ok());
   const Measure quality = QualityOf(answers);

@@ -18,7 +18,7 @@ class AdviceTest(unittest.TestCase):
         self.server = Server(os.path.join(self.folder, "data")).start()
         self.addCleanup(self.stop)
         self.server.import_model()
-        self.server.upload("mood", mood_rows(120), **MOOD)
+        self.server.upload("mood", mood_rows(60), **MOOD)
 
     def stop(self):
         if self.server.process.poll() is None:
@@ -36,7 +36,7 @@ class AdviceTest(unittest.TestCase):
         findings = {finding.name: finding for finding in told.findings}
         self.assertEqual(findings["labels"].value, 2)
         for name in ("zero_shot", "few_shot"):
-            self.assertEqual(findings[name].count, 36)
+            self.assertEqual(findings[name].count, 18)
             self.assertTrue(0 <= findings[name].lower <= findings[name].value <= findings[name].upper <= 1)
         self.assertIn("Short LoRA jobs reached", findings["learning_curve"].text, told)
         self.assertGreater(findings["task_distance"].value, 0)

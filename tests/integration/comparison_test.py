@@ -43,9 +43,10 @@ class ComparisonTest(unittest.TestCase):
             comparison_service.WatchComparisonRequest(name=name), timeout=600)
 
     def test_the_whole_way_with_a_crash_in_between(self):
-        made = self.create(small(price_per_device_hour=3600), request_id="once")
+        made = self.create(small(price_per_device_hour=3600, skip_side_effects=True), request_id="once")
         self.assertEqual(made.name, "comparisons/moods")
-        self.assertEqual(self.create(small(price_per_device_hour=3600), request_id="once").name, made.name)
+        self.assertEqual(self.create(small(price_per_device_hour=3600, skip_side_effects=True), request_id="once").name,
+                         made.name)
         for state in self.watch():
             trials = [trial for result in state.results for trial in result.trials]
             if any(trial.state == Comparison.Trial.DONE for trial in trials):
@@ -69,15 +70,12 @@ class ComparisonTest(unittest.TestCase):
             quality = figures[kind]["quality"]
             self.assertEqual(quality.count, 32)
             self.assertTrue(0 <= quality.lower <= quality.value <= quality.upper <= 1, quality)
-            self.assertIn("consistency", figures[kind])
             self.assertGreater(figures[kind]["request_milliseconds"].value, 0)
         for kind in ("ZERO_SHOT", "HAND_PROMPT"):
-            self.assertEqual(figures[kind]["forgetting"].value, 0)
             self.assertEqual(figures[kind]["search_seconds"].value, 0)
         self.assertGreater(figures["HAND_PROMPT"]["prompt_tokens"].value, figures["ZERO_SHOT"]["prompt_tokens"].value)
         for kind in ("IA3", "LORA"):
-            self.assertGreater(figures[kind]["divergence"].value, 0, kind)
-            self.assertGreater(figures[kind]["probe_accuracy"].count, 300)
+            self.assertGreater(figures[kind]["training_memory"].value, 0)
             self.assertAlmostEqual(figures[kind]["price"].value, figures[kind]["search_seconds"].value, 6)
         self.assertGreater(figures["LORA"]["quality"].value, figures["ZERO_SHOT"]["quality"].value)
         self.assertTrue(done.verdict.startswith("Take "), done.verdict)
@@ -98,14 +96,20 @@ class ComparisonTest(unittest.TestCase):
         del message.contenders[:]
         message.contenders.extend([Comparison.HAND_PROMPT, Comparison.FULL])
         message.max_trials = 1
+        message.retention_dataset = "datasets/kept"
+        self.server.upload("kept", mood_rows(20), prompt_template="{{text}}", completion_template=" {{label}}")
         self.create(message)
         done = list(self.watch())[-1]
         self.assertEqual(done.state, Comparison.SUCCEEDED, (done, self.server.log_tail()))
         figures = {result.kind: {measure.name: measure for measure in result.measures} for result in done.results}
         self.assertGreater(figures[Comparison.FULL]["forgetting"].lower, 0.1)
         self.assertGreater(figures[Comparison.FULL]["divergence"].lower, 0.5)
-        for name in ("forgetting", "divergence"):
+        for name in ("forgetting", "divergence", "retention_loss"):
             self.assertEqual(figures[Comparison.HAND_PROMPT][name].value, 0)
+        for kind in (Comparison.HAND_PROMPT, Comparison.FULL):
+            self.assertIn("consistency", figures[kind])
+            self.assertGreater(figures[kind]["probe_accuracy"].count, 300)
+            self.assertEqual(figures[kind]["retention"].count, 20)
         if done.winner == Comparison.FULL:
             self.assertIn("it forgets", done.verdict)
 

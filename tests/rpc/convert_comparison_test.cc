@@ -20,7 +20,7 @@ v1::Comparison Full() {
   out.add_contenders(v1::Comparison::HAND_PROMPT);
   out.add_contenders(v1::Comparison::FULL);
   out.set_hand_prompt("{{text}}");
-  out.set_metric(v1::Comparison::EXACT_MATCH);
+  out.set_metric(v1::Comparison::JUDGE);
   out.set_max_trials(3);
   out.set_max_train_examples(100);
   out.set_max_test_examples(50);
@@ -32,6 +32,12 @@ v1::Comparison Full() {
   out.set_keep_models(true);
   out.set_price_per_device_hour(2.5);
   out.set_tenant("team");
+  out.set_pattern("[a-z]+");
+  out.set_judge_model("models/j");
+  out.set_judge_prompt("Is {{answer}} right?");
+  out.set_max_answer_tokens(16);
+  out.set_retention_dataset("datasets/r");
+  out.set_learning_curve(true);
   (*out.mutable_labels())["k"] = "v";
   return out;
 }

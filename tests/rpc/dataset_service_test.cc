@@ -18,7 +18,7 @@ constexpr char kRows[] = "{\"prompt\":\"p1\",\"completion\":\"c1\"}\n{\"prompt\"
 class DatasetServiceTest : public RpcFixture {
  protected:
   DatasetServiceTest()
-      : service_({datasets_.get(), job_store_.get(), Provider(), &metrics_}),
+      : service_({datasets_.get(), job_store_.get(), comparison_store_.get(), Provider(), &metrics_}),
         stub_(v1::DatasetService::NewStub(Serve(&service_))) {}
 
   grpc::Status Send(const std::vector<v1::UploadDatasetRequest>& messages, v1::Dataset* dataset) {

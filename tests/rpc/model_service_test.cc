@@ -18,6 +18,7 @@ class ModelServiceTest : public RpcFixture {
     ModelService::Deps deps;
     deps.models = models_.get();
     deps.job_store = job_store_.get();
+    deps.comparison_store = comparison_store_.get();
     deps.metrics = &metrics_;
     deps.drop = [this](absl::string_view id) { dropped_.push_back(std::string(id)); };
     deps.export_model = [this](const ExportRequest& request) -> absl::StatusOr<ExportOutcome> {

@@ -21,6 +21,7 @@
 #include "common/status.h"
 #include "server/adapters/alias_store.h"
 #include "server/adapters/registry.h"
+#include "server/comparison/comparison_store.h"
 #include "server/data/dataset_store.h"
 #include "server/jobs/job_store.h"
 #include "server/jobs/manager.h"
@@ -53,6 +54,7 @@ class RpcFixture : public ::testing::Test {
       return shape;
     };
     models_ = *ModelRegistry::Open(folder_.File("models"), database_.get(), &clock_, registry);
+    comparison_store_ = *ComparisonStore::Open(database_.get(), &clock_);
     aliases_ = *AliasStore::Open(database_.get(), &clock_);
     jobs_ = std::make_unique<JobManager>(job_store_.get(), &runner_, &clock_, JobManager::Options());
     EXPECT_TRUE(jobs_->Start().ok());
@@ -139,6 +141,7 @@ class RpcFixture : public ::testing::Test {
   std::unique_ptr<Database> database_;
   std::unique_ptr<DatasetStore> datasets_;
   std::unique_ptr<ModelRegistry> models_;
+  std::unique_ptr<ComparisonStore> comparison_store_;
   std::unique_ptr<AliasStore> aliases_;
   std::unique_ptr<JobStore> job_store_;
   std::unique_ptr<JobManager> jobs_;

@@ -73,6 +73,7 @@ class FakeState {
   std::map<std::string, v1::Dataset> datasets;
   std::map<std::string, v1::TuningJob> jobs;
   std::map<std::string, v1::Comparison> comparisons;
+  std::vector<v1::Comparison> versions;  // of the one that is watched
   std::map<std::string, v1::Alias> aliases;
   // Runs after the work is done but before the answer: OK, or the loss of the answer.
   grpc::Status after_delete = grpc::Status::OK;
@@ -427,6 +428,20 @@ class FakeEvaluation : public v1::EvaluationService::Service {
 class FakeComparisons : public v1::ComparisonService::Service {
  public:
   explicit FakeComparisons(FakeState* state) : state_(state) {}
+  // As FakeTuning watches: state by state of `versions`, each leg cut as `legs` says.
+  grpc::Status WatchComparison(grpc::ServerContext*, const v1::WatchComparisonRequest* request,
+                               grpc::ServerWriter<v1::Comparison>* writer) override {
+    FAKE_ENTER("WatchComparison");
+    const size_t leg = state_->Calls("WatchComparison") - 1;
+    const bool cut = leg < state_->legs.size();
+    int left = cut ? state_->legs[leg] : static_cast<int>(state_->versions.size());
+    for (const v1::Comparison& comparison : state_->versions) {
+      if (comparison.version() <= request->after_version()) continue;
+      if (left-- <= 0) break;
+      if (!writer->Write(comparison)) return grpc::Status::CANCELLED;
+    }
+    return cut ? state_->leg_status : grpc::Status::OK;
+  }
   grpc::Status GetComparison(grpc::ServerContext*, const v1::GetComparisonRequest* request,
                              v1::Comparison* response) override {
     FAKE_ENTER("GetComparison");

@@ -27,18 +27,6 @@ absl::string_view ScheduleName(LearningRateSchedule schedule) {
   return "";
 }
 
-absl::string_view MetricName(QualityMetric metric) {
-  switch (metric) {
-    case QualityMetric::kLabelAccuracy:
-      return "label-accuracy";
-    case QualityMetric::kExactMatch:
-      return "exact-match";
-    case QualityMetric::kAuto:
-      break;
-  }
-  return "";
-}
-
 template <typename T>
 void AddUnlessZero(absl::string_view name, T value, Options* options) {
   if (value != 0) options->emplace_back(name, absl::StrCat(value));
@@ -79,6 +67,7 @@ void AddData(const ComparisonSpec& spec, Options* options) {
 }
 
 void AddFlags(const ComparisonSpec& spec, std::vector<std::string>* lines) {
+  if (spec.learning_curve) lines->push_back("--learning-curve");
   if (spec.skip_side_effects) lines->push_back("--skip-side-effects");
   if (spec.keep_models) lines->push_back("--keep-models");
 }
@@ -122,7 +111,12 @@ std::string CompareCommand(const Comparison& comparison) {
   AddUnlessEmpty("methods", Methods(comparison), &options);
   AddUnlessZero("trials", spec.max_trials ? spec.max_trials : 2, &options);
   options.emplace_back("seed", absl::StrCat(spec.seed.value_or(42)));
-  AddUnlessEmpty("metric", MetricName(comparison.metric), &options);
+  AddUnlessEmpty("metric", absl::StrReplaceAll(MetricName(comparison.metric), {{"_", "-"}}), &options);
+  AddUnlessEmpty("pattern", spec.pattern, &options);
+  AddUnlessEmpty("judge", spec.judge_model, &options);
+  AddUnlessEmpty("judge-prompt", WrittenTemplate(spec.judge_prompt), &options);
+  AddUnlessZero("max-answer-tokens", spec.max_answer_tokens, &options);
+  AddUnlessEmpty("retention", spec.retention_dataset, &options);
   AddData(spec, &options);
   AddUnlessEmpty("hand-prompt", WrittenTemplate(spec.hand_prompt), &options);
   // The command has no options for the others; the page's table of settings shows them.

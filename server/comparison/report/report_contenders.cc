@@ -199,7 +199,9 @@ std::vector<Column> MainColumns(const Comparison& comparison) {
 std::vector<Column> OtherColumns(const Comparison& comparison) {
   std::vector<Column> columns;
   for (absl::string_view name :
-       {kMacroF1, kLoss, kCalibrationError, kProbeAccuracy, kDivergence, kOverfitting, kSearchSeconds, kPromptTokens}) {
+       {kMacroF1, kExactMatch, kTokenF1, kRougeL, kChrf, kBleu, kJsonValid, kPatternMatch, kLoss, kPerplexity,
+        kCalibrationError, kProbeAccuracy, kRetention, kRetentionLoss, kDivergence, kOverfitting, kMemorized, kTwiceTheData,
+        kSearchSeconds, kTrainingMemory, kPromptTokens}) {
     if (IsMeasured(comparison, name)) columns.push_back({name, InfoOf(name).title});
   }
   return columns;

@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/comparison/measure_names.h"
+#include "server/comparison/report/report_missing.h"
 #include "server/comparison/report/report_names.h"
 #include "server/comparison/report/report_sections.h"
 
@@ -24,6 +25,7 @@ std::string GlossarySection(const Comparison& comparison) {
                   Term("Tied", "The difference from the best may well be chance: a paired test on the same examples.",
                        "Choose between tied methods by cost and side effects."));
   for (const MeasureInfo& info : MeasureInfos()) {
+    if (!IsMeasured(comparison, info.name)) continue;
     const MeasureMeaning meaning = MeaningOf(info.name);
     absl::StrAppend(&html, Term(info.title, meaning.definition, meaning.reading));
   }

@@ -36,7 +36,7 @@ std::string Footer(absl::Time now) {
 std::string ReportHtml(const Comparison& comparison, absl::Time now) {
   return absl::StrCat(absl::StrCat("<!DOCTYPE html>\n<html lang=\"en\">\n", Head(comparison), "<body>\n<main>\n"),
                       HeadSection(comparison, now), ContendersSection(comparison), CostSection(comparison),
-                      SideEffectsSection(comparison), OtherFiguresSection(comparison), TrialsSection(comparison),
+                      CurvesSection(comparison), SideEffectsSection(comparison), OtherFiguresSection(comparison), TrialsSection(comparison),
                       ExamplesSection(comparison), SettingsSection(comparison), GlossarySection(comparison),
                       "</main>\n", Footer(now), "</body>\n</html>\n");
 }

@@ -9,11 +9,17 @@ namespace attune {
 namespace {
 
 bool IsSideEffect(absl::string_view m) {
-  return m == kProbeAccuracy || m == kForgetting || m == kDivergence || m == kConsistency || m == kOverfitting;
+  return m == kProbeAccuracy || m == kForgetting || m == kDivergence || m == kConsistency || m == kOverfitting ||
+         m == kRetention || m == kRetentionLoss || m == kMemorized;
+}
+
+bool IsOfText(absl::string_view m) {
+  return m == kExactMatch || m == kTokenF1 || m == kRougeL || m == kChrf || m == kBleu || m == kJsonValid;
 }
 
 bool IsOfTraining(absl::string_view m) {
-  return m == kTrainingSeconds || m == kSearchSeconds || m == kModelBytes || m == kPrice || m == kOverfitting;
+  return m == kTrainingSeconds || m == kSearchSeconds || m == kModelBytes || m == kPrice || m == kOverfitting ||
+         m == kTrainingMemory || m == kTwiceTheData;
 }
 
 }  // namespace
@@ -35,6 +41,16 @@ std::string WhyMissing(const Comparison& comparison, const Contender& contender,
   if (measure == kPrice && comparison.spec.price_per_device_hour <= 0) return "no price of the device was given";
   if (!IsTuned(contender.kind) && IsOfTraining(measure)) return "nothing is trained";
   if (IsSideEffect(measure) && comparison.spec.skip_side_effects) return "side effects were left out on request";
+  if ((measure == kRetention || measure == kRetentionLoss) && comparison.spec.retention_dataset.empty()) {
+    return "no retention set was given";
+  }
+  if (measure == kTwiceTheData) {
+    return comparison.spec.learning_curve ? "the learning curve does not tell" : "no learning curve was asked for";
+  }
+  if (measure == kMemorized) return "the training examples are too short to tell";
+  if (IsOfText(measure) && !comparison.choices.empty()) return "the answers are chosen among labels";
+  if (measure == kJsonValid) return "the expected answers are no JSON";
+  if (measure == kPatternMatch) return "no pattern was given";
   if (!ChangesWeights(contender.kind) && (measure == kForgetting || measure == kDivergence)) {
     return "the model itself is not changed";
   }

@@ -76,6 +76,20 @@ absl::string_view MetricTitle(QualityMetric metric) {
       return "right labels: the likeliest choice is the expected one";
     case QualityMetric::kExactMatch:
       return "exact answers: the generated text is the expected one";
+    case QualityMetric::kTokenF1:
+      return "token F1: words that the generated and the expected answer share";
+    case QualityMetric::kRougeL:
+      return "ROUGE-L: the longest run of words, gaps allowed, that both answers have";
+    case QualityMetric::kChrf:
+      return "chrF: runs of characters that both answers have";
+    case QualityMetric::kNumberMatch:
+      return "right numbers: the last number of the generated answer is that of the expected one";
+    case QualityMetric::kJsonMatch:
+      return "right JSON: the generated answer means the same as the expected one";
+    case QualityMetric::kPatternMatch:
+      return "right form: the generated answer matches the pattern";
+    case QualityMetric::kJudge:
+      return "approved answers: another model finds that they say the same as the expected ones";
   }
   return "";
 }
@@ -99,11 +113,44 @@ absl::string_view StateTitle(ComparisonState state) {
 MeasureMeaning MeaningOf(absl::string_view measure) {
   static const auto* const meanings = new std::map<absl::string_view, MeasureMeaning>{
       {kQuality,
-       {"Share of the test examples answered rightly. None of them was seen in training or in choosing settings.",
+       {"Mean of the chosen metric over the test examples. None of them was seen in training or in choosing settings.",
         "Higher is better. Where two intervals overlap widely, the order may be chance."}},
       {kMacroF1,
        {"Mean over the labels of F1, the harmonic mean of precision and recall.",
         "Higher is better. Far below quality: rare labels are missed."}},
+      {kExactMatch,
+       {"Share of generated answers that are the expected ones, white space at the ends aside.",
+        "Higher is better. Right answers in other words count nothing."}},
+      {kTokenF1,
+       {"Words that generated and expected answers share, as F1; case, punctuation and articles aside.",
+        "Higher is better. It is blind to order and negation."}},
+      {kRougeL,
+       {"Longest common subsequence of words, as F1.", "Higher is better. For ranking methods, not for grading answers."}},
+      {kChrf,
+       {"Runs of up to six characters that both answers share, recall counting twice.",
+        "Higher is better. Fair to languages with rich inflection."}},
+      {kBleu,
+       {"Runs of up to four words that both share, over the whole test part at once.",
+        "Higher is better. Compare it only on the same examples."}},
+      {kJsonValid, {"Share of generated answers that are valid JSON.", "Higher is better; a program reads nothing else."}},
+      {kPatternMatch, {"Share of generated answers that match the pattern given.", "Higher is better."}},
+      {kPerplexity,
+       {"Among how many equally likely tokens the expected answer’s next one is hidden, as the model sees it.",
+        "Lower is better; 1 is certainty."}},
+      {kRetention,
+       {"Quality on the retention set, which nobody tuned for.", "Higher is better; compare it with the base model’s."}},
+      {kRetentionLoss,
+       {"How much of the quality on the retention set was lost against the base model, in percentage points.",
+        "Lower is better. An interval across zero: no loss was shown."}},
+      {kMemorized,
+       {"Share of long training examples whose second part the model writes word for word after the first.",
+        "Compare it with the base model’s: what stands above that was learnt by heart and may be told to others."}},
+      {kTwiceTheData,
+       {"Quality that the learning curve foresees on the validation examples with twice as many to train on.",
+        "Only told where the points suffice. Little above what was measured: more data brings little."}},
+      {kTrainingMemory,
+       {"Device memory that training takes beside the base model’s weights, as foreseen when the job was admitted.",
+        "Lower fits smaller devices, and leaves more to requests."}},
       {kLoss,
        {"How improbable the model finds the expected answers, in nats per token.",
         "Lower is better. Compare methods with it, not tasks."}},

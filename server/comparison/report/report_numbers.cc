@@ -25,7 +25,9 @@ std::string ThreeDigits(double number) {
   return Fixed(number, size >= 99.95 ? 0 : size >= 9.995 ? 1 : 2);
 }
 
-bool IsDifferenceOfShares(absl::string_view name) { return name == kForgetting || name == kOverfitting; }
+bool IsDifferenceOfShares(absl::string_view name) {
+  return name == kForgetting || name == kRetentionLoss || name == kOverfitting;
+}
 
 std::string HundredthsText(double share) { return Fixed(share * 100, 1); }
 
@@ -91,7 +93,7 @@ std::string PlainText(double number) { return std::isfinite(number) ? ThreeDigit
 std::string ValueText(const Measure& measure) {
   if (IsDifferenceOfShares(measure.name)) return PointsText(measure.value);
   if (measure.name == kTrainingSeconds || measure.name == kSearchSeconds) return SecondsText(measure.value);
-  if (measure.name == kModelBytes) return BytesText(measure.value);
+  if (measure.name == kModelBytes || measure.name == kTrainingMemory) return BytesText(measure.value);
   if (measure.name == kRequestMilliseconds) return MillisecondsText(measure.value);
   if (measure.name == kPrice) return PriceText(measure.value);
   for (const MeasureInfo& info : MeasureInfos()) {

@@ -12,6 +12,7 @@ namespace attune {
 std::string HeadSection(const Comparison& comparison, absl::Time now);
 std::string ContendersSection(const Comparison& comparison);
 std::string CostSection(const Comparison& comparison);
+std::string CurvesSection(const Comparison& comparison);
 std::string SideEffectsSection(const Comparison& comparison);
 std::string OtherFiguresSection(const Comparison& comparison);
 std::string TrialsSection(const Comparison& comparison);

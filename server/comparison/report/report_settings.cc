@@ -38,6 +38,8 @@ std::string CommonRows(const Comparison& comparison) {
                      spec.test_dataset.empty() ? absl::StrCat(ShareText(fraction), " of the data") : spec.test_dataset),
       RowUnlessEmpty("Prompt template", spec.data.prompt_template),
       RowUnlessEmpty("Answer template", spec.data.completion_template),
+      RowUnlessEmpty("Pattern of right answers", spec.pattern), RowUnlessEmpty("Judge", spec.judge_model),
+      RowUnlessEmpty("Judge’s prompt", spec.judge_prompt), RowUnlessEmpty("Retention set", spec.retention_dataset),
       RowUnlessEmpty("Hand-written prompt", spec.hand_prompt), Row("Seed", absl::StrCat(spec.seed.value_or(42))),
       Row("Settings tried for each method", absl::StrCat("at most ", spec.max_trials > 0 ? spec.max_trials : 2)));
   for (const auto& [name, value] : SetHyperparameters(spec.hyperparameters)) {

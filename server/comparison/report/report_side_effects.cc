@@ -63,9 +63,11 @@ std::string Panel(const Comparison& comparison, absl::string_view name, absl::st
 
 std::string SideEffectsSection(const Comparison& comparison) {
   const std::string panels = absl::StrCat(Panel(comparison, kForgetting, "Does it lose other skills?"),
+                                          Panel(comparison, kRetentionLoss, "Does it lose what must be kept?"),
                                           Panel(comparison, kDivergence, "How far is it from the base model?"),
                                           Panel(comparison, kConsistency, "Does wording change the answer?"),
                                           Panel(comparison, kOverfitting, "Did it learn examples by heart?"),
+                                          Panel(comparison, kMemorized, "Would it give training examples away?"),
                                           Panel(comparison, kCalibrationError, "Is it as sure as it is right?"));
   if (panels.empty()) return "";
   return absl::StrCat("<section id=\"side-effects\">\n<h2>Side effects</h2>\n<div class=\"panels\">\n", panels,

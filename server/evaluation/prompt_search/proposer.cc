@@ -91,7 +91,7 @@ absl::StatusOr<std::vector<std::string>> Proposer::Ask(const std::string& questi
   params.sampling.temperature = 0.9;
   params.sampling.top_p = 0.95;
   params.sampling.seed = host_.settings->seed;
-  params.priority = kSearchPriority;
+  params.priority = kBackgroundPriority;
   params.tenant = host_.tenant;
   const absl::Time start = absl::Now();
   ATTUNE_ASSIGN_OR_RETURN(std::vector<std::string> written, Generate(params));

@@ -93,7 +93,7 @@ absl::StatusOr<ScoreParams> RowScorer::ParamsFor(const Work& work) const {
                                            : work.prompt->ParamsFor(RowOf(work.index));
   if (!params.ok()) return params;
   params->model = host_.model;
-  params->priority = kSearchPriority;
+  params->priority = kBackgroundPriority;
   params->tenant = host_.tenant;
   return params;
 }

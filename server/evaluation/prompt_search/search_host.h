@@ -28,9 +28,6 @@ struct SearchHost {
   std::function<absl::Status()> on_call;
 };
 
-// Requests of people go first.
-inline constexpr int kSearchPriority = -100;
-
 // Whether the limits of the settings leave room for another call, given what was spent.
 bool HasBudget(const SearchSettings& settings, const SearchMemo& memo, int64_t calls_under_way, int64_t next_tokens);
 

@@ -1,0 +1,151 @@
+#include "server/comparison/answers.h"
+
+#include <string>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "common/error.h"
+#include "server/comparison/judge.h"
+#include "server/comparison/measure_names.h"
+#include "server/comparison/side_effects.h"
+#include "tests/testing/fake_engine.h"
+#include "tests/testing/fake_tokenizer.h"
+
+namespace attune {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+bool Always(int64_t, int64_t) { return true; }
+
+class AnswersTest : public ::testing::Test {
+ protected:
+  AnswersTest() {
+    model_ = std::make_shared<ServedModel>();
+    model_->info.id = "m";
+    model_->tokenizer_view = &tokenizer_;
+    model_->context = 512;
+  }
+
+  // Rows "row0", "row1", ... with the answers given.
+  Task Ask(const std::vector<std::string>& expected) {
+    Task task;
+    task.data.kind = DatasetKind::kPromptCompletion;
+    task.data.prompt_template = "Q: {{text}} A:";
+    task.data.completion_template = " {{answer}}";
+    for (size_t i = 0; i < expected.size(); ++i) {
+      task.rows.emplace_back();
+      task.rows.back().columns = {{"text", absl::StrCat("row", i)}, {"answer", expected[i]}};
+    }
+    return task;
+  }
+
+  std::string Text(const std::vector<int32_t>& tokens) { return tokenizer_.Decode(tokens, true); }
+
+  // Generates the answer of the row that the prompt names.
+  void Say(std::vector<std::string> answers) {
+    engine_.SetGenerator([this, answers](const GenerateParams& params, int) {
+      const std::string prompt = Text(params.prompt);
+      for (size_t i = 0; i < answers.size(); ++i) {
+        if (absl::StrContains(prompt, absl::StrCat("row", i, " "))) return FakeEngine::Say(answers[i]);
+      }
+      return FakeEngine::Say("?");
+    });
+  }
+
+  FakeTokenizer tokenizer_{/*add_bos=*/false};
+  FakeEngine engine_;
+  std::shared_ptr<ServedModel> model_;
+};
+
+TEST_F(AnswersTest, ScoresByTheTasksMetricAndRefusedRequestsAreRepeated) {
+  Task task = Ask({"red fox", "blue whale", "42"});
+  task.scorer = std::make_shared<const AnswerScorer>(*AnswerScorer::Create(QualityMetric::kTokenF1, ""));
+  task.max_answer_tokens = 9;
+  Say({" red fox", " blue cat", " 41"});
+  engine_.RefuseNext(2);
+  const auto answers = attune::Ask(&engine_, model_, task, "", Always);
+  ASSERT_TRUE(answers.ok()) << answers.status();
+  EXPECT_THAT(answers->scores, ElementsAre(1, 0.5, 0));
+  EXPECT_THAT(answers->predicted, ElementsAre("red fox", "blue cat", "41"));
+  EXPECT_EQ(engine_.last_generate().max_tokens, 9);
+  const Measure quality = QualityOf(*answers);
+  EXPECT_NEAR(quality.value, 0.5, 1e-9);
+  EXPECT_EQ(quality.count, 3);
+
+  const auto back = AnswersFromJson(AnswersToJson(*answers));
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_EQ(back->scores, answers->scores);
+  EXPECT_EQ(GetErrorDetails(AnswersFromJson("{\"expected\":[\"a\"]}").status()).reason, "CORRUPT_COMPARISON");
+}
+
+TEST_F(AnswersTest, SharesHaveWilsonIntervalsAndMeansBootstrapIntervals) {
+  Answers answers;
+  answers.scores = {1, 1, 1, 0};
+  EXPECT_NEAR(QualityOf(answers).lower, 0.3006, 1e-3);
+  answers.scores = {0.5, 0.5, 0.5, 0.5};
+  EXPECT_EQ(QualityOf(answers).lower, 0.5);
+  EXPECT_EQ(QualityOf(answers).upper, 0.5);
+}
+
+TEST_F(AnswersTest, AJudgeSeesQuestionReferenceAndAnswer) {
+  Task task = Ask({"red", "blue", "grey"});
+  auto judge_model = std::make_shared<ServedModel>(*model_);
+  judge_model->info.id = "judge";
+  task.judge = std::make_shared<const Judge>(Judge{judge_model, "{{prompt}}|{{expected}}|{{answer}}?"});
+  Say({" crimson", " blue", " green"});
+  std::vector<std::string> seen;
+  engine_.SetScorer([&](const ScoreParams& params, const std::vector<int32_t>& tokens) {
+    if (params.model->info.id != "judge") return FakeEngine::Uniform(tokens, -1, true);
+    const std::string question = Text(params.prompt), verdict = Text(tokens);
+    if (verdict == " yes") seen.push_back(question);
+    // Lenient: only the green answer is refused. "yes" has a token more than "no", so that sums are compared, not means.
+    const bool approves = !absl::StrContains(question, "green");
+    return FakeEngine::Uniform(tokens, (verdict == " yes") == approves ? -0.1 : -2, true);
+  });
+  const auto answers = attune::Ask(&engine_, model_, task, "", Always);
+  ASSERT_TRUE(answers.ok()) << answers.status();
+  EXPECT_THAT(answers->scores, ElementsAre(1, 1, 0));
+  ASSERT_EQ(seen.size(), 3u);
+  EXPECT_THAT(seen[0], HasSubstr("Q: row0 A:|red|crimson?"));
+}
+
+TEST_F(AnswersTest, JudgesPromptsAreChecked) {
+  EXPECT_TRUE(CheckJudgePrompt("").ok());
+  EXPECT_TRUE(CheckJudgePrompt("Is {{answer}} polite?").ok());
+  EXPECT_EQ(GetErrorDetails(CheckJudgePrompt("Is {{answr}} right?")).reason, "BAD_JUDGE_PROMPT");
+  EXPECT_EQ(GetErrorDetails(CheckJudgePrompt("Is it right?")).reason, "BAD_JUDGE_PROMPT");
+  EXPECT_EQ(GetErrorDetails(CheckJudgePrompt("{{")).reason, "BAD_TEMPLATE");
+}
+
+TEST_F(AnswersTest, MemorizedIsWhatComesBackWordForWord) {
+  // A FakeTokenizer's token is a byte: 50 of them are shown, and as many must follow.
+  const Task task = Ask({std::string(200, 'b'), std::string(200, 'c'), "short"});
+  engine_.SetGenerator([](const GenerateParams& params, int) {
+    EXPECT_EQ(params.prompt.size(), 50u);
+    return FakeEngine::Say(std::string(params.max_tokens, 'b'));
+  });
+  const auto memorized = MemorizedBy(&engine_, model_, task, Always);
+  ASSERT_TRUE(memorized.ok()) << memorized.status();
+  EXPECT_EQ(memorized->name, kMemorized);
+  EXPECT_EQ(memorized->count, 2) << "the short row proves nothing";
+  EXPECT_EQ(memorized->value, 0.5);
+  EXPECT_EQ(MemorizedBy(&engine_, model_, Ask({"short"}), Always)->count, 0);
+}
+
+TEST_F(AnswersTest, WorkStopsWhenToldTo) {
+  const Task task = Ask({"red", "blue"});
+  const auto answers = attune::Ask(&engine_, model_, task, "", [](int64_t done, int64_t) { return done < 1; });
+  EXPECT_TRUE(absl::IsCancelled(answers.status()));
+  std::vector<ScoreParams> all(3, ScoreParams{model_, {1}, {{2}}});
+  engine_.HoldScores();
+  EXPECT_TRUE(absl::IsCancelled(ScoreAll(&engine_, all, [](int64_t, int64_t) { return false; },
+                                         [](size_t, const ScoreResult&) { ADD_FAILURE(); })));
+}
+
+}  // namespace
+}  // namespace attune
