@@ -15,7 +15,7 @@
 namespace attune {
 namespace {
 
-constexpr int64_t kMostTest = 2000, kMostValidation = 500;
+constexpr int64_t kMostTest = 2000, kMostValidation = 500, kFewestValidation = 50;
 constexpr absl::string_view kDecided = "decided";  // note: every figure is there
 constexpr double kTestShare = 0.2, kValidationShare = 0.1;
 
@@ -146,6 +146,9 @@ absl::StatusOr<SplitSizes> ComparisonRun::PartSizes(int64_t rows) const {
   }
   if (now_.spec.validation_dataset.empty()) {
     sizes.validation = std::min<int64_t>(kMostValidation, static_cast<int64_t>(count * kValidationShare));
+    // Who trains on few of many rows wants it soon: choosing is not to take longer than training.
+    const int64_t most_train = now_.spec.max_train_examples;
+    if (most_train > 0) sizes.validation = std::min(sizes.validation, std::max(kFewestValidation, most_train / 2));
   }
   if (sizes.test + sizes.validation + 2 > rows) return TooFewRows(rows);
   return sizes;

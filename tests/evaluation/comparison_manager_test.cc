@@ -325,6 +325,20 @@ TEST_F(ComparisonManagerTest, FreeTextIsJudgedAsSuitsIt) {
   EXPECT_EQ(Value(done, Kind::kZeroShot, kQuality), 0);
 }
 
+TEST_F(ComparisonManagerTest, FewRowsToTrainOnAreNotChosenByMany) {
+  std::string rows;
+  for (int i = 0; i < 1600; ++i) absl::StrAppend(&rows, MoodRow(i));
+  Upload("many", rows);
+  ComparisonSpec spec = Spec({Kind::kZeroShot, Kind::kLora});
+  spec.dataset = "many";
+  spec.max_test_examples = 40;
+  spec.max_train_examples = 200;
+  const Comparison done = Run(spec);
+  EXPECT_EQ(done.train_examples, 200);
+  EXPECT_EQ(done.validation_examples, 100) << "of 160";
+  EXPECT_EQ(done.test_examples, 40);
+}
+
 TEST_F(ComparisonManagerTest, PlainTextIsComparedByLikelihood) {
   std::string rows;
   for (int i = 0; i < 60; ++i) absl::StrAppend(&rows, "{\"text\":\"row", i, " is glad and good\"}\n");
