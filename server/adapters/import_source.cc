@@ -157,9 +157,10 @@ absl::StatusOr<ImportSource> FindImportSource(const std::string& path, const std
   source.name = given.has_filename() ? given.filename().string() : given.parent_path().filename().string();
   std::error_code error;
   if (fs::is_directory(resolved, error)) {
-    // A folder of PEFT's may hold the tokenizer beside the adapter, but no config.json.
+    // A folder of PEFT's may hold the tokenizer and the base model's configuration, but not its weights.
     const bool hugging_face = fs::exists(resolved / "config.json", error);
-    if (!hugging_face && fs::exists(resolved / kAdapterConfig, error)) {
+    const bool has_weights = fs::exists(resolved / kWeights, error) || fs::exists(resolved / kIndex, error);
+    if (!has_weights && fs::exists(resolved / kAdapterConfig, error)) {
       ATTUNE_RETURN_IF_ERROR(TakePeft(resolved, roots, &source));
       return source;
     }

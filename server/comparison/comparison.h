@@ -54,6 +54,8 @@ enum class QualityMetric {
 };
 // The proto's name in lower case: "label_accuracy"; "" for kAuto.
 absl::string_view MetricName(QualityMetric metric);
+// Whether its figure is the share of right answers.
+bool CountsRightAnswers(QualityMetric metric);
 
 struct ComparisonSpec {
   std::string id;  // empty before creation: the server makes one
@@ -98,7 +100,7 @@ struct Measure {
 };
 // One without an interval.
 Measure Figure(absl::string_view name, double value);
-// The mean, with a bootstrap interval; of no values one of count 0.
+// The mean: with its Wilson interval where all values are 0 or 1, else with a bootstrap interval; of no values one of count 0.
 Measure MeanOf(absl::string_view name, absl::Span<const double> values);
 
 // One setting of a method that was tried.

@@ -74,10 +74,18 @@ std::vector<std::string> ChoicesOf(const std::vector<SplitRow>& rows) {
   return {labels.begin(), labels.end()};
 }
 
-std::vector<std::string> LabelsOf(const std::vector<SplitRow>& rows) {
-  std::vector<std::string> labels;
-  for (const SplitRow& row : rows) labels.push_back(row.label);
-  return labels;
+absl::StatusOr<std::vector<std::string>> AnswersOf(const DatasetInfo& data, const std::vector<Row>& rows) {
+  std::vector<std::string> answers;
+  if (data.kind == DatasetKind::kText) return answers;
+  ATTUNE_ASSIGN_OR_RETURN(PromptTemplate completion, PromptTemplate::Parse(data.completion_template));
+  for (const Row& row : rows) {
+    if (data.kind == DatasetKind::kChat) {
+      answers.push_back(LastAnswer(row.messages));
+    } else {
+      ATTUNE_ASSIGN_OR_RETURN(answers.emplace_back(), completion.Render(row.columns));
+    }
+  }
+  return answers;
 }
 
 std::vector<Row> TakeRows(const std::vector<Row>& rows, const std::vector<int64_t>& indices) {

@@ -24,7 +24,8 @@ absl::StatusOr<std::vector<SplitRow>> DescribeRows(const DatasetInfo& data, cons
 // The distinct labels, sorted, if answers are to be chosen among them: 2 to 100, and each row's label short; else none.
 std::vector<std::string> ChoicesOf(const std::vector<SplitRow>& rows);
 
-std::vector<std::string> LabelsOf(const std::vector<SplitRow>& rows);
+// The expected answer of each row, as it is rendered; of plain text none.
+absl::StatusOr<std::vector<std::string>> AnswersOf(const DatasetInfo& data, const std::vector<Row>& rows);
 
 // Those rows, in that order.
 std::vector<Row> TakeRows(const std::vector<Row>& rows, const std::vector<int64_t>& indices);
