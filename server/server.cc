@@ -30,6 +30,8 @@
 #include "server/data/dataset_store.h"
 #include "server/data_dir_lock.h"
 #include "server/device/arbiter.h"
+#include "server/device/energy_meter.h"
+#include "server/device/energy_share.h"
 #include "server/engine/engine.h"
 #include "server/evaluation/prompt_search/runner.h"
 #include "server/job_counts.h"
@@ -198,6 +200,8 @@ class ServerImpl final : public Server {
     }
     if (is_gpu) arbiter.memory_bytes -= adapter_memory;
     arbiter_ = std::make_unique<Arbiter>(clock_, arbiter);
+    energy_meter_ = is_gpu ? OpenGpuEnergyMeter(DevicePciBusId()) : OpenCpuEnergyMeter();
+    energy_ = std::make_unique<EnergyShare>(energy_meter_.get(), clock_);
     residency_ = std::make_unique<Residency>(models_.get(), target_, adapter_memory, &arbiter_->memory());
     engine_metrics_ = std::make_unique<EngineMetrics>(metrics_.get());
     EngineOptions engine;
@@ -227,6 +231,7 @@ class ServerImpl final : public Server {
     deps.registry = models_.get();
     deps.residency = residency_.get();
     deps.arbiter = arbiter_.get();
+    deps.energy = energy_.get();
     deps.clock = clock_;
     deps.target = target_;
     deps.checkpoint_directory = Path("jobs");
@@ -239,6 +244,7 @@ class ServerImpl final : public Server {
     search.datasets = datasets_.get();
     search.registry = models_.get();
     search.engine = engine_.get();
+    search.energy = energy_.get();
     search.checkpoint_directory = Path("jobs");
     prompt_search_ = MakePromptSearchRunner(std::move(search));
     router_ = std::make_unique<JobRouter>(training_.get(), prompt_search_.get());
@@ -371,6 +377,7 @@ class ServerImpl final : public Server {
     gauges.resident_bytes = residency_->resident_bytes();
     gauges.generation_seconds = arbiter_->Seconds(WorkClass::kGeneration);
     gauges.training_seconds = arbiter_->Seconds(WorkClass::kTraining);
+    if (energy_meter_) gauges.energy_joules = energy_meter_->Joules();
     gauges.jobs = job_counts_->Get();
     return gauges;
   }
@@ -393,6 +400,8 @@ class ServerImpl final : public Server {
   std::unique_ptr<ComparisonStore> comparison_store_;
   std::unique_ptr<JobCounts> job_counts_;
   std::unique_ptr<Arbiter> arbiter_;
+  std::unique_ptr<EnergyMeter> energy_meter_;  // null: the device does not tell
+  std::unique_ptr<EnergyShare> energy_;
   std::unique_ptr<Residency> residency_;
   std::unique_ptr<EngineMetrics> engine_metrics_;
   std::unique_ptr<Engine> engine_;

@@ -146,6 +146,7 @@ absl::Status ComparisonRun::AwaitTrial(Trial* trial) {
   }
   ATTUNE_ASSIGN_OR_RETURN(Job job, deps_.jobs->Get(trial->tuning_job));
   trial->device_seconds = job.training_seconds;
+  trial->energy_joules = job.energy_joules;
   trial->memory_bytes = job.memory_bytes;
   if (job.state != JobState::kSucceeded) {
     trial->state = Trial::State::kFailed;

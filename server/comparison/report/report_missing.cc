@@ -19,7 +19,7 @@ bool IsOfText(absl::string_view m) {
 
 bool IsOfTraining(absl::string_view m) {
   return m == kTrainingSeconds || m == kSearchSeconds || m == kModelBytes || m == kPrice || m == kOverfitting ||
-         m == kTrainingMemory || m == kTwiceTheData;
+         m == kTrainingMemory || m == kTwiceTheData || m == kTrainingEnergy || m == kSearchEnergy;
 }
 
 }  // namespace
@@ -47,6 +47,7 @@ std::string WhyMissing(const Comparison& comparison, const Contender& contender,
   if (measure == kTwiceTheData) {
     return comparison.spec.learning_curve ? "the learning curve does not tell" : "no learning curve was asked for";
   }
+  if (measure == kTrainingEnergy || measure == kSearchEnergy) return "the device does not tell";
   if (measure == kMemorized) return "the training examples are too short to tell";
   if (IsOfText(measure) && !comparison.choices.empty()) return "the answers are chosen among labels";
   if (measure == kJsonValid) return "the expected answers are no JSON";
