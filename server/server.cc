@@ -25,6 +25,7 @@
 #include "server/adapters/registry.h"
 #include "server/adapters/residency.h"
 #include "server/advice/advisor.h"
+#include "server/card_facts.h"
 #include "server/comparison/comparison_manager.h"
 #include "server/comparison/comparison_store.h"
 #include "server/data/dataset_store.h"
@@ -41,6 +42,7 @@
 #include "server/metrics/http_server.h"
 #include "server/metrics/metrics.h"
 #include "server/model/compute_target.h"
+#include "server/model/device_bus_id.h"
 #include "server/rpc/alias_service.h"
 #include "server/rpc/advice_service.h"
 #include "server/rpc/cancel_watcher.h"
@@ -65,13 +67,6 @@ constexpr int64_t kSwapBytes = int64_t{4} << 30;     // without --swap-space, wh
 constexpr double kTrainingShare = 0.5, kLeastTrainingShare = 0.05;
 // Calls that are no generation get at least this long to end by themselves.
 constexpr absl::Duration kLeastCallGrace = absl::Seconds(1);
-
-absl::StatusOr<ExportOutcome> Export(const ModelRegistry& models, Residency* residency, const ExportRequest& request) {
-  ATTUNE_ASSIGN_OR_RETURN(ExportResult result,
-                          ExportModel(models, residency, request.model, static_cast<ExportFormat>(request.format),
-                                      request.destination));
-  return ExportOutcome{result.path, result.files, result.size_bytes};
-}
 
 class ServerImpl final : public Server {
  public:
@@ -200,7 +195,7 @@ class ServerImpl final : public Server {
     }
     if (is_gpu) arbiter.memory_bytes -= adapter_memory;
     arbiter_ = std::make_unique<Arbiter>(clock_, arbiter);
-    energy_meter_ = is_gpu ? OpenGpuEnergyMeter(DevicePciBusId()) : OpenCpuEnergyMeter();
+    energy_meter_ = is_gpu ? OpenGpuEnergyMeter(DeviceBusId()) : OpenCpuEnergyMeter();
     energy_ = std::make_unique<EnergyShare>(energy_meter_.get(), clock_);
     residency_ = std::make_unique<Residency>(models_.get(), target_, adapter_memory, &arbiter_->memory());
     engine_metrics_ = std::make_unique<EngineMetrics>(metrics_.get());
@@ -310,6 +305,15 @@ class ServerImpl final : public Server {
     return absl::OkStatus();
   }
 
+  absl::StatusOr<ExportOutcome> Export(const ExportRequest& request) {
+    ATTUNE_ASSIGN_OR_RETURN(const ModelInfo info, models_->Get(request.model));
+    ATTUNE_ASSIGN_OR_RETURN(ExportResult result,
+                            ExportModel(*models_, residency_.get(), request.model,
+                                        static_cast<ExportFormat>(request.format), request.destination,
+                                        CardFacts(info, *job_store_, *comparison_store_)));
+    return ExportOutcome{result.path, result.files, result.size_bytes};
+  }
+
   void MakeServices() {
     const ModelProvider provider = MakeModelProvider(aliases_.get(), metrics_.get(),
                                                      [this](absl::string_view id) { return residency_->Acquire(id); });
@@ -322,7 +326,7 @@ class ServerImpl final : public Server {
     model.comparison_store = comparison_store_.get();
     model.job_store = job_store_.get();
     model.drop = [this](absl::string_view id) { residency_->Drop(id); };
-    model.export_model = [this](const ExportRequest& request) { return Export(*models_, residency_.get(), request); };
+    model.export_model = [this](const ExportRequest& request) { return Export(request); };
     model.metrics = metrics_.get();
     model_service_ = std::make_unique<ModelService>(std::move(model));
     generation_service_ = std::make_unique<GenerationService>(

@@ -15,7 +15,7 @@ class EnergyMeter {
   virtual std::optional<double> Joules() = 0;
 };
 
-// Of the NVIDIA GPU with this PCI bus id ("0000:1b:00.0"; DevicePciBusId in model/compute_target.h tells that of CUDA's
+// Of the NVIDIA GPU with this PCI bus id ("0000:1b:00.0"; DeviceBusId in model/device_bus_id.h tells that of CUDA's
 // device 0, which CUDA_VISIBLE_DEVICES chooses), by NVML's counter of its total energy: board and memory, too. The
 // driver advances it some ten times a second. Null where it does not tell: no `library`, which is opened at run
 // time so that nothing need be linked, no such GPU, or one older than Volta.

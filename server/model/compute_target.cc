@@ -6,7 +6,6 @@
 #include <ATen/DeviceAccelerator.h>
 #include <ATen/Parallel.h>
 #include <ATen/detail/CUDAHooksInterface.h>
-#include <cuda_runtime_api.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -84,11 +83,6 @@ int64_t DeviceMemoryBytes(const ComputeTarget& target) {
     return static_cast<int64_t>(at::accelerator::getMemoryInfo(0).first);
   }
   return static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
-}
-
-std::string DevicePciBusId() {
-  char bus_id[32] = "";
-  return cudaDeviceGetPCIBusId(bus_id, sizeof bus_id, 0) == cudaSuccess ? bus_id : "";
 }
 
 std::string DescribeComputeTarget(const ComputeTarget& target) {

@@ -52,9 +52,6 @@ void ReleaseThreads();
 // Bytes on the device that programs may use: free GPU memory, or the machine's memory.
 int64_t DeviceMemoryBytes(const ComputeTarget& target);
 
-// "0000:1b:00.0", of the GPU that is computed on: the first that CUDA_VISIBLE_DEVICES lets us see. REQUIRES: a GPU.
-std::string DevicePciBusId();
-
 // "cpu float32, 2 threads" or "cuda bfloat16, NVIDIA H100".
 std::string DescribeComputeTarget(const ComputeTarget& target);
 

@@ -62,7 +62,7 @@ const std::map<std::string, std::set<std::string>>& Allowed() {
                       "server/metrics", "server/grammar"}},
       {"server", {"server/rpc", "server/jobs", "server/device", "server/metrics", "server/engine", "server/model", "server/model/weights", "server/model/kernels", "server/tokenizer", "server/data", "server/grammar",
                   "server/adapters", "server/tuning", "server/tuning/methods", "server/evaluation", "server/evaluation/prompt_search",
-                  "server/comparison", "server/advice"}},
+                  "server/comparison", "server/comparison/report", "server/advice"}},
   };
   return *allowed;
 }
