@@ -167,6 +167,9 @@ class ServerImpl final : public Server {
     registry.import_roots.push_back(Path("import"));
     registry.export_root = options_.export_root.empty() ? Path("exports") : options_.export_root;
     registry.inspect = [](const std::string& directory) { return InspectModel(directory); };
+    registry.inspect_adapter = [](const std::string& directory, const std::string& base_directory) {
+      return InspectAdapter(directory, base_directory);
+    };
     ATTUNE_RETURN_IF_ERROR(MakeDirectories(Path("import")));
     ATTUNE_RETURN_IF_ERROR(MakeDirectories(registry.export_root));
     ATTUNE_RETURN_IF_ERROR(MakeDirectories(Path("jobs")));

@@ -58,7 +58,7 @@ absl::StatusOr<std::vector<PastComparison>> Advisor::Past() const {
   for (Comparison& comparison : all) {
     if (comparison.state != ComparisonState::kSucceeded) continue;
     // A mean of ROUGE-L says nothing about the share of right answers.
-    if (comparison.metric != QualityMetric::kLabelAccuracy && comparison.metric != QualityMetric::kExactMatch) continue;
+    if (comparison.metric > QualityMetric::kExactMatch) continue;
     const absl::StatusOr<ModelInfo> base = deps_.models->Get(comparison.spec.base_model);
     past.push_back({std::move(comparison), base.ok() ? base->architecture.parameters : 0});
   }

@@ -1,6 +1,7 @@
 #include "server/comparison/answers.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <utility>
 
@@ -35,7 +36,7 @@ absl::StatusOr<Answers> Ask(Engine* engine, std::shared_ptr<const ServedModel> m
   EvaluationOptions options;
   options.choices = task.choices;
   options.derive_choices = false;
-  options.exact_match = task.choices.empty();
+  options.exact_match = task.choices.empty() && !task.by_likelihood;
   options.max_tokens = task.max_answer_tokens;
   options.priority = kBackgroundPriority;
   options.tenant = task.tenant;
@@ -50,9 +51,10 @@ absl::StatusOr<Answers> Ask(Engine* engine, std::shared_ptr<const ServedModel> m
   options.on_example = [&](const ExampleOutcome& outcome) {
     answers.expected[outcome.row] = outcome.expected;
     answers.predicted[outcome.row] = outcome.predicted;
-    const bool is_scored = task.choices.empty() && task.scorer && !task.judge;
+    const bool is_scored = task.choices.empty() && task.scorer && !task.judge && !task.by_likelihood;
     answers.scores[outcome.row] =
         is_scored ? task.scorer->Score(outcome.expected, outcome.predicted) : static_cast<double>(outcome.is_right);
+    if (task.by_likelihood) answers.scores[outcome.row] = std::exp(outcome.logprob);
     answers.confidence[outcome.row] = outcome.confidence;
     answers.prompt_tokens += static_cast<double>(outcome.prompt_tokens);
     ++fitting;

@@ -32,6 +32,7 @@ struct Task {
   std::string tenant;                // whose share of the engine it is
   std::shared_ptr<const AnswerScorer> scorer;  // of generated answers; null: they must be exact
   std::shared_ptr<const Judge> judge;          // null: none; else in the scorer's place
+  bool by_likelihood = false;                  // nothing is generated, and nothing is predicted
 };
 
 // What one model answered to a task's rows, in their order. A row that does not fit counts as wrong, and nothing was

@@ -36,6 +36,7 @@ absl::string_view MetricName(QualityMetric metric) {
     case QualityMetric::kJsonMatch: return "json_match";
     case QualityMetric::kPatternMatch: return "pattern_match";
     case QualityMetric::kJudge: return "judge";
+    case QualityMetric::kLikelihood: return "likelihood";
   }
   return "";
 }

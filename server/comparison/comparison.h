@@ -37,9 +37,10 @@ bool IsTuned(ContenderKind kind);
 // Whether it changes the base model's weights, or adds to them: what may make it forget.
 bool ChangesWeights(ContenderKind kind);
 
-// What answers are judged by. The numbers are the proto's. All but the first are of generated answers, each by itself.
+// What answers are judged by, each by itself, from 0 to 1. The numbers are the proto's. From the second to kJudge they are
+// of generated answers.
 enum class QualityMetric {
-  kAuto = 0,           // label accuracy if there are choices; else by the answers' form (MetricFor)
+  kAuto = 0,           // label accuracy if there are choices, likelihood of plain text; else by the answers' form (MetricFor)
   kLabelAccuracy = 1,  // the likeliest of the choices is the right one
   kExactMatch = 2,     // the generated answer is the expected one
   kTokenF1 = 3,        // words shared with it
@@ -49,8 +50,8 @@ enum class QualityMetric {
   kJsonMatch = 7,      // equal as JSON
   kPatternMatch = 8,   // it matches `pattern`
   kJudge = 9,          // `judge_model` says that it is right
+  kLikelihood = 10,    // nothing is generated: how likely the model finds the expected answer, a token of it on average
 };
-inline constexpr int kQualityMetrics = 9;
 // The proto's name in lower case: "label_accuracy"; "" for kAuto.
 absl::string_view MetricName(QualityMetric metric);
 

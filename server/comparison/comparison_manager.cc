@@ -19,7 +19,11 @@ constexpr absl::Duration kAfterStoreError = absl::Seconds(5);
 constexpr int32_t kMostTrials = 20, kMostAnswerTokens = 4096;
 
 // All that need nothing but the data.
-std::vector<ContenderKind> UsualContenders(const ComparisonSpec& spec) {
+std::vector<ContenderKind> UsualContenders(const ComparisonSpec& spec, DatasetKind data) {
+  if (data == DatasetKind::kText) {  // which no prompt goes before
+    return {ContenderKind::kZeroShot, ContenderKind::kSoftPrompt, ContenderKind::kPrefix, ContenderKind::kIa3,
+            ContenderKind::kLora,     ContenderKind::kPartial,    ContenderKind::kFull};
+  }
   std::vector<ContenderKind> kinds = {ContenderKind::kZeroShot, ContenderKind::kTextPrompt, ContenderKind::kSoftPrompt,
                                       ContenderKind::kPrefix,   ContenderKind::kIa3,        ContenderKind::kLora,
                                       ContenderKind::kPartial,  ContenderKind::kFull,       ContenderKind::kHybrid};
@@ -190,12 +194,12 @@ absl::StatusOr<Comparison> ComparisonManager::Create(ComparisonSpec spec, absl::
     return MakeError(absl::StatusCode::kFailedPrecondition, "BASE_IS_ADAPTER",
                      absl::StrCat("'models/", base.id, "' is an adapter; compare on the model that it is based on."));
   }
-  ATTUNE_RETURN_IF_ERROR(deps_.datasets->Get(spec.dataset).status());
+  ATTUNE_ASSIGN_OR_RETURN(const DatasetInfo data, deps_.datasets->Get(spec.dataset));
   if (!spec.judge_model.empty()) ATTUNE_RETURN_IF_ERROR(deps_.models->Get(spec.judge_model).status());
   for (const std::string& dataset : {spec.validation_dataset, spec.test_dataset, spec.retention_dataset}) {
     if (!dataset.empty()) ATTUNE_RETURN_IF_ERROR(deps_.datasets->Get(dataset).status());
   }
-  if (spec.contenders.empty()) spec.contenders = UsualContenders(spec);
+  if (spec.contenders.empty()) spec.contenders = UsualContenders(spec, data.kind);
   absl::StatusOr<Comparison> made = deps_.store->Create(std::move(spec), request_id);
   absl::MutexLock lock(&mutex_);
   has_work_ = true;

@@ -28,8 +28,8 @@ absl::Status TooFewRows(int64_t rows) {
 absl::Status RequireAnswers(const DatasetInfo& data) {
   if (data.kind != DatasetKind::kText) return absl::OkStatus();
   return MakeError(absl::StatusCode::kFailedPrecondition, "NO_ANSWERS",
-                   absl::StrCat("'datasets/", data.id, "' is plain text, which has no answers that could be compared; give "
-                                                       "rows with prompts and completions."));
+                   absl::StrCat("'datasets/", data.id, "' is plain text, which has no answers that could be judged: take the "
+                                                       "metric LIKELIHOOD, or give rows with prompts and completions."));
 }
 
 }  // namespace
@@ -117,8 +117,11 @@ absl::StatusOr<DatasetInfo> ComparisonRun::StorePart(const DatasetInfo& source, 
   return StoreRows(deps_.datasets, source, std::move(options), rows);
 }
 
-absl::Status ComparisonRun::ChooseMetric(const std::vector<SplitRow>& rows) {
+absl::Status ComparisonRun::ChooseMetric(const DatasetInfo& data, const std::vector<SplitRow>& rows) {
   now_.metric = now_.spec.metric;
+  if (data.kind == DatasetKind::kText && now_.metric == QualityMetric::kAuto) now_.metric = QualityMetric::kLikelihood;
+  if (now_.metric == QualityMetric::kLikelihood) return absl::OkStatus();
+  ATTUNE_RETURN_IF_ERROR(RequireAnswers(data));
   now_.choices = ChoicesOf(rows);
   if (now_.metric == QualityMetric::kAuto && !now_.choices.empty()) now_.metric = QualityMetric::kLabelAccuracy;
   if (now_.metric == QualityMetric::kAuto) now_.metric = MetricFor(LabelsOf(rows));
@@ -172,11 +175,10 @@ absl::Status ComparisonRun::CheckWhatIsAsked(const DatasetInfo& data, const Row&
 
 absl::Status ComparisonRun::Prepare() {
   ATTUNE_ASSIGN_OR_RETURN(DatasetInfo data, deps_.datasets->Get(now_.spec.dataset));
-  ATTUNE_RETURN_IF_ERROR(RequireAnswers(data));
   ATTUNE_ASSIGN_OR_RETURN(std::vector<Row> rows, deps_.datasets->ReadRows(data.id));
   UseTemplates(now_.spec.data, &data);
   ATTUNE_ASSIGN_OR_RETURN(std::vector<SplitRow> described, DescribeRows(data, rows));
-  ATTUNE_RETURN_IF_ERROR(ChooseMetric(described));
+  ATTUNE_RETURN_IF_ERROR(ChooseMetric(data, described));
   if (!rows.empty()) ATTUNE_RETURN_IF_ERROR(CheckWhatIsAsked(data, rows[0]));
   ATTUNE_ASSIGN_OR_RETURN(const SplitSizes sizes, PartSizes(static_cast<int64_t>(rows.size())));
   SplitParts parts = SplitRows(described, sizes, static_cast<uint64_t>(seed()));
@@ -207,6 +209,7 @@ absl::StatusOr<Task> ComparisonRun::ReadTask(const std::string& dataset, int64_t
   task.tenant = now_.spec.tenant;
   if (now_.spec.max_answer_tokens > 0) task.max_answer_tokens = now_.spec.max_answer_tokens;
   task.scorer = scorer_;
+  task.by_likelihood = now_.metric == QualityMetric::kLikelihood;
   if (now_.metric == QualityMetric::kJudge) {
     const std::string& model = now_.spec.judge_model.empty() ? now_.spec.base_model : now_.spec.judge_model;
     ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> judge, deps_.acquire(model));

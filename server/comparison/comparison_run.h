@@ -67,8 +67,8 @@ class ComparisonRun {
   absl::StatusOr<DatasetInfo> StorePart(const DatasetInfo& source, absl::string_view part, const std::vector<Row>& rows);
   // Before hours are spent: whether the hand prompt and the other datasets go with the data.
   absl::Status CheckWhatIsAsked(const DatasetInfo& data, const Row& row) const;
-  // Error: NO_LABELS.
-  absl::Status ChooseMetric(const std::vector<SplitRow>& rows);
+  // Errors: NO_LABELS, NO_ANSWERS.
+  absl::Status ChooseMetric(const DatasetInfo& data, const std::vector<SplitRow>& rows);
   // Error: NOT_ENOUGH_DATA.
   absl::StatusOr<SplitSizes> PartSizes(int64_t rows) const;
   int64_t most_test() const;

@@ -82,7 +82,7 @@ absl::Status ComparisonRun::MeasureForgetting(const SideEffectTasks& tasks, Cont
 absl::Status ComparisonRun::MeasureSteadiness(const SideEffectTasks& tasks, Contender* contender) const {
   ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model, ModelOf(*contender));
   const std::string& prompt = contender->prompt_template;
-  if (!tasks.variants.group.empty()) {
+  if (!tasks.variants.group.empty() && now_.metric != QualityMetric::kLikelihood) {
     ATTUNE_ASSIGN_OR_RETURN(const Answers answers, Ask(deps_.engine, model, tasks.variants.task, prompt, go_on()));
     contender->Set(ConsistencyOf(tasks.variants, answers));
   }

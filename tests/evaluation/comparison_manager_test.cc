@@ -1,5 +1,6 @@
 #include "server/comparison/comparison_manager.h"
 
+#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <set>
@@ -68,7 +69,7 @@ class ComparisonManagerTest : public ::testing::Test {
   void Upload(const std::string& id, const std::string& rows, const std::string& completion = " {{label}}") {
     DatasetStore::UploadOptions options;
     options.info.id = id;
-    options.info.prompt_template = "T: {{text}} M:";
+    if (!completion.empty()) options.info.prompt_template = "T: {{text}} M:";
     options.info.completion_template = completion;
     auto upload = datasets_->BeginUpload(options);
     ASSERT_TRUE(upload.ok()) << upload.status();
@@ -338,6 +339,31 @@ TEST_F(ComparisonManagerTest, FreeTextIsJudgedAsSuitsIt) {
   EXPECT_EQ(done.metric, QualityMetric::kExactMatch);
   EXPECT_THAT(done.choices, IsEmpty());
   EXPECT_EQ(Value(done, Kind::kZeroShot, kQuality), 0);
+}
+
+TEST_F(ComparisonManagerTest, PlainTextIsComparedByLikelihood) {
+  std::string rows;
+  for (int i = 0; i < 60; ++i) absl::StrAppend(&rows, "{\"text\":\"row", i, " is glad and good\"}\n");
+  Upload("prose", rows, "");
+  ComparisonSpec spec = Spec({});
+  spec.dataset = "prose";
+  engine_.SetScorer([](const ScoreParams& params, const std::vector<int32_t>& tokens) {
+    return FakeEngine::Uniform(tokens, params.model->info.id == "base" ? -2 : -0.5, true);
+  });
+  Comparison done = Run(spec);
+  ASSERT_EQ(done.state, ComparisonState::kSucceeded) << done.state_reason;
+  EXPECT_EQ(done.metric, QualityMetric::kLikelihood);
+  EXPECT_EQ(done.contenders.size(), 7u) << "no prompts";
+  EXPECT_NEAR(Value(done, Kind::kZeroShot, kQuality), std::exp(-2), 1e-6);
+  EXPECT_NEAR(Value(done, Kind::kLora, kQuality), std::exp(-0.5), 1e-6);
+  EXPECT_NEAR(Value(done, Kind::kLora, kPerplexity), std::exp(0.5), 1e-6);
+  EXPECT_EQ(done.FindContender(Kind::kLora)->Find(kBleu), nullptr);
+  EXPECT_THAT(done.disagreements, IsEmpty());
+
+  spec = Spec({Kind::kZeroShot, Kind::kLora}, "text");
+  spec.dataset = "prose";
+  spec.metric = QualityMetric::kRougeL;
+  EXPECT_EQ(Run(spec).error->reason, "NO_ANSWERS");
 }
 
 TEST_F(ComparisonManagerTest, OneContendersErrorIsItsOwn) {

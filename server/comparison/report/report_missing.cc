@@ -48,6 +48,7 @@ std::string WhyMissing(const Comparison& comparison, const Contender& contender,
     return comparison.spec.learning_curve ? "the learning curve does not tell" : "no learning curve was asked for";
   }
   if (measure == kTrainingEnergy || measure == kSearchEnergy) return "the device does not tell";
+  if (measure == kConsistency && comparison.metric == QualityMetric::kLikelihood) return "nothing is answered";
   if (measure == kMemorized) return "the training examples are too short to tell";
   if (IsOfText(measure) && !comparison.choices.empty()) return "the answers are chosen among labels";
   if (measure == kJsonValid) return "the expected answers are no JSON";

@@ -90,6 +90,8 @@ absl::string_view MetricTitle(QualityMetric metric) {
       return "right form: the generated answer matches the pattern";
     case QualityMetric::kJudge:
       return "approved answers: another model finds that they say the same as the expected ones";
+    case QualityMetric::kLikelihood:
+      return "likelihood: how probable the model finds the expected text, a token of it on average (the inverse of perplexity)";
   }
   return "";
 }
