@@ -25,11 +25,14 @@
 #include "server/adapters/registry.h"
 #include "server/adapters/residency.h"
 #include "server/advice/advisor.h"
+#include "server/card_facts.h"
 #include "server/comparison/comparison_manager.h"
 #include "server/comparison/comparison_store.h"
 #include "server/data/dataset_store.h"
 #include "server/data_dir_lock.h"
 #include "server/device/arbiter.h"
+#include "server/device/energy_meter.h"
+#include "server/device/energy_share.h"
 #include "server/engine/engine.h"
 #include "server/evaluation/prompt_search/runner.h"
 #include "server/job_counts.h"
@@ -39,6 +42,7 @@
 #include "server/metrics/http_server.h"
 #include "server/metrics/metrics.h"
 #include "server/model/compute_target.h"
+#include "server/model/device_bus_id.h"
 #include "server/rpc/alias_service.h"
 #include "server/rpc/advice_service.h"
 #include "server/rpc/cancel_watcher.h"
@@ -63,13 +67,6 @@ constexpr int64_t kSwapBytes = int64_t{4} << 30;     // without --swap-space, wh
 constexpr double kTrainingShare = 0.5, kLeastTrainingShare = 0.05;
 // Calls that are no generation get at least this long to end by themselves.
 constexpr absl::Duration kLeastCallGrace = absl::Seconds(1);
-
-absl::StatusOr<ExportOutcome> Export(const ModelRegistry& models, Residency* residency, const ExportRequest& request) {
-  ATTUNE_ASSIGN_OR_RETURN(ExportResult result,
-                          ExportModel(models, residency, request.model, static_cast<ExportFormat>(request.format),
-                                      request.destination));
-  return ExportOutcome{result.path, result.files, result.size_bytes};
-}
 
 class ServerImpl final : public Server {
  public:
@@ -201,6 +198,8 @@ class ServerImpl final : public Server {
     }
     if (is_gpu) arbiter.memory_bytes -= adapter_memory;
     arbiter_ = std::make_unique<Arbiter>(clock_, arbiter);
+    energy_meter_ = is_gpu ? OpenGpuEnergyMeter(DeviceBusId()) : OpenCpuEnergyMeter();
+    energy_ = std::make_unique<EnergyShare>(energy_meter_.get(), clock_);
     residency_ = std::make_unique<Residency>(models_.get(), target_, adapter_memory, &arbiter_->memory());
     engine_metrics_ = std::make_unique<EngineMetrics>(metrics_.get());
     EngineOptions engine;
@@ -230,6 +229,7 @@ class ServerImpl final : public Server {
     deps.registry = models_.get();
     deps.residency = residency_.get();
     deps.arbiter = arbiter_.get();
+    deps.energy = energy_.get();
     deps.clock = clock_;
     deps.target = target_;
     deps.checkpoint_directory = Path("jobs");
@@ -242,6 +242,7 @@ class ServerImpl final : public Server {
     search.datasets = datasets_.get();
     search.registry = models_.get();
     search.engine = engine_.get();
+    search.energy = energy_.get();
     search.checkpoint_directory = Path("jobs");
     prompt_search_ = MakePromptSearchRunner(std::move(search));
     router_ = std::make_unique<JobRouter>(training_.get(), prompt_search_.get());
@@ -309,6 +310,15 @@ class ServerImpl final : public Server {
     return absl::OkStatus();
   }
 
+  absl::StatusOr<ExportOutcome> Export(const ExportRequest& request) {
+    ATTUNE_ASSIGN_OR_RETURN(const ModelInfo info, models_->Get(request.model));
+    ATTUNE_ASSIGN_OR_RETURN(ExportResult result,
+                            ExportModel(*models_, residency_.get(), request.model,
+                                        static_cast<ExportFormat>(request.format), request.destination,
+                                        CardFacts(info, *job_store_, *comparison_store_)));
+    return ExportOutcome{result.path, result.files, result.size_bytes};
+  }
+
   void MakeServices() {
     const ModelProvider provider = MakeModelProvider(aliases_.get(), metrics_.get(),
                                                      [this](absl::string_view id) { return residency_->Acquire(id); });
@@ -321,7 +331,7 @@ class ServerImpl final : public Server {
     model.comparison_store = comparison_store_.get();
     model.job_store = job_store_.get();
     model.drop = [this](absl::string_view id) { residency_->Drop(id); };
-    model.export_model = [this](const ExportRequest& request) { return Export(*models_, residency_.get(), request); };
+    model.export_model = [this](const ExportRequest& request) { return Export(request); };
     model.metrics = metrics_.get();
     model_service_ = std::make_unique<ModelService>(std::move(model));
     generation_service_ = std::make_unique<GenerationService>(
@@ -376,6 +386,7 @@ class ServerImpl final : public Server {
     gauges.resident_bytes = residency_->resident_bytes();
     gauges.generation_seconds = arbiter_->Seconds(WorkClass::kGeneration);
     gauges.training_seconds = arbiter_->Seconds(WorkClass::kTraining);
+    if (energy_meter_) gauges.energy_joules = energy_meter_->Joules();
     gauges.jobs = job_counts_->Get();
     return gauges;
   }
@@ -398,6 +409,8 @@ class ServerImpl final : public Server {
   std::unique_ptr<ComparisonStore> comparison_store_;
   std::unique_ptr<JobCounts> job_counts_;
   std::unique_ptr<Arbiter> arbiter_;
+  std::unique_ptr<EnergyMeter> energy_meter_;  // null: the device does not tell
+  std::unique_ptr<EnergyShare> energy_;
   std::unique_ptr<Residency> residency_;
   std::unique_ptr<EngineMetrics> engine_metrics_;
   std::unique_ptr<Engine> engine_;

@@ -71,6 +71,7 @@ std::string Figure(const Comparison::Contender& contender, absl::string_view nam
 }
 
 std::string Interval(const Comparison::Measure& measure) {
+  if (measure.name() == "training_energy" || measure.name() == "search_energy") return FormatEnergy(measure.value());
   if (measure.count() == 0) return FormatNumber(measure.value());
   return absl::StrFormat("%.3f [%.3f, %.3f]", measure.value(), measure.lower(), measure.upper());
 }
@@ -186,6 +187,7 @@ void PrintComparison(std::ostream& out, const Comparison& comparison) {
   out << "\n";
   PrintLeaderboard(out, comparison);
   PrintMore(out, comparison, {"exact_match", "token_f1", "rouge_l", "chrf", "bleu", "json_valid", "pattern_match"});
+  PrintMore(out, comparison, {"training_energy", "search_energy"});
   PrintMore(out, comparison, {"retention", "retention_loss", "memorized"});
   PrintCurves(out, comparison);
   for (const Comparison::Contender& contender : comparison.results()) {

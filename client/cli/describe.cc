@@ -191,6 +191,7 @@ void PrintJob(std::ostream& out, const v1::TuningJob& job) {
                        {"settings", DescribeSettings(job.resolved_hyperparameters())},
                        {"tuned model", job.tuned_model()},
                        {"training time", job.training_seconds() > 0 ? FormatSeconds(job.training_seconds()) : ""},
+                       {"energy", job.has_energy_joules() ? FormatEnergy(job.energy_joules()) : ""},
                        {"priority", job.priority() != 0 ? absl::StrCat(job.priority()) : ""},
                        {"tenant", job.tenant()},
                        {"labels", FormatLabels(job.labels())},

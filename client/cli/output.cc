@@ -59,6 +59,8 @@ std::string FormatBytes(int64_t bytes) {
 
 std::string FormatCount(double count) { return Scaled(count, 1000, {"", "k", "M", "B", "T"}); }
 
+std::string FormatEnergy(double joules) { return Scaled(joules, 1000, {" J", " kJ", " MJ", " GJ"}); }
+
 std::string FormatSeconds(double seconds) {
   if (seconds < 9.95) return absl::StrFormat("%.1fs", std::max(0.0, seconds));
   int64_t s = std::llround(seconds);

@@ -23,6 +23,7 @@ namespace attune::cli {
 std::string FormatBytes(int64_t bytes);        // "512 B", "12.3 KiB", "1.2 GiB"
 std::string FormatCount(double count);         // "950", "1.2k", "134.5M"
 std::string FormatSeconds(double seconds);     // "0.4s", "12s", "1m32s", "2h05m", "3d04h"
+std::string FormatEnergy(double joules);       // "640 J", "12.3 kJ", "1.2 MJ"
 std::string FormatNumber(double value);        // "0.412", "1.23e-05": three figures
 // "12s ago", "5m ago", "3h ago", "2d ago"; "" for no time.
 std::string FormatAge(const google::protobuf::Timestamp& time, absl::Time now);

@@ -147,20 +147,21 @@ ExportResult Describe(const fs::path& path) {
 }
 
 absl::Status WriteAll(const ModelRegistry& registry, Residency* residency, const ModelInfo& info, ExportFormat format,
-                      const std::string& to) {
+                      const ModelCardFacts& facts, const std::string& to) {
   if (info.kind == ModelKind::kTextPrompt) {
     ATTUNE_RETURN_IF_ERROR(CopyFile(TextPromptPath(registry.Directory(info.id)), TextPromptPath(to)));
-    return WriteFileDurably(to + "/README.md", ModelCard(info, /*peft=*/false));
+    return WriteFileDurably(to + "/README.md", ModelCard(info, facts, /*peft=*/false));
   }
   const bool peft = format == ExportFormat::kPeft;
   ATTUNE_RETURN_IF_ERROR(peft ? WritePeft(registry, info, to) : WriteSafetensorsModel(registry, residency, info, to));
-  return WriteFileDurably(to + "/README.md", ModelCard(info, peft));
+  return WriteFileDurably(to + "/README.md", ModelCard(info, facts, peft));
 }
 
 }  // namespace
 
 absl::StatusOr<ExportResult> ExportModel(const ModelRegistry& registry, Residency* residency, const std::string& id,
-                                         ExportFormat format, const std::string& destination) {
+                                         ExportFormat format, const std::string& destination,
+                                         const ModelCardFacts& facts) {
   ATTUNE_ASSIGN_OR_RETURN(ModelInfo info, registry.Get(id));
   ATTUNE_ASSIGN_OR_RETURN(format, ChooseFormat(info, format));
   const std::string relative = destination.empty() ? id : destination;
@@ -168,7 +169,7 @@ absl::StatusOr<ExportResult> ExportModel(const ModelRegistry& registry, Residenc
   // Hidden, so that no destination meets it; beside the final folder, so that it can be renamed.
   const std::string staging = (path.parent_path() / absl::StrCat(".", RandomId("export"))).string();
   ATTUNE_RETURN_IF_ERROR(MakeDirectories(staging));
-  absl::Status status = WriteAll(registry, residency, info, format, staging);
+  absl::Status status = WriteAll(registry, residency, info, format, facts, staging);
   if (status.ok()) status = PublishDirectory(staging, path.string());
   if (status.ok()) return Describe(path);
   RemoveAll(staging).IgnoreError();

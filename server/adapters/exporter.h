@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "server/adapters/model_card.h"
 #include "server/adapters/registry.h"
 
 // No torch headers here: files that see gRPC include this one.
@@ -23,7 +24,7 @@ struct ExportResult {
 };
 
 // Writes a model for other programs into a new folder below the registry's export
-// root, whole or not at all, with a model card (README.md).
+// root, whole or not at all, with a model card (README.md) that tells `facts`, too.
 //   kPeft: an adapter in PEFT's files.
 //   kSafetensors: a Hugging Face folder. A LoRA is merged into the weights: computed in
 //   fp32, stored in the type in which they serve. The tokenizer's files are the imported
@@ -33,7 +34,8 @@ struct ExportResult {
 // FAILED_PRECONDITION (EXPORTS_DISABLED) without an export root, (EXPORT_UNSUPPORTED)
 // for a format that the model cannot take.
 absl::StatusOr<ExportResult> ExportModel(const ModelRegistry& registry, Residency* residency, const std::string& id,
-                                         ExportFormat format, const std::string& destination);
+                                         ExportFormat format, const std::string& destination,
+                                         const ModelCardFacts& facts = {});
 
 }  // namespace attune
 

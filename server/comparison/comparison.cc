@@ -112,6 +112,8 @@ const std::vector<MeasureInfo>& MeasureInfos() {
       {kTwiceTheData, "With twice the data", "", true, true},
       {kTrainingSeconds, "Training", "s", false, false},
       {kSearchSeconds, "Training, all trials", "s", false, false},
+      {kTrainingEnergy, "Energy to train", "J", false, false},
+      {kSearchEnergy, "Energy, all trials", "J", false, false},
       {kTrainingMemory, "Memory to train", "bytes", false, false},
       {kModelBytes, "Size on disk", "bytes", false, false},
       {kPromptTokens, "Prompt tokens a request", "tokens", false, false},

@@ -54,6 +54,7 @@ void VisitFields(Is<Trial> auto& s, auto f) {
   f("model", s.model);
   f("validation", s.validation);
   f("device_seconds", s.device_seconds);
+  f("energy_joules", s.energy_joules);
   f("memory_bytes", s.memory_bytes);
   f("error", s.error);
 }

@@ -82,12 +82,26 @@ absl::Status ComparisonRun::MeasureQuality(const Answers& answers, Contender* co
   return absl::OkStatus();
 }
 
+void ComparisonRun::MeasureEnergy(Contender* contender) const {
+  if (contender->best_trial < 0) return;
+  const std::optional<double> best = contender->trials[contender->best_trial].energy_joules;
+  if (best) contender->Set(Figure(kTrainingEnergy, *best));
+  double all = 0;
+  for (const Trial& trial : contender->trials) {
+    // A sum that lacks a trial would pass for less than it was.
+    if (trial.device_seconds > 0 && !trial.energy_joules) return;
+    all += trial.energy_joules.value_or(0);
+  }
+  contender->Set(Figure(kSearchEnergy, all));
+}
+
 absl::Status ComparisonRun::MeasureCost(const Answers& answers, Contender* contender) {
   double all = 0;
   for (const Trial& trial : contender->trials) all += trial.device_seconds;
   const double best = contender->best_trial >= 0 ? contender->trials[contender->best_trial].device_seconds : 0;
   contender->Set(Figure(kTrainingSeconds, best));
   contender->Set(Figure(kSearchSeconds, all));
+  MeasureEnergy(contender);
   const double price = now_.spec.price_per_device_hour;
   if (price > 0) contender->Set(Figure(kPrice, all / 3600 * price));
   const int64_t memory = contender->best_trial >= 0 ? contender->trials[contender->best_trial].memory_bytes : 0;

@@ -110,6 +110,7 @@ class ComparisonRun {
   absl::StatusOr<Answers> TestAnswers(const Contender& contender);
   absl::Status MeasureQuality(const Answers& answers, Contender* contender) const;
   absl::Status MeasureTest(Contender* contender, Answers* answers);
+  void MeasureEnergy(Contender* contender) const;
   absl::Status MeasureCost(const Answers& answers, Contender* contender);
   // comparison_side_effects.cc
   absl::StatusOr<Task> ReadRetention() const;

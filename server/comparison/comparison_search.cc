@@ -153,6 +153,7 @@ absl::Status ComparisonRun::AwaitTrial(Trial* trial) {
   ATTUNE_RETURN_IF_ERROR(found.status());
   const Job& job = *found;
   trial->device_seconds = job.training_seconds;
+  trial->energy_joules = job.energy_joules;
   trial->memory_bytes = job.memory_bytes;
   if (job.state != JobState::kSucceeded) {
     trial->state = Trial::State::kFailed;

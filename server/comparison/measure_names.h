@@ -35,6 +35,8 @@ inline constexpr absl::string_view kTwiceTheData = "twice_the_data";  // quality
 // Cost.
 inline constexpr absl::string_view kTrainingSeconds = "training_seconds";  // on the device, of the published trial
 inline constexpr absl::string_view kSearchSeconds = "search_seconds";      // of all its trials
+inline constexpr absl::string_view kTrainingEnergy = "training_energy";    // joules of the device, of the published trial
+inline constexpr absl::string_view kSearchEnergy = "search_energy";        // of all its trials
 inline constexpr absl::string_view kTrainingMemory = "training_memory";    // bytes of the device, above the base model's
 inline constexpr absl::string_view kModelBytes = "model_bytes";            // on disk
 inline constexpr absl::string_view kPromptTokens = "prompt_tokens";        // of a request, on average

@@ -230,6 +230,13 @@ struct JobEvent {
   bool operator==(const JobEvent&) const = default;
 };
 
+// What a job has taken of the device.
+struct DeviceUse {
+  double training_seconds = 0;
+  std::optional<double> energy_joules;  // in that time; unset where the device does not tell
+  bool operator==(const DeviceUse&) const = default;
+};
+
 struct Job {
   JobSpec spec;
   JobState state = JobState::kQueued;
@@ -242,18 +249,24 @@ struct Job {
   std::optional<absl::Time> end_time;
   // When it last entered the queue: what a queue wait is measured from.
   absl::Time queue_time;
-  // Changes with every change but those of `progress` and `training_seconds`,
+  // Changes with every change but those of `progress`, `training_seconds` and `energy_joules`,
   // so that a client can cancel a running job with the etag it has just read.
   std::string etag;
   std::optional<Hyperparameters> resolved_hyperparameters;
   std::optional<DataReport> data_report;
   double training_seconds = 0;
+  // Of the device, in that time, over the runs on devices that tell; unset if none did. See device/energy_share.h.
+  std::optional<double> energy_joules;
   // Order of creation; rises, never reused. For paging.
   int64_t position = 0;
   // Estimated peak device memory above the base model's, bytes.
   int64_t memory_bytes = 0;
   // A cancel or pause that the running job has not yet followed. Survives a crash.
   StopRequest stop_requested = StopRequest::kNone;
+  void Add(const DeviceUse& use) {
+    training_seconds += use.training_seconds;
+    if (use.energy_joules) energy_joules = energy_joules.value_or(0) + *use.energy_joules;
+  }
   bool operator==(const Job&) const = default;
 };
 

@@ -15,14 +15,18 @@ namespace {
 
 using Transaction = Database::Transaction;
 
-// end_time is 0 until the job ends. The columns beside `spec` and `status` are
+// end_time is 0 until the job ends, energy_joules -1 unless the device told. The columns beside `spec` and `status` are
 // those that queries or frequent updates need.
 constexpr char kMakeJobs[] =
     "CREATE TABLE IF NOT EXISTS jobs (position INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE,"
     " request_id TEXT NOT NULL, request TEXT NOT NULL, state INTEGER NOT NULL, tenant TEXT NOT NULL,"
     " base_model TEXT NOT NULL, dataset TEXT NOT NULL, validation_dataset TEXT NOT NULL, tuned_model_id TEXT NOT NULL,"
     " etag TEXT NOT NULL, last_sequence INTEGER NOT NULL, create_time INTEGER NOT NULL, end_time INTEGER NOT NULL,"
-    " training_seconds REAL NOT NULL, progress TEXT NOT NULL, spec TEXT NOT NULL, status TEXT NOT NULL)";
+    " training_seconds REAL NOT NULL, progress TEXT NOT NULL, spec TEXT NOT NULL, status TEXT NOT NULL,"
+    " energy_joules REAL NOT NULL DEFAULT -1)";
+// Columns that tables of earlier versions lack.
+constexpr char kHasEnergy[] = "SELECT 1 FROM pragma_table_info('jobs') WHERE name = 'energy_joules'";
+constexpr char kAddEnergy[] = "ALTER TABLE jobs ADD COLUMN energy_joules REAL NOT NULL DEFAULT -1";
 constexpr char kMakeRequestIndex[] =
     "CREATE UNIQUE INDEX IF NOT EXISTS jobs_by_request ON jobs (request_id) WHERE request_id != ''";
 constexpr char kMakeStateIndex[] = "CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state)";
@@ -36,7 +40,7 @@ constexpr char kMakeCheckpoints[] =
 
 constexpr char kUnfinished[] = "state IN (1, 2, 3, 4)";
 constexpr char kSelectJob[] =
-    "SELECT position, state, etag, create_time, training_seconds, progress, spec, status FROM jobs ";
+    "SELECT position, state, etag, create_time, training_seconds, progress, spec, status, energy_joules FROM jobs ";
 
 constexpr int kMaxRequestIdBytes = 128;
 
@@ -57,6 +61,7 @@ absl::StatusOr<Job> ReadJob(const DatabaseRow& row) {
   job.etag = row.Text(2);
   job.create_time = absl::FromUnixMicros(row.Int(3));
   job.training_seconds = row.Real(4);
+  if (row.Real(8) >= 0) job.energy_joules = row.Real(8);
   return job;
 }
 
@@ -230,6 +235,9 @@ absl::StatusOr<std::unique_ptr<JobStore>> JobStore::Open(Database* database, con
   for (const char* statement : {kMakeJobs, kMakeRequestIndex, kMakeStateIndex, kMakeEvents, kMakeCheckpoints}) {
     ATTUNE_RETURN_IF_ERROR(database->Run(statement));
   }
+  bool has_energy = false;
+  ATTUNE_RETURN_IF_ERROR(database->Run(kHasEnergy, {}, [&](const DatabaseRow&) { has_energy = true; }));
+  if (!has_energy) ATTUNE_RETURN_IF_ERROR(database->Run(kAddEnergy));
   return std::unique_ptr<JobStore>(new JobStore(database, clock));
 }
 
@@ -309,10 +317,10 @@ absl::StatusOr<Job> JobStore::Update(absl::string_view id, absl::string_view eta
     const absl::Time now = Now();
     ATTUNE_RETURN_IF_ERROR(FollowTransition(old, now, &job));
     ATTUNE_RETURN_IF_ERROR(transaction.Run(
-        "UPDATE jobs SET state = ?2, etag = ?3, end_time = ?4, training_seconds = ?5, progress = ?6, status = ?7"
-        " WHERE position = ?1",
+        "UPDATE jobs SET state = ?2, etag = ?3, end_time = ?4, training_seconds = ?5, progress = ?6, status = ?7,"
+        " energy_joules = ?8 WHERE position = ?1",
         {old.position, static_cast<int>(job.state), job.etag, job.end_time ? absl::ToUnixMicros(*job.end_time) : 0,
-         job.training_seconds, JobProgressToJson(job.progress), JobStatusToJson(job)}));
+         job.training_seconds, JobProgressToJson(job.progress), JobStatusToJson(job), job.energy_joules.value_or(-1)}));
     return job.state == old.state ? absl::OkStatus() : InsertStateEvent(transaction, job, now);
   }));
   return job;
@@ -334,15 +342,16 @@ absl::Status JobStore::Delete(absl::string_view id, absl::string_view etag) {
   });
 }
 
-absl::StatusOr<int64_t> JobStore::AppendEvent(absl::string_view id, JobEvent event, double add_training_seconds) {
+absl::StatusOr<int64_t> JobStore::AppendEvent(absl::string_view id, JobEvent event, const DeviceUse& add) {
   int64_t sequence = 0;
   event.time = Now();
   ATTUNE_RETURN_IF_ERROR(database_->RunTransaction([&](Transaction& transaction) -> absl::Status {
-    ATTUNE_ASSIGN_OR_RETURN(const Job job, SelectJob(transaction, id));
+    ATTUNE_ASSIGN_OR_RETURN(Job job, SelectJob(transaction, id));
+    job.Add(add);
     const JobProgress& progress = event.progress ? *event.progress : job.progress;
     ATTUNE_RETURN_IF_ERROR(transaction.Run(
-        "UPDATE jobs SET progress = ?2, training_seconds = training_seconds + ?3 WHERE position = ?1",
-        {job.position, JobProgressToJson(progress), add_training_seconds}));
+        "UPDATE jobs SET progress = ?2, training_seconds = ?3, energy_joules = ?4 WHERE position = ?1",
+        {job.position, JobProgressToJson(progress), job.training_seconds, job.energy_joules.value_or(-1)}));
     ATTUNE_ASSIGN_OR_RETURN(sequence, InsertEvent(transaction, job, event));
     return absl::OkStatus();
   }));

@@ -53,8 +53,8 @@ class JobStore {
 
   // Applies `change` to the current job in a transaction and returns the result.
   // `change` may set state, state_reason, error, progress, tuned_model,
-  // resolved_hyperparameters, data_report, training_seconds, memory_bytes and
-  // stop_requested; the store sets etag, times and the STATE_CHANGED event (its
+  // resolved_hyperparameters, data_report, training_seconds, energy_joules,
+  // memory_bytes and stop_requested; the store sets etag, times and the STATE_CHANGED event (its
   // message is state_reason), and clears stop_requested when the job stops
   // running. Nothing is written if `change` fails or changes nothing.
   // ABORTED (ETAG_MISMATCH) if `etag` is not empty and not the job's;
@@ -68,9 +68,9 @@ class JobStore {
   absl::Status Delete(absl::string_view id, absl::string_view etag);
 
   // Adds a PROGRESS, EVALUATION or LOG event; its sequence, time and state are
-  // set here, and a progress becomes the job's. Also adds to training_seconds.
+  // set here, and a progress becomes the job's. Also adds what the job has taken.
   // Returns the sequence number.
-  absl::StatusOr<int64_t> AppendEvent(absl::string_view id, JobEvent event, double add_training_seconds = 0);
+  absl::StatusOr<int64_t> AppendEvent(absl::string_view id, JobEvent event, const DeviceUse& add = {});
 
   // Up to `limit` events with a sequence above `after_sequence`, in order, and
   // the job as it was at the same moment.

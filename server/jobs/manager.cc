@@ -388,7 +388,7 @@ void JobManager::FinishJob(Run& run, const absl::StatusOr<JobOutcome>& outcome) 
   while (true) {
     absl::Status status = Update(run.job.spec.id, "", [&](Job& job) {
                             if (unstored.progress) job.progress = *unstored.progress;
-                            job.training_seconds += unstored.training_seconds;
+                            job.Add(unstored.use);
                             ApplyOutcome(outcome, seen, job);
                             return absl::OkStatus();
                           }).status();

@@ -40,7 +40,7 @@ absl::Status JobManager::Run::Store(JobEvent::Type type, const JobProgress& prog
   JobEvent event;
   event.type = type;
   event.progress = progress;
-  absl::Status status = manager_->store_->AppendEvent(job.spec.id, std::move(event), unstored_.training_seconds).status();
+  absl::Status status = manager_->store_->AppendEvent(job.spec.id, std::move(event), unstored_.use).status();
   if (!status.ok()) return status;
   unstored_ = {};
   last_stored_ = manager_->clock_->Now();
@@ -50,7 +50,12 @@ absl::Status JobManager::Run::Store(JobEvent::Type type, const JobProgress& prog
 
 void JobManager::Run::AddTrainingSeconds(double seconds) {
   absl::MutexLock lock(&mutex_);
-  unstored_.training_seconds += seconds;
+  unstored_.use.training_seconds += seconds;
+}
+
+void JobManager::Run::AddEnergy(double joules) {
+  absl::MutexLock lock(&mutex_);
+  unstored_.use.energy_joules = unstored_.use.energy_joules.value_or(0) + joules;
 }
 
 absl::Status JobManager::Run::ReportCheckpoint(const Checkpoint& checkpoint) {

@@ -27,6 +27,7 @@ class JobManager::Run final : public JobControl {
   absl::Status ReportProgress(const JobProgress& progress) override ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status ReportEvaluation(const JobProgress& progress) override ABSL_LOCKS_EXCLUDED(mutex_);
   void AddTrainingSeconds(double seconds) override ABSL_LOCKS_EXCLUDED(mutex_);
+  void AddEnergy(double joules) override ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status ReportCheckpoint(const Checkpoint& checkpoint) override;
   absl::Status RemoveCheckpoint(int64_t step) override;
   absl::StatusOr<std::vector<Checkpoint>> checkpoints() const override;
@@ -41,7 +42,7 @@ class JobManager::Run final : public JobControl {
   // What was reported and is still not stored.
   struct Unstored {
     std::optional<JobProgress> progress;
-    double training_seconds = 0;
+    DeviceUse use;
   };
   Unstored unstored() ABSL_LOCKS_EXCLUDED(mutex_);
 

@@ -36,6 +36,8 @@ class JobControl {
   // Adds to the job's training_seconds: time in optimizer steps and evaluation.
   // Stored with the next report that is stored.
   virtual void AddTrainingSeconds(double seconds) = 0;
+  // Adds to its energy_joules, likewise: what the device used in that time. Never called where it does not tell.
+  virtual void AddEnergy(double joules) = 0;
 
   // Call when the checkpoint's files are durable; a resumed job may rely on it
   // once this returned OK. `create_time` is set by the callee. The runner owns

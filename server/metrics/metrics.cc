@@ -134,6 +134,9 @@ struct Metrics::Families {
       MakeCounter("attune_device_seconds_total", "Seconds of the device's time, by what had them.");
   Counter& generation_seconds = device_seconds.Add({{"work", "generation"}});
   Counter& training_seconds = device_seconds.Add({{"work", "training"}});
+  // Without a series where the device does not tell: no zero.
+  Family<Counter>& device_energy =
+      MakeCounter("attune_device_energy_joules_total", "Joules that the device has used since the start, whoever used it.");
   Histogram& lateness =
       MakeHistogram("attune_generation_lateness_seconds",
                     "Seconds after its time that a step began, where --inter-token-target let training put it off.")
@@ -353,6 +356,7 @@ void Metrics::SetGauges(const Gauges& gauges) {
   const auto advance = [](Counter& counter, double to) { counter.Increment(std::max(0.0, to - counter.Value())); };
   advance(families_->generation_seconds, gauges.generation_seconds);
   advance(families_->training_seconds, gauges.training_seconds);
+  if (gauges.energy_joules) advance(families_->device_energy.Add({}), *gauges.energy_joules);
   for (const auto& [key, count] : gauges.jobs) {
     families_->jobs.Add({{"state", key.first}, {"method", key.second}}).Set(count);
   }

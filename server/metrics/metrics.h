@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -35,6 +36,7 @@ class Metrics {
     int64_t device_memory_total = 0, device_memory_reserved = 0;  // bytes
     int64_t resident_adapters = 0, resident_bytes = 0;
     double generation_seconds = 0, training_seconds = 0;  // of the device, since the start
+    std::optional<double> energy_joules;                  // likewise; unset: the device does not tell
     std::map<std::pair<std::string, std::string>, int64_t> jobs;  // {state, method} -> jobs
   };
 

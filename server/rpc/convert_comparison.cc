@@ -41,6 +41,7 @@ v1::Comparison::Trial ToProto(const Trial& in) {
   out.set_device_seconds(in.device_seconds);
   out.set_error(in.error);
   out.set_memory_bytes(in.memory_bytes);
+  if (in.energy_joules) out.set_energy_joules(*in.energy_joules);
   return out;
 }
 

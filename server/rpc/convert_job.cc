@@ -288,6 +288,7 @@ v1::TuningJob ToProto(const Job& job) {
   }
   if (job.data_report) *out.mutable_data_report() = ToProto(*job.data_report);
   out.set_training_seconds(job.training_seconds);
+  if (job.energy_joules) out.set_energy_joules(*job.energy_joules);
   return out;
 }
 

@@ -26,7 +26,7 @@ void Smooth(double value, double* average) { *average = *average == 0 ? value : 
 
 TuningRun::TuningRun(const TuningRunnerDeps& deps, JointPasses* joint, const Job& job, JobControl& control,
                      PlannedRun plan)
-    : deps_(deps), joint_(joint), job_(job), control_(control), plan_(std::move(plan)) {}
+    : deps_(deps), joint_(joint), job_(job), control_(control), plan_(std::move(plan)), energy_(deps.energy) {}
 
 std::string TuningRun::CheckpointPath(int64_t step) const {
   return absl::StrCat(deps_.checkpoint_directory, "/", job_.spec.id, "/", step);
@@ -62,6 +62,7 @@ absl::StatusOr<JobOutcome> TuningRun::Run() {
   ATTUNE_RETURN_IF_ERROR(Restore());
   ATTUNE_RETURN_IF_ERROR(control_.SetRunning(h, plan_.data.report));
   ATTUNE_ASSIGN_OR_RETURN(bool finished, Train());
+  AddEnergy(energy_.TakeAll());
   if (finished) return Publish();
   if (control_.stop_request() != StopRequest::kCancel) ATTUNE_RETURN_IF_ERROR(Checkpoint());
   return JobOutcome{};
@@ -112,9 +113,15 @@ absl::StatusOr<bool> TuningRun::Train() {
   return true;
 }
 
+void TuningRun::AddEnergy(std::optional<double> joules) {
+  if (joules) control_.AddEnergy(*joules);
+}
+
 absl::Status TuningRun::TakeStep() {
   const auto start = SteadyClock::now();
+  energy_.Enter();
   ATTUNE_ASSIGN_OR_RETURN(last_, trainer_->Step(state_.step));
+  energy_.Leave();
   const double seconds = SecondsSince(start);
   ++state_.step;
   state_.trained_tokens += last_.tokens;
@@ -122,13 +129,18 @@ absl::Status TuningRun::TakeStep() {
   Smooth(last_.tokens / seconds, &tokens_per_second_);
   Smooth(seconds, &seconds_per_step_);
   control_.AddTrainingSeconds(seconds);
+  AddEnergy(energy_.Take());
   if (deps_.on_step) deps_.on_step(job_.spec.base_model, last_.tokens, seconds, last_.loss);
   return control_.ReportProgress(Progress());
 }
 
 absl::Status TuningRun::EvaluateNow() {
   const auto start = SteadyClock::now();
-  ATTUNE_ASSIGN_OR_RETURN(ValidationResult result, trainer_->Evaluate(*validation_, [&] { return Stopped(); }));
+  energy_.Enter();
+  absl::StatusOr<ValidationResult> evaluated = trainer_->Evaluate(*validation_, [&] { return Stopped(); });
+  energy_.Leave();
+  AddEnergy(energy_.Take());
+  ATTUNE_ASSIGN_OR_RETURN(const ValidationResult result, std::move(evaluated));
   control_.AddTrainingSeconds(SecondsSince(start));
   state_.validation_loss = result.loss;
   state_.validation_token_accuracy = result.token_accuracy;

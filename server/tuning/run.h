@@ -2,6 +2,7 @@
 #define ATTUNE_SERVER_TUNING_RUN_H_
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -50,6 +51,7 @@ class TuningRun {
   absl::StatusOr<bool> Train();
   absl::Status TakeStep();
   absl::Status EvaluateNow();
+  void AddEnergy(std::optional<double> joules);
   // Saves the current state; keeps at most max_checkpoints, the best among them.
   absl::Status Checkpoint();
   absl::Status DropOldCheckpoints();
@@ -65,6 +67,7 @@ class TuningRun {
   const Job& job_;
   JobControl& control_;
   PlannedRun plan_;
+  EnergyShare::Part energy_;
   std::unique_ptr<Method> method_;
   std::unique_ptr<Batcher> train_, validation_;
   std::unique_ptr<Trainer> trainer_;

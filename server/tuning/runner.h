@@ -11,6 +11,7 @@
 #include "server/adapters/residency.h"
 #include "server/data/dataset_store.h"
 #include "server/device/arbiter.h"
+#include "server/device/energy_share.h"
 #include "server/jobs/runner_interface.h"
 #include "server/model/compute_target.h"
 
@@ -23,6 +24,7 @@ struct TuningRunnerDeps {
   ModelRegistry* registry = nullptr;
   Residency* residency = nullptr;
   Arbiter* arbiter = nullptr;
+  EnergyShare* energy = nullptr;  // may be null: then no energy is told
   const Clock* clock = nullptr;
   ComputeTarget target;
   // A job's checkpoints are in {checkpoint_directory}/{job}/{step}.

@@ -464,6 +464,13 @@ TEST_F(CliTest, WatchedJobThatSucceedsIsZero) {
             "Try it: attune generate tuned \"...\"\n");
 }
 
+TEST_F(CliTest, AJobsEnergyIsShownWhereTheDeviceTells) {
+  AddEndedJob(v1::TuningJob::SUCCEEDED);
+  EXPECT_THAT(Run({"jobs", "get", "j"}).out, Not(HasSubstr("energy")));
+  state().jobs["tuningJobs/j"].set_energy_joules(28'200);
+  EXPECT_THAT(Run({"jobs", "get", "j"}).out, HasSubstr("energy       28.2 kJ\n"));
+}
+
 TEST_F(CliTest, WatchedJobThatFailsOrIsCancelledIsOne) {
   AddEndedJob(v1::TuningJob::CANCELLED);
   CliResult cancelled = Run({"jobs", "watch", "j"});

@@ -40,6 +40,8 @@ TEST(OutputTest, Counts) {
 }
 
 TEST(OutputTest, Durations) {
+  EXPECT_EQ(FormatEnergy(640), "640 J");
+  EXPECT_EQ(FormatEnergy(12'345), "12.3 kJ");
   EXPECT_EQ(FormatSeconds(0.43), "0.4s");
   EXPECT_EQ(FormatSeconds(9.99), "10s");
   EXPECT_EQ(FormatSeconds(92), "1m32s");

@@ -54,14 +54,15 @@ const std::map<std::string, std::set<std::string>>& Allowed() {
       {"server/evaluation", {"server/evaluation/measures", "server/evaluation/probe", "server/engine", "server/adapters",
                              "server/data", "server/tokenizer"}},
       {"server/evaluation/prompt_search", {"server/evaluation", "server/evaluation/measures", "server/engine",
-                                           "server/adapters", "server/data", "server/tokenizer", "server/jobs"}},
+                                           "server/adapters", "server/data", "server/tokenizer", "server/jobs",
+                                           "server/device"}},
       {"server/rpc", {"server/jobs", "server/engine", "server/adapters", "server/evaluation",
                       "server/evaluation/measures", "server/comparison", "server/comparison/report",
                       "server/advice", "server/data", "server/tokenizer",
                       "server/metrics", "server/grammar"}},
       {"server", {"server/rpc", "server/jobs", "server/device", "server/metrics", "server/engine", "server/model", "server/model/weights", "server/model/kernels", "server/tokenizer", "server/data", "server/grammar",
                   "server/adapters", "server/tuning", "server/tuning/methods", "server/evaluation", "server/evaluation/prompt_search",
-                  "server/comparison", "server/advice"}},
+                  "server/comparison", "server/comparison/report", "server/advice"}},
   };
   return *allowed;
 }

@@ -167,6 +167,20 @@ TEST(ReportHtmlTest, MissingFiguresHaveAReason) {
   EXPECT_THAT(Page(comparison), HasSubstr("side effects were left out on request"));
 }
 
+TEST(ReportHtmlTest, EnergyIsAColumnWhereADeviceTells) {
+  Comparison comparison = SampleComparison();
+  for (Contender& contender : comparison.contenders) {
+    std::erase_if(contender.measures, [](const Measure& m) { return m.name == kTrainingEnergy || m.name == kSearchEnergy; });
+  }
+  EXPECT_THAT(Page(comparison), Not(HasSubstr("Energy")));
+  AddMeasure(&comparison.contenders[6], kTrainingEnergy, 28'200);
+  AddMeasure(&comparison.contenders[6], kSearchEnergy, 1'020'000);
+  const std::string page = Page(comparison);
+  EXPECT_THAT(page, HasSubstr("data-label=\"Energy to train\"><span class=\"figure\">28.2 kJ"));
+  EXPECT_THAT(page, HasSubstr("1.02 MJ"));
+  EXPECT_THAT(page, HasSubstr("the device does not tell"));
+}
+
 TEST(ReportHtmlTest, PriceIsAColumnAndTheAxisWhereTold) {
   Comparison comparison = SampleComparison();
   EXPECT_THAT(Page(comparison), HasSubstr("Quality against training time"));

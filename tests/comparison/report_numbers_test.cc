@@ -40,6 +40,12 @@ TEST(ReportNumbersTest, SizesAndPrices) {
   EXPECT_EQ(BytesText(999'600), "1.00 MB");
   EXPECT_EQ(BytesText(12'345'678), "12.3 MB");
   EXPECT_EQ(BytesText(2.5e9), "2.50 GB");
+  EXPECT_EQ(EnergyText(0), "none");
+  EXPECT_EQ(EnergyText(640.2), "640 J");
+  EXPECT_EQ(EnergyText(999.7), "1.00 kJ");
+  EXPECT_EQ(EnergyText(12'345), "12.3 kJ");
+  EXPECT_EQ(EnergyText(1.02e6), "1.02 MJ");
+  EXPECT_EQ(ValueText({std::string(kSearchEnergy), 4200}), "4.20 kJ");
   EXPECT_EQ(PriceText(0.0123), "0.012");
   EXPECT_EQ(PriceText(1.239), "1.24");
 }
@@ -47,7 +53,7 @@ TEST(ReportNumbersTest, SizesAndPrices) {
 TEST(ReportNumbersTest, NoNumberIsADash) {
   const double nan = std::nan(""), infinity = std::numeric_limits<double>::infinity();
   for (double v : {nan, infinity, -infinity}) {
-    for (auto text : {ShareText, PointsText, SecondsText, BytesText, MillisecondsText, PriceText, PlainText}) {
+    for (auto text : {ShareText, PointsText, SecondsText, BytesText, EnergyText, MillisecondsText, PriceText, PlainText}) {
       EXPECT_EQ(text(v), "–");
     }
   }

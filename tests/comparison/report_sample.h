@@ -50,6 +50,8 @@ inline Contender SampleContender(ContenderKind kind, int rank, double quality, d
   AddMeasure(&contender, kOverfitting, 0.004 * rank, 0.012);
   AddMeasure(&contender, kTrainingSeconds, seconds);
   AddMeasure(&contender, kSearchSeconds, 2 * seconds);
+  AddMeasure(&contender, kTrainingEnergy, 310 * seconds);
+  AddMeasure(&contender, kSearchEnergy, 620 * seconds);
   AddMeasure(&contender, kModelBytes, seconds * 123456);
   if (!ChangesWeights(kind)) return contender;
   AddMeasure(&contender, kProbeAccuracy, 0.61, 0.04);

@@ -83,6 +83,7 @@ class ComparisonManagerTest : public ::testing::Test {
   absl::StatusOr<JobOutcome> PublishModel(const Job& job, JobControl& control) {
     ATTUNE_RETURN_IF_ERROR(control.SetRunning({}, {}));
     control.AddTrainingSeconds(2);
+    if (watts_ > 0) control.AddEnergy(2 * watts_);
     ATTUNE_RETURN_IF_ERROR(control.ReportEvaluation({}));
     ATTUNE_ASSIGN_OR_RETURN(const std::string staging, models_->NewStagingDirectory());
     std::ofstream(std::filesystem::path(staging) / "adapter") << "bytes";
@@ -201,6 +202,7 @@ class ComparisonManagerTest : public ::testing::Test {
   FakeTokenizer tokenizer_;
   FakeEngine engine_;
   FakeRunner runner_;
+  double watts_ = 0;  // of the device; 0: it does not tell
   std::set<std::string> broken_;
   std::unique_ptr<Database> database_;
   std::unique_ptr<DatasetStore> datasets_;
@@ -231,12 +233,26 @@ TEST_F(ComparisonManagerTest, RanksByTheTestPartAndKeepsTheWinnerAlone) {
   EXPECT_EQ(lora.trials[1].rate_multiplier, 2);
   EXPECT_EQ(Value(done, Kind::kLora, kSearchSeconds), 4);
   EXPECT_EQ(Value(done, Kind::kLora, kPrice), 4);
+  EXPECT_EQ(lora.Find(kTrainingEnergy), nullptr) << "the device does not tell";
+  EXPECT_EQ(lora.Find(kSearchEnergy), nullptr);
   EXPECT_THAT(done.verdict, HasSubstr("Take lora"));
   EXPECT_THAT(ModelIds(), UnorderedElementsAre("base", lora.model));
   for (const Disagreement& one : done.disagreements) {
     EXPECT_THAT(one.prompt, HasSubstr("T: row"));
     EXPECT_THAT(one.prompt, Not(HasSubstr("label"))) << "the answer is no part of the question";
   }
+}
+
+TEST_F(ComparisonManagerTest, EnergyIsToldOfTheTrialTakenAndOfAll) {
+  watts_ = 300;
+  ComparisonSpec spec = Spec({Kind::kZeroShot, Kind::kLora});
+  spec.max_trials = 2;
+  const Comparison done = Run(spec);
+  ASSERT_EQ(done.state, ComparisonState::kSucceeded) << done.state_reason;
+  EXPECT_EQ(done.FindContender(Kind::kLora)->trials[0].energy_joules, 600);
+  EXPECT_EQ(Value(done, Kind::kLora, kTrainingEnergy), 600);
+  EXPECT_EQ(Value(done, Kind::kLora, kSearchEnergy), 1200);
+  EXPECT_EQ(done.FindContender(Kind::kZeroShot)->Find(kTrainingEnergy), nullptr) << "nothing was trained";
 }
 
 TEST_F(ComparisonManagerTest, AHybridIsTrainedInTheSearchedPromptsTemplateAndModelsStayOnRequest) {

@@ -251,13 +251,13 @@ TEST_F(JobStoreTest, EventsAreNumberedWithoutGaps) {
   JobEvent progress;
   progress.type = JobEvent::Type::kProgress;
   progress.progress = JobProgress{.step = 3, .train_loss = 0.5};
-  EXPECT_EQ(*store_->AppendEvent("j", progress, 1.5), 2);
+  EXPECT_EQ(*store_->AppendEvent("j", progress, {.training_seconds = 1.5}), 2);
   JobEvent log;
   log.type = JobEvent::Type::kLog;
   log.message = "hello";
   EXPECT_EQ(*store_->AppendEvent("j", log), 3);
   EXPECT_EQ(*store_->AppendEvent("other", log), 2);
-  EXPECT_EQ(*store_->AppendEvent("j", progress, 1), 4);
+  EXPECT_EQ(*store_->AppendEvent("j", progress, {.training_seconds = 1}), 4);
 
   std::vector<JobEvent> events = AllEvents("j");
   ASSERT_EQ(events.size(), 4);
@@ -268,6 +268,35 @@ TEST_F(JobStoreTest, EventsAreNumberedWithoutGaps) {
   EXPECT_EQ(now.progress, *progress.progress);
   EXPECT_EQ(now.training_seconds, 2.5);
   EXPECT_EQ(now.etag, job.etag);
+}
+
+TEST_F(JobStoreTest, EnergyIsUnsetUntilADeviceTells) {
+  Make("j");
+  JobEvent progress;
+  progress.type = JobEvent::Type::kProgress;
+  progress.progress = JobProgress{.step = 1};
+  ASSERT_TRUE(store_->AppendEvent("j", progress, {.training_seconds = 1}).ok());
+  EXPECT_EQ(store_->Get("j")->energy_joules, std::nullopt);
+  ASSERT_TRUE(store_->AppendEvent("j", progress, {1, 250}).ok());
+  ASSERT_TRUE(store_->AppendEvent("j", progress, {1, 0.5}).ok());
+  EXPECT_EQ(store_->Get("j")->energy_joules, 250.5);
+  ASSERT_TRUE(store_->Update("j", "", [](Job& job) {
+    job.Add({1, 50});
+    return absl::OkStatus();
+  }).ok());
+  EXPECT_EQ(store_->Get("j")->energy_joules, 300.5);
+  EXPECT_EQ(store_->Get("j")->training_seconds, 4);
+}
+
+TEST_F(JobStoreTest, ADatabaseOfBeforeEnergyIsTakenOver) {
+  Make("old");
+  // As the column was not there.
+  ASSERT_TRUE(database_->Run("ALTER TABLE jobs DROP COLUMN energy_joules").ok());
+  store_ = *JobStore::Open(database_.get(), &clock_);
+  EXPECT_EQ(store_->Get("old")->energy_joules, std::nullopt);
+  ASSERT_TRUE(store_->AppendEvent("old", {}, {1, 20}).ok());
+  store_ = *JobStore::Open(database_.get(), &clock_);  // and once more, with the column
+  EXPECT_EQ(store_->Get("old")->energy_joules, 20);
 }
 
 TEST_F(JobStoreTest, EventPagesSayWhenTheyAreComplete) {
@@ -325,7 +354,7 @@ TEST_F(JobStoreTest, TenantSecondsForgetWhatEndedLongAgo) {
   Make("old", "data", "a");
   Make("new", "data", "a");
   Make("b", "data", "b");
-  for (const char* id : {"old", "new", "b"}) ASSERT_TRUE(store_->AppendEvent(id, {}, 10).ok());
+  for (const char* id : {"old", "new", "b"}) ASSERT_TRUE(store_->AppendEvent(id, {}, {.training_seconds = 10}).ok());
   MoveToEnd("old");
   clock_.Advance(absl::Hours(1));
   MoveToEnd("new");

@@ -168,6 +168,26 @@ TEST_F(ManagerRunTest, ProgressIsStoredOnceASecondAndAtTheEnd) {
   EXPECT_EQ(manager_->Get("j")->training_seconds, 15);
 }
 
+TEST_F(ManagerRunTest, EnergyIsAddedUpAndUnsetWhereNoneIsTold) {
+  runner_.SetScript("j", [&](const Job& job, JobControl& control) {
+    absl::StatusOr<JobOutcome> outcome = FakeRunner::Succeed(job, control);
+    for (int step = 1; step <= 3; ++step) {
+      control.AddTrainingSeconds(1);
+      control.AddEnergy(250);
+      EXPECT_TRUE(control.ReportProgress({.step = step}).ok());
+    }
+    control.AddEnergy(7);  // after the last report
+    return outcome;
+  });
+  Start();
+  Create("j");
+  Await("j", JobState::kSucceeded);
+  EXPECT_EQ(manager_->Get("j")->energy_joules, 757);
+  Create("silent");
+  Await("silent", JobState::kSucceeded);
+  EXPECT_EQ(manager_->Get("silent")->energy_joules, std::nullopt);
+}
+
 TEST_F(ManagerRunTest, ACheckpointIsNeverAheadOfTheStoredProgress) {
   runner_.SetScript("j", [&](const Job& job, JobControl& control) {
     absl::StatusOr<JobOutcome> outcome = FakeRunner::Succeed(job, control);

@@ -174,5 +174,20 @@ TEST(MetricsTest, GaugesAreReadAtEachScrape) {
   EXPECT_THAT(text, testing::ContainsRegex("attune_jobs.*RUNNING.* 0\n"));
 }
 
+TEST(MetricsTest, EnergyHasASeriesOnlyWhereTheDeviceTells) {
+  Metrics metrics(TestOptions());
+  std::optional<double> joules;
+  metrics.SetGaugeReader([&] {
+    Metrics::Gauges gauges;
+    gauges.energy_joules = joules;
+    return gauges;
+  });
+  EXPECT_THAT(metrics.Render(), Not(HasSubstr("attune_device_energy_joules_total")));
+  joules = 250.5;
+  EXPECT_THAT(metrics.Render(), HasSubstr("attune_device_energy_joules_total 250.5\n"));
+  joules = std::nullopt;  // a reading that failed
+  EXPECT_THAT(metrics.Render(), HasSubstr("attune_device_energy_joules_total 250.5\n"));
+}
+
 }  // namespace
 }  // namespace attune

@@ -153,6 +153,9 @@ TEST(ConvertJobTest, OutputFields) {
   EXPECT_EQ(out.data_report().train_examples(), 4);
   EXPECT_FALSE(out.has_resolved_hyperparameters());
   EXPECT_DOUBLE_EQ(out.training_seconds(), 2.5);
+  EXPECT_FALSE(out.has_energy_joules());  // the device did not tell
+  job.energy_joules = 750;
+  EXPECT_DOUBLE_EQ(ToProto(job).energy_joules(), 750);
 }
 
 }  // namespace

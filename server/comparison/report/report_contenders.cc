@@ -201,7 +201,7 @@ std::vector<Column> OtherColumns(const Comparison& comparison) {
   for (absl::string_view name :
        {kMacroF1, kExactMatch, kTokenF1, kRougeL, kChrf, kBleu, kJsonValid, kPatternMatch, kLoss, kPerplexity,
         kCalibrationError, kProbeAccuracy, kRetention, kRetentionLoss, kDivergence, kOverfitting, kMemorized, kTwiceTheData,
-        kSearchSeconds, kTrainingMemory, kPromptTokens}) {
+        kSearchSeconds, kTrainingEnergy, kSearchEnergy, kTrainingMemory, kPromptTokens}) {
     if (IsMeasured(comparison, name)) columns.push_back({name, InfoOf(name).title});
   }
   return columns;

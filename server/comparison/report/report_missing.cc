@@ -19,7 +19,7 @@ bool IsOfText(absl::string_view m) {
 
 bool IsOfTraining(absl::string_view m) {
   return m == kTrainingSeconds || m == kSearchSeconds || m == kModelBytes || m == kPrice || m == kOverfitting ||
-         m == kTrainingMemory || m == kTwiceTheData;
+         m == kTrainingMemory || m == kTwiceTheData || m == kTrainingEnergy || m == kSearchEnergy;
 }
 
 }  // namespace
@@ -48,6 +48,7 @@ std::string WhyMissing(const Comparison& comparison, const Contender& contender,
     if (!comparison.spec.learning_curve) return "no learning curve was asked for";
     return contender.curve.empty() ? "it has no learning curve" : "the learning curve does not tell";
   }
+  if (measure == kTrainingEnergy || measure == kSearchEnergy) return "the device does not tell";
   if (measure == kConsistency && comparison.metric == QualityMetric::kLikelihood) return "nothing is answered";
   if (measure == kMemorized) {
     return ChangesWeights(contender.kind) ? "the answers are too short to tell" : "the model itself is not changed";

@@ -76,6 +76,14 @@ std::string BytesText(double bytes) {
   return absl::StrCat(ThreeDigits(bytes / 1e9), " GB");
 }
 
+std::string EnergyText(double joules) {
+  if (!std::isfinite(joules) || joules < 0) return kNoNumber;
+  if (joules == 0) return "none";
+  if (joules < 999.5) return absl::StrCat(ThreeDigits(joules), " J");
+  if (joules < 999.5e3) return absl::StrCat(ThreeDigits(joules / 1e3), " kJ");
+  return absl::StrCat(ThreeDigits(joules / 1e6), " MJ");
+}
+
 std::string MillisecondsText(double milliseconds) {
   if (!std::isfinite(milliseconds) || milliseconds < 0) return kNoNumber;
   if (milliseconds >= 9950) return SecondsText(milliseconds / 1000);
@@ -93,6 +101,7 @@ std::string PlainText(double number) { return std::isfinite(number) ? ThreeDigit
 std::string ValueText(const Measure& measure) {
   if (IsDifferenceOfShares(measure.name)) return PointsText(measure.value);
   if (measure.name == kTrainingSeconds || measure.name == kSearchSeconds) return SecondsText(measure.value);
+  if (measure.name == kTrainingEnergy || measure.name == kSearchEnergy) return EnergyText(measure.value);
   if (measure.name == kModelBytes || measure.name == kTrainingMemory) return BytesText(measure.value);
   if (measure.name == kRequestMilliseconds) return MillisecondsText(measure.value);
   if (measure.name == kPrice) return PriceText(measure.value);

@@ -14,6 +14,7 @@ std::string ShareText(double share);        // "91.2%"
 std::string PointsText(double difference);  // of two shares: "−1.3 points"
 std::string SecondsText(double seconds);    // "0.4 s", "2 min 05 s", "3 h 10 min"; 0: "none"
 std::string BytesText(double bytes);        // "12.3 MB", decimal; 0: "none"
+std::string EnergyText(double joules);      // "640 J", "12.3 kJ", "1.02 MJ"; 0: "none"
 std::string MillisecondsText(double milliseconds);
 std::string PriceText(double price);   // two decimals, more below 0.1; 0: "none"
 std::string PlainText(double number);  // three digits

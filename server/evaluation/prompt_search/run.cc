@@ -35,7 +35,7 @@ std::string Describe(const Proportion& score) {
 }  // namespace
 
 PromptSearchRun::PromptSearchRun(const PromptSearchDeps& deps, const Job& job, JobControl& control)
-    : deps_(deps), job_(job), control_(control), settings_(ResolveSearch(job.spec)) {}
+    : deps_(deps), job_(job), control_(control), settings_(ResolveSearch(job.spec)), energy_(deps.energy) {}
 
 std::string PromptSearchRun::CheckpointPath(int64_t step) const {
   return absl::StrCat(deps_.checkpoint_directory, "/", job_.spec.id, "/", step);
@@ -50,7 +50,10 @@ absl::StatusOr<JobOutcome> PromptSearchRun::Run() {
   resolved.seed = static_cast<int64_t>(settings_.seed);
   ATTUNE_RETURN_IF_ERROR(control_.SetRunning(resolved, data_.report));
   PromptSearch search(&host_, [this](const SearchRound& round) { return OnRound(round); });
+  energy_.Enter();
   absl::StatusOr<SearchOutcome> outcome = search.Run();
+  energy_.Leave();
+  AddEnergy(energy_.TakeAll());
   // The engine cancels, too, and that is no stop.
   if (absl::IsCancelled(outcome.status()) && control_.stop_request() != StopRequest::kNone) {
     if (control_.stop_request() != StopRequest::kCancel) ATTUNE_RETURN_IF_ERROR(Checkpoint());
@@ -93,8 +96,13 @@ absl::Status PromptSearchRun::Restore() {
 
 absl::Status PromptSearchRun::OnCall() {
   control_.AddTrainingSeconds(memo_.seconds - std::exchange(reported_seconds_, memo_.seconds));
+  AddEnergy(energy_.Take());
   if (memo_.calls - saved_calls_ >= kCheckpointCalls) ATTUNE_RETURN_IF_ERROR(Checkpoint());
   return control_.ReportProgress(Progress());
+}
+
+void PromptSearchRun::AddEnergy(std::optional<double> joules) {
+  if (joules) control_.AddEnergy(*joules);
 }
 
 absl::Status PromptSearchRun::OnRound(const SearchRound& round) {

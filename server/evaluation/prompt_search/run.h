@@ -2,6 +2,7 @@
 #define ATTUNE_SERVER_EVALUATION_PROMPT_SEARCH_RUN_H_
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -21,6 +22,7 @@ class PromptSearchRun {
   absl::Status Prepare();
   absl::Status Restore();
   absl::Status OnCall();
+  void AddEnergy(std::optional<double> joules);
   absl::Status OnRound(const SearchRound& round);
   // Saves the memo, unless nothing has been asked since; only the newest is kept.
   absl::Status Checkpoint();
@@ -36,6 +38,7 @@ class PromptSearchRun {
   SearchData data_;
   SearchMemo memo_;
   SearchHost host_;
+  EnergyShare::Part energy_;
   int64_t saved_calls_ = 0;
   double reported_seconds_ = 0;  // of those that the memo has
   double score_ = 0;             // of the best prompt so far

@@ -10,6 +10,7 @@
 #include "server/adapters/registry.h"
 #include "server/adapters/residency.h"
 #include "server/data/dataset_store.h"
+#include "server/device/energy_share.h"
 #include "server/engine/engine.h"
 #include "server/jobs/runner_interface.h"
 
@@ -22,6 +23,7 @@ struct PromptSearchDeps {
   const DatasetStore* datasets = nullptr;
   ModelRegistry* registry = nullptr;
   Engine* engine = nullptr;
+  EnergyShare* energy = nullptr;  // may be null: then no energy is told
   // A job's checkpoint, every answer of the model so far, is in {checkpoint_directory}/{job}/{calls}.
   std::string checkpoint_directory;
 };

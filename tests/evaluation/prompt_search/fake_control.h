@@ -2,6 +2,7 @@
 #define ATTUNE_TESTS_EVALUATION_PROMPT_SEARCH_FAKE_CONTROL_H_
 
 #include <atomic>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -34,6 +35,7 @@ class FakeControl final : public JobControl {
   }
   absl::Status ReportEvaluation(const JobProgress& reported) override { return ReportProgress(reported); }
   void AddTrainingSeconds(double added) override { seconds += added; }
+  void AddEnergy(double added) override { joules = joules.value_or(0) + added; }
   absl::Status ReportCheckpoint(const Checkpoint& checkpoint) override {
     saved.insert(saved.begin(), checkpoint);
     return absl::OkStatus();
@@ -52,6 +54,7 @@ class FakeControl final : public JobControl {
   DataReport report;
   JobProgress progress;
   double seconds = 0;
+  std::optional<double> joules;
   std::vector<Checkpoint> saved;  // newest first
   std::vector<std::string> logs;
 
