@@ -68,7 +68,7 @@ def compare(server, args, seed):
     if args.test:
         command += ["--test", "test", "--test-examples", str(args.test_examples)]
     for option, value in [("--methods", args.methods), ("--train-examples", args.train_examples), ("--metric", args.metric),
-                          ("--max-answer-tokens", args.max_answer_tokens)]:
+                          ("--max-answer-tokens", args.max_answer_tokens), ("--retention", args.retention and "kept")]:
         command += [option, str(value)] if value else []
     for option, is_set in [("--skip-side-effects", args.skip_side_effects), ("--learning-curve", args.learning_curve)]:
         command += [option] if is_set else []
@@ -88,8 +88,9 @@ def show(comparison, seconds):
     print(flush=True)
     print(f"\n{comparison['name']}: {comparison.get('train_examples')} to train, {comparison.get('validation_examples')} to "
           f"choose, {comparison.get('test_examples')} to test; {seconds / 60:.1f} min in all\n")
-    print("| method | rank | quality | training s | MiB | ms a request | forgetting | divergence | consistency | overfitting |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print("| method | rank | quality | training s | energy kJ | MiB | ms a request | forgetting | lost of the retention set | "
+          "divergence | consistency | overfitting |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
     for result in sorted(comparison["results"], key=lambda r: r.get("rank") or 99):
         figures = measures(result)
         value = lambda name, scale=1, digits=3: (f"{figures[name]['value'] / scale:.{digits}f}" if name in figures else "")
@@ -97,7 +98,8 @@ def show(comparison, seconds):
         shown = f"{quality['value']:.3f} ({quality['lower']:.3f} to {quality['upper']:.3f})" if quality else result["state"]
         tied = " (tied)" if result.get("ties_best") else ""
         print(f"| {result['kind'].lower()} | {result.get('rank', '')}{tied} | {shown} | {value('search_seconds', 1, 0)} | "
-              f"{value('model_bytes', 1 << 20, 2)} | {value('request_milliseconds', 1, 1)} | {value('forgetting')} | "
+              f"{value('search_energy', 1000, 1)} | {value('model_bytes', 1 << 20, 2)} | "
+              f"{value('request_milliseconds', 1, 1)} | {value('forgetting')} | {value('retention_loss')} | "
               f"{value('divergence')} | {value('consistency')} | {value('overfitting')} |")
     print(f"\n{comparison.get('verdict', '')}")
 
@@ -126,8 +128,9 @@ def run_seed(args, seed, cpus):
     try:
         server.attune("models", "import", os.path.abspath(args.model), "--id", "base")
         upload(server, args, "train", args.train)
-        if args.test:
-            upload(server, args, "test", args.test)
+        for name, path in [("test", args.test), ("kept", args.retention)]:
+            if path:
+                upload(server, args, name, path)
         comparison, seconds = compare(server, args, seed)
         if args.output:
             pathlib.Path(args.output, f"seed-{seed}.json").write_text(json.dumps(comparison, indent=1))
@@ -171,6 +174,7 @@ def main():
     parser.add_argument("--test-examples", type=int, default=100000)
     parser.add_argument("--metric", default="", help="as of attune compare")
     parser.add_argument("--max-answer-tokens", type=int, default=0)
+    parser.add_argument("--retention", default="", help="rows that must not be forgotten")
     parser.add_argument("--learning-curve", action="store_true")
     parser.add_argument("--template", default="Text: {{text}}\\nTopic:")
     parser.add_argument("--completion-template", default="", help="default: the label or category")
