@@ -36,22 +36,29 @@ v1::Comparison Full() {
   out.set_judge_model("models/j");
   out.set_judge_prompt("Is {{answer}} right?");
   out.set_max_answer_tokens(16);
-  out.set_retention_dataset("datasets/r");
   out.set_learning_curve(true);
   (*out.mutable_labels())["k"] = "v";
   return out;
 }
 
-TEST(ConvertComparisonTest, WhatWasAskedForComesBack) {
-  const auto spec = ToComparisonSpec(Full(), "c");
+void ExpectItComesBack(const v1::Comparison& asked) {
+  const auto spec = ToComparisonSpec(asked, "c");
   ASSERT_TRUE(spec.ok()) << spec.status();
-  EXPECT_TRUE(ValidateComparisonSpec(*spec).ok());
+  EXPECT_TRUE(ValidateComparisonSpec(*spec).ok()) << ValidateComparisonSpec(*spec);
   Comparison comparison;
   comparison.spec = *spec;
   v1::Comparison back = ToProto(comparison);
   back.clear_state();
   back.clear_create_time();
-  EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(back, Full())) << back.DebugString();
+  EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(back, asked)) << back.DebugString();
+}
+
+TEST(ConvertComparisonTest, WhatWasAskedForComesBack) {
+  ExpectItComesBack(Full());
+  v1::Comparison with_retention = Full();  // a side effect
+  with_retention.set_skip_side_effects(false);
+  with_retention.set_retention_dataset("datasets/r");
+  ExpectItComesBack(with_retention);
 }
 
 TEST(ConvertComparisonTest, ResultsKeepTheirNames) {
