@@ -19,6 +19,7 @@ class PromptSearchRun {
 
  private:
   absl::Status Prepare();
+  absl::StatusOr<SearchOutcome> Search();
   absl::Status Restore();
   absl::Status OnCall();
   absl::Status OnRound(const SearchRound& round);
