@@ -64,6 +64,7 @@ absl::Status WatchToEnd(const ClientOptions& options, Cancellation* cancellation
   Backoff backoff(options);
   absl::Time give_up = absl::Now() + options.reconnect_window;
   while (true) {
+    const absl::Time begun = absl::Now();
     Leg leg = run_leg();
     if (leg.stopped || (cancellation != nullptr && cancellation->cancelled())) return stopped();
     if (leg.saw_end) return absl::OkStatus();
@@ -74,7 +75,8 @@ absl::Status WatchToEnd(const ClientOptions& options, Cancellation* cancellation
       leg.status = ended.ok() ? absl::UnavailableError("the server ended the watch early") : ended.status();
     }
     if (!IsBrokenStream(leg.status)) return leg.status;
-    if (leg.progressed) {
+    // A connection that held was one, though nothing happened meanwhile.
+    if (leg.progressed || absl::Now() - begun >= options.reconnect_window) {
       backoff.Reset();
       give_up = absl::Now() + options.reconnect_window;
     }

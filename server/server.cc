@@ -170,6 +170,9 @@ class ServerImpl final : public Server {
     registry.import_roots.push_back(Path("import"));
     registry.export_root = options_.export_root.empty() ? Path("exports") : options_.export_root;
     registry.inspect = [](const std::string& directory) { return InspectModel(directory); };
+    registry.inspect_adapter = [](const std::string& directory, const std::string& base_directory) {
+      return InspectAdapter(directory, base_directory);
+    };
     ATTUNE_RETURN_IF_ERROR(MakeDirectories(Path("import")));
     ATTUNE_RETURN_IF_ERROR(MakeDirectories(registry.export_root));
     ATTUNE_RETURN_IF_ERROR(MakeDirectories(Path("jobs")));
@@ -296,8 +299,10 @@ class ServerImpl final : public Server {
 
   // One of a comparison's or an advice's own.
   absl::Status DeleteModel(absl::string_view id) {
-    ATTUNE_ASSIGN_OR_RETURN(const std::vector<std::string> users, job_store_->ActiveUsersOfModel(id));
+    ATTUNE_ASSIGN_OR_RETURN(std::vector<std::string> users, job_store_->ActiveUsersOfModel(id));
     ATTUNE_RETURN_IF_ERROR(CheckUnused("model", "MODEL_IN_USE", "tuning_jobs", users));
+    ATTUNE_ASSIGN_OR_RETURN(users, comparison_store_->ActiveNamersOfModel(id));
+    ATTUNE_RETURN_IF_ERROR(CheckUnused("model", "MODEL_IN_USE", "comparisons", users));
     ATTUNE_RETURN_IF_ERROR(models_->Delete(id, ""));
     residency_->Drop(id);
     metrics_->ForgetModel(id);

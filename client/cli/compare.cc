@@ -160,7 +160,7 @@ void PrintCurves(std::ostream& out, const Comparison& comparison) {
     const Comparison::Measure* foreseen = Find(contender, "twice_the_data");
     if (foreseen) {
       table.Add({ContenderLabel(contender.kind()), "twice as many",
-                 absl::StrFormat("%.3f [%.3f, %.3f] foreseen", foreseen->value(), foreseen->lower(), foreseen->upper())});
+                 absl::StrFormat("%.3f [%.3f, %.3f] foreseen", foreseen->value(), foreseen->lower(), foreseen->upper()), ""});
     }
   }
   if (!has_any) return;

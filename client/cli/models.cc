@@ -17,20 +17,23 @@ namespace {
 
 void AddImport(CLI::App* group, Context* context) {
   struct Args {
-    std::string path, id, display_name, description;
+    std::string path, id, base, display_name, description;
     std::vector<std::string> labels;
   };
   auto args = std::make_shared<Args>();
   CLI::App* command = group->add_subcommand(
-      "import", "Import a base model: a GGUF file, or a Hugging Face directory with safetensors, on the server's disk");
+      "import", "Import a base model (a GGUF file, or a Hugging Face directory with safetensors) or an adapter (a PEFT "
+                "directory, with --base) on the server's disk");
   command->add_option("path", args->path, "Path on the server, under one of its import roots")->required();
   command->add_option("--id", args->id, "Id of the model (default: from the file's name)");
+  command->add_option("--base", args->base, "Model that an adapter was tuned from");
   command->add_option("--display-name", args->display_name, "Name for people");
   command->add_option("--description", args->description, "Longer text");
   AddRepeated(command, "--label", args->labels, "Label as key=value; may be repeated");
   command->callback([context, args] {
     context->action = [context, args]() -> absl::StatusOr<int> {
       v1::ImportModelRequest request;
+      request.set_base_model(FullName(kModels, args->base));
       request.set_source_path(args->path);
       request.set_model_id(BareName(args->id));
       request.mutable_model()->set_display_name(args->display_name);

@@ -109,6 +109,7 @@ std::string Quoted(const std::string& text) {
 }
 
 void Table::Add(std::vector<std::string> row) {
+  row.resize(header_.size());
   for (std::string& cell : row) {
     cell = Printable(cell);
     std::replace(cell.begin(), cell.end(), '\n', ' ');

@@ -38,7 +38,7 @@ std::string Quoted(const std::string& text);
 class Table {
  public:
   explicit Table(std::vector<std::string> header) : header_(std::move(header)) {}
-  // REQUIRES: as many cells as the header has. Empty cells show as "-".
+  // As many cells as the header has; those left out are empty. Empty cells show as "-".
   void Add(std::vector<std::string> row);
   void Print(std::ostream& out) const;
   bool empty() const { return rows_.empty(); }

@@ -21,6 +21,7 @@ constexpr const char* kOptionalFiles[] = {"generation_config.json", "tokenizer.j
                                           "tokenizer_config.json",  "special_tokens_map.json", "chat_template.jinja"};
 constexpr char kWeights[] = "model.safetensors";
 constexpr char kIndex[] = "model.safetensors.index.json";
+constexpr char kAdapterConfig[] = "adapter_config.json", kAdapterWeights[] = "adapter_model.safetensors";
 
 absl::Status OutsideRoot(const std::string& path) {
   return MakeError(absl::StatusCode::kPermissionDenied, "OUTSIDE_IMPORT_ROOT",
@@ -116,6 +117,17 @@ absl::Status TakeHuggingFace(const fs::path& folder, const std::vector<std::stri
   return absl::OkStatus();
 }
 
+absl::Status TakePeft(const fs::path& folder, const std::vector<std::string>& roots, ImportSource* source) {
+  std::error_code error;
+  source->is_adapter = true;
+  ATTUNE_RETURN_IF_ERROR(Take(folder, kAdapterConfig, kAdapterConfig, roots, source));
+  if (fs::exists(folder / kAdapterWeights, error)) return Take(folder, kAdapterWeights, kAdapterWeights, roots, source);
+  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
+    if (IsPickle(it->path())) return PickleRefused(it->path().string());
+  }
+  return NoModel(absl::StrCat("'", folder.string(), "' has ", kAdapterConfig, ", but no ", kAdapterWeights, "."));
+}
+
 absl::Status TakeOnlyGguf(const fs::path& folder, const std::vector<std::string>& roots, ImportSource* source) {
   std::vector<std::string> names;
   std::error_code error;
@@ -145,7 +157,13 @@ absl::StatusOr<ImportSource> FindImportSource(const std::string& path, const std
   source.name = given.has_filename() ? given.filename().string() : given.parent_path().filename().string();
   std::error_code error;
   if (fs::is_directory(resolved, error)) {
+    // A folder of PEFT's may hold the tokenizer and the base model's configuration, but not its weights.
     const bool hugging_face = fs::exists(resolved / "config.json", error);
+    const bool has_weights = fs::exists(resolved / kWeights, error) || fs::exists(resolved / kIndex, error);
+    if (!has_weights && fs::exists(resolved / kAdapterConfig, error)) {
+      ATTUNE_RETURN_IF_ERROR(TakePeft(resolved, roots, &source));
+      return source;
+    }
     ATTUNE_RETURN_IF_ERROR(hugging_face ? TakeHuggingFace(resolved, roots, &source)
                                         : TakeOnlyGguf(resolved, roots, &source));
     return source;

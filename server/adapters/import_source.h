@@ -14,10 +14,12 @@ namespace attune {
 struct ImportSource {
   std::string name;                          // of the file or folder, without ".gguf"
   std::map<std::string, std::string> files;  // name in the model's folder to path, links resolved
+  bool is_adapter = false;                   // in PEFT's files
 };
 
-// Finds the model at `path`: a GGUF file, a folder with one, or a Hugging Face folder
-// with safetensors, of which only the files that describe the model are taken.
+// Finds the model at `path`: a GGUF file, a folder with one, a Hugging Face folder
+// with safetensors, or a folder with PEFT's adapter_config.json and adapter_model.safetensors; only the
+// files that describe the model are taken.
 // PERMISSION_DENIED (OUTSIDE_IMPORT_ROOT) if the path, or a file that a link in the
 // folder leads to, is below none of `roots`; INVALID_ARGUMENT (PICKLE_REFUSED),
 // (NO_MODEL); NOT_FOUND (FILE_NOT_FOUND).

@@ -5,7 +5,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/error.h"
+#include "server/adapters/adapter.h"
+#include "server/adapters/formats/peft.h"
 #include "server/model/base_model.h"
+#include "server/model/rope.h"
 #include "server/model/weights/gguf.h"
 #include "server/tokenizer/load.h"
 
@@ -41,6 +44,20 @@ absl::StatusOr<Architecture> InspectModel(const std::string& directory) {
   architecture.context_tokens = config.context;
   architecture.parameters = config.Parameters();
   return architecture;
+}
+
+absl::StatusOr<ModelKind> InspectAdapter(const std::string& directory, const std::string& base_directory) {
+  ATTUNE_ASSIGN_OR_RETURN(const ModelConfig config, LoadConfig(base_directory));
+  ATTUNE_ASSIGN_OR_RETURN(const std::unique_ptr<Adapter> adapter,
+                          LoadPeft(directory, config, ComputeTarget(), MakeRopeTable(config)));
+  if (adapter->virtual_tokens() >= config.context) {
+    return MakeError(absl::StatusCode::kInvalidArgument, "BAD_ADAPTER",
+                     absl::StrCat("The adapter's ", adapter->virtual_tokens(), " virtual tokens leave no room in the base "
+                                                                               "model's context of ", config.context, "."));
+  }
+  if (adapter->soft_prompt) return ModelKind::kSoftPrompt;
+  if (adapter->prefix) return ModelKind::kPrefix;
+  return adapter->ia3 ? ModelKind::kIa3 : ModelKind::kLora;
 }
 
 }  // namespace attune

@@ -140,6 +140,12 @@ absl::StatusOr<ModelInfo> ModelRegistry::Import(const ImportOptions& options) {
   if (!made.empty()) return std::move(made[0]);
   if (!options.id.empty()) ATTUNE_RETURN_IF_ERROR(CheckId(options.id, "model_id"));
   ATTUNE_ASSIGN_OR_RETURN(ImportSource source, FindImportSource(options.source_path, options_.import_roots));
+  if (source.is_adapter && options.base_model.empty()) {
+    return InvalidField("base_model", "is required for an adapter: the model that it was tuned from");
+  }
+  if (!source.is_adapter && !options.base_model.empty()) {
+    return InvalidField("base_model", "is for adapters alone; there are whole weights at the path");
+  }
   ModelInfo info;
   info.id = options.id.empty() ? MakeId(source.name) : options.id;
   if (Get(info.id).ok()) return ModelExists(info.id);
@@ -152,8 +158,25 @@ absl::StatusOr<ModelInfo> ModelRegistry::Import(const ImportOptions& options) {
   ATTUNE_ASSIGN_OR_RETURN(std::string staging, NewStagingDirectory());
   StagingGuard guard(staging);
   ATTUNE_RETURN_IF_ERROR(CopyImportSource(source, staging));
-  ATTUNE_ASSIGN_OR_RETURN(info.architecture, options_.inspect(staging));
+  if (source.is_adapter) {
+    ATTUNE_RETURN_IF_ERROR(DescribeAdapter(options.base_model, staging, &info));
+  } else {
+    ATTUNE_ASSIGN_OR_RETURN(info.architecture, options_.inspect(staging));
+  }
   return PublishAs(std::move(info), staging, options.request_id);
+}
+
+absl::Status ModelRegistry::DescribeAdapter(const std::string& base_model, const std::string& directory,
+                                            ModelInfo* info) const {
+  ATTUNE_ASSIGN_OR_RETURN(const ModelInfo base, Get(base_model));
+  if (IsAdapter(base.kind)) {
+    return MakeError(absl::StatusCode::kFailedPrecondition, "BASE_IS_ADAPTER",
+                     absl::StrCat("'models/", base.id, "' is an adapter, too; name the model that both are based on."));
+  }
+  ATTUNE_ASSIGN_OR_RETURN(info->kind, options_.inspect_adapter(directory, Directory(base.id)));
+  info->base_model = base.id;
+  info->architecture = base.architecture;
+  return absl::OkStatus();
 }
 
 absl::StatusOr<ModelInfo> ModelRegistry::Publish(ModelInfo info, const std::string& staging_directory,

@@ -34,10 +34,14 @@ class ModelRegistry {
     // Checks a model's files (config, tensors, tokenizer all readable) and describes
     // the network; handed in, because it needs what this class need not know.
     std::function<absl::StatusOr<Architecture>(const std::string& directory)> inspect;
+    // The same of an adapter's files, against those of its base model in another folder.
+    std::function<absl::StatusOr<ModelKind>(const std::string& directory, const std::string& base_directory)>
+        inspect_adapter;
   };
   struct ImportOptions {
     std::string source_path;
     std::string id;  // empty: from the file's name
+    std::string base_model;  // id; of an adapter
     std::string display_name, description;
     std::map<std::string, std::string> labels;
     std::string request_id;
@@ -53,7 +57,8 @@ class ModelRegistry {
 
   // PERMISSION_DENIED (OUTSIDE_IMPORT_ROOT) for a path that, with links resolved, is
   // under no import root; pickle files and files that are no part of a model are not
-  // copied; ALREADY_EXISTS (MODEL_EXISTS, ALIAS_EXISTS); a bad file gives the reader's error.
+  // copied; ALREADY_EXISTS (MODEL_EXISTS, ALIAS_EXISTS); a bad file gives the reader's error. Adapters need a base model,
+  // others must have none (INVALID_FIELD); FAILED_PRECONDITION (BASE_IS_ADAPTER), NOT_FOUND for one that is not there.
   absl::StatusOr<ModelInfo> Import(const ImportOptions& options);
   absl::StatusOr<ModelInfo> Get(absl::string_view id) const;
   // Newest first, below `before_position`, at most `limit`.
@@ -80,6 +85,8 @@ class ModelRegistry {
   ModelRegistry(std::string directory, Database* database, const Clock* clock, Options options)
       : directory_(std::move(directory)), database_(database), clock_(clock), options_(std::move(options)) {}
   absl::Status Recover();
+  // Checks an adapter's files in `directory` and sets what follows from them and from the base model.
+  absl::Status DescribeAdapter(const std::string& base_model, const std::string& directory, ModelInfo* info) const;
   absl::StatusOr<ModelInfo> PublishAs(ModelInfo info, const std::string& staging_directory,
                                       const std::string& request_id) ABSL_LOCKS_EXCLUDED(mutex_);
   absl::StatusOr<ModelInfo> Insert(ModelInfo info, const std::string& staging_directory, const std::string& request_id)

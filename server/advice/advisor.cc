@@ -58,7 +58,7 @@ absl::StatusOr<std::vector<PastComparison>> Advisor::Past() const {
   for (Comparison& comparison : all) {
     if (comparison.state != ComparisonState::kSucceeded) continue;
     // A mean of ROUGE-L says nothing about the share of right answers.
-    if (comparison.metric != QualityMetric::kLabelAccuracy && comparison.metric != QualityMetric::kExactMatch) continue;
+    if (!CountsRightAnswers(comparison.metric)) continue;
     const absl::StatusOr<ModelInfo> base = deps_.models->Get(comparison.spec.base_model);
     past.push_back({std::move(comparison), base.ok() ? base->architecture.parameters : 0});
   }
@@ -86,6 +86,11 @@ absl::StatusOr<Advice> Advisor::Advise(const AdviceRequest& request, const Progr
 
 absl::StatusOr<Retrospective> Advisor::Retrospect(absl::string_view id) const {
   ATTUNE_ASSIGN_OR_RETURN(Comparison comparison, deps_.comparisons->Get(id));
+  if (!CountsRightAnswers(comparison.metric)) {
+    return MakeError(absl::StatusCode::kFailedPrecondition, "NO_RIGHT_ANSWERS",
+                     absl::StrCat("'comparisons/", id, "' is judged by ", MetricName(comparison.metric),
+                                  ", and advice foresees shares of right answers."));
+  }
   ATTUNE_ASSIGN_OR_RETURN(std::vector<PastComparison> past, Past());
   const absl::StatusOr<ModelInfo> base = deps_.models->Get(comparison.spec.base_model);
   const Evidence evidence = EvidenceOf(comparison, base.ok() ? base->architecture.parameters : 0);

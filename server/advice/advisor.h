@@ -71,7 +71,8 @@ class Advisor {
   // than 2 rows.
   absl::StatusOr<Advice> Advise(const AdviceRequest& request, const Progress& progress) const;
 
-  // What the rules, taught by all other comparisons, would have named before this one. NOT_FOUND; else as LookBack.
+  // What the rules, taught by all other comparisons, would have named before this one. NOT_FOUND; FAILED_PRECONDITION
+  // (NO_RIGHT_ANSWERS) for a metric such as ROUGE-L; else as LookBack.
   absl::StatusOr<Retrospective> Retrospect(absl::string_view comparison) const;
 
  private:

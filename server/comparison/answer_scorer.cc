@@ -41,6 +41,7 @@ double AnswerScorer::Score(const std::string& expected, const std::string& answe
     case QualityMetric::kLabelAccuracy:
     case QualityMetric::kExactMatch:
     case QualityMetric::kJudge:
+    case QualityMetric::kLikelihood:
       break;
   }
   return ExactMatch(answer, references, AnswerForm::kStripped);

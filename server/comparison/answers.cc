@@ -1,7 +1,7 @@
 #include "server/comparison/answers.h"
 
 #include <algorithm>
-#include <numeric>
+#include <cmath>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -11,7 +11,6 @@
 #include "server/comparison/judge.h"
 #include "server/comparison/measure_names.h"
 #include "server/evaluation/evaluator.h"
-#include "server/evaluation/measures/wilson.h"
 
 namespace attune {
 
@@ -35,9 +34,9 @@ absl::StatusOr<Answers> Ask(Engine* engine, std::shared_ptr<const ServedModel> m
   EvaluationOptions options;
   options.choices = task.choices;
   options.derive_choices = false;
-  options.exact_match = task.choices.empty();
+  options.exact_match = task.choices.empty() && !task.by_likelihood;
   options.max_tokens = task.max_answer_tokens;
-  options.priority = kBackgroundPriority;
+  options.priority = task.priority;
   options.tenant = task.tenant;
   options.prompt_template = prompt_template;
   // A tuned model's own limit counts, which in a text prompt leaves room for its text.
@@ -48,11 +47,13 @@ absl::StatusOr<Answers> Ask(Engine* engine, std::shared_ptr<const ServedModel> m
     options.max_sequence_tokens = model->context_tokens();
   }
   options.on_example = [&](const ExampleOutcome& outcome) {
-    answers.expected[outcome.row] = outcome.expected;
+    // Whole texts are not worth keeping: nobody compares them with anything.
+    if (!task.by_likelihood) answers.expected[outcome.row] = outcome.expected;
     answers.predicted[outcome.row] = outcome.predicted;
-    const bool is_scored = task.choices.empty() && task.scorer && !task.judge;
+    const bool is_scored = task.choices.empty() && task.scorer && !task.judge && !task.by_likelihood;
     answers.scores[outcome.row] =
         is_scored ? task.scorer->Score(outcome.expected, outcome.predicted) : static_cast<double>(outcome.is_right);
+    if (task.by_likelihood) answers.scores[outcome.row] = std::exp(outcome.logprob);
     answers.confidence[outcome.row] = outcome.confidence;
     answers.prompt_tokens += static_cast<double>(outcome.prompt_tokens);
     ++fitting;
@@ -65,14 +66,7 @@ absl::StatusOr<Answers> Ask(Engine* engine, std::shared_ptr<const ServedModel> m
   return answers;
 }
 
-Measure QualityOf(const Answers& answers) {
-  const bool is_share = std::all_of(answers.scores.begin(), answers.scores.end(), [](double s) { return s == 0 || s == 1; });
-  if (!is_share) return MeanOf(kQuality, answers.scores);
-  const int64_t count = static_cast<int64_t>(answers.scores.size());
-  const double right = std::accumulate(answers.scores.begin(), answers.scores.end(), 0.0);
-  const Proportion share = WilsonInterval(static_cast<int64_t>(right), count);
-  return {std::string(kQuality), share.value, share.lower, share.upper, count};
-}
+Measure QualityOf(const Answers& answers) { return MeanOf(kQuality, answers.scores); }
 
 absl::StatusOr<double> RequestMilliseconds(Engine* engine, const std::shared_ptr<const ServedModel>& model, const Task& task,
                                            const std::string& prompt_template, const GoOn& go_on) {
@@ -81,6 +75,7 @@ absl::StatusOr<double> RequestMilliseconds(Engine* engine, const std::shared_ptr
     Task one = task;
     one.rows = {task.rows[i]};
     one.judge = nullptr;  // is no part of the answer
+    one.priority = 0;     // as a user's
     const absl::Time start = absl::Now();
     const absl::StatusOr<Answers> answer = Ask(engine, model, one, prompt_template, go_on);
     if (absl::IsCancelled(answer.status())) return answer.status();

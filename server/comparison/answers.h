@@ -30,8 +30,10 @@ struct Task {
   bool uses_data_templates = false;
   int max_answer_tokens = 64;        // of a generated answer
   std::string tenant;                // whose share of the engine it is
+  int priority = kBackgroundPriority;
   std::shared_ptr<const AnswerScorer> scorer;  // of generated answers; null: they must be exact
   std::shared_ptr<const Judge> judge;          // null: none; else in the scorer's place
+  bool by_likelihood = false;                  // nothing is generated, and nothing is predicted
 };
 
 // What one model answered to a task's rows, in their order. A row that does not fit counts as wrong, and nothing was
@@ -49,7 +51,7 @@ struct Answers {
 absl::StatusOr<Answers> Ask(Engine* engine, std::shared_ptr<const ServedModel> model, const Task& task,
                             const std::string& prompt_template, const GoOn& go_on);
 
-// The scores' mean: with its Wilson interval where all are 0 or 1, else with a bootstrap interval.
+// MeanOf the scores.
 Measure QualityOf(const Answers& answers);
 
 // The median time of a request alone: the task's rows are asked one after another, the first of them to warm up. 0 if none

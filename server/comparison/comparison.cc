@@ -5,6 +5,7 @@
 
 #include "server/comparison/measure_names.h"
 #include "server/evaluation/measures/bootstrap.h"
+#include "server/evaluation/measures/wilson.h"
 
 namespace attune {
 
@@ -36,8 +37,14 @@ absl::string_view MetricName(QualityMetric metric) {
     case QualityMetric::kJsonMatch: return "json_match";
     case QualityMetric::kPatternMatch: return "pattern_match";
     case QualityMetric::kJudge: return "judge";
+    case QualityMetric::kLikelihood: return "likelihood";
   }
   return "";
+}
+
+bool CountsRightAnswers(QualityMetric metric) {
+  return metric != QualityMetric::kTokenF1 && metric != QualityMetric::kRougeL && metric != QualityMetric::kChrf &&
+         metric != QualityMetric::kLikelihood;
 }
 
 bool IsTuned(ContenderKind kind) { return kind != ContenderKind::kZeroShot && kind != ContenderKind::kHandPrompt; }
@@ -66,8 +73,13 @@ Measure Figure(absl::string_view name, double value) { return {std::string(name)
 
 Measure MeanOf(absl::string_view name, absl::Span<const double> values) {
   if (values.empty()) return {std::string(name)};
+  const int64_t count = static_cast<int64_t>(values.size());
+  if (std::all_of(values.begin(), values.end(), [](double v) { return v == 0 || v == 1; })) {
+    const Proportion share = WilsonInterval(std::count(values.begin(), values.end(), 1.0), count);
+    return {std::string(name), share.value, share.lower, share.upper, count};
+  }
   const Interval interval = BootstrapMean(values, BootstrapOptions());
-  return {std::string(name), interval.value, interval.lower, interval.upper, static_cast<int64_t>(values.size())};
+  return {std::string(name), interval.value, interval.lower, interval.upper, count};
 }
 
 const Contender* Comparison::FindContender(ContenderKind kind) const {

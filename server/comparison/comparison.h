@@ -37,9 +37,10 @@ bool IsTuned(ContenderKind kind);
 // Whether it changes the base model's weights, or adds to them: what may make it forget.
 bool ChangesWeights(ContenderKind kind);
 
-// What answers are judged by. The numbers are the proto's. All but the first are of generated answers, each by itself.
+// What answers are judged by, each by itself, from 0 to 1. The numbers are the proto's. From the second to kJudge they are
+// of generated answers.
 enum class QualityMetric {
-  kAuto = 0,           // label accuracy if there are choices; else by the answers' form (MetricFor)
+  kAuto = 0,           // label accuracy if there are choices, likelihood of plain text; else by the answers' form (MetricFor)
   kLabelAccuracy = 1,  // the likeliest of the choices is the right one
   kExactMatch = 2,     // the generated answer is the expected one
   kTokenF1 = 3,        // words shared with it
@@ -49,10 +50,12 @@ enum class QualityMetric {
   kJsonMatch = 7,      // equal as JSON
   kPatternMatch = 8,   // it matches `pattern`
   kJudge = 9,          // `judge_model` says that it is right
+  kLikelihood = 10,    // nothing is generated: how likely the model finds the expected answer, a token of it on average
 };
-inline constexpr int kQualityMetrics = 9;
 // The proto's name in lower case: "label_accuracy"; "" for kAuto.
 absl::string_view MetricName(QualityMetric metric);
+// Whether its figure is the share of right answers.
+bool CountsRightAnswers(QualityMetric metric);
 
 struct ComparisonSpec {
   std::string id;  // empty before creation: the server makes one
@@ -97,7 +100,7 @@ struct Measure {
 };
 // One without an interval.
 Measure Figure(absl::string_view name, double value);
-// The mean, with a bootstrap interval; of no values one of count 0.
+// The mean: with its Wilson interval where all values are 0 or 1, else with a bootstrap interval; of no values one of count 0.
 Measure MeanOf(absl::string_view name, absl::Span<const double> values);
 
 // One setting of a method that was tried.

@@ -1,11 +1,10 @@
 // The part of ComparisonRun that asks what fewer rows would have brought, and what more would bring.
 #include <algorithm>
-#include <array>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/error.h"
-#include "common/log.h"
 #include "server/comparison/comparison_run.h"
 #include "server/comparison/measure_names.h"
 #include "server/comparison/parts.h"
@@ -15,12 +14,6 @@
 namespace attune {
 namespace {
 
-struct Fraction {
-  int64_t divisor;
-  absl::string_view part;  // of the dataset's and the jobs' names
-};
-// From most rows to fewest: each is drawn from the one before.
-constexpr std::array<Fraction, 3> kFractions = {{{2, "half"}, {4, "quarter"}, {8, "eighth"}}};
 constexpr int64_t kFewestRows = 8;
 constexpr double kLeastError = 1e-3;  // where all resamples are alike
 constexpr double kMore = 2;           // times the rows that there are
@@ -51,15 +44,19 @@ absl::Status ComparisonRun::PlanCurves() {
   std::vector<int64_t> taken = AllRows(rows.size());
   const int64_t all = static_cast<int64_t>(rows.size());
   std::vector<CurveTrial> planned;
-  for (const Fraction& fraction : kFractions) {
-    if (all / fraction.divisor < kFewestRows) break;
-    taken = SampleRows(described, taken, all / fraction.divisor, static_cast<uint64_t>(seed()));
-    ATTUNE_RETURN_IF_ERROR(StorePart(train, fraction.part, TakeRows(rows, taken)).status());
+  int64_t rest = all;
+  for (absl::string_view part : kCurveParts) {  // each is drawn from the one before
+    rest /= 2;
+    if (rest < kFewestRows) break;
+    taken = SampleRows(described, taken, rest, static_cast<uint64_t>(seed()));
+    ATTUNE_RETURN_IF_ERROR(StorePart(train, part, TakeRows(rows, taken)).status());
     planned.insert(planned.begin(), CurveTrial{static_cast<int64_t>(taken.size()), Trial()});
   }
   for (Contender& contender : now_.contenders) {
-    const bool is_open = IsTuned(contender.kind) && contender.curve.empty() && contender.state == Contender::State::kSearching;
-    if (!is_open || contender.best_trial < 0) continue;
+    // A hybrid's prompt was searched with all rows: its points would be too good.
+    const bool has_curve = IsTuned(contender.kind) && contender.kind != ContenderKind::kHybrid;
+    const bool is_open = contender.curve.empty() && contender.state == Contender::State::kSearching;
+    if (!has_curve || !is_open || contender.best_trial < 0) continue;
     contender.curve = planned;
     for (CurveTrial& point : contender.curve) {
       const Trial& best = contender.trials[contender.best_trial];
@@ -77,7 +74,7 @@ absl::Status ComparisonRun::MeasureCurves() {
     for (size_t i = 0; i < contender.curve.size(); ++i) {
       Trial& trial = contender.curve[i].trial;
       if (trial.state != Trial::State::kPlanned) continue;
-      const absl::string_view part = kFractions[contender.curve.size() - 1 - i].part;
+      const absl::string_view part = kCurveParts[contender.curve.size() - 1 - i];
       StartTrial(SpecOf(contender, trial, part, PartName(part)), &trial);
     }
   }
@@ -88,26 +85,18 @@ absl::Status ComparisonRun::MeasureCurves() {
       ATTUNE_RETURN_IF_ERROR(
           Report(absl::StrCat("learning curve of ", ContenderName(contender.kind), ": ", point.examples, " rows")));
       ATTUNE_RETURN_IF_ERROR(AwaitTrial(&point.trial));
+      DropModel(&point.trial);  // at once: whole weights would leave no room for the next job
       ATTUNE_RETURN_IF_ERROR(Save());
     }
     if (contender.curve.empty()) continue;
     if (std::optional<Measure> foreseen = Foresee(contender, now_.train_examples)) contender.Set(*std::move(foreseen));
   }
-  DropCurveModels();
   return Save();
 }
 
 void ComparisonRun::DropCurveModels() {
   for (Contender& contender : now_.contenders) {
-    for (CurveTrial& point : contender.curve) {
-      if (point.trial.model.empty()) continue;
-      const absl::Status dropped = deps_.delete_model(point.trial.model);
-      if (!dropped.ok() && !absl::IsNotFound(dropped)) {
-        LogInfo("comparison.model_stays", {{"model", point.trial.model}, {"why", std::string(dropped.message())}});
-        continue;
-      }
-      point.trial.model.clear();
-    }
+    for (CurveTrial& point : contender.curve) DropModel(&point.trial);
   }
 }
 

@@ -1,5 +1,6 @@
 #include "server/comparison/comparison_manager.h"
 
+#include <algorithm>
 #include <cmath>
 #include <set>
 #include <utility>
@@ -19,7 +20,24 @@ constexpr absl::Duration kAfterStoreError = absl::Seconds(5);
 constexpr int32_t kMostTrials = 20, kMostAnswerTokens = 4096;
 
 // All that need nothing but the data.
-std::vector<ContenderKind> UsualContenders(const ComparisonSpec& spec) {
+bool IsTemplate(ContenderKind kind) {
+  return kind == ContenderKind::kHandPrompt || kind == ContenderKind::kTextPrompt || kind == ContenderKind::kHybrid;
+}
+
+// Chats and plain text have no template that a prompt could be.
+absl::Status CheckKind(const ComparisonSpec& spec, DatasetKind data) {
+  if (data == DatasetKind::kPromptCompletion) return absl::OkStatus();
+  const bool has_template = std::any_of(spec.contenders.begin(), spec.contenders.end(), IsTemplate);
+  if (!has_template && spec.hand_prompt.empty()) return absl::OkStatus();
+  return InvalidField(has_template ? "comparison.contenders" : "comparison.hand_prompt",
+                      "HAND_PROMPT, TEXT_PROMPT and HYBRID are for rows of prompt and completion");
+}
+
+std::vector<ContenderKind> UsualContenders(const ComparisonSpec& spec, DatasetKind data) {
+  if (data != DatasetKind::kPromptCompletion) {
+    return {ContenderKind::kZeroShot, ContenderKind::kSoftPrompt, ContenderKind::kPrefix, ContenderKind::kIa3,
+            ContenderKind::kLora,     ContenderKind::kPartial,    ContenderKind::kFull};
+  }
   std::vector<ContenderKind> kinds = {ContenderKind::kZeroShot, ContenderKind::kTextPrompt, ContenderKind::kSoftPrompt,
                                       ContenderKind::kPrefix,   ContenderKind::kIa3,        ContenderKind::kLora,
                                       ContenderKind::kPartial,  ContenderKind::kFull,       ContenderKind::kHybrid};
@@ -60,6 +78,9 @@ void CheckJudging(const ComparisonSpec& spec, std::vector<FieldViolation>* viola
   }
   if (!has_judge && !spec.judge_prompt.empty()) {
     violations->push_back({"comparison.judge_prompt", "goes with the metric JUDGE alone"});
+  }
+  if (spec.skip_side_effects && !spec.retention_dataset.empty()) {
+    violations->push_back({"comparison.retention_dataset", "is a side effect, which skip_side_effects leaves out"});
   }
   if (spec.max_answer_tokens < 0 || spec.max_answer_tokens > kMostAnswerTokens) {
     violations->push_back({"comparison.max_answer_tokens", "must be 0 to 4096"});
@@ -190,12 +211,13 @@ absl::StatusOr<Comparison> ComparisonManager::Create(ComparisonSpec spec, absl::
     return MakeError(absl::StatusCode::kFailedPrecondition, "BASE_IS_ADAPTER",
                      absl::StrCat("'models/", base.id, "' is an adapter; compare on the model that it is based on."));
   }
-  ATTUNE_RETURN_IF_ERROR(deps_.datasets->Get(spec.dataset).status());
+  ATTUNE_ASSIGN_OR_RETURN(const DatasetInfo data, deps_.datasets->Get(spec.dataset));
   if (!spec.judge_model.empty()) ATTUNE_RETURN_IF_ERROR(deps_.models->Get(spec.judge_model).status());
   for (const std::string& dataset : {spec.validation_dataset, spec.test_dataset, spec.retention_dataset}) {
     if (!dataset.empty()) ATTUNE_RETURN_IF_ERROR(deps_.datasets->Get(dataset).status());
   }
-  if (spec.contenders.empty()) spec.contenders = UsualContenders(spec);
+  ATTUNE_RETURN_IF_ERROR(CheckKind(spec, data.kind));
+  if (spec.contenders.empty()) spec.contenders = UsualContenders(spec, data.kind);
   absl::StatusOr<Comparison> made = deps_.store->Create(std::move(spec), request_id);
   absl::MutexLock lock(&mutex_);
   has_work_ = true;

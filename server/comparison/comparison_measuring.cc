@@ -67,6 +67,7 @@ absl::Status ComparisonRun::MeasureQuality(const Answers& answers, Contender* co
   contender->Set(QualityOf(answers));
   contender->Set(Figure(kLoss, answers.loss));
   contender->Set(Figure(kPerplexity, std::exp(answers.loss)));
+  if (now_.metric == QualityMetric::kLikelihood) return absl::OkStatus();
   if (now_.choices.empty()) {
     for (Measure& measure : TextMeasures(answers.expected, answers.predicted, now_.spec.pattern)) {
       contender->Set(std::move(measure));
@@ -105,6 +106,7 @@ absl::Status ComparisonRun::MeasureCost(const Answers& answers, Contender* conte
 
 void ComparisonRun::CollectDisagreements(const std::vector<Answers>& answers) {
   now_.disagreements.clear();
+  if (now_.metric == QualityMetric::kLikelihood) return;
   const absl::StatusOr<Task> task = TestTask();
   if (!task.ok()) return;
   for (size_t row = 0; row < task->rows.size() && now_.disagreements.size() < kMostDisagreements; ++row) {

@@ -1,9 +1,12 @@
 #include "server/comparison/comparison_run.h"
 
 #include <algorithm>
+#include <array>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "common/error.h"
 #include "common/log.h"
 #include "server/comparison/judge.h"
@@ -15,7 +18,8 @@
 namespace attune {
 namespace {
 
-constexpr int64_t kMostTest = 2000, kMostValidation = 500;
+constexpr int64_t kMostTest = 2000, kMostValidation = 500, kFewestValidation = 50;
+constexpr int64_t kUsualTokens = 2048;  // of a tuning job's examples
 constexpr absl::string_view kDecided = "decided";  // note: every figure is there
 constexpr double kTestShare = 0.2, kValidationShare = 0.1;
 
@@ -28,8 +32,8 @@ absl::Status TooFewRows(int64_t rows) {
 absl::Status RequireAnswers(const DatasetInfo& data) {
   if (data.kind != DatasetKind::kText) return absl::OkStatus();
   return MakeError(absl::StatusCode::kFailedPrecondition, "NO_ANSWERS",
-                   absl::StrCat("'datasets/", data.id, "' is plain text, which has no answers that could be compared; give "
-                                                       "rows with prompts and completions."));
+                   absl::StrCat("'datasets/", data.id, "' is plain text, which has no answers that could be judged: take the "
+                                                       "metric LIKELIHOOD, or give rows with prompts and completions."));
 }
 
 }  // namespace
@@ -68,9 +72,25 @@ absl::Status ComparisonRun::ChoosePrefix() {
   if (!now_.prefix.empty()) return absl::OkStatus();  // an earlier run's
   now_.prefix = absl::StrCat("cmp-", id_);
   // What a deleted comparison of this name has left stays its own.
-  const bool is_taken = deps_.datasets->Get(PartName("train")).ok();
-  if (is_taken) absl::StrAppend(&now_.prefix, "-", absl::Hex(absl::ToUnixMicros(now_.create_time) & 0xffffff, absl::kZeroPad6));
+  if (IsPrefixTaken()) {
+    absl::StrAppend(&now_.prefix, "-", absl::Hex(absl::ToUnixMicros(now_.create_time) & 0xffffff, absl::kZeroPad6));
+  }
   return Save();
+}
+
+bool ComparisonRun::IsPrefixTaken() const {
+  const auto has_part = [&](absl::string_view part) { return deps_.datasets->Get(PartName(part)).ok(); };
+  const std::array<absl::string_view, 3> parts = {"train", "validation", "test"};
+  const bool has_job = std::any_of(now_.contenders.begin(), now_.contenders.end(), [&](const Contender& contender) {
+    const std::string first = JobName(contender.kind, "1");
+    return deps_.jobs->Get(first).ok() || deps_.models->Get(first).ok();
+  });
+  return has_job || std::any_of(parts.begin(), parts.end(), has_part) ||
+         std::any_of(std::begin(kCurveParts), std::end(kCurveParts), has_part);
+}
+
+std::string ComparisonRun::JobName(ContenderKind kind, absl::string_view suffix) const {
+  return absl::StrCat(now_.prefix, "-", absl::StrReplaceAll(ContenderName(kind), {{"_", "-"}}), "-", suffix);
 }
 
 std::string ComparisonRun::TestName() const {
@@ -117,16 +137,31 @@ absl::StatusOr<DatasetInfo> ComparisonRun::StorePart(const DatasetInfo& source, 
   return StoreRows(deps_.datasets, source, std::move(options), rows);
 }
 
-absl::Status ComparisonRun::ChooseMetric(const std::vector<SplitRow>& rows) {
+// At the beginning, while there is memory for it.
+absl::Status ComparisonRun::LoadJudge() {
+  const std::string& model = now_.spec.judge_model.empty() ? now_.spec.base_model : now_.spec.judge_model;
+  ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> judge, deps_.acquire(model));
+  judge_ = std::make_shared<const Judge>(Judge{std::move(judge), now_.spec.judge_prompt});
+  return absl::OkStatus();
+}
+
+absl::Status ComparisonRun::ChooseMetric(const DatasetInfo& data, const std::vector<Row>& rows,
+                                         const std::vector<SplitRow>& described) {
   now_.metric = now_.spec.metric;
-  now_.choices = ChoicesOf(rows);
+  if (data.kind == DatasetKind::kText && now_.metric == QualityMetric::kAuto) now_.metric = QualityMetric::kLikelihood;
+  if (now_.metric == QualityMetric::kLikelihood) return absl::OkStatus();
+  ATTUNE_RETURN_IF_ERROR(RequireAnswers(data));
+  now_.choices = ChoicesOf(described);
   if (now_.metric == QualityMetric::kAuto && !now_.choices.empty()) now_.metric = QualityMetric::kLabelAccuracy;
-  if (now_.metric == QualityMetric::kAuto) now_.metric = MetricFor(LabelsOf(rows));
+  if (now_.metric == QualityMetric::kAuto) {
+    ATTUNE_ASSIGN_OR_RETURN(const std::vector<std::string> answers, AnswersOf(data, rows));
+    now_.metric = MetricFor(answers);
+  }
   if (now_.metric != QualityMetric::kLabelAccuracy) {
     now_.choices.clear();
     ATTUNE_ASSIGN_OR_RETURN(AnswerScorer scorer, AnswerScorer::Create(now_.metric, now_.spec.pattern));
     scorer_ = std::make_shared<const AnswerScorer>(std::move(scorer));
-    return absl::OkStatus();
+    return now_.metric == QualityMetric::kJudge ? LoadJudge() : absl::OkStatus();
   }
   if (!now_.choices.empty()) return absl::OkStatus();
   return MakeError(absl::StatusCode::kFailedPrecondition, "NO_LABELS",
@@ -143,6 +178,9 @@ absl::StatusOr<SplitSizes> ComparisonRun::PartSizes(int64_t rows) const {
   }
   if (now_.spec.validation_dataset.empty()) {
     sizes.validation = std::min<int64_t>(kMostValidation, static_cast<int64_t>(count * kValidationShare));
+    // Who trains on few of many rows wants it soon: choosing is not to take longer than training.
+    const int64_t most_train = now_.spec.max_train_examples;
+    if (most_train > 0) sizes.validation = std::min(sizes.validation, std::max(kFewestValidation, most_train / 2));
   }
   if (sizes.test + sizes.validation + 2 > rows) return TooFewRows(rows);
   return sizes;
@@ -156,6 +194,7 @@ absl::Status ComparisonRun::CheckWhatIsAsked(const DatasetInfo& data, const Row&
   if (!now_.spec.retention_dataset.empty()) {
     ATTUNE_ASSIGN_OR_RETURN(const DatasetInfo retention, deps_.datasets->Get(now_.spec.retention_dataset));
     ATTUNE_RETURN_IF_ERROR(RequireAnswers(retention));
+    ATTUNE_RETURN_IF_ERROR(CheckRetention());
   }
   for (const std::string& other : {now_.spec.validation_dataset, now_.spec.test_dataset}) {
     if (other.empty()) continue;
@@ -172,11 +211,10 @@ absl::Status ComparisonRun::CheckWhatIsAsked(const DatasetInfo& data, const Row&
 
 absl::Status ComparisonRun::Prepare() {
   ATTUNE_ASSIGN_OR_RETURN(DatasetInfo data, deps_.datasets->Get(now_.spec.dataset));
-  ATTUNE_RETURN_IF_ERROR(RequireAnswers(data));
   ATTUNE_ASSIGN_OR_RETURN(std::vector<Row> rows, deps_.datasets->ReadRows(data.id));
   UseTemplates(now_.spec.data, &data);
   ATTUNE_ASSIGN_OR_RETURN(std::vector<SplitRow> described, DescribeRows(data, rows));
-  ATTUNE_RETURN_IF_ERROR(ChooseMetric(described));
+  ATTUNE_RETURN_IF_ERROR(ChooseMetric(data, rows, described));
   if (!rows.empty()) ATTUNE_RETURN_IF_ERROR(CheckWhatIsAsked(data, rows[0]));
   ATTUNE_ASSIGN_OR_RETURN(const SplitSizes sizes, PartSizes(static_cast<int64_t>(rows.size())));
   SplitParts parts = SplitRows(described, sizes, static_cast<uint64_t>(seed()));
@@ -207,10 +245,12 @@ absl::StatusOr<Task> ComparisonRun::ReadTask(const std::string& dataset, int64_t
   task.tenant = now_.spec.tenant;
   if (now_.spec.max_answer_tokens > 0) task.max_answer_tokens = now_.spec.max_answer_tokens;
   task.scorer = scorer_;
-  if (now_.metric == QualityMetric::kJudge) {
-    const std::string& model = now_.spec.judge_model.empty() ? now_.spec.base_model : now_.spec.judge_model;
-    ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> judge, deps_.acquire(model));
-    task.judge = std::make_shared<const Judge>(Judge{std::move(judge), now_.spec.judge_prompt});
+  task.by_likelihood = now_.metric == QualityMetric::kLikelihood;
+  task.judge = judge_;
+  if (task.options.max_sequence_tokens == 0) {  // the base model is cut where tuned ones are
+    ATTUNE_ASSIGN_OR_RETURN(const ModelInfo base, deps_.models->Get(now_.spec.base_model));
+    const int64_t context = base.architecture.context_tokens;
+    task.options.max_sequence_tokens = static_cast<int32_t>(context > 0 ? std::min(kUsualTokens, context) : kUsualTokens);
   }
   if (most > 0 && static_cast<int64_t>(task.rows.size()) > most) {
     ATTUNE_ASSIGN_OR_RETURN(std::vector<SplitRow> described, DescribeRows(task.data, task.rows));
@@ -232,6 +272,17 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> ComparisonRun::ModelOf(const 
   return deps_.acquire(contender.model);
 }
 
+bool ComparisonRun::DropModel(Trial* trial) {
+  if (trial->model.empty()) return true;
+  const absl::Status dropped = deps_.delete_model(trial->model);
+  if (!dropped.ok() && !absl::IsNotFound(dropped)) {  // somebody uses it already, say through an alias
+    LogInfo("comparison.model_stays", {{"model", trial->model}, {"why", std::string(dropped.message())}});
+    return false;
+  }
+  trial->model.clear();
+  return true;
+}
+
 absl::Status ComparisonRun::DropLosers() {
   DropCurveModels();
   if (now_.spec.keep_models) return absl::OkStatus();
@@ -241,13 +292,8 @@ absl::Status ComparisonRun::DropLosers() {
     for (Trial& trial : contender.trials) {
       const bool is_kept = static_cast<int32_t>(i) == now_.winner && trial.model == contender.model;
       if (trial.model.empty() || is_kept) continue;
-      const absl::Status dropped = deps_.delete_model(trial.model);
-      if (!dropped.ok() && !absl::IsNotFound(dropped)) {  // somebody uses it already, say through an alias
-        LogInfo("comparison.model_stays", {{"model", trial.model}, {"why", std::string(dropped.message())}});
-        continue;
-      }
-      if (contender.model == trial.model) contender.model.clear();
-      trial.model.clear();
+      const std::string model = trial.model;
+      if (DropModel(&trial) && contender.model == model) contender.model.clear();
     }
   }
   return absl::OkStatus();

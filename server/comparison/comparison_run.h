@@ -36,6 +36,9 @@ struct ComparisonDeps {
   std::function<absl::Status(absl::string_view id)> delete_model;
 };
 
+// Of a learning curve's parts, in their names: fewest rows last.
+inline constexpr absl::string_view kCurveParts[] = {"half", "quarter", "eighth"};
+
 // What side effects are measured with, the same for all contenders.
 struct SideEffectTasks {
   std::shared_ptr<const ServedModel> base;
@@ -62,13 +65,16 @@ class ComparisonRun {
  private:
   // Of the names of what is made.
   absl::Status ChoosePrefix();
+  bool IsPrefixTaken() const;
+  std::string JobName(ContenderKind kind, absl::string_view suffix) const;
   // Splits the data and stores the parts as datasets; those of an earlier run are found again.
   absl::Status Prepare();
   absl::StatusOr<DatasetInfo> StorePart(const DatasetInfo& source, absl::string_view part, const std::vector<Row>& rows);
   // Before hours are spent: whether the hand prompt and the other datasets go with the data.
   absl::Status CheckWhatIsAsked(const DatasetInfo& data, const Row& row) const;
-  // Error: NO_LABELS.
-  absl::Status ChooseMetric(const std::vector<SplitRow>& rows);
+  // Errors: NO_LABELS, NO_ANSWERS.
+  absl::Status ChooseMetric(const DatasetInfo& data, const std::vector<Row>& rows, const std::vector<SplitRow>& described);
+  absl::Status LoadJudge();
   // Error: NOT_ENOUGH_DATA.
   absl::StatusOr<SplitSizes> PartSizes(int64_t rows) const;
   int64_t most_test() const;
@@ -106,12 +112,19 @@ class ComparisonRun {
   absl::Status MeasureTest(Contender* contender, Answers* answers);
   absl::Status MeasureCost(const Answers& answers, Contender* contender);
   // comparison_side_effects.cc
+  absl::StatusOr<Task> ReadRetention() const;
+  // Whether the base model can be asked it.
+  absl::Status CheckRetention() const;
   absl::Status MeasureSideEffects();
   absl::StatusOr<SideEffectTasks> PrepareSideEffects() const;
   absl::Status MeasureForgetting(const SideEffectTasks& tasks, Contender* contender) const;
   absl::Status MeasureSteadiness(const SideEffectTasks& tasks, Contender* contender) const;
+  absl::Status MeasureMemorized(const SideEffectTasks& tasks, std::shared_ptr<const ServedModel> model,
+                                Contender* contender) const;
   void CollectDisagreements(const std::vector<Answers>& answers);
   absl::Status DropLosers();
+  // False if it stays, since somebody needs it.
+  bool DropModel(Trial* trial);
 
   absl::StatusOr<std::shared_ptr<const ServedModel>> ModelOf(const Contender& contender) const;
   std::string PartName(absl::string_view part) const;
@@ -129,6 +142,7 @@ class ComparisonRun {
   const std::function<void()> on_change_;
   Comparison now_;
   std::shared_ptr<const AnswerScorer> scorer_;
+  std::shared_ptr<const Judge> judge_;
 };
 
 }  // namespace attune

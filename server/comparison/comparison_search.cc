@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_replace.h"
 #include "absl/time/clock.h"
 #include "common/error.h"
 #include "server/comparison/comparison_run.h"
@@ -75,7 +74,7 @@ absl::StatusOr<JobSpec> ComparisonRun::SpecOf(const Contender& contender, const 
                                               std::string dataset) const {
   ATTUNE_ASSIGN_OR_RETURN(ModelInfo base, deps_.models->Get(now_.spec.base_model));
   JobSpec spec;
-  spec.id = absl::StrCat(now_.prefix, "-", absl::StrReplaceAll(ContenderName(contender.kind), {{"_", "-"}}), "-", suffix);
+  spec.id = JobName(contender.kind, suffix);
   spec.display_name = absl::StrCat(ContenderName(contender.kind), " of comparison ", id_, ": ", trial.settings);
   spec.base_model = now_.spec.base_model;
   spec.dataset = std::move(dataset);
@@ -141,10 +140,18 @@ absl::Status ComparisonRun::AwaitTrial(Trial* trial) {
     absl::StatusOr<JobManager::EventBatch> events = deps_.jobs->WaitForEvents(
         trial->tuning_job, std::numeric_limits<int64_t>::max(), absl::Now() + kLongestWait, should_stop_);
     if (should_stop_()) return absl::CancelledError("The comparison was stopped.");
+    if (absl::IsNotFound(events.status())) break;
     ATTUNE_RETURN_IF_ERROR(events.status());
     if (events->ended) break;
   }
-  ATTUNE_ASSIGN_OR_RETURN(Job job, deps_.jobs->Get(trial->tuning_job));
+  const absl::StatusOr<Job> found = deps_.jobs->Get(trial->tuning_job);
+  if (absl::IsNotFound(found.status())) {
+    trial->state = Trial::State::kFailed;
+    trial->error = "its job was deleted";
+    return absl::OkStatus();
+  }
+  ATTUNE_RETURN_IF_ERROR(found.status());
+  const Job& job = *found;
   trial->device_seconds = job.training_seconds;
   trial->memory_bytes = job.memory_bytes;
   if (job.state != JobState::kSucceeded) {

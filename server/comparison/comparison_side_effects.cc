@@ -1,4 +1,5 @@
 // The part of ComparisonRun that measures what tuning does besides.
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -12,24 +13,7 @@ namespace attune {
 namespace {
 
 constexpr int64_t kParaphrasedRows = 40, kTrainingSample = 300, kRetentionRows = 500;
-
-// The user's retention set: judged by labels where it has them, else as suits its answers' form.
-absl::StatusOr<Task> ReadRetention(const DatasetStore& datasets, const std::string& id, uint64_t seed) {
-  Task task;
-  ATTUNE_ASSIGN_OR_RETURN(task.data, datasets.Get(id));
-  ATTUNE_ASSIGN_OR_RETURN(task.rows, datasets.ReadRows(id));
-  ATTUNE_ASSIGN_OR_RETURN(const std::vector<SplitRow> described, DescribeRows(task.data, task.rows));
-  task.choices = ChoicesOf(described);
-  task.uses_data_templates = true;
-  if (task.choices.empty()) {
-    ATTUNE_ASSIGN_OR_RETURN(AnswerScorer scorer, AnswerScorer::Create(MetricFor(LabelsOf(described)), ""));
-    task.scorer = std::make_shared<const AnswerScorer>(std::move(scorer));
-  }
-  if (static_cast<int64_t>(task.rows.size()) > kRetentionRows) {
-    task.rows = TakeRows(task.rows, SampleRows(described, AllRows(task.rows.size()), kRetentionRows, seed));
-  }
-  return task;
-}
+constexpr size_t kCheckedRows = 8;
 
 Measure Renamed(Measure measure, absl::string_view name) {
   measure.name = std::string(name);
@@ -38,6 +22,35 @@ Measure Renamed(Measure measure, absl::string_view name) {
 
 }  // namespace
 
+// Judged by labels where it has them, else as suits its answers' form.
+absl::StatusOr<Task> ComparisonRun::ReadRetention() const {
+  Task task;
+  ATTUNE_ASSIGN_OR_RETURN(task.data, deps_.datasets->Get(now_.spec.retention_dataset));
+  ATTUNE_ASSIGN_OR_RETURN(task.rows, deps_.datasets->ReadRows(task.data.id));
+  ATTUNE_ASSIGN_OR_RETURN(const std::vector<SplitRow> described, DescribeRows(task.data, task.rows));
+  task.choices = ChoicesOf(described);
+  task.uses_data_templates = true;
+  task.tenant = now_.spec.tenant;
+  if (now_.spec.max_answer_tokens > 0) task.max_answer_tokens = now_.spec.max_answer_tokens;
+  if (task.choices.empty()) {
+    ATTUNE_ASSIGN_OR_RETURN(const std::vector<std::string> answers, AnswersOf(task.data, task.rows));
+    ATTUNE_ASSIGN_OR_RETURN(AnswerScorer scorer, AnswerScorer::Create(MetricFor(answers), ""));
+    task.scorer = std::make_shared<const AnswerScorer>(std::move(scorer));
+  }
+  if (static_cast<int64_t>(task.rows.size()) > kRetentionRows) {
+    task.rows = TakeRows(task.rows, SampleRows(described, AllRows(task.rows.size()), kRetentionRows,
+                                               static_cast<uint64_t>(seed())));
+  }
+  return task;
+}
+
+absl::Status ComparisonRun::CheckRetention() const {
+  ATTUNE_ASSIGN_OR_RETURN(Task task, ReadRetention());
+  task.rows.resize(std::min(task.rows.size(), kCheckedRows));
+  ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> base, deps_.acquire(now_.spec.base_model));
+  return Ask(deps_.engine, std::move(base), task, "", go_on()).status();
+}
+
 absl::StatusOr<SideEffectTasks> ComparisonRun::PrepareSideEffects() const {
   SideEffectTasks tasks;
   ATTUNE_ASSIGN_OR_RETURN(tasks.base, deps_.acquire(now_.spec.base_model));
@@ -45,11 +58,11 @@ absl::StatusOr<SideEffectTasks> ComparisonRun::PrepareSideEffects() const {
   ATTUNE_ASSIGN_OR_RETURN(tasks.text, WriteOwnText(deps_.engine, tasks.base, go_on()));
   ATTUNE_ASSIGN_OR_RETURN(const Task asked, ReadTask(TestName(), kParaphrasedRows));
   ATTUNE_ASSIGN_OR_RETURN(tasks.variants, MakeVariants(asked, kParaphrasedRows, static_cast<uint64_t>(seed())));
+  tasks.variants.task.judge = nullptr;  // what counts is whether the answers are alike
   ATTUNE_ASSIGN_OR_RETURN(tasks.train_sample, ReadTask(PartName("train"), kTrainingSample));
   ATTUNE_ASSIGN_OR_RETURN(tasks.validation, ReadTask(ValidationName(), kTrainingSample));
   if (!now_.spec.retention_dataset.empty()) {
-    ATTUNE_ASSIGN_OR_RETURN(
-        tasks.retention, ReadRetention(*deps_.datasets, now_.spec.retention_dataset, static_cast<uint64_t>(seed())));
+    ATTUNE_ASSIGN_OR_RETURN(tasks.retention, ReadRetention());
     ATTUNE_ASSIGN_OR_RETURN(tasks.base_retention, Ask(deps_.engine, tasks.base, *tasks.retention, "", go_on()));
   }
   return tasks;
@@ -82,19 +95,24 @@ absl::Status ComparisonRun::MeasureForgetting(const SideEffectTasks& tasks, Cont
 absl::Status ComparisonRun::MeasureSteadiness(const SideEffectTasks& tasks, Contender* contender) const {
   ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model, ModelOf(*contender));
   const std::string& prompt = contender->prompt_template;
-  if (!tasks.variants.group.empty()) {
+  if (!tasks.variants.group.empty() && now_.metric != QualityMetric::kLikelihood) {
     ATTUNE_ASSIGN_OR_RETURN(const Answers answers, Ask(deps_.engine, model, tasks.variants.task, prompt, go_on()));
     contender->Set(ConsistencyOf(tasks.variants, answers));
   }
-  const bool is_base = contender->kind == ContenderKind::kZeroShot;  // what the others' rate is to be compared with
-  if (is_base || ChangesWeights(contender->kind)) {
-    ATTUNE_ASSIGN_OR_RETURN(Measure memorized, MemorizedBy(deps_.engine, model, tasks.train_sample, go_on()));
-    if (memorized.count > 0) contender->Set(std::move(memorized));
-  }
+  if (ChangesWeights(contender->kind)) ATTUNE_RETURN_IF_ERROR(MeasureMemorized(tasks, model, contender));
   if (!IsTuned(contender->kind)) return absl::OkStatus();
   ATTUNE_ASSIGN_OR_RETURN(const Answers seen, Ask(deps_.engine, model, tasks.train_sample, prompt, go_on()));
   ATTUNE_ASSIGN_OR_RETURN(const Answers unseen, Ask(deps_.engine, model, tasks.validation, prompt, go_on()));
   contender->Set(OverfittingOf(QualityOf(seen), QualityOf(unseen)));
+  return absl::OkStatus();
+}
+
+absl::Status ComparisonRun::MeasureMemorized(const SideEffectTasks& tasks, std::shared_ptr<const ServedModel> model,
+                                             Contender* contender) const {
+  ATTUNE_ASSIGN_OR_RETURN(const Measure seen, RecitedBy(deps_.engine, model, tasks.train_sample, go_on()));
+  if (seen.count == 0) return absl::OkStatus();
+  ATTUNE_ASSIGN_OR_RETURN(const Measure unseen, RecitedBy(deps_.engine, model, tasks.validation, go_on()));
+  if (unseen.count > 0) contender->Set(Renamed(OverfittingOf(seen, unseen), kMemorized));
   return absl::OkStatus();
 }
 
@@ -107,8 +125,11 @@ absl::Status ComparisonRun::MeasureSideEffects() {
     ATTUNE_ASSIGN_OR_RETURN(const std::string noted, deps_.store->GetNote(id_, key));
     if (!noted.empty()) continue;  // an earlier run measured them
     ATTUNE_RETURN_IF_ERROR(Report(absl::StrCat("side effects of ", ContenderName(contender.kind))));
-    ATTUNE_RETURN_IF_ERROR(MeasureForgetting(tasks, &contender));
-    ATTUNE_RETURN_IF_ERROR(MeasureSteadiness(tasks, &contender));
+    absl::Status measured = MeasureForgetting(tasks, &contender);
+    if (measured.ok()) measured = MeasureSteadiness(tasks, &contender);
+    if (absl::IsCancelled(measured)) return measured;
+    // Its quality stands, and so do the others' figures.
+    if (!measured.ok()) contender.note = absl::StrCat("side effects were not all measured: ", measured.message());
     ATTUNE_RETURN_IF_ERROR(Save());
     ATTUNE_RETURN_IF_ERROR(deps_.store->PutNote(id_, key, "yes"));
   }

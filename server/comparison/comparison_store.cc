@@ -133,6 +133,11 @@ absl::StatusOr<std::vector<std::string>> ComparisonStore::ActiveUsersOfModel(abs
   });
 }
 
+absl::StatusOr<std::vector<std::string>> ComparisonStore::ActiveNamersOfModel(absl::string_view model) const {
+  return ActiveUsers(*this,
+                     [&](const Comparison& c) { return model == c.spec.base_model || model == c.spec.judge_model; });
+}
+
 absl::StatusOr<Comparison> ComparisonStore::Update(absl::string_view id,
                                                    const std::function<absl::Status(Comparison&)>& change) {
   Comparison updated;

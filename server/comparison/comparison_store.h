@@ -36,6 +36,8 @@ class ComparisonStore {
   // Ids of the unfinished ones that need that dataset, or that model.
   absl::StatusOr<std::vector<std::string>> ActiveUsersOfDataset(absl::string_view dataset) const;
   absl::StatusOr<std::vector<std::string>> ActiveUsersOfModel(absl::string_view model) const;
+  // Those alone that name it as their base model or judge; not the one that has made it.
+  absl::StatusOr<std::vector<std::string>> ActiveNamersOfModel(absl::string_view model) const;
 
   // Applies `change` in a transaction and returns the result, its version one higher. Nothing is written if
   // `change` fails. `change` must not call the store.

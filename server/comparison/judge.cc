@@ -35,22 +35,24 @@ absl::StatusOr<PromptTemplate> ParsePrompt(absl::string_view prompt) {
 }
 
 // The question to the judge, and both verdicts as they would follow it.
-absl::StatusOr<ScoreParams> AskFor(const Judge& judge, const std::string& question) {
+absl::StatusOr<ScoreParams> AskFor(const Judge& judge, const std::string& question, const std::string& tenant) {
   ScoreParams params;
   params.model = judge.model;
   params.priority = kBackgroundPriority;
+  params.tenant = tenant;
   const Tokenizer& tokenizer = judge.model->tokenizer();
+  const TextEncoder encoder(&tokenizer);
   const bool is_chat = judge.model->chat_template() != nullptr;
   if (is_chat) {
     ATTUNE_ASSIGN_OR_RETURN(EncodedChat chat, ChatEncoder(&tokenizer, judge.model->chat_template())
                                                   .Prompt({ChatTurn{"user", question}}));
     params.prompt = std::move(chat.tokens);
   } else {
-    params.prompt = TextEncoder(&tokenizer).Begin(absl::StrCat(question, "\nReply:"), false);
+    params.prompt = encoder.Begin(absl::StrCat(question, "\nReply:"), false);
     if (tokenizer.add_bos() && tokenizer.bos_id() >= 0) params.prompt.insert(params.prompt.begin(), tokenizer.bos_id());
   }
   for (const char* verdict : kVerdicts) {
-    params.continuations.push_back(tokenizer.Encode(absl::StrCat(is_chat ? "" : " ", verdict), /*parse_special=*/false));
+    params.continuations.push_back(encoder.Continue(absl::StrCat(is_chat ? "" : " ", verdict), /*parse_special=*/false));
   }
   return params;
 }
@@ -70,7 +72,7 @@ absl::Status JudgeAnswers(Engine* engine, const Judge& judge, const Task& task, 
     ATTUNE_ASSIGN_OR_RETURN(
         const std::string question,
         prompt.Render({{"prompt", input}, {"expected", answers->expected[row]}, {"answer", answers->predicted[row]}}));
-    ATTUNE_ASSIGN_OR_RETURN(ScoreParams params, AskFor(judge, question));
+    ATTUNE_ASSIGN_OR_RETURN(ScoreParams params, AskFor(judge, question, task.tenant));
     const size_t longest = std::max(params.continuations[0].size(), params.continuations[1].size());
     if (static_cast<int64_t>(params.prompt.size() + longest) > judge.model->context_tokens()) continue;
     asked.push_back(std::move(params));

@@ -53,6 +53,8 @@ absl::StatusOr<std::vector<SplitRow>> DescribeRows(const DatasetInfo& data, cons
   for (const Row& row : rows) {
     if (data.kind == DatasetKind::kChat) {
       described.push_back(DescribeChat(row));
+    } else if (data.kind == DatasetKind::kText) {
+      described.push_back({"", row.columns.at("text")});
     } else {
       ATTUNE_ASSIGN_OR_RETURN(described.emplace_back(), DescribeColumns(completion, row));
     }
@@ -72,10 +74,18 @@ std::vector<std::string> ChoicesOf(const std::vector<SplitRow>& rows) {
   return {labels.begin(), labels.end()};
 }
 
-std::vector<std::string> LabelsOf(const std::vector<SplitRow>& rows) {
-  std::vector<std::string> labels;
-  for (const SplitRow& row : rows) labels.push_back(row.label);
-  return labels;
+absl::StatusOr<std::vector<std::string>> AnswersOf(const DatasetInfo& data, const std::vector<Row>& rows) {
+  std::vector<std::string> answers;
+  if (data.kind == DatasetKind::kText) return answers;
+  ATTUNE_ASSIGN_OR_RETURN(PromptTemplate completion, PromptTemplate::Parse(data.completion_template));
+  for (const Row& row : rows) {
+    if (data.kind == DatasetKind::kChat) {
+      answers.push_back(LastAnswer(row.messages));
+    } else {
+      ATTUNE_ASSIGN_OR_RETURN(answers.emplace_back(), completion.Render(row.columns));
+    }
+  }
+  return answers;
 }
 
 std::vector<Row> TakeRows(const std::vector<Row>& rows, const std::vector<int64_t>& indices) {
@@ -86,7 +96,7 @@ std::vector<Row> TakeRows(const std::vector<Row>& rows, const std::vector<int64_
 
 absl::StatusOr<std::optional<std::string>> InputColumn(const DatasetInfo& data, const Row& row) {
   std::optional<std::string> input;
-  if (data.kind == DatasetKind::kChat) return input;
+  if (data.kind == DatasetKind::kChat || data.kind == DatasetKind::kText) return input;
   ATTUNE_ASSIGN_OR_RETURN(PromptTemplate prompt, PromptTemplate::Parse(data.prompt_template));
   ATTUNE_ASSIGN_OR_RETURN(PromptTemplate completion, PromptTemplate::Parse(data.completion_template));
   size_t longest = 0;
@@ -99,7 +109,8 @@ absl::StatusOr<std::optional<std::string>> InputColumn(const DatasetInfo& data, 
 }
 
 absl::StatusOr<std::string> PromptText(const DatasetInfo& data, const Row& row) {
-  if (data.kind == DatasetKind::kPromptCompletion) {
+  if (data.kind == DatasetKind::kText) return row.columns.at("text");
+  if (data.kind != DatasetKind::kChat) {
     ATTUNE_ASSIGN_OR_RETURN(PromptTemplate prompt, PromptTemplate::Parse(data.prompt_template));
     return prompt.Render(row.columns);
   }

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
-#include <numeric>
 #include <optional>
 #include <utility>
 
@@ -13,6 +12,7 @@
 #include "server/data/example.h"
 #include "server/evaluation/evaluator.h"
 #include "server/evaluation/measures/agreement.h"
+#include "server/evaluation/measures/bootstrap.h"
 #include "server/evaluation/measures/memorization.h"
 #include "server/evaluation/measures/paraphrase.h"
 #include "server/evaluation/measures/wilson.h"
@@ -30,6 +30,17 @@ std::vector<int32_t> Tokens(const Tokenizer& tokenizer, const std::string& text)
   std::vector<int32_t> tokens = tokenizer.Encode(text, /*parse_special=*/false);
   if (tokenizer.add_bos() && tokenizer.bos_id() >= 0) tokens.insert(tokens.begin(), tokenizer.bos_id());
   return tokens;
+}
+
+// The answer after its prompt; of plain text its second part after the first.
+std::optional<ContinuationTest> RecitalOf(const Example& example) {
+  const ContinuationOptions options;
+  if (example.prompt_tokens == 0) return SplitForContinuation(example.tokens, options);
+  const absl::Span<const int32_t> tokens(example.tokens);
+  const int64_t answer = static_cast<int64_t>(tokens.size()) - example.prompt_tokens;
+  if (answer < options.min_continuation_tokens) return std::nullopt;
+  return ContinuationTest{tokens.subspan(0, example.prompt_tokens),
+                          tokens.subspan(example.prompt_tokens, std::min(answer, options.continuation_tokens))};
 }
 
 ScoreParams ScoreOf(std::shared_ptr<const ServedModel> model, const OwnText& text, size_t i) {
@@ -67,15 +78,16 @@ absl::StatusOr<std::vector<double>> AnswerProbe(Engine* engine, std::shared_ptr<
 }
 
 Measure ProbeAccuracyOf(const std::vector<double>& right) {
-  const int64_t count = static_cast<int64_t>(right.size());
-  const Proportion share = WilsonInterval(static_cast<int64_t>(std::accumulate(right.begin(), right.end(), 0.0)), count);
-  return {std::string(kProbeAccuracy), share.value, share.lower, share.upper, count};
+  return MeanOf(kProbeAccuracy, right);
 }
 
 Measure LossOf(absl::string_view name, const std::vector<double>& base, const std::vector<double>& tuned) {
   std::vector<double> lost(base.size());
   for (size_t i = 0; i < base.size(); ++i) lost[i] = base[i] - tuned[i];
-  return MeanOf(name, lost);
+  if (lost.empty()) return {std::string(name)};
+  // Not MeanOf: differences that are all 0 or 1 are no share.
+  const Interval interval = BootstrapMean(lost, BootstrapOptions());
+  return {std::string(name), interval.value, interval.lower, interval.upper, static_cast<int64_t>(lost.size())};
 }
 
 absl::StatusOr<OwnText> WriteOwnText(Engine* engine, std::shared_ptr<const ServedModel> base, const GoOn& go_on) {
@@ -155,27 +167,27 @@ Measure ConsistencyOf(const Variants& variants, const Answers& answers) {
   return MeanOf(kConsistency, agreement);
 }
 
-absl::StatusOr<Measure> MemorizedBy(Engine* engine, std::shared_ptr<const ServedModel> model, const Task& train_sample,
-                                    const GoOn& go_on) {
+absl::StatusOr<Measure> RecitedBy(Engine* engine, std::shared_ptr<const ServedModel> model, const Task& task,
+                                  const GoOn& go_on) {
   ATTUNE_ASSIGN_OR_RETURN(ExampleRenderer renderer,
                           ExampleRenderer::Create(model->tokenizer_view, model->chat_template(),
-                                                  RenderOptionsFor(EvaluationOptions(), *model, train_sample.data)));
-  std::vector<std::vector<int32_t>> rows;  // what the tests view
+                                                  RenderOptionsFor(EvaluationOptions(), *model, task.data)));
+  std::vector<Example> examples;  // what the tests view
+  examples.reserve(task.rows.size());
   std::vector<ContinuationTest> tests;
-  rows.reserve(kMostContinued);
-  for (size_t i = 0; i < train_sample.rows.size() && rows.size() < kMostContinued; ++i) {
-    absl::StatusOr<Example> example = renderer.Render(train_sample.rows[i], static_cast<int64_t>(i));
+  for (size_t i = 0; i < task.rows.size() && tests.size() < kMostContinued; ++i) {
+    absl::StatusOr<Example> example = renderer.Render(task.rows[i], static_cast<int64_t>(i));
     if (absl::IsOutOfRange(example.status())) continue;
     if (!example.ok()) return example.status();
-    rows.push_back(std::move(example->tokens));
-    const std::optional<ContinuationTest> test = SplitForContinuation(rows.back(), ContinuationOptions());
-    if (test) tests.push_back(*test);
+    examples.push_back(*std::move(example));
+    if (const std::optional<ContinuationTest> test = RecitalOf(examples.back())) tests.push_back(*test);
   }
   std::vector<GenerateParams> asked;
   for (const ContinuationTest& test : tests) {
     GenerateParams params;
     params.model = model;
     params.priority = kBackgroundPriority;
+    params.tenant = task.tenant;
     params.prompt.assign(test.prompt.begin(), test.prompt.end());
     params.max_tokens = static_cast<int>(test.continuation.size());
     params.ignore_eos = true;

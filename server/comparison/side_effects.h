@@ -47,10 +47,11 @@ absl::StatusOr<Variants> MakeVariants(const Task& task, int64_t most, uint64_t s
 // The mean share of pairs of variants that got the same answer; bootstrap interval over rows.
 Measure ConsistencyOf(const Variants& variants, const Answers& answers);
 
-// Of the training rows that are long enough, at most 100, the share that the model goes on with word for word
-// (measures/memorization.h), prompt and answer as it is trained on them. Count 0 if none is long enough.
-absl::StatusOr<Measure> MemorizedBy(Engine* engine, std::shared_ptr<const ServedModel> model, const Task& train_sample,
-                                    const GoOn& go_on);
+// Of the rows whose answers are long enough, at most 100, the share that the model gives word for word, greedily, after the
+// prompt: the first 50 of its tokens that are trained on, or all, if these are 16 at least; of plain text 50 tokens after 50
+// (measures/memorization.h). Count 0 if none is long enough.
+absl::StatusOr<Measure> RecitedBy(Engine* engine, std::shared_ptr<const ServedModel> model, const Task& task,
+                                  const GoOn& go_on);
 
 // Quality on training rows less that on validation rows; the interval of a difference of independent shares
 // (Newcombe 1998, method 10).

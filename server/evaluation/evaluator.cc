@@ -56,6 +56,17 @@ bool UsesOwnTemplates(const EvaluationOptions& options, const ServedModel& model
   return options.prompt_template.empty() && options.completion_template.empty() && model.info.dataset_kind == data.kind;
 }
 
+double MeanLogprob(const ScoredContinuation& answer, const std::vector<uint8_t>& has_loss) {
+  double sum = 0;
+  int64_t count = 0;
+  for (size_t i = 0; i < answer.tokens.size() && i < has_loss.size(); ++i) {
+    if (!has_loss[i]) continue;
+    sum += answer.tokens[i].logprob;
+    ++count;
+  }
+  return count > 0 ? sum / static_cast<double>(count) : 0;
+}
+
 class Evaluation {
  public:
   Evaluation(Engine* engine, std::shared_ptr<const ServedModel> model, const EvaluationOptions& options,
@@ -214,6 +225,8 @@ class Evaluation {
     ExampleOutcome outcome;
     outcome.row = item->index;
     outcome.prompt_tokens = static_cast<int64_t>(item->prompt.size());
+    outcome.logprob = MeanLogprob(scored[0], item->has_loss);
+    if (choices_.empty()) outcome.expected = std::string(absl::StripAsciiWhitespace(item->expected));
     if (!choices_.empty()) {
       ATTUNE_ASSIGN_OR_RETURN(outcome.expected, choices_.LabelOf(*item->row));
       Choose(scored, &outcome);
@@ -249,7 +262,6 @@ class Evaluation {
     const bool is_right = absl::StripAsciiWhitespace(text) == absl::StripAsciiWhitespace(item->expected);
     tally_.AddExactMatch(is_right);
     if (choices_.empty()) {
-      outcome->expected = std::string(absl::StripAsciiWhitespace(item->expected));
       outcome->predicted = std::string(absl::StripAsciiWhitespace(text));
       outcome->is_right = is_right;
     }

@@ -26,6 +26,7 @@ struct ExampleOutcome {
   std::string expected, predicted;  // labels, or, without choices, answers
   bool is_right = false;
   double confidence = 0;            // of the predicted choice among the choices; 0 without any
+  double logprob = 0;               // of the expected answer: the mean over its tokens that have loss, in nats
   int64_t prompt_tokens = 0;        // virtual ones left out
 };
 

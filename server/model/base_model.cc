@@ -12,6 +12,7 @@
 #include "common/log.h"
 #include "server/model/kernels/packed_weight.h"
 #include "server/model/kernels/quantized_matrix.h"
+#include "server/model/rope.h"
 #include "server/model/tensor_source.h"
 #include "server/model/torch_target.h"
 #include "server/tokenizer/load.h"
@@ -174,16 +175,13 @@ int64_t WeightBytes(const DecoderWeights& weights) {
   return bytes;
 }
 
-// Angles as transformers computes them: frequency, product and cosine in fp32, so that
-// long contexts agree with it to the last bit.
-absl::Status MakeRopeTable(TensorSource* source, BaseModel* model) {
-  const std::vector<double> frequencies = RopeFrequencies(model->config);
+absl::Status SetRopeTable(TensorSource* source, BaseModel* model) {
   if (source->Has("rope_freqs.weight")) {  // what it says is in the configuration's rope_scaling already
     ATTUNE_RETURN_IF_ERROR(source->Get("rope_freqs.weight", 0, model->config.head_dim / 2).status());
   }
-  at::Tensor angle = at::outer(at::arange(model->config.context, at::kFloat), at::tensor(frequencies, at::kFloat));
-  model->rope_cos_PH = angle.cos().to(DeviceOf(model->target));
-  model->rope_sin_PH = angle.sin().to(DeviceOf(model->target));
+  const RopeTable rope = MakeRopeTable(model->config);
+  model->rope_cos_PH = rope.cos_PH.to(DeviceOf(model->target));
+  model->rope_sin_PH = rope.sin_PH.to(DeviceOf(model->target));
   return absl::OkStatus();
 }
 
@@ -261,7 +259,7 @@ absl::StatusOr<std::shared_ptr<const BaseModel>> LoadBaseModel(const std::string
     ATTUNE_ASSIGN_OR_RETURN(model->config, source->Config());
     if (format == WeightFormat::kNone) return LoadTokenizerAndTemplate(*source, tokenizer_directory, model.get());
     ATTUNE_ASSIGN_OR_RETURN(model->weights, Loader(source.get(), model->config, target, format).Load());
-    ATTUNE_RETURN_IF_ERROR(MakeRopeTable(source.get(), model.get()));
+    ATTUNE_RETURN_IF_ERROR(SetRopeTable(source.get(), model.get()));
     ATTUNE_RETURN_IF_ERROR(source->CheckAllUsed());
     model->bytes = WeightBytes(model->weights);
     return LoadTokenizerAndTemplate(*source, tokenizer_directory, model.get());

@@ -21,6 +21,9 @@ absl::StatusOr<ModelRegistry::ImportOptions> ToImportOptions(const v1::ImportMod
   ModelRegistry::ImportOptions out;
   out.source_path = request.source_path();
   out.id = request.model_id();
+  if (!request.base_model().empty()) {
+    ATTUNE_ASSIGN_OR_RETURN(out.base_model, ParseName(kModels, request.base_model(), "base_model"));
+  }
   out.display_name = request.model().display_name();
   out.description = request.model().description();
   out.labels = ToMap(request.model().labels());

@@ -32,6 +32,7 @@ class AdaptersFixture : public ::testing::Test {
     options.import_roots = {temp_.File("roots")};
     options.export_root = temp_.File("exports");
     options.inspect = InspectModel;
+    options.inspect_adapter = InspectAdapter;
     registry_ = ModelRegistry::Open(temp_.File("models"), database_.get(), &clock_, options).value();
     for (const auto& [path, id] : {std::pair{"roots/tiny.gguf", "gguf"}, std::pair{"roots/tiny-hf", "hf"}}) {
       ModelRegistry::ImportOptions import;

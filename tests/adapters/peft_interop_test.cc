@@ -10,6 +10,7 @@
 #include <gtest/gtest.h>
 
 #include "absl/strings/str_cat.h"
+#include "common/error.h"
 #include "common/file.h"
 #include "nlohmann/json.hpp"
 #include "server/adapters/exporter.h"
@@ -97,6 +98,83 @@ TEST_F(PeftReferenceTest, PrefixTuningAgrees) { ExpectSameWithAdapter("prefix");
 TEST_F(PeftReferenceTest, Ia3Agrees) {
   ExpectSameWithAdapter("ia3");
   ExpectSameWithAdapter("ia3_outputs");
+}
+
+// Adapters that PEFT has written, brought in as a user does.
+class PeftImportTest : public PeftReferenceTest {
+ protected:
+  void SetUp() override {
+    PeftReferenceTest::SetUp();
+    if (IsSkipped() || HasFatalFailure()) return;
+    ModelRegistry::Options options;
+    options.import_roots = {folder_, temp_.path()};
+    options.export_root = temp_.File("exports");
+    options.inspect = InspectModel;
+    options.inspect_adapter = InspectAdapter;
+    registry_ = ModelRegistry::Open(temp_.File("models"), database_.get(), &clock_, options).value();
+    ASSERT_TRUE(Import("base", "").ok());
+    residency_ = std::make_unique<Residency>(registry_.get(), ComputeTarget{}, int64_t{1} << 40);
+  }
+
+  absl::StatusOr<ModelInfo> Import(const std::string& name, const std::string& base) {
+    return registry_->Import({.source_path = absl::StrCat(folder_, "/", name), .id = name == "ia3_outputs" ? "ia3-outputs" : name,
+                              .base_model = base});
+  }
+
+  TempFolder temp_;
+  ManualClock clock_;
+  std::unique_ptr<Database> database_ = Database::Open(":memory:").value();
+  std::unique_ptr<ModelRegistry> registry_;
+  std::unique_ptr<Residency> residency_;
+};
+
+TEST_F(PeftImportTest, EveryKindServesWithPeftsLogits) {
+  const std::map<std::string, ModelKind> kinds = {{"lora", ModelKind::kLora},
+                                                  {"prompt", ModelKind::kSoftPrompt},
+                                                  {"prefix", ModelKind::kPrefix},
+                                                  {"ia3", ModelKind::kIa3},
+                                                  {"ia3_outputs", ModelKind::kIa3}};
+  for (const auto& [name, kind] : kinds) {
+    const auto info = Import(name, "base");
+    ASSERT_TRUE(info.ok()) << name << ": " << info.status();
+    EXPECT_EQ(info->kind, kind);
+    EXPECT_EQ(info->base_model, "base");
+    EXPECT_EQ(info->architecture.layers, base_->config.layers);
+    const auto served = residency_->Acquire(info->id);
+    ASSERT_TRUE(served.ok()) << served.status();
+    ExpectSame((*served)->adapter.get(), name);
+  }
+  EXPECT_EQ(GetErrorDetails(registry_->Delete("base", "")).reason, "MODEL_IN_USE");
+}
+
+TEST_F(PeftImportTest, WhatIsExportedComesBackTheSame) {
+  ASSERT_TRUE(Import("lora", "base").ok());
+  const auto exported = ExportModel(*registry_, residency_.get(), "lora", ExportFormat::kPeft, "lora");
+  ASSERT_TRUE(exported.ok()) << exported.status();
+  const auto again = registry_->Import({.source_path = exported->path, .id = "again", .base_model = "base"});
+  ASSERT_TRUE(again.ok()) << again.status();
+  const auto served = residency_->Acquire("again");
+  ASSERT_TRUE(served.ok()) << served.status();
+  ExpectSame((*served)->adapter.get(), "lora");
+}
+
+TEST_F(PeftImportTest, RefusesWhatDoesNotFit) {
+  EXPECT_EQ(GetErrorDetails(Import("lora", "").status()).reason, "INVALID_FIELD");
+  EXPECT_TRUE(absl::IsNotFound(Import("lora", "none").status()));
+  ASSERT_TRUE(Import("prompt", "base").ok());
+  EXPECT_EQ(GetErrorDetails(Import("lora", "prompt").status()).reason, "BASE_IS_ADAPTER");
+  EXPECT_EQ(GetErrorDetails(registry_->Import({.source_path = folder_ + "/base", .id = "x", .base_model = "base"}).status()).reason,
+            "INVALID_FIELD");
+  // A base model of another shape.
+  ASSERT_TRUE(TinyModel::WriteHuggingFace(temp_.File("tiny"), 1).ok());
+  ASSERT_TRUE(registry_->Import({.source_path = temp_.File("tiny"), .id = "tiny"}).ok());
+  EXPECT_EQ(GetErrorDetails(Import("lora", "tiny").status()).reason, "BAD_ADAPTER");
+  // Pickled weights.
+  std::filesystem::create_directories(temp_.File("pickled"));
+  std::filesystem::copy_file(folder_ + "/lora/adapter_config.json", temp_.File("pickled/adapter_config.json"));
+  temp_.Write("pickled/adapter_model.bin", "weights");
+  EXPECT_EQ(GetErrorDetails(registry_->Import({.source_path = temp_.File("pickled"), .base_model = "base"}).status()).reason,
+            "PICKLE_REFUSED");
 }
 
 class PeftCheckTest : public AdaptersFixture {

@@ -7,13 +7,16 @@ Rows are JSON lines with `text` and `label`, or CSV with `text` and `category` (
 Kendall's tau-b between the seeds' qualities; --output keeps each comparison as JSON and its report as HTML.
 """
 import argparse
+import concurrent.futures
 import itertools
 import json
 import os
 import pathlib
+import queue
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
 import urllib.request
 
@@ -51,10 +54,10 @@ class Server:
         self._log.close()
 
 
-def upload(server, name, path):
+def upload(server, args, name, path):
     label = "category" if path.endswith(".csv") else "label"
-    server.attune("datasets", "upload", path, "--id", name, "--template", "Text: {{text}}\\nTopic:",
-                  "--completion-template", " {{%s}}" % label)
+    server.attune("datasets", "upload", path, "--id", name, "--template", args.template,
+                  "--completion-template", args.completion_template or " {{%s}}" % label)
 
 
 def compare(server, args, seed):
@@ -63,16 +66,16 @@ def compare(server, args, seed):
     command = ["compare", "--base", "base", "--data", "train", "--name", name, "--seed", str(seed), "--trials",
                str(args.trials), "--max-tokens", str(args.max_tokens), "--watch"]
     if args.test:
-        command += ["--test", "test", "--test-examples", "100000"]
-    for option, value in [("--methods", args.methods), ("--train-examples", args.train_examples)]:
+        command += ["--test", "test", "--test-examples", str(args.test_examples)]
+    for option, value in [("--methods", args.methods), ("--train-examples", args.train_examples), ("--metric", args.metric),
+                          ("--max-answer-tokens", args.max_answer_tokens)]:
         command += [option, str(value)] if value else []
-    if args.skip_side_effects:
-        command.append("--skip-side-effects")
+    for option, is_set in [("--skip-side-effects", args.skip_side_effects), ("--learning-curve", args.learning_curve)]:
+        command += [option] if is_set else []
     begin = time.monotonic()
     server.watch(*command)
     seconds = time.monotonic() - begin
     if args.output:
-        pathlib.Path(args.output).mkdir(parents=True, exist_ok=True)
         server.attune("comparisons", "report", name, "--output", os.path.join(args.output, name + ".html"))
     return json.loads(server.attune("--json", "comparisons", "show", name)), seconds
 
@@ -112,6 +115,47 @@ def kendall(first, second):
     return (concordant - discordant) / ((pairs - ties_first) * (pairs - ties_second)) ** 0.5
 
 
+def run_seed(args, seed, cpus):
+    """A comparison by a server of its own, on those CPUs."""
+    if cpus:
+        subprocess.run(["taskset", "-p", "-c", cpus, str(threading.get_native_id())], check=True, stdout=subprocess.DEVNULL)
+    if args.output:
+        pathlib.Path(args.output).mkdir(parents=True, exist_ok=True)
+    folder = tempfile.mkdtemp(prefix="attune_compare.")
+    server = Server(args, folder)
+    try:
+        server.attune("models", "import", os.path.abspath(args.model), "--id", "base")
+        upload(server, args, "train", args.train)
+        if args.test:
+            upload(server, args, "test", args.test)
+        comparison, seconds = compare(server, args, seed)
+        if args.output:
+            pathlib.Path(args.output, f"seed-{seed}.json").write_text(json.dumps(comparison, indent=1))
+        return comparison, seconds
+    finally:
+        server.stop()
+        if args.output:
+            shutil.copy(os.path.join(folder, "server.log"), os.path.join(args.output, f"seed-{seed}.log"))
+        shutil.rmtree(folder)
+
+
+def run_seeds(args):
+    """Every seed's comparison; as many at once as there are sets of CPUs."""
+    cpus = queue.Queue()
+    for one in args.cpus or [""]:
+        cpus.put(one)
+
+    def run(seed):
+        mine = cpus.get()
+        try:
+            return run_seed(args, seed, mine)
+        finally:
+            cpus.put(mine)
+
+    with concurrent.futures.ThreadPoolExecutor(cpus.qsize()) as pool:
+        yield from pool.map(run, range(1, args.seeds + 1))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
@@ -122,6 +166,14 @@ def main():
     parser.add_argument("--trials", type=int, default=1)
     parser.add_argument("--max-tokens", type=int, default=256)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--cpus", type=lambda text: text.split(";"), default=[],
+                        help="sets of CPUs, e.g. '0,1;2,3': a seed runs on each at once")
+    parser.add_argument("--test-examples", type=int, default=100000)
+    parser.add_argument("--metric", default="", help="as of attune compare")
+    parser.add_argument("--max-answer-tokens", type=int, default=0)
+    parser.add_argument("--learning-curve", action="store_true")
+    parser.add_argument("--template", default="Text: {{text}}\\nTopic:")
+    parser.add_argument("--completion-template", default="", help="default: the label or category")
     parser.add_argument("--jobs", type=int, default=1, help="at once; more finish sooner, and their times say less")
     parser.add_argument("--max-sequences", type=int, default=64)
     parser.add_argument("--skip-side-effects", action="store_true")
@@ -130,28 +182,13 @@ def main():
     parser.add_argument("--attuned", default=str(ROOT / "build/server/attuned"))
     parser.add_argument("--attune", default=str(ROOT / "build/client/attune"))
     args = parser.parse_args()
-    folder = tempfile.mkdtemp(prefix="attune_compare.")
-    server = Server(args, folder)
-    try:
-        server.attune("models", "import", os.path.abspath(args.model), "--id", "base")
-        upload(server, "train", args.train)
-        if args.test:
-            upload(server, "test", args.test)
-        qualities = []
-        for seed in range(1, args.seeds + 1):
-            comparison, seconds = compare(server, args, seed)
-            show(comparison, seconds)
-            if args.output:
-                pathlib.Path(args.output, f"seed-{seed}.json").write_text(json.dumps(comparison, indent=1))
-            qualities.append([measures(result).get("quality", {"value": -1})["value"] for result in comparison["results"]])
-        taus = [kendall(a, b) for a, b in itertools.combinations(qualities, 2)]
-        if taus:
-            print(f"\nKendall's tau between the seeds: {', '.join(f'{tau:.2f}' for tau in taus)}; mean {sum(taus) / len(taus):.2f}")
-    finally:
-        server.stop()
-        if args.output:
-            shutil.copy(os.path.join(folder, "server.log"), args.output)
-        shutil.rmtree(folder, ignore_errors=True)
+    qualities = []
+    for comparison, seconds in run_seeds(args):
+        show(comparison, seconds)
+        qualities.append([measures(result).get("quality", {"value": -1})["value"] for result in comparison["results"]])
+    taus = [kendall(a, b) for a, b in itertools.combinations(qualities, 2)]
+    if taus:
+        print(f"\nKendall's tau between the seeds: {', '.join(f'{tau:.2f}' for tau in taus)}; mean {sum(taus) / len(taus):.2f}")
 
 
 if __name__ == "__main__":

@@ -37,7 +37,8 @@ for shape_name, shape in SHAPES.items():
     # Time to the first token of a long prompt, new ones and one that was read before.
     WORK[f"{shape_name}-b1-p2000"] = shape | {"prompt": 2000, "new": 16, "batch": 1}
     WORK[f"{shape_name}-b1-p2000-again"] = WORK[f"{shape_name}-b1-p2000"] | {"same_prompts": True}
-    WORK[f"{shape_name}-b32-mixed"] = shape | TEXT | {"batch": 32, "models": ["base", "lora", "soft_prompt", "prefix", "ia3"], "rank": 16}
+    WORK[f"{shape_name}-b32-mixed"] = shape | TEXT | {
+        "batch": 32, "models": ["base", "text_prompt", "lora", "soft_prompt", "prefix", "ia3"], "rank": 16}
     # Half the requests fit at once: the others' pages are copied to the host and back, or computed anew.
     little = shape | {"prompt": 512, "new": 256, "batch": 128, "kv_tokens": 128 * (512 + 256) // 2}
     WORK[f"{shape_name}-b128-small-cache"] = little | {"swap_bytes": 16 << 30}

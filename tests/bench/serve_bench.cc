@@ -5,8 +5,9 @@
 //
 // WORK.json: {"device": "cuda", "precision": "bfloat16", "layers", "hidden", "intermediate",
 // "heads", "kv_heads", "vocab", "tied_head", "batch" (requests at once), "prompt", "new" (tokens),
-// "models" (a list of kinds that requests take in turn: "base", "lora", "soft_prompt", "prefix", "ia3"; each
-// request has an adapter of its own, or with "shared_adapter" all have one), "same_prompts" (in each round),
+// "models" (a list of kinds that requests take in turn: "base", "text_prompt", "lora", "soft_prompt", "prefix", "ia3"; each
+// request has an adapter of its own, or with "shared_adapter" all have one; a text prompt is the base model's weights after
+// "text_prompt_tokens", 200, the same for all), "same_prompts" (in each round),
 // "temperature", "top_p", "rank", "virtual_tokens", "kv_tokens", "swap_bytes", "rounds", "trace" (a file: a Chrome
 // trace of the last round's kernels)}. Prints one line of JSON: {"decode_seconds": [a round's steps that add a token to
 // every request and read no prompt], "decode_tokens": [...], "first_token_seconds": [of the first request], "seconds":
@@ -66,6 +67,14 @@ std::shared_ptr<const Adapter> RandomAdapter(const BaseModel& base, const std::s
   return adapter;
 }
 
+// The beginning of a text prompt's requests: of the base model's weights, under an identity of its own.
+std::vector<int32_t> TextPromptTokens(const Json& work) {
+  std::mt19937 random(77);
+  std::vector<int32_t> tokens(work.value("text_prompt_tokens", 200));
+  for (int32_t& token : tokens) token = static_cast<int32_t>(random() % work.at("vocab").get<int64_t>());
+  return tokens;
+}
+
 // When each step ended, and what was in it.
 class StepLog final : public EngineObserver {
  public:
@@ -97,6 +106,7 @@ absl::Status RunRound(const Json& work, int round, const std::vector<std::shared
   for (int i = 0; i < batch; ++i) {
     GenerateParams params;
     params.model = models[i];
+    if (models[i]->info.kind == ModelKind::kTextPrompt) params.prompt = TextPromptTokens(work);
     for (int t = 0; t < prompt; ++t) {
       params.prompt.push_back(static_cast<int32_t>(random() % work.at("vocab").get<int64_t>()));
     }
@@ -150,8 +160,11 @@ absl::StatusOr<Json> Run(const Json& work) {
     }
     auto model = std::make_shared<ServedModel>();
     model->base = base;
-    model->adapter = RandomAdapter(*base, kinds[i % kinds.size()], work);
-    model->uid = i + 1;
+    const std::string& kind = kinds[i % kinds.size()];
+    const bool is_text_prompt = kind == "text_prompt";
+    if (is_text_prompt) model->info.kind = ModelKind::kTextPrompt;
+    if (!is_text_prompt) model->adapter = RandomAdapter(*base, kind, work);
+    model->uid = is_text_prompt ? work.at("batch").get<int>() + 1 : i + 1;  // one for all of its requests
     models.push_back(std::move(model));
   }
   Synchronize(target);

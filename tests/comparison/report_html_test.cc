@@ -15,6 +15,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/comparison/measure_names.h"
+#include "server/comparison/report/report_missing.h"
 #include "server/comparison/report/report_names.h"
 #include "tests/comparison/report_sample.h"
 
@@ -80,6 +81,39 @@ void ExpectSound(const std::string& page) {
   }
 }
 
+TEST(ReportHtmlTest, LearningCurvesAndFreeTextHaveTheirPlace) {
+  Comparison comparison = SampleComparison();
+  comparison.metric = QualityMetric::kRougeL;
+  comparison.choices.clear();
+  comparison.spec.learning_curve = true;
+  comparison.spec.judge_model = "judge<1>";
+  for (Contender& contender : comparison.contenders) {
+    if (contender.kind != ContenderKind::kLora) continue;
+    Trial done;
+    done.state = Trial::State::kDone;
+    done.validation = {"quality", 0.625, 0.5, 0.75, 50};
+    Trial failed;
+    failed.state = Trial::State::kFailed;
+    failed.error = "out of <memory>";
+    contender.curve = {{1234, done}, {2468, failed}};
+    contender.Set({std::string(kRougeL), 0.4375, 0.4, 0.5, 100});
+    contender.Set({std::string(kTwiceTheData), 0.813, 0.78, 0.84, 0});
+    contender.Set(Figure(kTrainingMemory, 2.5e9));
+  }
+  const std::string page = Page(comparison);
+  ExpectSound(page);
+  EXPECT_THAT(page, HasSubstr("id=\"curves\""));
+  EXPECT_THAT(page, HasSubstr("1,234 rows"));
+  EXPECT_THAT(page, HasSubstr("out of &lt;memory&gt;"));
+  EXPECT_THAT(page, HasSubstr("twice as many"));
+  EXPECT_THAT(page, HasSubstr("81.3%"));
+  EXPECT_THAT(page, HasSubstr("ROUGE-L"));
+  EXPECT_THAT(page, HasSubstr("2.50 GB"));
+  EXPECT_THAT(page, HasSubstr("--learning-curve"));
+  EXPECT_THAT(page, HasSubstr("--metric rouge-l"));
+  EXPECT_THAT(page, HasSubstr("judge&lt;1&gt;"));
+}
+
 TEST(ReportHtmlTest, SampleHasEveryContenderMeasureAndVerdict) {
   const Comparison comparison = SampleComparison();
   const std::string page = Page(comparison);
@@ -89,7 +123,11 @@ TEST(ReportHtmlTest, SampleHasEveryContenderMeasureAndVerdict) {
     EXPECT_THAT(page, HasSubstr(contender.note));
     EXPECT_THAT(page, HasSubstr(contender.model));
   }
-  for (const MeasureInfo& info : MeasureInfos()) EXPECT_THAT(page, HasSubstr(std::string(info.title)));
+  for (const MeasureInfo& info : MeasureInfos()) {
+    if (IsMeasured(comparison, info.name)) EXPECT_THAT(page, HasSubstr(std::string(info.title)));
+  }
+  EXPECT_THAT(page, Not(HasSubstr("ROUGE-L"))) << "what nobody measured is not explained";
+  EXPECT_THAT(page, Not(HasSubstr("id=\"curves\"")));
   EXPECT_THAT(page, HasSubstr(absl::StrReplaceAll(comparison.verdict, {{"'", "&#39;"}})));
   EXPECT_THAT(page, HasSubstr("Take <strong>LoRA</strong>"));
   EXPECT_THAT(page, HasSubstr("97.8%</span> <span class=\"range\">97.2–98.4%"));

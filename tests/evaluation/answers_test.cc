@@ -122,19 +122,18 @@ TEST_F(AnswersTest, JudgesPromptsAreChecked) {
   EXPECT_EQ(GetErrorDetails(CheckJudgePrompt("{{")).reason, "BAD_TEMPLATE");
 }
 
-TEST_F(AnswersTest, MemorizedIsWhatComesBackWordForWord) {
-  // A FakeTokenizer's token is a byte: 50 of them are shown, and as many must follow.
+TEST_F(AnswersTest, RecitedIsALongAnswerThatComesBackWordForWord) {
+  // A FakeTokenizer's token is a byte. The first 50 of an answer count.
   const Task task = Ask({std::string(200, 'b'), std::string(200, 'c'), "short"});
   engine_.SetGenerator([](const GenerateParams& params, int) {
-    EXPECT_EQ(params.prompt.size(), 50u);
-    return FakeEngine::Say(std::string(params.max_tokens, 'b'));
+    EXPECT_EQ(params.max_tokens, 50);
+    return FakeEngine::Say(" " + std::string(params.max_tokens, 'b'));
   });
-  const auto memorized = MemorizedBy(&engine_, model_, task, Always);
-  ASSERT_TRUE(memorized.ok()) << memorized.status();
-  EXPECT_EQ(memorized->name, kMemorized);
-  EXPECT_EQ(memorized->count, 2) << "the short row proves nothing";
-  EXPECT_EQ(memorized->value, 0.5);
-  EXPECT_EQ(MemorizedBy(&engine_, model_, Ask({"short"}), Always)->count, 0);
+  const auto recited = RecitedBy(&engine_, model_, task, Always);
+  ASSERT_TRUE(recited.ok()) << recited.status();
+  EXPECT_EQ(recited->count, 2) << "the short answer proves nothing";
+  EXPECT_EQ(recited->value, 0.5);
+  EXPECT_EQ(RecitedBy(&engine_, model_, Ask({"short"}), Always)->count, 0);
 }
 
 TEST_F(AnswersTest, WorkStopsWhenToldTo) {

@@ -1,5 +1,6 @@
 #include "server/comparison/comparison_manager.h"
 
+#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <set>
@@ -50,7 +51,9 @@ class ComparisonManagerTest : public ::testing::Test {
     EXPECT_TRUE(models_->Import({.source_path = folder_.File("base.gguf"), .id = "base"}).ok());
     store_ = *ComparisonStore::Open(database_.get(), &clock_);
     runner_.SetDefault([this](const Job& job, JobControl& control) { return PublishModel(job, control); });
-    jobs_ = std::make_unique<JobManager>(job_store_.get(), &runner_, &clock_, JobManager::Options());
+    JobManager::Options options;
+    options.max_concurrent_jobs = 4;
+    jobs_ = std::make_unique<JobManager>(job_store_.get(), &runner_, &clock_, options);
     EXPECT_TRUE(jobs_->Start().ok());
     engine_.SetScorer([this](const ScoreParams& params, const std::vector<int32_t>& tokens) { return Score(params, tokens); });
     engine_.SetGenerator([this](const GenerateParams& params, int) { return FakeEngine::Say(Answer(params)); });
@@ -68,7 +71,7 @@ class ComparisonManagerTest : public ::testing::Test {
   void Upload(const std::string& id, const std::string& rows, const std::string& completion = " {{label}}") {
     DatasetStore::UploadOptions options;
     options.info.id = id;
-    options.info.prompt_template = "T: {{text}} M:";
+    if (!completion.empty()) options.info.prompt_template = "T: {{text}} M:";
     options.info.completion_template = completion;
     auto upload = datasets_->BeginUpload(options);
     ASSERT_TRUE(upload.ok()) << upload.status();
@@ -324,6 +327,48 @@ TEST_F(ComparisonManagerTest, FreeTextIsJudgedAsSuitsIt) {
   EXPECT_EQ(Value(done, Kind::kZeroShot, kQuality), 0);
 }
 
+TEST_F(ComparisonManagerTest, FewRowsToTrainOnAreNotChosenByMany) {
+  std::string rows;
+  for (int i = 0; i < 1600; ++i) absl::StrAppend(&rows, MoodRow(i));
+  Upload("many", rows);
+  ComparisonSpec spec = Spec({Kind::kZeroShot, Kind::kLora});
+  spec.dataset = "many";
+  spec.max_test_examples = 40;
+  spec.max_train_examples = 200;
+  const Comparison done = Run(spec);
+  EXPECT_EQ(done.train_examples, 200);
+  EXPECT_EQ(done.validation_examples, 100) << "of 160";
+  EXPECT_EQ(done.test_examples, 40);
+}
+
+TEST_F(ComparisonManagerTest, PlainTextIsComparedByLikelihood) {
+  std::string rows;
+  for (int i = 0; i < 60; ++i) absl::StrAppend(&rows, "{\"text\":\"row", i, " is glad and good\"}\n");
+  Upload("prose", rows, "");
+  ComparisonSpec spec = Spec({});
+  spec.dataset = "prose";
+  engine_.SetScorer([](const ScoreParams& params, const std::vector<int32_t>& tokens) {
+    return FakeEngine::Uniform(tokens, params.model->info.id == "base" ? -2 : -0.5, true);
+  });
+  Comparison done = Run(spec);
+  ASSERT_EQ(done.state, ComparisonState::kSucceeded) << done.state_reason;
+  EXPECT_EQ(done.metric, QualityMetric::kLikelihood);
+  EXPECT_EQ(done.contenders.size(), 7u) << "no prompts";
+  EXPECT_NEAR(Value(done, Kind::kZeroShot, kQuality), std::exp(-2), 1e-6);
+  spec.contenders = {Kind::kZeroShot, Kind::kTextPrompt};
+  spec.id = "prompted";
+  EXPECT_EQ(GetErrorDetails(manager_->Create(spec, "").status()).violations[0].field, "comparison.contenders");
+  EXPECT_NEAR(Value(done, Kind::kLora, kQuality), std::exp(-0.5), 1e-6);
+  EXPECT_NEAR(Value(done, Kind::kLora, kPerplexity), std::exp(0.5), 1e-6);
+  EXPECT_EQ(done.FindContender(Kind::kLora)->Find(kBleu), nullptr);
+  EXPECT_THAT(done.disagreements, IsEmpty());
+
+  spec = Spec({Kind::kZeroShot, Kind::kLora}, "text");
+  spec.dataset = "prose";
+  spec.metric = QualityMetric::kRougeL;
+  EXPECT_EQ(Run(spec).error->reason, "NO_ANSWERS");
+}
+
 TEST_F(ComparisonManagerTest, OneContendersErrorIsItsOwn) {
   runner_.SetScript("cmp-c-full-1", [](const Job&, JobControl& control) -> absl::StatusOr<JobOutcome> {
     ATTUNE_RETURN_IF_ERROR(control.SetRunning({}, {}));
@@ -350,6 +395,9 @@ TEST_F(ComparisonManagerTest, CancelEndsAQueuedOneAtOnceAndARunningOneWithItsJob
   EXPECT_THAT(*store_->ActiveUsersOfDataset("mood"), ElementsAre("c"));
   EXPECT_THAT(*store_->ActiveUsersOfDataset("cmp-c-train"), ElementsAre("c"));
   EXPECT_THAT(*store_->ActiveUsersOfDataset("cmp-d-train"), IsEmpty());
+  EXPECT_THAT(*store_->ActiveUsersOfModel("cmp-c-lora-1"), ElementsAre("c"));
+  EXPECT_THAT(*store_->ActiveNamersOfModel("cmp-c-lora-1"), IsEmpty()) << "what it made it may delete";
+  EXPECT_THAT(*store_->ActiveNamersOfModel("base"), ElementsAre("c"));
   ASSERT_TRUE(manager_->Cancel("c").ok());
   EXPECT_EQ(AwaitEnd().state, ComparisonState::kCancelled);
   while (!IsFinal(jobs_->Get("cmp-c-lora-1")->state)) std::this_thread::yield();
@@ -376,11 +424,144 @@ TEST_F(ComparisonManagerTest, ARestartGoesOnWhereItWas) {
 TEST_F(ComparisonManagerTest, ANameCanBeUsedAgain) {
   ASSERT_EQ(Run(Spec({Kind::kZeroShot, Kind::kLora})).state, ComparisonState::kSucceeded);
   ASSERT_TRUE(manager_->Delete("c").ok());
+  ASSERT_TRUE(datasets_->Delete("cmp-c-train").ok());  // whatever else is left is enough
   clock_.Advance(absl::Seconds(1));
   const Comparison again = Run(Spec({Kind::kZeroShot, Kind::kLora}));
   ASSERT_EQ(again.state, ComparisonState::kSucceeded) << again.state_reason;
   EXPECT_THAT(again.contenders[1].model, Not("cmp-c-lora-1"));
   EXPECT_THAT(ModelIds(), UnorderedElementsAre("base", "cmp-c-lora-1", again.contenders[1].model));
+}
+
+TEST_F(ComparisonManagerTest, ARestartInALearningCurveRepeatsNothing) {
+  absl::Notification may_end;
+  runner_.SetScript("cmp-c-lora-half", [&](const Job& job, JobControl& control) {
+    may_end.WaitForNotification();
+    return PublishModel(job, control);
+  });
+  ComparisonSpec spec = Spec({Kind::kZeroShot, Kind::kLora});
+  spec.learning_curve = true;
+  MustCreate(spec);
+  const auto is_quarter_done = [&] {
+    const std::vector<CurveTrial> curve = manager_->Get("c")->FindContender(Kind::kLora)->curve;
+    return curve.size() == 3 && curve[1].trial.state == Trial::State::kDone;
+  };
+  while (!is_quarter_done()) std::this_thread::yield();
+  EXPECT_THAT(ModelIds(), Not(Contains("cmp-c-lora-quarter"))) << "gone once it is measured";
+  Restart();
+  may_end.Notify();
+  const Comparison done = AwaitEnd();
+  ASSERT_EQ(done.state, ComparisonState::kSucceeded) << done.state_reason;
+  for (const CurveTrial& point : done.FindContender(Kind::kLora)->curve) EXPECT_EQ(point.trial.state, Trial::State::kDone);
+  EXPECT_EQ(runner_.started().size(), 4u);
+  EXPECT_THAT(ModelIds(), UnorderedElementsAre("base", "cmp-c-lora-1"));
+}
+
+TEST_F(ComparisonManagerTest, CancelInALearningCurveStopsItsJobs) {
+  runner_.SetScript("cmp-c-lora-half", &FakeRunner::RunUntilStopped);
+  ComparisonSpec spec = Spec({Kind::kZeroShot, Kind::kLora});
+  spec.learning_curve = true;
+  MustCreate(spec);
+  while (!jobs_->Get("cmp-c-lora-half").ok()) std::this_thread::yield();
+  ASSERT_TRUE(manager_->Cancel("c").ok());
+  EXPECT_EQ(AwaitEnd().state, ComparisonState::kCancelled);
+  while (!IsFinal(jobs_->Get("cmp-c-lora-half")->state)) std::this_thread::yield();
+  EXPECT_EQ(jobs_->Get("cmp-c-lora-half")->state, JobState::kCancelled);
+}
+
+TEST_F(ComparisonManagerTest, ACurveThatRisesForeseesMore) {
+  // Of "lora" trained on few rows more answers are wrong: those of rows that end in a digit below a limit.
+  engine_.SetScorer([this](const ScoreParams& params, const std::vector<int32_t>& tokens) {
+    const std::string prompt = tokenizer_.Decode(params.prompt, true), answer = tokenizer_.Decode(tokens, true);
+    const std::string& model = params.model->info.id;
+    const char limit = absl::StrContains(model, "eighth") ? '5' : absl::StrContains(model, "quarter") ? '3'
+                       : absl::StrContains(model, "half") ? '2' : absl::StrContains(model, "lora") ? '1' : '9';
+    const size_t space = prompt.find(' ', prompt.find("row"));
+    const bool is_right = prompt[space - 1] >= limit;
+    const bool is_true = absl::StrContains(answer, absl::StrContains(prompt, "good") ? "glad" : "sad");
+    return FakeEngine::Uniform(tokens, is_true == is_right ? -0.1 : -2, true);
+  });
+  std::string rows, choosing;
+  for (int i = 0; i < 4000; ++i) absl::StrAppend(i % 2 ? &rows : &choosing, MoodRow(i / 2));
+  Upload("many", rows);
+  Upload("choosing", choosing);
+  ComparisonSpec spec = Spec({Kind::kZeroShot, Kind::kLora});
+  spec.dataset = "many";
+  spec.validation_dataset = "choosing";
+  spec.learning_curve = true;
+  const Comparison done = Run(spec);
+  ASSERT_EQ(done.state, ComparisonState::kSucceeded) << done.state_reason;
+  const Contender& lora = *done.FindContender(Kind::kLora);
+  EXPECT_NEAR(lora.curve[0].trial.validation.value, 0.5, 0.02);
+  EXPECT_NEAR(lora.curve[2].trial.validation.value, 0.8, 0.02);
+  EXPECT_NEAR(lora.trials[0].validation.value, 0.9, 0.02);
+  EXPECT_GT(Value(done, Kind::kLora, kTwiceTheData), 0.9);
+  EXPECT_LT(Value(done, Kind::kLora, kTwiceTheData), 1);
+  EXPECT_EQ(done.FindContender(Kind::kZeroShot)->Find(kTwiceTheData), nullptr);
+}
+
+TEST_F(ComparisonManagerTest, AJobThatSomebodyDeletesFailsItsTrialAlone) {
+  absl::Notification may_end;
+  runner_.SetScript("cmp-c-ia3-1", [&](const Job& job, JobControl& control) {
+    may_end.WaitForNotification();
+    return PublishModel(job, control);
+  });
+  MustCreate(Spec({Kind::kZeroShot, Kind::kIa3, Kind::kLora}));
+  while (!jobs_->Get("cmp-c-lora-1").ok() || !IsFinal(jobs_->Get("cmp-c-lora-1")->state)) std::this_thread::yield();
+  ASSERT_TRUE(jobs_->Delete("cmp-c-lora-1", "").ok());
+  may_end.Notify();
+  const Comparison done = AwaitEnd();
+  ASSERT_EQ(done.state, ComparisonState::kSucceeded) << done.state_reason;
+  EXPECT_EQ(done.FindContender(Kind::kLora)->state, Contender::State::kFailed);
+  EXPECT_THAT(done.FindContender(Kind::kLora)->note, HasSubstr("deleted"));
+  EXPECT_GT(done.FindContender(Kind::kIa3)->rank, 0);
+}
+
+TEST_F(ComparisonManagerTest, AnswersThatComeBackOnlyWhereTheyWereTrainedAreMemorized) {
+  std::string rows;
+  for (int i = 0; i < 60; ++i) {
+    absl::StrAppend(&rows, "{\"text\":\"row", i, " good\",\"answer\":\"secret number ", i, " of a long list\"}\n");
+  }
+  Upload("secrets", rows, " {{answer}}");
+  std::set<std::string> trained;  // rows that "lora" has seen
+  engine_.SetGenerator([&](const GenerateParams& params, int) {
+    const std::string prompt = tokenizer_.Decode(params.prompt, true);
+    const size_t begin = prompt.find("row") + 3;
+    const std::string number = prompt.substr(begin, prompt.find(' ', begin) - begin);
+    const bool knows = absl::StrContains(params.model->info.id, "lora") && trained.contains(number);
+    FakeEngine::Answer answer = FakeEngine::Say(knows ? absl::StrCat(" secret number ", number, " of a long list") : " no");
+    answer.tokens.push_back(FakeTokenizer::kEos);
+    return answer;
+  });
+  runner_.SetDefault([&](const Job& job, JobControl& control) {
+    const std::vector<Row> seen = datasets_->ReadRows(job.spec.dataset).value();
+    for (const Row& row : seen) {
+      const std::string& text = row.columns.at("text");
+      trained.insert(text.substr(3, text.find(' ') - 3));
+    }
+    return PublishModel(job, control);
+  });
+  ComparisonSpec spec = Spec({Kind::kZeroShot, Kind::kLora});
+  spec.dataset = "secrets";
+  spec.skip_side_effects = false;
+  const Comparison done = Run(spec);
+  ASSERT_EQ(done.state, ComparisonState::kSucceeded) << done.state_reason;
+  EXPECT_EQ(Value(done, Kind::kLora, kMemorized), 1);
+  EXPECT_GT(done.FindContender(Kind::kLora)->Find(kMemorized)->lower, 0.3);
+  EXPECT_EQ(done.FindContender(Kind::kZeroShot)->Find(kMemorized), nullptr);
+}
+
+TEST_F(ComparisonManagerTest, ARetentionSetThatCannotBeAskedIsRefusedAtOnce) {
+  DatasetStore::UploadOptions chats;
+  chats.info.id = "chats";
+  auto upload = datasets_->BeginUpload(chats);
+  ASSERT_TRUE((*upload)->Append("{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"},"
+                                "{\"role\":\"assistant\",\"content\":\"glad\"}]}\n").ok());
+  ASSERT_TRUE((*upload)->Commit().ok());
+  ComparisonSpec spec = Spec({Kind::kZeroShot, Kind::kLora});
+  spec.retention_dataset = "chats";
+  spec.skip_side_effects = false;
+  EXPECT_EQ(Run(spec).error->reason, "NO_CHAT_TEMPLATE");
+  EXPECT_THAT(runner_.started(), IsEmpty());
 }
 
 TEST_F(ComparisonManagerTest, WhatCannotWorkIsRefusedBeforeAnythingIsSpent) {
@@ -408,6 +589,8 @@ TEST_F(ComparisonManagerTest, WhatCannotWorkIsRefusedBeforeAnythingIsSpent) {
   EXPECT_EQ(GetErrorDetails(refused).violations.size(), 4u) << refused;
   spec = Spec({Kind::kZeroShot, Kind::kLora}, "none");
   spec.retention_dataset = "none";
+  EXPECT_EQ(GetErrorDetails(manager_->Create(spec, "").status()).violations[0].field, "comparison.retention_dataset");
+  spec.skip_side_effects = false;
   EXPECT_TRUE(absl::IsNotFound(manager_->Create(spec, "").status()));
 }
 

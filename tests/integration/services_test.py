@@ -129,6 +129,24 @@ class ServicesTest(unittest.TestCase):
                                                                             destination="../outside"))
         self.assertIn(context.exception.code(), (Code.INVALID_ARGUMENT, Code.PERMISSION_DENIED))
 
+    def test_an_exported_adapter_comes_back_the_same(self):
+        exported = self.server.models.ExportModel(model_service.ExportModelRequest(
+            name="models/mood-lora", format=model_service.ExportModelRequest.PEFT, destination="to-import"))
+        source = os.path.join(self.server.data_dir, "import", "mood-again")
+        shutil.copytree(exported.path, source)
+        request = model_service.ImportModelRequest
+        with self.assertRaises(grpc.RpcError) as context:
+            self.server.models.ImportModel(request(source_path=source))
+        self.assertEqual(Error(context.exception).fields, ["base_model"])
+        again = self.server.models.ImportModel(request(source_path=source, base_model="models/smollm2"))
+        self.assertEqual((again.name, again.kind, again.base_model), ("models/mood-again", model.Model.LORA, "models/smollm2"))
+        answers = [self.server.generation.Classify(generation.ClassifyRequest(
+            model=name, prompt=generation.Prompt(text="Text: What a dreadful day\nMood:"), choices=["glad", "sad"]))
+            for name in ("models/mood-lora", "models/mood-again")]
+        for first, second in zip(*(answer.choices for answer in answers)):
+            self.assertEqual(first.label, second.label)
+            self.assertAlmostEqual(first.probability, second.probability, delta=0.01)
+
     # Datasets.
 
     def test_uploaded_dataset(self):

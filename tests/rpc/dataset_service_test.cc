@@ -196,6 +196,25 @@ TEST_F(DatasetServiceTest, IsNotDeletedWhileAJobNeedsIt) {
   EXPECT_EQ(Listed(), "");
 }
 
+TEST_F(DatasetServiceTest, IsNotDeletedWhileAComparisonNeedsIt) {
+  AddDataset("data", kRows);
+  ComparisonSpec spec;
+  spec.id = "c";
+  spec.retention_dataset = "data";
+  ASSERT_TRUE(comparison_store_->Create(spec, "").ok());
+  v1::DeleteDatasetRequest request;
+  request.set_name("datasets/data");
+  google::protobuf::Empty empty;
+  grpc::ClientContext first;
+  EXPECT_EQ(Reason(stub_->DeleteDataset(&first, request, &empty)), "DATASET_IN_USE");
+  ASSERT_TRUE(comparison_store_->Update("c", [](Comparison& comparison) {
+    comparison.state = ComparisonState::kFailed;
+    return absl::OkStatus();
+  }).ok());
+  grpc::ClientContext second;
+  EXPECT_TRUE(stub_->DeleteDataset(&second, request, &empty).ok());
+}
+
 TEST_F(DatasetServiceTest, PreviewsWhatTrainingSees) {
   AddDataset("data", kRows);
   AddServed("base");

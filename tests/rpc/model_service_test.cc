@@ -163,6 +163,24 @@ TEST_F(ModelServiceTest, DeletesAndForgetsUnlessNeeded) {
   EXPECT_EQ(Reason(status), "MODEL_IN_USE");
 }
 
+TEST_F(ModelServiceTest, IsNotDeletedWhileAComparisonNeedsIt) {
+  v1::Model model;
+  ASSERT_TRUE(Import(folder_.Write("judge.gguf", "weights"), &model).ok());
+  ComparisonSpec spec;
+  spec.id = "c";
+  spec.base_model = "base";
+  spec.judge_model = "imported";
+  ASSERT_TRUE(comparison_store_->Create(spec, "").ok());
+  const grpc::Status status = Delete("models/imported");
+  EXPECT_EQ(Reason(status), "MODEL_IN_USE");
+  EXPECT_THAT(status.error_message(), testing::HasSubstr("comparisons"));
+  ASSERT_TRUE(comparison_store_->Update("c", [](Comparison& comparison) {
+    comparison.state = ComparisonState::kCancelled;
+    return absl::OkStatus();
+  }).ok());
+  EXPECT_TRUE(Delete("models/imported").ok());
+}
+
 TEST_F(ModelServiceTest, ExportsBelowTheRootOnly) {
   v1::ExportModelResponse response;
   for (const char* destination : {"/abs", "../x", "a/../b", "a//b", "."}) {

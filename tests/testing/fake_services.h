@@ -442,6 +442,15 @@ class FakeComparisons : public v1::ComparisonService::Service {
     }
     return cut ? state_->leg_status : grpc::Status::OK;
   }
+  // As asked for, with a name.
+  grpc::Status CreateComparison(grpc::ServerContext*, const v1::CreateComparisonRequest* request,
+                                v1::Comparison* response) override {
+    FAKE_ENTER("CreateComparison");
+    *response = request->comparison();
+    response->set_name(absl::StrCat("comparisons/", request->comparison_id()));
+    state_->comparisons[response->name()] = *response;
+    return grpc::Status::OK;
+  }
   grpc::Status GetComparison(grpc::ServerContext*, const v1::GetComparisonRequest* request,
                              v1::Comparison* response) override {
     FAKE_ENTER("GetComparison");

@@ -45,9 +45,13 @@ std::string WhyMissing(const Comparison& comparison, const Contender& contender,
     return "no retention set was given";
   }
   if (measure == kTwiceTheData) {
-    return comparison.spec.learning_curve ? "the learning curve does not tell" : "no learning curve was asked for";
+    if (!comparison.spec.learning_curve) return "no learning curve was asked for";
+    return contender.curve.empty() ? "it has no learning curve" : "the learning curve does not tell";
   }
-  if (measure == kMemorized) return "the training examples are too short to tell";
+  if (measure == kConsistency && comparison.metric == QualityMetric::kLikelihood) return "nothing is answered";
+  if (measure == kMemorized) {
+    return ChangesWeights(contender.kind) ? "the answers are too short to tell" : "the model itself is not changed";
+  }
   if (IsOfText(measure) && !comparison.choices.empty()) return "the answers are chosen among labels";
   if (measure == kJsonValid) return "the expected answers are no JSON";
   if (measure == kPatternMatch) return "no pattern was given";

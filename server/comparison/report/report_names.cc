@@ -90,6 +90,8 @@ absl::string_view MetricTitle(QualityMetric metric) {
       return "right form: the generated answer matches the pattern";
     case QualityMetric::kJudge:
       return "approved answers: another model finds that they say the same as the expected ones";
+    case QualityMetric::kLikelihood:
+      return "likelihood: how probable the model finds the expected text, a token of it on average (the inverse of perplexity)";
   }
   return "";
 }
@@ -143,8 +145,9 @@ MeasureMeaning MeaningOf(absl::string_view measure) {
        {"How much of the quality on the retention set was lost against the base model, in percentage points.",
         "Lower is better. An interval across zero: no loss was shown."}},
       {kMemorized,
-       {"Share of long training examples whose second part the model writes word for word after the first.",
-        "Compare it with the base model’s: what stands above that was learnt by heart and may be told to others."}},
+       {"Share of training examples whose long answers the model writes word for word, less the same share of validation "
+        "examples, in percentage points.",
+        "Near zero is best. What stands above was learnt by heart, and may be told to others."}},
       {kTwiceTheData,
        {"Quality that the learning curve foresees on the validation examples with twice as many to train on.",
         "Only told where the points suffice. Little above what was measured: more data brings little."}},

@@ -26,7 +26,7 @@ std::string ThreeDigits(double number) {
 }
 
 bool IsDifferenceOfShares(absl::string_view name) {
-  return name == kForgetting || name == kRetentionLoss || name == kOverfitting;
+  return name == kForgetting || name == kRetentionLoss || name == kOverfitting || name == kMemorized;
 }
 
 std::string HundredthsText(double share) { return Fixed(share * 100, 1); }
