@@ -332,6 +332,8 @@ class ServerImpl final : public Server {
     model.job_store = job_store_.get();
     model.drop = [this](absl::string_view id) { residency_->Drop(id); };
     model.export_model = [this](const ExportRequest& request) { return Export(request); };
+    model.served = provider;
+    model.engine = engine_.get();
     model.metrics = metrics_.get();
     model_service_ = std::make_unique<ModelService>(std::move(model));
     generation_service_ = std::make_unique<GenerationService>(

@@ -43,12 +43,25 @@ std::string PrintableLines(const std::string& text) {
 
 std::string Variables(const v1::TextPrompt::Example& example) { return FormatLabels(example.columns()); }
 
+std::string DescribeExamples(const v1::TextPrompt::Trial& trial) {
+  if (trial.retrieved_examples() == 0) return absl::StrCat(trial.examples());
+  return absl::StrCat(trial.retrieved_examples(), " similar");
+}
+
+// Empty without a pool.
+std::string DescribePool(const v1::TextPrompt& prompt) {
+  if (!prompt.has_pool()) return "";
+  return absl::StrCat("the ", prompt.pool().retrieved_examples(), " of ", prompt.pool().examples_size(),
+                      " examples that are most similar to a request's input");
+}
+
 void PrintPrompt(std::ostream& out, const v1::TextPrompt& prompt) {
   PrintFields(out, {
                        {"instruction", prompt.instruction().empty() ? "" : Quoted(prompt.instruction())},
                        {"input template", Quoted(prompt.input_template())},
                        {"output template", Quoted(prompt.output_template())},
                        {"edited from", prompt.edited_from()},
+                       {"retrieved", DescribePool(prompt)},
                    });
   for (int i = 0; i < prompt.examples_size(); ++i) {
     out << "example " << i + 1 << "  " << Printable(Variables(prompt.examples(i))) << "\n";
@@ -61,8 +74,7 @@ void PrintPrompt(std::ostream& out, const v1::TextPrompt& prompt) {
   Table trials({"SCORE", "LOWER", "UPPER", "ROWS", "EXAMPLES", "ORIGIN", "INSTRUCTION"});
   for (const auto& trial : prompt.trials()) {
     trials.Add({FormatNumber(trial.score()), FormatNumber(trial.lower()), FormatNumber(trial.upper()),
-                absl::StrCat(trial.rows()), absl::StrCat(trial.examples()), trial.origin(),
-                Printable(trial.instruction())});
+                absl::StrCat(trial.rows()), DescribeExamples(trial), trial.origin(), Printable(trial.instruction())});
   }
   if (trials.empty()) return;
   out << "\n";
@@ -85,12 +97,26 @@ void AddShow(CLI::App* group, Context* context) {
       if (args->is_template) {
         ATTUNE_ASSIGN_OR_RETURN(v1::Model model, GetModel(client, args->id));
         context->out << PrintableLines(model.prompt_template());
+        if (prompt.has_pool()) context->err << "Before the input each request gets " << DescribePool(prompt) << ".\n";
       } else {
         context->json ? PrintJson(context->out, prompt) : PrintPrompt(context->out, prompt);
       }
       return kExitOk;
     };
   });
+}
+
+// The prompt template; of a text prompt with a pool, what is retrieved, too.
+absl::StatusOr<std::string> LinesToCompare(Client* client, const v1::Model& model) {
+  std::string lines = PrintableLines(model.prompt_template());
+  if (model.kind() != v1::Model::TEXT_PROMPT) return lines;
+  ATTUNE_ASSIGN_OR_RETURN(const v1::TextPrompt prompt, GetPrompt(client, BareName(model.name())));
+  if (!prompt.has_pool()) return lines;
+  absl::StrAppend(&lines, "\nRetrieved: ", DescribePool(prompt), "\n");
+  for (const v1::TextPrompt::Example& example : prompt.pool().examples()) {
+    absl::StrAppend(&lines, Printable(Variables(example)), "\n");
+  }
+  return lines;
 }
 
 void AddDiff(CLI::App* group, Context* context) {
@@ -106,8 +132,9 @@ void AddDiff(CLI::App* group, Context* context) {
       ATTUNE_ASSIGN_OR_RETURN(Client * client, context->client());
       ATTUNE_ASSIGN_OR_RETURN(v1::Model a, GetModel(client, args->a));
       ATTUNE_ASSIGN_OR_RETURN(v1::Model b, GetModel(client, args->b));
-      context->out << UnifiedDiff(a.name(), PrintableLines(a.prompt_template()), b.name(),
-                                  PrintableLines(b.prompt_template()));
+      ATTUNE_ASSIGN_OR_RETURN(const std::string lines_a, LinesToCompare(client, a));
+      ATTUNE_ASSIGN_OR_RETURN(const std::string lines_b, LinesToCompare(client, b));
+      context->out << UnifiedDiff(a.name(), lines_a, b.name(), lines_b);
       return kExitOk;
     };
   });
@@ -131,21 +158,32 @@ struct TextArgs {
   }
 };
 
+using Examples = google::protobuf::RepeatedPtrField<v1::TextPrompt::Example>;
+
 // '{"text": "...", "label": "..."}'.
-absl::Status AddExample(const std::string& json, v1::TextPrompt* prompt) {
+absl::Status AddExample(const std::string& json, Examples* out) {
   const std::string message = absl::StrCat("{\"columns\": ", json, "}");
-  if (google::protobuf::util::JsonStringToMessage(message, prompt->add_examples()).ok()) return absl::OkStatus();
-  return UsageError(absl::StrCat("--example: '", Printable(json),
+  if (google::protobuf::util::JsonStringToMessage(message, out->Add()).ok()) return absl::OkStatus();
+  return UsageError(absl::StrCat("'", Printable(json),
                                  "' is no JSON object of strings, such as {\"text\": \"...\", \"label\": \"...\"}"));
 }
 
-absl::Status AddExamples(const std::vector<std::string>& examples, const std::string& file, v1::TextPrompt* prompt) {
-  for (const std::string& example : examples) ATTUNE_RETURN_IF_ERROR(AddExample(example, prompt));
+absl::Status AddExamples(const std::vector<std::string>& examples, const std::string& file, Examples* out) {
+  for (const std::string& example : examples) ATTUNE_RETURN_IF_ERROR(AddExample(example, out));
   if (file.empty()) return absl::OkStatus();
   ATTUNE_ASSIGN_OR_RETURN(std::string lines, ReadFile(file));
   for (absl::string_view line : absl::StrSplit(lines, '\n', absl::SkipWhitespace())) {
-    ATTUNE_RETURN_IF_ERROR(AddExample(std::string(line), prompt));
+    ATTUNE_RETURN_IF_ERROR(AddExample(std::string(line), out));
   }
+  return absl::OkStatus();
+}
+
+// --pool and --retrieve.
+absl::Status SetPool(const std::string& file, int32_t retrieved, v1::TextPrompt* prompt) {
+  if (!file.empty()) ATTUNE_RETURN_IF_ERROR(AddExamples({}, file, prompt->mutable_pool()->mutable_examples()));
+  if (retrieved == 0) return absl::OkStatus();
+  if (!prompt->has_pool()) return UsageError("--retrieve needs a pool of examples: give --pool");
+  prompt->mutable_pool()->set_retrieved_examples(retrieved);
   return absl::OkStatus();
 }
 
@@ -167,6 +205,7 @@ struct EditArgs {
   std::string id, new_id;
   TextArgs text;
   bool drops_examples = false;
+  int32_t retrieved = 0;
   std::vector<std::string> examples;
   std::string examples_file;
 };
@@ -174,8 +213,9 @@ struct EditArgs {
 absl::StatusOr<int> Edit(Context* context, const EditArgs& args) {
   ATTUNE_ASSIGN_OR_RETURN(std::optional<std::string> instruction, args.text.Read());
   const bool changes_examples = args.drops_examples || !args.examples.empty() || !args.examples_file.empty();
-  if (!instruction && !changes_examples) {
-    return UsageError("nothing to change: give --instruction, --file, --example, --examples or --no-examples");
+  if (!instruction && !changes_examples && args.retrieved == 0) {
+    return UsageError(
+        "nothing to change: give --instruction, --file, --example, --examples, --no-examples or --retrieve");
   }
   ATTUNE_ASSIGN_OR_RETURN(Client * client, context->client());
   ATTUNE_ASSIGN_OR_RETURN(v1::Model model, GetModel(client, args.id));
@@ -184,7 +224,8 @@ absl::StatusOr<int> Edit(Context* context, const EditArgs& args) {
   v1::TextPrompt& prompt = *request.mutable_text_prompt();
   if (instruction) prompt.set_instruction(*instruction);
   if (args.drops_examples) prompt.clear_examples();
-  ATTUNE_RETURN_IF_ERROR(AddExamples(args.examples, args.examples_file, &prompt));
+  ATTUNE_RETURN_IF_ERROR(AddExamples(args.examples, args.examples_file, prompt.mutable_examples()));
+  ATTUNE_RETURN_IF_ERROR(SetPool("", args.retrieved, &prompt));
   const bool was_calibrated = !prompt.label_offsets().empty();
   prompt.clear_label_offsets();
   prompt.clear_trials();
@@ -207,13 +248,15 @@ void AddEdit(CLI::App* group, Context* context) {
   args->text.AddTo(command);
   AddRepeated(command, "--example", args->examples, "Add a row as a JSON object of columns; may be repeated");
   command->add_option("--examples", args->examples_file, "Add the rows of a file of JSON lines");
-  command->add_flag("--no-examples", args->drops_examples, "Leave the old examples out");
+  command->add_flag("--no-examples", args->drops_examples, "Leave the old examples out; a pool stays");
+  command->add_option("--retrieve", args->retrieved, "Examples of its pool that a request gets, 1 to 64");
   command->add_option("--as", args->new_id, "Id of the new model (default: ID-v2, then ID-v3, ...)");
   command->callback([context, args] { context->action = [context, args] { return Edit(context, *args); }; });
 }
 
 struct CreateArgs {
-  std::string base, id, display_name, input_template, output_template, examples_file;
+  std::string base, id, display_name, input_template, output_template, examples_file, pool_file;
+  int32_t retrieved = 0;
   TextArgs text;
   std::vector<std::string> examples;
 };
@@ -228,7 +271,8 @@ absl::StatusOr<int> CreateByHand(Context* context, const CreateArgs& args) {
   prompt.set_instruction(instruction.value_or(""));
   ATTUNE_ASSIGN_OR_RETURN(*prompt.mutable_input_template(), ReadTemplate(args.input_template));
   ATTUNE_ASSIGN_OR_RETURN(*prompt.mutable_output_template(), ReadTemplate(args.output_template));
-  ATTUNE_RETURN_IF_ERROR(AddExamples(args.examples, args.examples_file, &prompt));
+  ATTUNE_RETURN_IF_ERROR(AddExamples(args.examples, args.examples_file, prompt.mutable_examples()));
+  ATTUNE_RETURN_IF_ERROR(SetPool(args.pool_file, args.retrieved, &prompt));
   ATTUNE_ASSIGN_OR_RETURN(Client * client, context->client());
   return Create(context, client, request);
 }
@@ -244,6 +288,11 @@ void AddCreate(CLI::App* group, Context* context) {
                       "How an answer is written (default: {{completion}}); \\n, \\t, @FILE");
   AddRepeated(command, "--example", args->examples, "A row as a JSON object of columns; may be repeated");
   command->add_option("--examples", args->examples_file, "File of JSON lines with rows");
+  CLI::Option* pool = command->add_option(
+      "--pool", args->pool_file, "File of JSON lines with rows of which each request gets the most similar ones");
+  CLI::Option* retrieve = command->add_option("--retrieve", args->retrieved, "How many of the pool, 1 to 64");
+  pool->needs(retrieve);
+  retrieve->needs(pool);
   command->add_option("--as", args->id, "Id of the model (default: made of the base model's)");
   command->add_option("--display-name", args->display_name, "Name for people");
   command->callback([context, args] { context->action = [context, args] { return CreateByHand(context, *args); }; });

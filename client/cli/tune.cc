@@ -103,8 +103,8 @@ void AddSearchOptions(CLI::App* command, TuneArgs* args) {
   add(AddRepeated(command, "--instruction", args->instructions, "Instruction to begin with; may be repeated; @FILE"));
   add(command->add_option("--max-examples", args->max_examples, "Most examples in the prompt, 0 to 64 (default: 8)"));
   add(command->add_option("--example-selection", args->example_selection,
-                          "label-coverage or diverse (default: both are tried)"))
-      ->check(CLI::IsMember({"label-coverage", "diverse"}));
+                          "label-coverage, diverse or similar (by request, to its input; default: all are tried)"))
+      ->check(CLI::IsMember({"label-coverage", "diverse", "similar"}));
   add(command->add_option("--candidates", args->candidates, "New prompts in each round, 2 to 200 (default: 12)"));
   add(command->add_option("--rounds", args->rounds, "Rounds, 1 to 20 (default: 3)"));
   add(command->add_option("--metric", args->metric, "label-accuracy, exact-match or loss (default: by the data)"))
@@ -204,6 +204,7 @@ absl::Status SetTextPrompt(const TuneArgs& args, v1::TextPromptSearch* search) {
   if (args.max_examples) search->set_max_examples(*args.max_examples);
   if (args.example_selection == "label-coverage") search->set_example_selection(v1::TextPromptSearch::LABEL_COVERAGE);
   if (args.example_selection == "diverse") search->set_example_selection(v1::TextPromptSearch::DIVERSE);
+  if (args.example_selection == "similar") search->set_example_selection(v1::TextPromptSearch::SIMILAR);
   search->set_candidates(args.candidates);
   search->set_rounds(args.rounds);
   if (args.metric == "label-accuracy") search->set_metric(v1::TextPromptSearch::LABEL_ACCURACY);

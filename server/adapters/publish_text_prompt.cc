@@ -16,6 +16,10 @@ absl::StatusOr<ModelInfo> PublishTextPrompt(ModelRegistry* registry, ModelInfo i
                      absl::StrCat("'models/", base.id, "' has no weights of its own; take the model that it is over."));
   }
   ATTUNE_ASSIGN_OR_RETURN(info.prompt_template, MakePromptTemplate(prompt));
+  if (prompt.pool) {
+    ATTUNE_RETURN_IF_ERROR(CheckPoolRows(prompt));
+    ATTUNE_RETURN_IF_ERROR(CheckEmbeddings(*prompt.pool, base.architecture.hidden_size, "text_prompt.pool"));
+  }
   info.completion_template = prompt.output_template;
   info.kind = ModelKind::kTextPrompt;
   info.dataset_kind = DatasetKind::kPromptCompletion;

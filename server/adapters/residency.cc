@@ -52,7 +52,16 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> MakeTextPrompt(const ModelInf
   ATTUNE_ASSIGN_OR_RETURN(TextPrompt prompt, ReadTextPrompt(directory));
   std::shared_ptr<ServedModel> served = MakeServed(info, base.base, nullptr);
   served->uid = base.uid;
-  served->label_offsets = std::move(prompt.label_offsets);
+  served->label_offsets = prompt.label_offsets;
+  if (prompt.pool) {
+    const absl::Status fits = CheckEmbeddings(*prompt.pool, base.base->config.hidden, "pool");
+    if (!fits.ok()) {
+      return MakeError(absl::StatusCode::kDataLoss, "MODEL_DAMAGED",
+                       absl::StrCat(TextPromptPath(directory), ": ", fits.message()));
+    }
+    prompt.trials.clear();  // nobody who serves looks at them
+    served->retrieving_prompt = std::make_shared<const TextPrompt>(std::move(prompt));
+  }
   return std::shared_ptr<const ServedModel>(std::move(served));
 }
 

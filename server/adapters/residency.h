@@ -24,6 +24,7 @@ namespace attune {
 
 struct BaseModel;      // server/model/base_model.h
 struct Adapter;        // server/adapters/adapter.h
+struct TextPrompt;     // server/data/text_prompt.h
 
 // A model in memory, pinned by whoever holds the pointer: deleting or replacing the
 // model does not touch requests that run. Immutable: thread-safe.
@@ -35,6 +36,9 @@ struct ServedModel {
   // used twice in a process.
   uint64_t uid = 0;
   std::map<std::string, double> label_offsets;  // of a calibrated text prompt; see TextPrompt
+  // Of a text prompt with a pool of examples, which each request's are taken from; else null. See
+  // server/evaluation/example_retrieval.h.
+  std::shared_ptr<const TextPrompt> retrieving_prompt;
 
   // Set by whoever makes the model, so that handlers need not know BaseModel: views
   // into `base`, and what a request may use of the context (soft prompt tokens are taken off).

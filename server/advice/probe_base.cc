@@ -5,7 +5,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "common/error.h"
@@ -17,8 +16,6 @@ namespace {
 
 constexpr size_t kTimedRows = 6;  // the first warms up
 constexpr double kRoomForShots = 0.5;  // of the context
-constexpr int64_t kEmbeddedAtOnce = 16;
-constexpr absl::Duration kPoll = absl::Milliseconds(100);
 constexpr double kFarTask = 2;  // nats per token
 
 // Of a few of the task's rows, alone.
@@ -70,28 +67,6 @@ std::string Figure(const Measure& quality) {
   return absl::StrFormat("%.3f (%.3f to %.3f) on %d rows", quality.value, quality.lower, quality.upper, quality.count);
 }
 
-// Where an embedding arrives. Shared with the engine's callback, which may come late.
-struct PendingEmbedding {
-  absl::Notification done;
-  absl::StatusOr<EmbedResult> result = absl::UnknownError("not yet");
-};
-
-absl::StatusOr<EmbedResult> Embed(Engine* engine, const EmbedParams& params, const std::function<bool()>& go_on) {
-  while (true) {
-    auto pending = std::make_shared<PendingEmbedding>();
-    engine->EmbedAsync(params, [pending](absl::StatusOr<EmbedResult> result) {
-      pending->result = std::move(result);
-      pending->done.Notify();
-    });
-    while (!pending->done.WaitForNotificationWithTimeout(kPoll)) {
-      if (!go_on()) return absl::CancelledError("The advice was stopped.");
-    }
-    if (pending->result.ok() || !IsQueueFull(pending->result.status())) return std::move(pending->result);
-    absl::SleepFor(kPoll);
-    if (!go_on()) return absl::CancelledError("The advice was stopped.");
-  }
-}
-
 }  // namespace
 
 absl::StatusOr<BaseProbe> ProbeBase(Engine* engine, std::shared_ptr<const ServedModel> base, const Task& task,
@@ -138,14 +113,9 @@ std::vector<Finding> FindingsOf(const BaseProbe& probe) {
 absl::StatusOr<std::vector<float>> EmbedPrompts(Engine* engine, std::shared_ptr<const ServedModel> base,
                                                 const std::vector<std::vector<int32_t>>& prompts, const GoOn& go_on) {
   std::vector<float> features;
-  const int64_t total = static_cast<int64_t>(prompts.size());
-  for (int64_t i = 0; i < total; i += kEmbeddedAtOnce) {
-    EmbedParams params;
-    params.model = base;
-    params.inputs.assign(prompts.begin() + i, prompts.begin() + std::min(total, i + kEmbeddedAtOnce));
-    ATTUNE_ASSIGN_OR_RETURN(EmbedResult result, Embed(engine, params, [&] { return go_on(i, total); }));
-    for (const std::vector<float>& one : result.embeddings) features.insert(features.end(), one.begin(), one.end());
-  }
+  ATTUNE_ASSIGN_OR_RETURN(const std::vector<std::vector<float>> embedded,
+                          EmbedAll(engine, std::move(base), prompts, go_on));
+  for (const std::vector<float>& one : embedded) features.insert(features.end(), one.begin(), one.end());
   return features;
 }
 

@@ -4,9 +4,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "server/engine/engine.h"
 
 // Many requests to the engine, a window of them under way at a time; those that find its queue full are asked again.
@@ -22,6 +24,12 @@ absl::Status ScoreAll(Engine* engine, const std::vector<ScoreParams>& all, const
 // One sequence each: n and best_of are 1.
 absl::Status GenerateAll(Engine* engine, const std::vector<GenerateParams>& all, const GoOn& go_on,
                          const std::function<void(size_t i, const std::vector<int32_t>& tokens)>& on_result);
+
+// Embeddings (means of hidden states) of inputs, in their order; none may be empty. A few at a time, so that
+// requests of people wait for no more than these.
+absl::StatusOr<std::vector<std::vector<float>>> EmbedAll(Engine* engine, std::shared_ptr<const ServedModel> model,
+                                                         const std::vector<std::vector<int32_t>>& inputs,
+                                                         const GoOn& go_on);
 
 }  // namespace attune
 

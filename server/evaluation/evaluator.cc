@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <deque>
+#include <iterator>
 #include <optional>
 #include <utility>
 
@@ -15,6 +16,7 @@
 #include "common/error.h"
 #include "server/evaluation/calibration.h"
 #include "server/evaluation/choices.h"
+#include "server/evaluation/example_retrieval.h"
 #include "server/evaluation/tally.h"
 #include "server/tokenizer/stream_decoder.h"
 
@@ -23,6 +25,7 @@ namespace {
 
 constexpr size_t kWindow = 64;                                      // examples under way at once, and
 constexpr size_t kMostScored = 1024;                                // answers: each takes a page of the cache
+constexpr int64_t kEmbeddedAhead = 16;                              // examples, where the prompt depends on them
 constexpr absl::Duration kPollInterval = absl::Milliseconds(100);   // how often progress is told while waiting
 constexpr absl::Duration kRetryInterval = absl::Milliseconds(50);   // after the engine's queue was full
 
@@ -48,7 +51,7 @@ const std::string& FirstSet(const std::string& a, const std::string& b, const st
   return !a.empty() ? a : !b.empty() ? b : c;
 }
 
-// What a text prompt's calibration goes with.
+// What a text prompt's calibration and its retrieved examples go with.
 bool UsesOwnTemplates(const EvaluationOptions& options, const ServedModel& model, const DatasetInfo& data) {
   return options.prompt_template.empty() && options.completion_template.empty() && model.info.dataset_kind == data.kind;
 }
@@ -67,12 +70,13 @@ double MeanLogprob(const ScoredContinuation& answer, const std::vector<uint8_t>&
 class Evaluation {
  public:
   Evaluation(Engine* engine, std::shared_ptr<const ServedModel> model, const EvaluationOptions& options,
-             ExampleRenderer renderer, ChoiceSet choices, std::vector<double> offsets,
-             const std::function<bool(int64_t, int64_t)>& on_progress)
+             ExampleRenderer renderer, std::shared_ptr<const TextPrompt> retrieving, ChoiceSet choices,
+             std::vector<double> offsets, const std::function<bool(int64_t, int64_t)>& on_progress)
       : engine_(engine),
         model_(std::move(model)),
         options_(options),
         renderer_(std::move(renderer)),
+        retrieving_(std::move(retrieving)),
         choices_(std::move(choices)),
         offsets_(std::move(offsets)),
         on_progress_(on_progress) {}
@@ -85,6 +89,7 @@ class Evaluation {
     int64_t next = 0;
     while (next < total || !window.empty()) {
       while (next < total && window.size() < most) {
+        ATTUNE_RETURN_IF_ERROR(EmbedAhead(rows, next));
         ATTUNE_ASSIGN_OR_RETURN(std::optional<Item> item, Prepare(rows[next], next));
         ++next;
         if (!item) {
@@ -116,9 +121,31 @@ class Evaluation {
     return absl::CancelledError("The evaluation was stopped.");
   }
 
+  // Where examples are retrieved: has the embeddings of this row and the next ones.
+  absl::Status EmbedAhead(const std::vector<Row>& rows, int64_t next) {
+    if (!retrieving_ || !queries_.empty()) return absl::OkStatus();
+    std::vector<const Columns*> inputs;
+    for (int64_t i = next; i < std::min(total_, next + kEmbeddedAhead); ++i) inputs.push_back(&rows[i].columns);
+    const auto go_on = [this](int64_t, int64_t) { return on_progress_(done_, total_); };
+    ATTUNE_ASSIGN_OR_RETURN(std::vector<std::vector<float>> queries,
+                            EmbedQueries(engine_, model_, *retrieving_, inputs, go_on));
+    queries_.assign(std::make_move_iterator(queries.begin()), std::make_move_iterator(queries.end()));
+    return absl::OkStatus();
+  }
+
+  // The next row's own renderer; empty where all have the same.
+  absl::StatusOr<std::optional<ExampleRenderer>> OwnRenderer() {
+    if (!retrieving_) return std::optional<ExampleRenderer>();
+    const std::vector<float> query = std::move(queries_.front());
+    queries_.pop_front();
+    return RendererFor(*model_, *retrieving_, renderer_.options(), query);
+  }
+
   // Empty for a row that cannot be measured because it does not fit.
   absl::StatusOr<std::optional<Item>> Prepare(const Row& row, int64_t index) {
-    absl::StatusOr<Example> example = renderer_.Render(row, index);
+    ATTUNE_ASSIGN_OR_RETURN(const std::optional<ExampleRenderer> own, OwnRenderer());
+    const ExampleRenderer& renderer = own ? *own : renderer_;
+    absl::StatusOr<Example> example = renderer.Render(row, index);
     if (absl::IsOutOfRange(example.status())) return std::optional<Item>();
     if (!example.ok()) return example.status();
     // Something must come before the answer; of plain text that is the first token.
@@ -131,11 +158,11 @@ class Evaluation {
     item.answer.assign(example->tokens.begin() + split, example->tokens.end());
     item.has_loss.assign(example->has_loss.begin() + split, example->has_loss.end());
     item.expected =
-        renderer_.options().kind == DatasetKind::kChat ? LastAnswer(row.messages) : std::move(example->completion);
+        renderer.options().kind == DatasetKind::kChat ? LastAnswer(row.messages) : std::move(example->completion);
     const int64_t room = std::max<int64_t>(choices_.longest(), options_.exact_match ? 1 : 0);
     if (split + room > model_->context_tokens()) {
       const int64_t answer = std::max<int64_t>(room, item.answer.size());
-      absl::StatusOr<std::vector<int32_t>> shorter = renderer_.RenderPrompt(row, answer, nullptr);
+      absl::StatusOr<std::vector<int32_t>> shorter = renderer.RenderPrompt(row, answer, nullptr);
       if (absl::IsOutOfRange(shorter.status())) return std::optional<Item>();
       if (!shorter.ok()) return shorter.status();
       item.prompt = *std::move(shorter);
@@ -246,9 +273,11 @@ class Evaluation {
   const std::shared_ptr<const ServedModel> model_;
   const EvaluationOptions& options_;
   const ExampleRenderer renderer_;
+  const std::shared_ptr<const TextPrompt> retrieving_;  // null: every row is rendered by `renderer_`
   const ChoiceSet choices_;
   const std::vector<double> offsets_;  // of the labels; empty: none
   const std::function<bool(int64_t, int64_t)>& on_progress_;
+  std::deque<std::vector<float>> queries_;  // of the next rows
   Tally tally_;
   int64_t done_ = 0, total_ = 0;
 };
@@ -292,9 +321,13 @@ absl::StatusOr<EvaluationResult> EvaluateRows(Engine* engine, std::shared_ptr<co
   int64_t total = static_cast<int64_t>(rows.size());
   if (options.max_examples > 0) total = std::min(total, options.max_examples);
   std::vector<double> offsets;
-  if (UsesOwnTemplates(options, *model, data)) offsets = OffsetsFor(model->label_offsets, choices.labels());
-  Evaluation evaluation(engine, std::move(model), options, std::move(renderer), std::move(choices), std::move(offsets),
-                        on_progress);
+  std::shared_ptr<const TextPrompt> retrieving;
+  if (UsesOwnTemplates(options, *model, data)) {
+    offsets = OffsetsFor(model->label_offsets, choices.labels());
+    retrieving = model->retrieving_prompt;
+  }
+  Evaluation evaluation(engine, std::move(model), options, std::move(renderer), std::move(retrieving),
+                        std::move(choices), std::move(offsets), on_progress);
   return evaluation.Run(rows, total);
 }
 

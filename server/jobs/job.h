@@ -98,11 +98,11 @@ struct Ia3Spec {
 };
 
 struct TextPromptSpec {
-  enum class Selection { kUnspecified = 0, kLabelCoverage = 1, kDiverse = 2 };
+  enum class Selection { kUnspecified = 0, kLabelCoverage = 1, kDiverse = 2, kSimilar = 3 };
   enum class Metric { kUnspecified = 0, kLabelAccuracy = 1, kExactMatch = 2, kLoss = 3 };
   std::vector<std::string> instructions;
   std::optional<int32_t> max_examples;           // unset: 8
-  Selection selection = Selection::kUnspecified;  // kUnspecified: both
+  Selection selection = Selection::kUnspecified;  // kUnspecified: all
   int32_t candidates = 0;                         // 0: 12
   int32_t rounds = 0;                             // 0: 3
   Metric metric = Metric::kUnspecified;           // kUnspecified: by the data

@@ -113,7 +113,7 @@ void CheckMethod(const TextPromptSpec& prompt, Checker& checker) {
   const int32_t examples = prompt.max_examples.value_or(0);
   checker.Require(examples >= 0 && examples <= 64, "text_prompt.max_examples", "must be 0 to 64");
   const int selection = static_cast<int>(prompt.selection), metric = static_cast<int>(prompt.metric);
-  checker.Require(selection >= 0 && selection <= static_cast<int>(TextPromptSpec::Selection::kDiverse),
+  checker.Require(selection >= 0 && selection <= static_cast<int>(TextPromptSpec::Selection::kSimilar),
                   "text_prompt.example_selection", "is no known selection");
   checker.Require(metric >= 0 && metric <= static_cast<int>(TextPromptSpec::Metric::kLoss), "text_prompt.metric",
                   "is no known metric");

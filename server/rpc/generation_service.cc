@@ -170,8 +170,7 @@ absl::Status GenerationService::RunGeneration(Call& call, const v1::GenerateRequ
   ATTUNE_ASSIGN_OR_RETURN(GenerateParams params, ToGenerateParams(request, model.generation, model.tokenizer_view->vocab_size()));
   params.model = pinned;
   ATTUNE_RETURN_IF_ERROR(FillDecoding(call, request, &params));
-  ATTUNE_ASSIGN_OR_RETURN(params.prompt,
-                          PromptTokens(request.prompt(), model, ReservedAnswerTokens(request, model)));
+  ATTUNE_ASSIGN_OR_RETURN(params.prompt, Tokens(call, request.prompt(), pinned, ReservedAnswerTokens(request, model)));
   const int64_t prompt_tokens = static_cast<int64_t>(params.prompt.size());
   ATTUNE_RETURN_IF_ERROR(CheckFits(prompt_tokens, 1, model));
   ATTUNE_ASSIGN_OR_RETURN(params.max_tokens, MaxTokens(request, prompt_tokens, model.context_tokens()));
@@ -285,6 +284,25 @@ absl::StatusOr<Result> GenerationService::Await(
   return std::move(pending->result);
 }
 
+absl::StatusOr<std::vector<float>> GenerationService::EmbedOne(Call& call, std::shared_ptr<const ServedModel> model,
+                                                               std::vector<int32_t> tokens) {
+  EmbedParams params;
+  params.model = std::move(model);
+  params.inputs.push_back(std::move(tokens));
+  params.deadline = call.deadline();
+  ATTUNE_ASSIGN_OR_RETURN(EmbedResult result, Await<EmbedResult>(call, [&](auto done) {
+                            deps_.engine->EmbedAsync(std::move(params), std::move(done));
+                          }));
+  return std::move(result.embeddings.at(0));
+}
+
+absl::StatusOr<std::vector<int32_t>> GenerationService::Tokens(Call& call, const v1::Prompt& prompt,
+                                                               const std::shared_ptr<const ServedModel>& model,
+                                                               int64_t answer_tokens) {
+  return PromptTokens(prompt, *model, answer_tokens,
+                      [&](std::vector<int32_t> tokens) { return EmbedOne(call, model, std::move(tokens)); });
+}
+
 absl::StatusOr<ScoreResult> GenerationService::ScoreFor(Call& call, ScoreParams params) {
   params.deadline = call.deadline();
   return Await<ScoreResult>(call, [&](auto done) { deps_.engine->ScoreAsync(std::move(params), std::move(done)); });
@@ -299,7 +317,7 @@ absl::Status GenerationService::DoClassify(Call& call, const v1::ClassifyRequest
   ATTUNE_ASSIGN_OR_RETURN(std::vector<std::string> rendered, RenderChoices(request, *model));
   params.continuations = ChoiceContinuations(model->tokenizer(), rendered);
   const int64_t longest = Longest(params.continuations);
-  ATTUNE_ASSIGN_OR_RETURN(params.prompt, PromptTokens(request.prompt(), *model, longest));
+  ATTUNE_ASSIGN_OR_RETURN(params.prompt, Tokens(call, request.prompt(), model, longest));
   const int64_t prompt_tokens = static_cast<int64_t>(params.prompt.size());
   ATTUNE_RETURN_IF_ERROR(CheckFits(prompt_tokens, longest, *model));
   ATTUNE_ASSIGN_OR_RETURN(ScoreResult result, ScoreFor(call, std::move(params)));
@@ -330,7 +348,7 @@ absl::Status GenerationService::DoScore(Call& call, const v1::ScoreRequest& requ
     }
   }
   const int64_t longest = Longest(params.continuations);
-  ATTUNE_ASSIGN_OR_RETURN(params.prompt, PromptTokens(request.prompt(), *model, longest));
+  ATTUNE_ASSIGN_OR_RETURN(params.prompt, Tokens(call, request.prompt(), model, longest));
   const int64_t prompt_tokens = static_cast<int64_t>(params.prompt.size());
   ATTUNE_RETURN_IF_ERROR(CheckFits(prompt_tokens, longest, *model));
   ATTUNE_ASSIGN_OR_RETURN(ScoreResult result, ScoreFor(call, std::move(params)));
@@ -361,7 +379,7 @@ absl::Status GenerationService::DoEmbed(Call& call, const v1::EmbedRequest& requ
   const std::shared_ptr<const ServedModel> model = params.model;
   int64_t tokens = 0;
   for (int i = 0; i < request.inputs_size(); ++i) {
-    absl::StatusOr<std::vector<int32_t>> input = PromptTokens(request.inputs(i), *model, 0);
+    absl::StatusOr<std::vector<int32_t>> input = Tokens(call, request.inputs(i), model, 0);
     if (input.ok()) {
       const absl::Status fits = CheckFits(static_cast<int64_t>(input->size()), 0, *model);
       if (!fits.ok()) input = fits;
@@ -396,7 +414,7 @@ grpc::Status GenerationService::Tokenize(grpc::ServerContext* context, const v1:
     ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model,
                             Acquire(call, request->model(), RouteKey(request->prompt())));
     response->set_model(ModelName(*model));
-    ATTUNE_ASSIGN_OR_RETURN(std::vector<int32_t> tokens, PromptTokens(request->prompt(), *model, 0));
+    ATTUNE_ASSIGN_OR_RETURN(std::vector<int32_t> tokens, Tokens(call, request->prompt(), model, 0));
     for (int32_t token : tokens) {
       response->add_token_ids(token);
       response->add_pieces(ReplaceBrokenUtf8(model->tokenizer().TokenBytes(token)));

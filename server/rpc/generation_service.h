@@ -65,6 +65,11 @@ class GenerationService final : public v1::GenerationService::Service {
   template <typename Result>
   static absl::StatusOr<Result> Await(Call& call,
                                       const std::function<void(std::function<void(absl::StatusOr<Result>)>)>& start);
+  absl::StatusOr<std::vector<float>> EmbedOne(Call& call, std::shared_ptr<const ServedModel> model,
+                                              std::vector<int32_t> tokens);
+  // PromptTokens, with examples retrieved where the model's prompt has them.
+  absl::StatusOr<std::vector<int32_t>> Tokens(Call& call, const v1::Prompt& prompt,
+                                              const std::shared_ptr<const ServedModel>& model, int64_t answer_tokens);
   absl::StatusOr<ScoreResult> ScoreFor(Call& call, ScoreParams params);
 
   absl::Status DoClassify(Call& call, const v1::ClassifyRequest& request, v1::ClassifyResponse* response);

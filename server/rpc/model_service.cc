@@ -5,6 +5,7 @@
 #include "common/error.h"
 #include "common/resource_name.h"
 #include "server/adapters/publish_text_prompt.h"
+#include "server/evaluation/example_retrieval.h"
 #include "server/rpc/check.h"
 #include "server/rpc/convert_model.h"
 #include "server/rpc/convert_text_prompt.h"
@@ -156,6 +157,17 @@ grpc::Status ModelService::GetTextPrompt(grpc::ServerContext* context, const v1:
                    [&](Call& call) { return DoGetTextPrompt(call, *request, response); });
 }
 
+absl::Status ModelService::FillPool(Call& call, const std::string& base, TextPrompt* prompt) {
+  if (!prompt->pool || !prompt->pool->embeddings.empty()) return absl::OkStatus();
+  ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model, deps_.served(base, ""));
+  absl::StatusOr<std::shared_ptr<const ExamplePool>> pool = MakePool(
+      deps_.engine, std::move(model), *prompt, prompt->pool->rows, [&](int64_t, int64_t) { return !call.cancelled(); });
+  if (call.cancelled()) return call.CancelledStatus();
+  if (!pool.ok()) return pool.status();
+  prompt->pool = *std::move(pool);
+  return absl::OkStatus();
+}
+
 absl::Status ModelService::DoCreateTextPrompt(Call& call, const v1::CreateTextPromptRequest& request,
                                               v1::Model* response) {
   ModelInfo info;
@@ -170,6 +182,7 @@ absl::Status ModelService::DoCreateTextPrompt(Call& call, const v1::CreateTextPr
   info.display_name = request.model().display_name();
   info.description = request.model().description();
   info.labels = ToMap(request.model().labels());
+  ATTUNE_RETURN_IF_ERROR(FillPool(call, info.base_model, &prompt));
   ATTUNE_ASSIGN_OR_RETURN(info, PublishTextPrompt(deps_.models, std::move(info), prompt, request.request_id()));
   *response = ToProto(info);
   call.Note("model", response->name());

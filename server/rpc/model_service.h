@@ -10,9 +10,12 @@
 #include "attune/v1/model_service.grpc.pb.h"
 #include "server/adapters/registry.h"
 #include "server/comparison/comparison_store.h"
+#include "server/data/text_prompt.h"
+#include "server/engine/engine.h"
 #include "server/jobs/job_store.h"
 #include "server/metrics/metrics.h"
 #include "server/rpc/call.h"
+#include "server/rpc/model_provider.h"
 
 namespace attune {
 
@@ -39,6 +42,9 @@ class ModelService final : public v1::ModelService::Service {
     // Forgets a model's weights after it was deleted.
     std::function<void(absl::string_view id)> drop;
     std::function<absl::StatusOr<ExportOutcome>(const ExportRequest& request)> export_model;
+    // What embeds the examples of new text prompts.
+    ModelProvider served;
+    Engine* engine = nullptr;
     Metrics* metrics = nullptr;
   };
   explicit ModelService(Deps deps) : deps_(std::move(deps)) {}
@@ -64,6 +70,8 @@ class ModelService final : public v1::ModelService::Service {
   absl::Status DoDelete(Call& call, const v1::DeleteModelRequest& request);
   absl::Status DoExport(Call& call, const v1::ExportModelRequest& request, v1::ExportModelResponse* response);
   absl::Status DoGetTextPrompt(Call& call, const v1::GetTextPromptRequest& request, v1::TextPrompt* response);
+  // Has the base model embed the pool's examples, unless they came with embeddings.
+  absl::Status FillPool(Call& call, const std::string& base, TextPrompt* prompt);
   absl::Status DoCreateTextPrompt(Call& call, const v1::CreateTextPromptRequest& request, v1::Model* response);
 
   const Deps deps_;

@@ -7,6 +7,7 @@
 #include "server/data/chat_encoder.h"
 #include "server/data/example.h"
 #include "server/data/text_encoder.h"
+#include "server/evaluation/example_retrieval.h"
 
 namespace attune {
 namespace {
@@ -40,8 +41,29 @@ absl::StatusOr<std::vector<int32_t>> ChatTokens(const v1::ChatPrompt& chat, cons
   return std::move(encoded.tokens);
 }
 
+// With the examples that the row gets.
+absl::StatusOr<ExampleRenderer> RetrievingRenderer(const Columns& columns, const ServedModel& model,
+                                                   RenderOptions options, const EmbedFunction& embed) {
+  const TextPrompt& prompt = *model.retrieving_prompt;
+  ATTUNE_ASSIGN_OR_RETURN(std::vector<int32_t> tokens, QueryTokens(model, prompt, columns));
+  std::vector<float> query;
+  if (!tokens.empty()) {
+    ATTUNE_ASSIGN_OR_RETURN(query, embed(std::move(tokens)));
+  }
+  return RendererFor(model, prompt, std::move(options), query);
+}
+
+absl::StatusOr<std::vector<int32_t>> RenderRow(const Columns& columns, const ServedModel& model, RenderOptions options,
+                                               int64_t answer_tokens, const EmbedFunction& embed) {
+  ATTUNE_ASSIGN_OR_RETURN(ExampleRenderer renderer,
+                          model.retrieving_prompt
+                              ? RetrievingRenderer(columns, model, std::move(options), embed)
+                              : ExampleRenderer::Create(&model.tokenizer(), model.chat_template(), std::move(options)));
+  return renderer.RenderPrompt(columns, answer_tokens, nullptr);
+}
+
 absl::StatusOr<std::vector<int32_t>> TemplateTokens(const v1::TemplateInput& input, const ServedModel& model,
-                                                    int64_t answer_tokens) {
+                                                    int64_t answer_tokens, const EmbedFunction& embed) {
   const ModelInfo& info = model.info;
   if (info.prompt_template.empty() || info.dataset_kind != DatasetKind::kPromptCompletion) {
     return MakeError(absl::StatusCode::kFailedPrecondition, "NO_PROMPT_TEMPLATE",
@@ -53,10 +75,8 @@ absl::StatusOr<std::vector<int32_t>> TemplateTokens(const v1::TemplateInput& inp
   if (!info.completion_template.empty()) options.completion_template = info.completion_template;
   options.max_tokens = model.context_tokens();
   if (info.max_sequence_tokens > 0) options.max_tokens = std::min(options.max_tokens, info.max_sequence_tokens);
-  ATTUNE_ASSIGN_OR_RETURN(ExampleRenderer renderer,
-                          ExampleRenderer::Create(&model.tokenizer(), model.chat_template(), options));
   const Columns columns(input.variables().begin(), input.variables().end());
-  absl::StatusOr<std::vector<int32_t>> tokens = renderer.RenderPrompt(columns, answer_tokens, nullptr);
+  absl::StatusOr<std::vector<int32_t>> tokens = RenderRow(columns, model, std::move(options), answer_tokens, embed);
   if (GetErrorDetails(tokens.status()).reason == "MISSING_COLUMN") {
     return InvalidField("prompt.template_input.variables", tokens.status().message(), "MISSING_COLUMN");
   }
@@ -77,14 +97,14 @@ absl::Status CheckTokenIds(const google::protobuf::RepeatedField<int32_t>& ids, 
 }
 
 absl::StatusOr<std::vector<int32_t>> PromptTokens(const v1::Prompt& prompt, const ServedModel& model,
-                                                  int64_t answer_tokens) {
+                                                  int64_t answer_tokens, const EmbedFunction& embed) {
   switch (prompt.input_case()) {
     case v1::Prompt::kText:
       return TextTokens(prompt.text(), model);
     case v1::Prompt::kChat:
       return ChatTokens(prompt.chat(), model);
     case v1::Prompt::kTemplateInput:
-      return TemplateTokens(prompt.template_input(), model, answer_tokens);
+      return TemplateTokens(prompt.template_input(), model, answer_tokens, embed);
     case v1::Prompt::kTokenIds: {
       const auto& ids = prompt.token_ids().ids();
       if (ids.empty()) return InvalidField("prompt.token_ids.ids", "must not be empty");

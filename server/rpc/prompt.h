@@ -2,6 +2,7 @@
 #define ATTUNE_SERVER_RPC_PROMPT_H_
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -10,13 +11,17 @@
 
 namespace attune {
 
+// Has the model embed an input, and waits for it.
+using EmbedFunction = std::function<absl::StatusOr<std::vector<float>>(std::vector<int32_t> tokens)>;
+
 // The tokens that the model reads, at least one. Errors name fields below "prompt":
 // FAILED_PRECONDITION (NO_CHAT_TEMPLATE, NO_PROMPT_TEMPLATE), INVALID_ARGUMENT.
 // A template's prompt that is too long for the length the model was tuned with is cut
 // as in training, with room left for `answer_tokens` (at least 0); the other forms are
-// never cut: see CheckFits.
+// never cut: see CheckFits. `embed` is called for a template of a text prompt that retrieves examples
+// (evaluation/example_retrieval.h), and its errors are returned.
 absl::StatusOr<std::vector<int32_t>> PromptTokens(const v1::Prompt& prompt, const ServedModel& model,
-                                                  int64_t answer_tokens);
+                                                  int64_t answer_tokens, const EmbedFunction& embed);
 
 // INVALID_ARGUMENT (PROMPT_TOO_LONG), with the numbers, unless a prompt of so many
 // tokens leaves `answer_tokens` of the model's context.

@@ -87,6 +87,37 @@ TEST_F(ResidencyTest, ATextPromptIsItsBaseWithAnotherTemplate) {
   EXPECT_EQ(GetErrorDetails(PublishTextPrompt(registry_.get(), nested, prompt).status()).reason, "BASE_IS_ADAPTER");
 }
 
+TEST_F(ResidencyTest, ATextPromptsPoolIsLoadedIfItIsOfTheModelsWidth) {
+  TextPrompt prompt;
+  auto pool = std::make_shared<ExamplePool>();
+  pool->rows = {{{"prompt", "a"}, {"completion", "b"}}};
+  pool->embeddings.emplace_back(config_.hidden, 0.f)[1] = 1;
+  prompt.pool = pool;
+  prompt.retrieved = 1;
+  ModelInfo info;
+  info.id = "near";
+  info.base_model = "gguf";
+  const auto published = PublishTextPrompt(registry_.get(), info, prompt);
+  ASSERT_TRUE(published.ok()) << published.status();
+  Residency residency(registry_.get(), {}, kPlenty);
+  const auto model = Acquire(&residency, "near");
+  ASSERT_NE(model->retrieving_prompt, nullptr);
+  EXPECT_EQ(*model->retrieving_prompt, prompt);
+  EXPECT_EQ(Acquire(&residency, "gguf")->retrieving_prompt, nullptr);
+  // Of another model.
+  auto narrow = std::make_shared<ExamplePool>(*pool);
+  narrow->embeddings[0] = {1, 0};
+  prompt.pool = narrow;
+  info.id = "narrow";
+  const auto refused = PublishTextPrompt(registry_.get(), info, prompt);
+  EXPECT_EQ(GetErrorDetails(refused.status()).reason, "INVALID_FIELD");
+  ASSERT_TRUE(WriteTextPrompt(registry_->Directory("near"), prompt).ok());
+  Residency again(registry_.get(), {}, kPlenty);
+  const absl::Status status = again.Acquire("near").status();
+  EXPECT_EQ(GetErrorDetails(status).reason, "MODEL_DAMAGED");
+  EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr(TextPromptPath(registry_->Directory("near"))));
+}
+
 TEST_F(ResidencyTest, WeightsAreTakenFromTheBudgetUntilTheLastHolderLetsGo) {
   const int64_t bytes = config_.Parameters() * 4;
   MemoryBudget budget(2 * bytes - 1);

@@ -415,6 +415,68 @@ TEST_F(CliTest, PromptsEditMakesANewModel) {
   EXPECT_EQ(Run({"prompts", "edit", "mood", "--example", "text=a"}).code, 2);
 }
 
+v1::TextPrompt PoolPrompt() {
+  v1::TextPrompt prompt = MoodPrompt();
+  prompt.mutable_pool()->set_retrieved_examples(2);
+  for (const char* text : {"rain", "snow", "hail"}) {
+    auto* example = prompt.mutable_pool()->add_examples();
+    (*example->mutable_columns())["text"] = text;
+    example->add_embedding(1);
+  }
+  prompt.mutable_trials(0)->set_retrieved_examples(2);
+  return prompt;
+}
+
+TEST_F(CliTest, PromptsWithAPoolAreShownEditedAndCompared) {
+  v1::Model& model = state().models["models/near"];
+  model.set_name("models/near");
+  model.set_kind(v1::Model::TEXT_PROMPT);
+  model.set_prompt_template("Text: {{text}}");
+  state().text_prompts["models/near"] = PoolPrompt();
+  CliResult r = Run({"prompts", "show", "near"});
+  EXPECT_THAT(r.out, HasSubstr("the 2 of 3 examples that are most similar"));
+  EXPECT_THAT(r.out, HasSubstr("2 similar"));
+  EXPECT_THAT(Run({"--json", "prompts", "show", "near"}).out, HasSubstr("hail"));
+  r = Run({"prompts", "show", "near", "--template"});
+  EXPECT_EQ(r.out, "Text: {{text}}\n");
+  EXPECT_THAT(r.err, HasSubstr("2 of 3"));
+  // A pool stays as it is, embeddings too.
+  EXPECT_EQ(Run({"prompts", "edit", "near", "--instruction", "x", "--no-examples"}).code, 0);
+  const auto edited = state().RequestOf<v1::CreateTextPromptRequest>("CreateTextPrompt");
+  EXPECT_EQ(edited.text_prompt().pool().DebugString(), PoolPrompt().pool().DebugString());
+  EXPECT_EQ(Run({"prompts", "edit", "near", "--retrieve", "3"}).code, 0);
+  EXPECT_EQ(
+      state().RequestOf<v1::CreateTextPromptRequest>("CreateTextPrompt", 1).text_prompt().pool().retrieved_examples(),
+      3);
+  v1::Model& other = state().models["models/far"] = model;
+  other.set_name("models/far");
+  v1::TextPrompt& prompt = state().text_prompts["models/far"] = PoolPrompt();
+  (*prompt.mutable_pool()->mutable_examples(1)->mutable_columns())["text"] = "wind";
+  EXPECT_THAT(Run({"prompts", "diff", "near", "far"}).out, HasSubstr("-text=snow\n+text=wind\n"));
+  EXPECT_EQ(Run({"prompts", "diff", "near", "near"}).out, "");
+}
+
+TEST_F(CliTest, PromptsCreateTakesAPool) {
+  const std::string path = ::testing::TempDir() + "attune_cli_pool_test.jsonl";
+  std::ofstream(path) << "{\"text\": \"a\"}\n{\"text\": \"b\"}\n";
+  EXPECT_EQ(Run({"prompts", "create", "base", "--pool", path, "--retrieve", "2", "--as", "near"}).code, 0);
+  const auto request = state().RequestOf<v1::CreateTextPromptRequest>("CreateTextPrompt");
+  ASSERT_EQ(request.text_prompt().pool().examples_size(), 2);
+  EXPECT_EQ(request.text_prompt().pool().examples(1).columns().at("text"), "b");
+  EXPECT_EQ(request.text_prompt().pool().retrieved_examples(), 2);
+  EXPECT_TRUE(request.text_prompt().examples().empty());
+  EXPECT_NE(Run({"prompts", "create", "base", "--pool", path}).code, 0);
+  EXPECT_NE(Run({"prompts", "create", "base", "--retrieve", "2"}).code, 0);
+}
+
+TEST_F(CliTest, TuneTakesExamplesBySimilarity) {
+  EXPECT_EQ(
+      Run({"tune", "--base", "m", "--data", "d", "--method", "text-prompt", "--example-selection", "similar"}).code, 0);
+  EXPECT_EQ(
+      state().RequestOf<v1::CreateTuningJobRequest>("CreateTuningJob").tuning_job().text_prompt().example_selection(),
+      v1::TextPromptSearch::SIMILAR);
+}
+
 TEST_F(CliTest, PromptsCreateTakesTheTextFromAFileToo) {
   const std::string path = ::testing::TempDir() + "attune_cli_test.txt";
   std::ofstream(path) << "Read this.\n";

@@ -1,7 +1,12 @@
 #include "server/data/text_prompt.h"
 
+#include <fstream>
+#include <functional>
+
 #include "common/error.h"
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
 #include "tests/testing/temp_folder.h"
 
 namespace attune {
@@ -69,6 +74,71 @@ TEST(TextPromptTest, EveryPartSurvivesTheFile) {
   absl::StatusOr<TextPrompt> back = ReadTextPrompt(folder.path());
   ASSERT_TRUE(back.ok()) << back.status();
   EXPECT_EQ(*back, prompt);
+}
+
+TextPrompt Retrieving() {
+  TextPrompt prompt = Mood();
+  auto pool = std::make_shared<ExamplePool>();
+  pool->rows = {{{"text", "rain"}, {"label", "sad"}}, {{"text", "snow {{x}}"}, {"label", "glad"}}};
+  pool->embeddings = {{0.6f, 0.8f}, {-1, 0}};
+  prompt.pool = pool;
+  prompt.retrieved = 1;
+  return prompt;
+}
+
+TEST(TextPromptTest, RetrievedExamplesComeLast) {
+  const TextPrompt prompt = Retrieving();
+  EXPECT_EQ(*MakePromptTemplate(prompt), *MakePromptTemplate(Mood()));
+  EXPECT_EQ(PromptTemplate::Parse(*MakePromptTemplate(prompt, {1, 0}))->Render({{"text", "a meal"}}).value(),
+            "Is it glad or sad?\n\nText: a sunny day\nMood: glad\n\nText: a dark day\nMood: sad\n\n"
+            "Text: snow {{x}}\nMood: glad\n\nText: rain\nMood: sad\n\nText: a meal\nMood:");
+}
+
+TEST(TextPromptTest, APoolSurvivesTheFileBitByBit) {
+  TempFolder folder;
+  const TextPrompt prompt = Retrieving();
+  ASSERT_TRUE(WriteTextPrompt(folder.path(), prompt).ok());
+  absl::StatusOr<TextPrompt> back = ReadTextPrompt(folder.path());
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_EQ(*back, prompt);
+  ASSERT_NE(back->pool, nullptr);
+  EXPECT_EQ(*back->pool, *prompt.pool);
+  EXPECT_EQ(back->retrieved, 1);
+  EXPECT_FALSE(*back == Mood());
+  // Those of before there were pools are read, and what has none is written as they are.
+  EXPECT_EQ(TextPromptToJson(Mood()).find("pool"), std::string::npos);
+}
+
+TEST(TextPromptTest, HostilePoolsAreRefused) {
+  using Json = nlohmann::ordered_json;
+  const Json good = Json::parse(TextPromptToJson(Retrieving()));
+  ASSERT_TRUE(TextPromptFromJson(good.dump()).ok());
+  const auto reason = [&](const std::function<void(Json&)>& change) {
+    Json json = good;
+    change(json["pool"]);
+    return GetErrorDetails(TextPromptFromJson(json.dump()).status()).reason;
+  };
+  EXPECT_EQ(reason([](Json& pool) { pool = 3; }), "MODEL_DAMAGED");
+  EXPECT_EQ(reason([](Json& pool) { pool["retrieved"] = 0; }), "MODEL_DAMAGED");
+  EXPECT_EQ(reason([](Json& pool) { pool["retrieved"] = 65; }), "MODEL_DAMAGED");
+  EXPECT_EQ(reason([](Json& pool) { pool["rows"] = Json::array(); }), "MODEL_DAMAGED");
+  EXPECT_EQ(reason([](Json& pool) { pool["rows"].erase(1); }), "MODEL_DAMAGED");
+  EXPECT_EQ(reason([](Json& pool) { pool["rows"][1].erase("label"); }), "MODEL_DAMAGED");
+  EXPECT_EQ(reason([](Json& pool) { pool["embeddings"][1] = 3; }), "MODEL_DAMAGED");
+  EXPECT_EQ(reason([](Json& pool) { pool["embeddings"][1] = "?"; }), "MODEL_DAMAGED");
+  EXPECT_EQ(reason([](Json& pool) { pool["embeddings"][1] = EncodeEmbedding({1}); }), "MODEL_DAMAGED");
+  EXPECT_EQ(reason([](Json& pool) { pool["embeddings"][1] = EncodeEmbedding({2, 0}); }), "MODEL_DAMAGED");
+  const auto many = [](Json& pool) {
+    while (pool["rows"].size() <= kMostPoolRows) {
+      pool["rows"].push_back(pool["rows"][0]);
+      pool["embeddings"].push_back(pool["embeddings"][0]);
+    }
+  };
+  EXPECT_EQ(reason(many), "MODEL_DAMAGED");
+  TempFolder folder;
+  std::ofstream(folder.File("text_prompt.json")) << "{";
+  EXPECT_THAT(std::string(ReadTextPrompt(folder.path()).status().message()),
+              ::testing::HasSubstr(folder.File("text_prompt.json")));
 }
 
 TEST(TextPromptTest, DamagedFilesAreDataLoss) {

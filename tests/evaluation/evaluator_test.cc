@@ -1,13 +1,15 @@
 #include "server/evaluation/evaluator.h"
 
-#include <cmath>
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include <cmath>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/database.h"
 #include "common/error.h"
+#include "server/data/text_prompt.h"
 #include "server/tokenizer/chat_template.h"
 #include "tests/testing/fake_engine.h"
 #include "tests/testing/fake_tokenizer.h"
@@ -155,6 +157,57 @@ TEST_F(EvaluatorTest, ATextPromptsCalibrationCountsUnderItsOwnTemplates) {
   options_.prompt_template.clear();
   options_.choices = {"x", "y", "z"};  // z has no offset
   EXPECT_DOUBLE_EQ(MustRun().label_accuracy.value, 0.5);
+}
+
+TEST_F(EvaluatorTest, ATextPromptWithAPoolGetsExamplesByRowUnderItsOwnTemplates) {
+  // The pool has texts of 1 to 3 letters, and the engine tells texts by their length.
+  auto prompt = std::make_shared<TextPrompt>();
+  prompt->input_template = "Q:{{text}} A:";
+  prompt->output_template = " {{label}}";
+  prompt->retrieved = 1;
+  auto pool = std::make_shared<ExamplePool>();
+  for (int length : {1, 2, 3}) {
+    pool->rows.push_back({{"text", std::string(length, 'p')}, {"label", std::string(length, 'l')}});
+    Normalize(&pool->embeddings.emplace_back(std::vector<float>{static_cast<float>(length + 6), 1}));
+  }
+  prompt->pool = pool;
+  model_->info.dataset_kind = DatasetKind::kPromptCompletion;
+  model_->info.prompt_template = *MakePromptTemplate(*prompt);
+  model_->info.completion_template = prompt->output_template;
+  model_->retrieving_prompt = prompt;
+  std::string rows;
+  for (int i = 0; i < 40; ++i) rows += Row(std::string(1 + i % 3, 'x'), i % 2 ? "a" : "b");
+  AddDataset(rows, "Q:{{text}} A:", " {{label}}");
+  std::vector<std::string> prompts;
+  engine_.SetScorer([&](const ScoreParams& params, const Tokens& tokens) {
+    const std::string text = tokenizer_.Decode(params.prompt, true);
+    if (prompts.empty() || prompts.back() != text) prompts.push_back(text);
+    return FakeEngine::Uniform(tokens, -1, false);
+  });
+  int64_t told = 0;
+  options_.on_example = [&](const ExampleOutcome& outcome) {
+    told += outcome.prompt_tokens == static_cast<int64_t>(prompts[outcome.row].size()) + 1;  // and the begin token
+  };
+  EXPECT_EQ(MustRun().examples, 40);
+  ASSERT_EQ(prompts.size(), 40);
+  EXPECT_EQ(prompts[0], "Q:p A: l\n\nQ:x A:");
+  EXPECT_EQ(prompts[1], "Q:pp A: ll\n\nQ:xx A:");
+  EXPECT_EQ(prompts[38], "Q:ppp A: lll\n\nQ:xxx A:");
+  EXPECT_EQ(told, 40);
+  EXPECT_EQ(engine_.embedded().size(), 40);
+  const std::vector<std::string> before = std::exchange(prompts, {});
+  MustRun();
+  EXPECT_EQ(prompts, before);
+  // Another template's prompts get none.
+  prompts.clear();
+  options_.on_example = nullptr;
+  options_.prompt_template = "O:{{text}}";
+  MustRun();
+  EXPECT_EQ(prompts[0], "O:x");
+  options_.prompt_template.clear();
+  engine_.HoldEmbeddings();
+  stop_at_ = 0;
+  EXPECT_TRUE(absl::IsCancelled(Run().status()));
 }
 
 TEST_F(EvaluatorTest, GivenChoicesCountUnknownAnswersAsWrong) {

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "absl/time/clock.h"
+#include "server/data/text_prompt.h"
 #include "server/tokenizer/chat_template.h"
 #include "tests/rpc/rpc_fixture.h"
 
@@ -391,6 +392,107 @@ TEST_F(GenerationServiceTest, ClassifiesByTheLikeliestContinuation) {
   EXPECT_NEAR(response.choices(0).probability(), 1 / (1 + 2 * std::exp(-1.8)), 1e-9);
   EXPECT_EQ(engine_.last_score().continuations[0], (Tokens{'=', 'a'}));
   EXPECT_EQ(response.usage().prompt_tokens(), 2);
+}
+
+// A text prompt whose pool has texts of 1, 4 and 9 letters; the engine tells texts by their length alone.
+ServedModel* Retrieving(ServedModel* model) {
+  model->info.kind = ModelKind::kTextPrompt;
+  model->info.dataset_kind = DatasetKind::kPromptCompletion;
+  auto prompt = std::make_shared<TextPrompt>();
+  prompt->instruction = "Say.";
+  prompt->input_template = "T:{{text}}:";
+  prompt->output_template = "={{label}}";
+  prompt->retrieved = 1;
+  auto pool = std::make_shared<ExamplePool>();
+  for (int length : {1, 4, 9}) {
+    pool->rows.push_back({{"text", std::string(length, 'x')}, {"label", absl::StrCat(length)}});
+    Normalize(&pool->embeddings.emplace_back(std::vector<float>{static_cast<float>(length + 4), 1}));
+  }
+  prompt->pool = pool;
+  model->info.prompt_template = *MakePromptTemplate(*prompt);
+  model->info.completion_template = prompt->output_template;
+  model->retrieving_prompt = prompt;
+  return model;
+}
+
+TEST_F(GenerationServiceTest, EveryCallWithVariablesGetsTheExamplesNextToItsInput) {
+  Retrieving(AddServed("mood"));
+  const auto prompt = [&](const std::string& text) {
+    v1::Prompt out;
+    (*out.mutable_template_input()->mutable_variables())["text"] = text;
+    return out;
+  };
+  grpc::Status status;
+  const auto text = [&](const Tokens& tokens) { return tokenizer_.Decode(tokens, /*skip_special=*/true); };
+  EXPECT_EQ(Text(Tokenize("models/mood", prompt("abcd"), &status)), "<s>Say.\n\nT:xxxx:=4\n\nT:abcd:");
+  EXPECT_EQ(Text(Tokenize("models/mood", prompt("a"), &status)), "<s>Say.\n\nT:x:=1\n\nT:a:");
+  EXPECT_EQ(text(engine_.last_embed().inputs.at(0)), "T:a:");
+  EXPECT_EQ(engine_.last_embed().model->info.id, "mood");  // its base's weights, no adapter
+
+  request_.set_model("models/mood");
+  *request_.mutable_prompt() = prompt("eight888");
+  v1::GenerateResponse generated;
+  ASSERT_TRUE(Generate(request_, &generated).ok());
+  EXPECT_EQ(text(engine_.last_generate().prompt), "Say.\n\nT:xxxxxxxxx:=9\n\nT:eight888:");
+  *request_.mutable_prompt() = prompt("bcde");
+  ASSERT_TRUE(Stream(request_).status.ok());
+  EXPECT_EQ(text(engine_.last_generate().prompt), "Say.\n\nT:xxxx:=4\n\nT:bcde:");
+
+  v1::ClassifyRequest classify;
+  classify.set_model("models/mood");
+  *classify.mutable_prompt() = prompt("c");
+  for (const char* choice : {"1", "4"}) classify.add_choices(choice);
+  v1::ClassifyResponse classified;
+  grpc::ClientContext classify_context;
+  ASSERT_TRUE(stub_->Classify(&classify_context, classify, &classified).ok());
+  EXPECT_EQ(text(engine_.last_score().prompt), "Say.\n\nT:x:=1\n\nT:c:");
+
+  v1::ScoreRequest score;
+  score.set_model("models/mood");
+  *score.mutable_prompt() = prompt("defg");
+  score.add_continuations("=4");
+  v1::ScoreResponse scored;
+  grpc::ClientContext score_context;
+  ASSERT_TRUE(stub_->Score(&score_context, score, &scored).ok());
+  EXPECT_EQ(text(engine_.last_score().prompt), "Say.\n\nT:xxxx:=4\n\nT:defg:");
+
+  // What is no template's input is left as it is.
+  const size_t embedded = engine_.embedded().size();
+  request_.mutable_prompt()->set_text("plain");
+  ASSERT_TRUE(Generate(request_, &generated).ok());
+  EXPECT_EQ(text(engine_.last_generate().prompt), "plain");
+  EXPECT_EQ(engine_.embedded().size(), embedded);
+  request_.mutable_prompt()->mutable_template_input();
+  EXPECT_EQ(Field(Generate(request_, &generated)), "prompt.template_input.variables");
+}
+
+TEST_F(GenerationServiceTest, DeadlinesAndCancellingHoldWhileTheInputIsEmbedded) {
+  Retrieving(AddServed("mood"));
+  engine_.HoldEmbeddings();
+  request_.set_model("models/mood");
+  (*request_.mutable_prompt()->mutable_template_input()->mutable_variables())["text"] = "x";
+  v1::GenerateResponse response;
+  grpc::ClientContext late;
+  late.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(100));
+  EXPECT_EQ(stub_->Generate(&late, request_, &response).error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+  EXPECT_LT(engine_.last_embed().deadline, absl::InfiniteFuture());
+  grpc::ClientContext cancelled;
+  std::thread canceller([&] {
+    absl::SleepFor(absl::Milliseconds(100));
+    cancelled.TryCancel();
+  });
+  EXPECT_EQ(stub_->Generate(&cancelled, request_, &response).error_code(), grpc::StatusCode::CANCELLED);
+  canceller.join();
+  EXPECT_EQ(engine_.last_generate().model, nullptr);  // it came no further
+}
+
+TEST_F(GenerationServiceTest, AFullQueueRefusesTheInputAsItWouldThePrompt) {
+  Retrieving(AddServed("mood"));
+  engine_.RefuseNext(1);
+  request_.set_model("models/mood");
+  (*request_.mutable_prompt()->mutable_template_input()->mutable_variables())["text"] = "x";
+  v1::GenerateResponse response;
+  EXPECT_EQ(Reason(Generate(request_, &response)), "QUEUE_FULL");
 }
 
 TEST_F(GenerationServiceTest, ClassifyCalibratesATextPromptsOwnTemplate) {

@@ -9,6 +9,7 @@ namespace attune {
 namespace {
 
 using ::testing::ElementsAre;
+using ::testing::ElementsAreArray;
 
 class ModelServiceTest : public RpcFixture {
  protected:
@@ -20,6 +21,8 @@ class ModelServiceTest : public RpcFixture {
     deps.job_store = job_store_.get();
     deps.comparison_store = comparison_store_.get();
     deps.metrics = &metrics_;
+    deps.served = Provider();
+    deps.engine = &engine_;
     deps.drop = [this](absl::string_view id) { dropped_.push_back(std::string(id)); };
     deps.export_model = [this](const ExportRequest& request) -> absl::StatusOr<ExportOutcome> {
       exported_ = request;
@@ -237,6 +240,82 @@ TEST_F(ModelServiceTest, ATextPromptIsMadeShownAndServed) {
   request.clear_model_id();
   ASSERT_TRUE(CreateTextPrompt(request, &model).ok());
   EXPECT_THAT(model.name(), testing::StartsWith("models/base-prompt-"));
+}
+
+v1::CreateTextPromptRequest PoolRequest() {
+  v1::CreateTextPromptRequest request = MoodRequest();
+  request.clear_request_id();
+  auto* pool = request.mutable_text_prompt()->mutable_pool();
+  pool->set_retrieved_examples(1);
+  for (const char* text : {"rain", "a long sunny day"}) {
+    auto& columns = *pool->add_examples()->mutable_columns();
+    columns["text"] = text;
+    columns["label"] = "x";
+  }
+  return request;
+}
+
+TEST_F(ModelServiceTest, APoolIsEmbeddedOnceAndKeptAsItIs) {
+  AddModel("base");
+  AddServed("base");
+  v1::CreateTextPromptRequest request = PoolRequest();
+  v1::Model model;
+  ASSERT_TRUE(CreateTextPrompt(request, &model).ok());
+  // The examples that are retrieved are no part of the template.
+  EXPECT_EQ(model.prompt_template().find("rain"), std::string::npos);
+  ASSERT_EQ(engine_.embedded().size(), 2);
+  EXPECT_EQ(tokenizer_.Decode(engine_.embedded()[0], true), "Text: rain\nMood:");
+  v1::TextPrompt shown;
+  ASSERT_TRUE(GetTextPrompt("models/mood", &shown).ok());
+  ASSERT_EQ(shown.pool().examples_size(), 2);
+  EXPECT_EQ(shown.pool().retrieved_examples(), 1);
+  EXPECT_EQ(shown.pool().examples(1).columns().at("text"), "a long sunny day");
+  ASSERT_EQ(shown.pool().examples(1).embedding_size(), 2);
+  EXPECT_NEAR(std::hypot(shown.pool().examples(1).embedding(0), shown.pool().examples(1).embedding(1)), 1, 1e-6);
+  // An edited prompt comes with its embeddings: nothing is embedded again.
+  *request.mutable_text_prompt() = shown;
+  request.mutable_text_prompt()->set_instruction("Another.");
+  request.set_model_id("mood-v2");
+  ASSERT_TRUE(CreateTextPrompt(request, &model).ok());
+  EXPECT_EQ(engine_.embedded().size(), 2);
+  v1::TextPrompt edited;
+  ASSERT_TRUE(GetTextPrompt("models/mood-v2", &edited).ok());
+  EXPECT_EQ(edited.pool().SerializeAsString().size(), shown.pool().SerializeAsString().size());
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_THAT(edited.pool().examples(i).embedding(), ElementsAreArray(shown.pool().examples(i).embedding()));
+  }
+}
+
+TEST_F(ModelServiceTest, PoolsAreChecked) {
+  AddModel("base");
+  AddServed("base");
+  const auto field = [&](const std::function<void(v1::TextPrompt::ExamplePool*)>& change) {
+    v1::CreateTextPromptRequest request = PoolRequest();
+    change(request.mutable_text_prompt()->mutable_pool());
+    v1::Model model;
+    return Field(CreateTextPrompt(request, &model));
+  };
+  using Pool = v1::TextPrompt::ExamplePool;
+  EXPECT_EQ(field([](Pool* pool) { pool->clear_examples(); }), "text_prompt.pool.examples");
+  EXPECT_EQ(field([](Pool* pool) {
+              while (pool->examples_size() < 513) *pool->add_examples() = pool->examples(0);
+            }),
+            "text_prompt.pool.examples");
+  EXPECT_EQ(field([](Pool* pool) { pool->clear_retrieved_examples(); }), "text_prompt.pool.retrieved_examples");
+  EXPECT_EQ(field([](Pool* pool) { pool->set_retrieved_examples(65); }), "text_prompt.pool.retrieved_examples");
+  EXPECT_EQ(field([](Pool* pool) { pool->mutable_examples(1)->clear_columns(); }),
+            "text_prompt.pool.examples[1].columns");
+  EXPECT_EQ(field([](Pool* pool) { pool->mutable_examples(1)->add_embedding(1); }), "text_prompt.pool");
+  EXPECT_EQ(field([](Pool* pool) {
+              pool->mutable_examples(0)->add_embedding(1);
+              for (int i = 0; i < 2; ++i) pool->mutable_examples(1)->add_embedding(1);
+            }),
+            "text_prompt.pool.examples[1].embedding");
+  EXPECT_EQ(field([](Pool* pool) {
+              for (int i = 0; i < 2; ++i) pool->mutable_examples(i)->add_embedding(NAN);
+            }),
+            "text_prompt.pool.examples[0].embedding");
+  EXPECT_TRUE(engine_.embedded().empty());
 }
 
 TEST_F(ModelServiceTest, TextPromptsAreChecked) {

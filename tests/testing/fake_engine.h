@@ -48,6 +48,10 @@ class FakeEngine final : public Engine {
   void SetScorer(Scorer scorer) { scorer_ = std::move(scorer); }
   // Scores are never answered.
   void HoldScores() { hold_scores_ = true; }
+  // Nor are embeddings.
+  void HoldEmbeddings() { hold_embeddings_ = true; }
+  // Embeddings are refused with this.
+  void FailEmbeddings(absl::Status status) { embed_status_ = std::move(status); }
   // The next `count` requests of either kind are refused with QUEUE_FULL.
   void RefuseNext(int count) ABSL_LOCKS_EXCLUDED(mutex_) {
     absl::MutexLock lock(&mutex_);
@@ -73,6 +77,11 @@ class FakeEngine final : public Engine {
     absl::MutexLock lock(&mutex_);
     return last_embed_;
   }
+  // All inputs so far, in order.
+  std::vector<std::vector<int32_t>> embedded() const ABSL_LOCKS_EXCLUDED(mutex_) {
+    absl::MutexLock lock(&mutex_);
+    return embedded_;
+  }
   int cancelled() const ABSL_LOCKS_EXCLUDED(mutex_) {
     absl::MutexLock lock(&mutex_);
     return cancelled_;
@@ -89,11 +98,14 @@ class FakeEngine final : public Engine {
 
   Generator generator_ = [](const GenerateParams&, int) { return Say("ok"); };
   Scorer scorer_ = [](const ScoreParams&, const std::vector<int32_t>& tokens) { return Uniform(tokens, -1, true); };
-  bool hold_scores_ = false;
+  bool hold_scores_ = false, hold_embeddings_ = false;
+  absl::Status embed_status_;
   mutable absl::Mutex mutex_;
   GenerateParams last_generate_ ABSL_GUARDED_BY(mutex_);
   ScoreParams last_score_ ABSL_GUARDED_BY(mutex_);
   EmbedParams last_embed_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::vector<int32_t>> embedded_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::function<void(absl::StatusOr<EmbedResult>)>> held_embeddings_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::function<void(absl::StatusOr<ScoreResult>)>> held_ ABSL_GUARDED_BY(mutex_);
   int refusals_ ABSL_GUARDED_BY(mutex_) = 0;
   int cancelled_ ABSL_GUARDED_BY(mutex_) = 0;
@@ -217,7 +229,12 @@ inline void FakeEngine::EmbedAsync(EmbedParams params, std::function<void(absl::
   {
     absl::MutexLock lock(&mutex_);
     last_embed_ = params;
-    status = Admit();
+    status = embed_status_.ok() ? Admit() : embed_status_;
+    if (hold_embeddings_) {
+      held_embeddings_.push_back(std::move(done));
+      return;
+    }
+    if (status.ok()) embedded_.insert(embedded_.end(), params.inputs.begin(), params.inputs.end());
   }
   if (!status.ok()) return done(status);
   for (const auto& input : params.inputs) result.embeddings.push_back({static_cast<float>(input.size()), 1});

@@ -28,8 +28,23 @@ std::vector<int64_t> CandidatePool::DrawExamples(int64_t count) {
   return SelectDiverse(data_->features, data_->eligible, count, seed);
 }
 
+void CandidatePool::ChooseExamples(int64_t count, Candidate* out) {
+  constexpr int64_t kWays = 3;  // by label, diverse, similar: every third choice is the last
+  const bool may_retrieve = data_->pool != nullptr && count > 0;
+  const bool retrieves =
+      may_retrieve && (settings_->selection == Selection::kSimilar || choices_++ % kWays == kWays - 1);
+  out->examples.clear();
+  out->retrieved = 0;
+  if (!retrieves) {
+    out->examples = DrawExamples(count);
+    return;
+  }
+  out->retrieved = std::min(count, static_cast<int64_t>(data_->pool->rows.size()));
+  out->format = data_->formats[0];  // in which the pool is embedded
+}
+
 void CandidatePool::Add(Candidate candidate, std::vector<Candidate>* out) {
-  absl::StatusOr<TextPrompt> prompt = ToTextPrompt(candidate, data_->train);
+  absl::StatusOr<TextPrompt> prompt = ToTextPrompt(candidate, data_->train, data_->pool);
   // One whose examples lack a column cannot be written.
   if (prompt.ok() && made_.insert(KeyOf(*prompt)).second) out->push_back(std::move(candidate));
 }
@@ -61,28 +76,31 @@ std::vector<Candidate> CandidatePool::First(const std::vector<std::string>& prop
     if (i == kTriesEach * settings_->candidates) break;
     const Instruction& instruction = instructions[i % instructions.size()];
     const PromptFormat& format = i % 2 == 0 ? data_->formats[0] : AnyFormat();
-    Add({instruction.text, format, DrawExamples(counts[random_() % std::size(counts)]), instruction.origin}, &out);
+    Candidate candidate{instruction.text, format, {}, instruction.origin};
+    ChooseExamples(counts[random_() % std::size(counts)], &candidate);
+    Add(std::move(candidate), &out);
   }
   return out;
 }
 
 Candidate CandidatePool::Changed(const Candidate& parent, uint64_t change, const std::vector<std::string>& proposed) {
   Candidate out = parent;
-  const int64_t most = settings_->max_examples, examples = static_cast<int64_t>(parent.examples.size());
+  const int64_t most = settings_->max_examples;
+  const int64_t examples = static_cast<int64_t>(parent.examples.size()) + parent.retrieved;
   const std::vector<std::string> edits = EditInstruction(parent.instruction, data_->labels);
   if (change == 0 && most > 0) {
-    out.examples = DrawExamples(examples > 0 ? examples : most);
+    ChooseExamples(examples > 0 ? examples : most, &out);
     out.origin = "examples";
   } else if (change == 1 && !proposed.empty()) {
     out.instruction = proposed[random_() % proposed.size()];
     out.origin = "proposed";
-  } else if (change == 2 && data_->formats.size() > 1) {
+  } else if (change == 2 && data_->formats.size() > 1 && parent.retrieved == 0) {
     out.format = AnyFormat();
     out.origin = "format";
   } else if (change == 3 && most > 0) {
-    out.examples = DrawExamples(1 + static_cast<int64_t>(random_() % static_cast<uint64_t>(most)));
+    ChooseExamples(1 + static_cast<int64_t>(random_() % static_cast<uint64_t>(most)), &out);
     out.origin = "examples";
-  } else if (change == 4 && examples > 1) {
+  } else if (change == 4 && parent.examples.size() > 1) {
     ShuffleBySeed(&out.examples, random_());
     out.origin = "order";
   } else {

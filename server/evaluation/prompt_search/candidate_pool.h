@@ -35,6 +35,8 @@ class CandidatePool {
   };
   std::vector<Instruction> FirstInstructions(const std::vector<std::string>& proposed) const;
   Candidate Changed(const Candidate& parent, uint64_t change, const std::vector<std::string>& proposed);
+  // So many, chosen as the settings say: the same for every row, or retrieved, then in the data's own format.
+  void ChooseExamples(int64_t count, Candidate* out);
   const PromptFormat& AnyFormat() { return data_->formats[random_() % data_->formats.size()]; }
   // Unless it was made before.
   void Add(Candidate candidate, std::vector<Candidate>* out);
@@ -43,6 +45,7 @@ class CandidatePool {
   const SearchSettings* const settings_;
   std::mt19937_64 random_;
   std::set<std::string> made_;
+  int64_t choices_ = 0;  // of examples
 };
 
 }  // namespace attune

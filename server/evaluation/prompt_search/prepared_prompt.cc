@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <utility>
 
 #include "common/error.h"
 #include "server/evaluation/calibration.h"
+#include "server/evaluation/example_retrieval.h"
 
 namespace attune {
 namespace {
@@ -15,6 +17,12 @@ using Metric = TextPromptSpec::Metric;
 // exp of the mean log-probability of a token.
 double MeanProbability(const ScoredContinuation& answer) {
   return std::exp(answer.logprob / static_cast<double>(answer.tokens.size()));
+}
+
+// The longest examples that a row may get.
+std::vector<int64_t> LongestRetrieved(const TextPrompt& text, const SearchData& data) {
+  const int64_t count = std::min(text.retrieved, static_cast<int64_t>(data.longest_in_pool.size()));
+  return {data.longest_in_pool.begin(), data.longest_in_pool.begin() + count};
 }
 
 // What a template takes of a request beside the row.
@@ -28,9 +36,10 @@ absl::StatusOr<int64_t> OwnTokens(const ServedModel& model, const std::string& p
 
 }  // namespace
 
-PreparedPrompt::PreparedPrompt(const SearchData* data, Candidate candidate, TextPrompt text, ExampleRenderer renderer,
-                               ChoiceSet choices)
-    : data_(data),
+PreparedPrompt::PreparedPrompt(const ServedModel* model, const SearchData* data, Candidate candidate, TextPrompt text,
+                               ExampleRenderer renderer, ChoiceSet choices)
+    : model_(model),
+      data_(data),
       candidate_(std::move(candidate)),
       text_(std::move(text)),
       key_(KeyOf(text_)),
@@ -39,9 +48,9 @@ PreparedPrompt::PreparedPrompt(const SearchData* data, Candidate candidate, Text
 
 absl::StatusOr<PreparedPrompt> PreparedPrompt::Make(const ServedModel& model, const SearchData& data,
                                                     Candidate candidate) {
-  ATTUNE_ASSIGN_OR_RETURN(TextPrompt text, ToTextPrompt(candidate, data.train));
+  ATTUNE_ASSIGN_OR_RETURN(TextPrompt text, ToTextPrompt(candidate, data.train, data.pool));
   RenderOptions render;
-  ATTUNE_ASSIGN_OR_RETURN(render.prompt_template, MakePromptTemplate(text));
+  ATTUNE_ASSIGN_OR_RETURN(render.prompt_template, MakePromptTemplate(text, LongestRetrieved(text, data)));
   render.completion_template = text.output_template;
   ATTUNE_ASSIGN_OR_RETURN(const int64_t own_tokens, OwnTokens(model, render.prompt_template));
   render.max_tokens = std::min(model.context_tokens(), own_tokens + data.max_tokens);
@@ -49,12 +58,13 @@ absl::StatusOr<PreparedPrompt> PreparedPrompt::Make(const ServedModel& model, co
                           ExampleRenderer::Create(model.tokenizer_view, model.chat_template(), render));
   ATTUNE_ASSIGN_OR_RETURN(ChoiceSet choices, ChoiceSet::Make(model.tokenizer(), DatasetKind::kPromptCompletion,
                                                              text.output_template, data.labels, {}));
-  PreparedPrompt prompt(&data, std::move(candidate), std::move(text), std::move(renderer), std::move(choices));
+  PreparedPrompt prompt(&model, &data, std::move(candidate), std::move(text), std::move(renderer), std::move(choices));
   prompt.tokens_ = own_tokens;
   return prompt;
 }
 
-absl::StatusOr<ScoreParams> PreparedPrompt::ParamsFor(const Row& row) const {
+absl::StatusOr<ScoreParams> PreparedPrompt::ParamsFor(const Row& row, const std::vector<float>& query,
+                                                      int64_t left_out) const {
   ScoreParams params;
   int64_t room = choices_.longest();
   if (choices_.empty()) {
@@ -64,17 +74,22 @@ absl::StatusOr<ScoreParams> PreparedPrompt::ParamsFor(const Row& row) const {
   } else {
     params.continuations = choices_.continuations();
   }
-  ATTUNE_ASSIGN_OR_RETURN(params.prompt, renderer_.RenderPrompt(row, room, nullptr));
+  std::optional<ExampleRenderer> own;
+  if (retrieves()) {
+    ATTUNE_ASSIGN_OR_RETURN(own, RendererFor(*model_, text_, renderer_.options(), query, left_out));
+  }
+  const ExampleRenderer& renderer = own ? *own : renderer_;
+  ATTUNE_ASSIGN_OR_RETURN(params.prompt, renderer.RenderPrompt(row, room, nullptr));
   const bool is_whole = !params.prompt.empty() && !params.continuations[0].empty();
   if (!is_whole) return absl::OutOfRangeError("The row renders to nothing.");
   return params;
 }
 
-absl::StatusOr<ScoreParams> PreparedPrompt::ContentFreeParams(const std::string& text) const {
+absl::StatusOr<Row> PreparedPrompt::ContentFreeRow(const std::string& text) const {
   ATTUNE_ASSIGN_OR_RETURN(PromptTemplate input, PromptTemplate::Parse(text_.input_template));
   Row row;
   for (const std::string& name : input.variables()) row.columns[name] = text;
-  return ParamsFor(row);
+  return row;
 }
 
 absl::StatusOr<double> PreparedPrompt::ScoreOf(const Row& row, const ScoreResult& result,

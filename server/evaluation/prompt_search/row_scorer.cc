@@ -1,6 +1,7 @@
 #include "server/evaluation/prompt_search/row_scorer.h"
 
 #include <algorithm>
+#include <map>
 #include <numeric>
 #include <utility>
 
@@ -29,6 +30,8 @@ struct RowScorer::Work {
   const PreparedPrompt* prompt = nullptr;
   bool is_content_free = false;
   int64_t index = 0;  // of the row, or of the content-free input
+
+  int64_t input() const { return is_content_free ? ContentFreeInput(index) : index; }
 };
 
 // Shared with the engine's callback, which may come after the search has gone.
@@ -54,8 +57,6 @@ std::vector<int64_t> FirstRows(int64_t count) {
   return rows;
 }
 
-int64_t TrainingRow(int64_t index) { return -1 - index; }
-
 const Row& RowScorer::RowOf(int64_t row) const {
   return row >= 0 ? host_.data->validation[row] : host_.data->train[TrainingRow(row)];
 }
@@ -78,19 +79,39 @@ std::vector<RowScorer::Work> RowScorer::Missing(const std::vector<const Prepared
   return works;
 }
 
+absl::StatusOr<Row> RowScorer::RowOf(const Work& work) const {
+  if (work.is_content_free) return work.prompt->ContentFreeRow(ContentFreeInputs()[work.index]);
+  return RowOf(work.index);
+}
+
+absl::StatusOr<bool> RowScorer::EmbedInputs(const std::vector<Work>& works) {
+  std::map<int64_t, Columns> inputs;
+  for (const Work& work : works) {
+    if (!work.prompt->retrieves()) continue;
+    ATTUNE_ASSIGN_OR_RETURN(Row row, RowOf(work));
+    inputs.try_emplace(work.input(), std::move(row.columns));
+  }
+  return embeddings_.Add(inputs);
+}
+
 absl::StatusOr<bool> RowScorer::Score(const std::vector<const PreparedPrompt*>& prompts,
                                       const std::vector<int64_t>& rows) {
   std::vector<Work> works = Missing(prompts, rows);
+  ATTUNE_ASSIGN_OR_RETURN(const bool embedded, EmbedInputs(works));
+  if (!embedded) std::erase_if(works, [](const Work& work) { return work.prompt->retrieves(); });
   const auto first_wave = works.begin() + static_cast<int64_t>(std::min(works.size(), prompts.size()));
   ATTUNE_ASSIGN_OR_RETURN(bool complete, RunAll({works.begin(), first_wave}));
   if (!complete) return false;
-  return RunAll({first_wave, works.end()});
+  ATTUNE_ASSIGN_OR_RETURN(complete, RunAll({first_wave, works.end()}));
+  return complete && embedded;
 }
 
 absl::StatusOr<ScoreParams> RowScorer::ParamsFor(const Work& work) const {
-  absl::StatusOr<ScoreParams> params = work.is_content_free
-                                           ? work.prompt->ContentFreeParams(ContentFreeInputs()[work.index])
-                                           : work.prompt->ParamsFor(RowOf(work.index));
+  ATTUNE_ASSIGN_OR_RETURN(const Row row, RowOf(work));
+  static const std::vector<float> none;
+  const bool retrieves = work.prompt->retrieves();
+  absl::StatusOr<ScoreParams> params =
+      work.prompt->ParamsFor(row, retrieves ? embeddings_.Of(work.input()) : none, embeddings_.PoolRow(work.input()));
   if (!params.ok()) return params;
   params->model = host_.model;
   params->priority = kBackgroundPriority;

@@ -8,6 +8,7 @@
 #include "common/error.h"
 #include "common/file.h"
 #include "server/adapters/publish_text_prompt.h"
+#include "server/evaluation/prompt_search/input_embeddings.h"
 
 namespace attune {
 namespace {
@@ -32,6 +33,11 @@ std::string Describe(const Proportion& score) {
   return absl::StrFormat("%.3f [%.3f, %.3f] on %d rows", score.value, score.lower, score.upper, score.count);
 }
 
+std::string DescribeExamples(size_t fixed, int64_t retrieved) {
+  if (retrieved == 0) return absl::StrCat(fixed, " examples");
+  return absl::StrCat(retrieved, " examples by similarity");
+}
+
 }  // namespace
 
 PromptSearchRun::PromptSearchRun(const PromptSearchDeps& deps, const Job& job, JobControl& control)
@@ -49,9 +55,8 @@ absl::StatusOr<JobOutcome> PromptSearchRun::Run() {
   Hyperparameters resolved;
   resolved.seed = static_cast<int64_t>(settings_.seed);
   ATTUNE_RETURN_IF_ERROR(control_.SetRunning(resolved, data_.report));
-  PromptSearch search(&host_, [this](const SearchRound& round) { return OnRound(round); });
   energy_.Enter();
-  absl::StatusOr<SearchOutcome> outcome = search.Run();
+  absl::StatusOr<SearchOutcome> outcome = Search();
   energy_.Leave();
   AddEnergy(energy_.TakeAll());
   // The engine cancels, too, and that is no stop.
@@ -61,6 +66,13 @@ absl::StatusOr<JobOutcome> PromptSearchRun::Run() {
   }
   ATTUNE_RETURN_IF_ERROR(outcome.status());
   return Publish(*outcome);
+}
+
+absl::StatusOr<SearchOutcome> PromptSearchRun::Search() {
+  ATTUNE_ASSIGN_OR_RETURN(const std::string about_pool, AddPool(host_, &data_));
+  if (!about_pool.empty()) ATTUNE_RETURN_IF_ERROR(control_.Log(about_pool));
+  PromptSearch search(&host_, [this](const SearchRound& round) { return OnRound(round); });
+  return search.Run();
 }
 
 absl::Status PromptSearchRun::Prepare() {
@@ -107,10 +119,11 @@ void PromptSearchRun::AddEnergy(std::optional<double> joules) {
 
 absl::Status PromptSearchRun::OnRound(const SearchRound& round) {
   score_ = round.score.value;
-  ATTUNE_RETURN_IF_ERROR(control_.Log(absl::StrFormat(
-      "round %d of %d: %s %s after %d calls; best: %d examples, format %s%s, instruction \"%s\" (%s)", round.round,
-      settings_.rounds, MetricName(data_.metric), Describe(round.score), memo_.calls, round.best.examples.size(),
-      round.best.format.name, round.is_calibrated ? ", calibrated" : "", round.best.instruction, round.best.origin)));
+  ATTUNE_RETURN_IF_ERROR(control_.Log(
+      absl::StrFormat("round %d of %d: %s %s after %d calls; best: %s, format %s%s, instruction \"%s\" (%s)",
+                      round.round, settings_.rounds, MetricName(data_.metric), Describe(round.score), memo_.calls,
+                      DescribeExamples(round.best.examples.size(), round.best.retrieved), round.best.format.name,
+                      round.is_calibrated ? ", calibrated" : "", round.best.instruction, round.best.origin)));
   ATTUNE_RETURN_IF_ERROR(control_.ReportEvaluation(Progress()));
   return Checkpoint();
 }
@@ -133,10 +146,11 @@ absl::Status PromptSearchRun::Checkpoint() {
 
 absl::StatusOr<JobOutcome> PromptSearchRun::Publish(const SearchOutcome& outcome) {
   score_ = outcome.score.value;
-  ATTUNE_RETURN_IF_ERROR(control_.Log(absl::StrFormat(
-      "publishing %d examples%s, instruction \"%s\": %s %s; without a prompt %s", outcome.prompt.examples.size(),
-      outcome.prompt.label_offsets.empty() ? "" : ", calibrated", outcome.prompt.instruction, MetricName(data_.metric),
-      Describe(outcome.score), Describe(outcome.baseline))));
+  ATTUNE_RETURN_IF_ERROR(control_.Log(
+      absl::StrFormat("publishing %s%s, instruction \"%s\": %s %s; without a prompt %s",
+                      DescribeExamples(outcome.prompt.examples.size(), outcome.prompt.retrieved),
+                      outcome.prompt.label_offsets.empty() ? "" : ", calibrated", outcome.prompt.instruction,
+                      MetricName(data_.metric), Describe(outcome.score), Describe(outcome.baseline))));
   JobProgress progress = Progress();
   progress.total_steps = progress.step;  // no more will come
   progress.eta_seconds = 0;

@@ -20,6 +20,7 @@ class PromptSearchRun {
 
  private:
   absl::Status Prepare();
+  absl::StatusOr<SearchOutcome> Search();
   absl::Status Restore();
   absl::Status OnCall();
   void AddEnergy(std::optional<double> joules);

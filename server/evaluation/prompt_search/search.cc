@@ -216,7 +216,7 @@ std::vector<TextPromptTrial> PromptSearch::Trials() const {
     if (score.count == 0) continue;
     trials.push_back({candidate.instruction, static_cast<int64_t>(candidate.examples.size()),
                       candidate.format.input_template, score.value, score.lower, score.upper, score.count,
-                      candidate.origin});
+                      candidate.origin, candidate.retrieved});
   }
   // What is known to be good comes first.
   std::stable_sort(trials.begin(), trials.end(), [](const auto& a, const auto& b) { return a.lower > b.lower; });

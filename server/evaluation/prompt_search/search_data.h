@@ -3,6 +3,8 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -10,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "server/adapters/residency.h"
 #include "server/data/dataset_store.h"
+#include "server/data/example_pool.h"
 #include "server/evaluation/prompt_search/prompt_format.h"
 #include "server/jobs/job.h"
 
@@ -37,6 +40,10 @@ struct SearchData {
   TextPromptSpec::Metric metric = TextPromptSpec::Metric::kUnspecified;  // never kUnspecified
   std::vector<std::string> labels;                                       // empty unless the metric is kLabelAccuracy
   std::vector<PromptFormat> formats;
+  // What prompts may retrieve examples from, embedded in the first format; null: none may. See AddPool.
+  std::shared_ptr<const ExamplePool> pool;
+  std::map<int64_t, int64_t> pool_row_of;  // training row to the pool's
+  std::vector<int64_t> longest_in_pool;    // the pool's rows, by tokens
   int64_t max_tokens = 0;  // of a row with its answer, without what comes before it
   int64_t row_tokens = 0;  // mean, prompt and answer
   DataReport report;

@@ -36,6 +36,7 @@ SearchMemo Decode(const Json& json) {
   json.at("calls").get_to(memo.calls);
   json.at("tokens").get_to(memo.tokens);
   json.at("seconds").get_to(memo.seconds);
+  memo.embedded = json.value("embedded", std::set<int64_t>());
   return memo;
 }
 
@@ -52,8 +53,9 @@ std::string SearchMemoToJson(const SearchMemo& memo) {
   Json scores = Json::object(), content_free = Json::object();
   for (const auto& [prompt, rows] : memo.scores) scores[prompt] = RowsToJson(rows);
   for (const auto& [prompt, inputs] : memo.content_free) content_free[prompt] = ContentFreeToJson(inputs);
-  return Json{{"scores", scores},    {"content_free", content_free}, {"written", memo.written},
-              {"calls", memo.calls}, {"tokens", memo.tokens},        {"seconds", memo.seconds}}
+  return Json{{"scores", scores},         {"content_free", content_free}, {"written", memo.written},
+              {"calls", memo.calls},      {"tokens", memo.tokens},        {"seconds", memo.seconds},
+              {"embedded", memo.embedded}}
       .dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -26,7 +27,9 @@ struct SearchMemo {
   std::map<std::string, std::map<int64_t, std::vector<double>>> content_free;
   // By what the model was asked for: the texts that it wrote.
   std::map<std::string, std::vector<std::string>> written;
-  // Spent on all this, over all runs.
+  // Inputs whose embedding is among the tokens spent, by EmbeddedInput: a run that embeds them again spends no more.
+  std::set<int64_t> embedded;
+  // Spent on all this, over all runs. Embeddings count as tokens and seconds, not as calls.
   int64_t calls = 0, tokens = 0;
   double seconds = 0;
 

@@ -121,8 +121,59 @@ TEST(CandidatePoolTest, TheSeedDecidesAndNoExamplesMeansNone) {
   EXPECT_NE(keys(1), keys(2));
 }
 
+TEST(CandidateTest, KeysOfThoseThatRetrieveAreOfPoolAndNumberNotOfRounding) {
+  SearchData data = MoodData();
+  auto pool = std::make_shared<ExamplePool>();
+  pool->rows = {data.train[0].columns, data.train[1].columns};
+  pool->embeddings = {{1, 0}, {0, 1}};
+  const auto key = [&](int64_t retrieved, std::shared_ptr<const ExamplePool> of) {
+    return KeyOf(*ToTextPrompt({"Do it.", data.formats[0], {}, "x", retrieved}, data.train, std::move(of)));
+  };
+  auto rounded = std::make_shared<ExamplePool>(*pool), other = std::make_shared<ExamplePool>(*pool);
+  rounded->embeddings[0] = {0.999999f, 0.001f};
+  other->rows.pop_back();
+  EXPECT_EQ(key(2, pool), key(2, rounded));
+  EXPECT_NE(key(2, pool), key(1, pool));
+  EXPECT_NE(key(2, pool), key(2, other));
+  EXPECT_EQ(key(0, pool), key(0, nullptr));
+}
+
+TEST(CandidatePoolTest, WithAPoolEveryThirdChoiceOfExamplesRetrieves) {
+  SearchData data = MoodData();
+  auto rows = std::make_shared<ExamplePool>();
+  for (const Row& row : data.train) rows->rows.push_back(row.columns);
+  data.pool = rows;
+  SearchSettings settings;
+  settings.candidates = 12;
+  settings.max_examples = 4;
+  const auto made = [&](TextPromptSpec::Selection selection) {
+    settings.selection = selection;
+    CandidatePool pool(&data, &settings);
+    std::vector<Candidate> all = pool.First({"A proposed one."});
+    for (int round = 0; round < 3; ++round) {
+      for (Candidate& next : pool.Next({all.back(), all[all.size() / 2]}, {absl::StrCat("Round ", round)})) {
+        all.push_back(std::move(next));
+      }
+    }
+    int64_t fixed = 0, retrieving = 0;
+    for (const Candidate& candidate : all) {
+      EXPECT_TRUE(candidate.retrieved == 0 || candidate.examples.empty());
+      EXPECT_LE(candidate.retrieved, 4);
+      if (candidate.retrieved > 0) EXPECT_EQ(candidate.format, data.formats[0]);
+      fixed += !candidate.examples.empty();
+      retrieving += candidate.retrieved > 0;
+    }
+    return std::pair(fixed > 0, retrieving > 0);
+  };
+  EXPECT_EQ(made(TextPromptSpec::Selection::kUnspecified), std::pair(true, true));
+  EXPECT_EQ(made(TextPromptSpec::Selection::kSimilar), std::pair(false, true));
+  data.pool = nullptr;
+  EXPECT_EQ(made(TextPromptSpec::Selection::kSimilar), std::pair(true, false));
+}
+
 TEST(SearchMemoTest, EveryAnswerSurvives) {
   SearchMemo memo;
+  memo.embedded = {-4, 7};
   memo.scores["p"] = {{0, {1, 0}}, {-3, {0.25, 0.5}}};
   memo.content_free["p"] = {{1, {-1.5, -2.5}}};
   memo.written["q"] = {"one", "two \"quoted\"\n"};

@@ -4,8 +4,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <fstream>
 #include <map>
+#include <set>
 #include <thread>
 
 #include "absl/strings/match.h"
@@ -14,6 +16,8 @@
 #include "common/database.h"
 #include "common/error.h"
 #include "server/data/text_prompt.h"
+#include "server/evaluation/evaluator.h"
+#include "server/evaluation/prompt_search/search_data.h"
 #include "tests/evaluation/prompt_search/fake_control.h"
 #include "tests/testing/fake_engine.h"
 #include "tests/testing/fake_tokenizer.h"
@@ -101,6 +105,31 @@ class PromptSearchRunnerTest : public ::testing::Test {
     return FakeEngine::Uniform(tokens, logprob / static_cast<double>(tokens.size()), is_right);
   }
 
+  // Of texts that are long where the mood is sad (the engine tells texts by their length), a model that gives the
+  // answer of the example before the input.
+  void UseCopyingModel() {
+    DatasetStore::UploadOptions options;
+    options.info.id = "near";
+    options.info.prompt_template = "Text: {{text}}\nMood:";
+    options.info.completion_template = " {{label}}";
+    auto upload = *datasets_->BeginUpload(options);
+    for (int i = 0; i < 200; ++i) {
+      const std::string text(i % 2 ? 3 : 9, static_cast<char>('b' + i % 20));
+      ASSERT_TRUE(
+          upload->Append(absl::StrCat("{\"text\":\"", text, "\",\"label\":\"", i % 2 ? "glad" : "sad", "\"}\n")).ok());
+    }
+    ASSERT_TRUE(upload->Commit().ok());
+    job_.spec.dataset = "near";
+    method().instructions.clear();
+    method().calibrate = false;
+    engine_.SetScorer([this](const ScoreParams& params, const std::vector<int32_t>& tokens) {
+      const std::string prompt = tokenizer_.Decode(params.prompt, false);
+      const std::string example = prompt.substr(0, std::min(prompt.rfind("\n\n"), prompt.size()));
+      const bool is_copied = absl::EndsWith(example, tokenizer_.Decode(tokens, true));
+      return FakeEngine::Uniform(tokens, is_copied ? -0.1 : -3, is_copied);
+    });
+  }
+
   absl::StatusOr<JobOutcome> Run() { return runner_->Run(job_, control_); }
   TextPromptSpec& method() { return std::get<TextPromptSpec>(job_.spec.method); }
   TextPrompt Published() {
@@ -171,6 +200,107 @@ TEST_F(PromptSearchRunnerTest, ValidationRowsAreNeverExamples) {
     const std::string row = prompt.substr(at, prompt.find('\n', at) - at + 1);
     EXPECT_EQ(prompt.find(row), prompt.rfind(row)) << prompt;
   }
+}
+
+TEST_F(PromptSearchRunnerTest, NoRowOfThePoolIsAValidationRow) {
+  method().selection = TextPromptSpec::Selection::kSimilar;
+  ASSERT_TRUE(Run().ok());
+  const SearchData data = *PrepareSearch(*datasets_, job_.spec, *model_, nullptr);
+  ASSERT_EQ(data.validation.size(), 20);
+  std::set<std::string> held;
+  for (const Row& row : data.validation) held.insert(row.columns.at("text"));
+  int64_t retrieving = 0;
+  const TextPrompt prompt = Published();
+  for (const TextPromptTrial& trial : prompt.trials) {
+    EXPECT_EQ(trial.examples, 0);
+    retrieving += trial.retrieved > 0;
+  }
+  EXPECT_GT(retrieving, 0);
+  EXPECT_THAT(control_.logs, Contains(HasSubstr("examples by similarity come from 180 rows")));
+  // Each of them was embedded once, and nothing else but what was asked about.
+  EXPECT_LE(engine_.embedded().size(), 180 + 20 + 3);
+  int64_t content_free = 0;
+  for (const auto& [question, times] : asked_) {
+    const std::string text = question.substr(0, question.find('|'));
+    const size_t input = text.rfind("\n\n");
+    if (input == std::string::npos) continue;
+    // Inputs that say nothing get examples as any do.
+    content_free += absl::StrContains(text, "ad\n\nText: N/A\nMood:");
+    for (const std::string& row : held) {
+      EXPECT_FALSE(absl::StrContains(text.substr(0, input), absl::StrCat(": ", row, "\n"))) << text;
+    }
+  }
+  EXPECT_GT(content_free, 0);
+}
+
+TEST_F(PromptSearchRunnerTest, ExamplesBySimilarityWinWhereTheModelCopiesTheNearest) {
+  UseCopyingModel();
+  auto outcome = Run();
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  const TextPrompt prompt = Published();
+  ASSERT_NE(prompt.pool, nullptr);
+  EXPECT_GE(prompt.retrieved, 1);
+  EXPECT_EQ(prompt.pool->rows.size(), 180);
+  EXPECT_TRUE(prompt.examples.empty());
+  const ModelInfo info = *registry_->Get("mood-prompt");
+  EXPECT_EQ(info.metrics.at("validation_score"), 1);
+  EXPECT_LT(info.metrics.at("baseline_score"), 0.8);
+  EXPECT_EQ(prompt.trials[0].retrieved, prompt.retrieved);
+  EXPECT_THAT(control_.logs, Contains(HasSubstr("examples by similarity, ")));
+  // As it serves, it does as in the search.
+  model_->info = info;
+  model_->retrieving_prompt = std::make_shared<const TextPrompt>(prompt);
+  model_->label_offsets = prompt.label_offsets;
+  const SearchData data = *PrepareSearch(*datasets_, job_.spec, *model_, nullptr);
+  const auto measured = EvaluateRows(&engine_, model_, *datasets_->Get("near"), data.validation, EvaluationOptions(),
+                                     [](int64_t, int64_t) { return true; });
+  ASSERT_TRUE(measured.ok()) << measured.status();
+  EXPECT_EQ(measured->label_accuracy.value, 1);
+}
+
+TEST_F(PromptSearchRunnerTest, ASearchOverRetrievedExamplesResumesAlike) {
+  UseCopyingModel();
+  ASSERT_TRUE(Run().ok());
+  const std::string uninterrupted = TextPromptToJson(Published());
+  const int64_t tokens = control_.progress.trained_tokens;
+  ASSERT_TRUE(registry_->Delete("mood-prompt", "").ok());
+  control_.saved.clear();
+  job_.spec.id = "again";
+  control_.StopAfter(60, StopRequest::kPause);
+  ASSERT_EQ(Run()->kind, JobOutcome::Kind::kStopped);
+  control_.StopAfter(0, StopRequest::kNone);
+  ASSERT_TRUE(Run().ok());
+  EXPECT_EQ(TextPromptToJson(Published()), uninterrupted);
+  EXPECT_EQ(control_.progress.trained_tokens, tokens);  // what is embedded again costs no more
+}
+
+TEST_F(PromptSearchRunnerTest, AModelThatCannotEmbedIsSearchedWithoutIt) {
+  engine_.FailEmbeddings(absl::UnimplementedError("no hidden states here"));
+  ASSERT_TRUE(Run().ok());
+  EXPECT_EQ(Published().pool, nullptr);
+  EXPECT_THAT(control_.logs, Contains(HasSubstr("no examples by similarity: no hidden states here")));
+  method().selection = TextPromptSpec::Selection::kSimilar;
+  job_.spec.tuned_model_id = "other";
+  job_.spec.id = "job2";
+  EXPECT_TRUE(absl::IsUnimplemented(Run().status()));
+}
+
+TEST_F(PromptSearchRunnerTest, OtherSelectionsEmbedNothing) {
+  method().selection = TextPromptSpec::Selection::kLabelCoverage;
+  ASSERT_TRUE(Run().ok());
+  EXPECT_TRUE(engine_.embedded().empty());
+}
+
+TEST_F(PromptSearchRunnerTest, AHeldEmbeddingDoesNotHoldACancelledJob) {
+  engine_.HoldEmbeddings();
+  std::thread canceller([this] {
+    absl::SleepFor(absl::Milliseconds(100));
+    control_.Stop(StopRequest::kCancel);
+  });
+  auto outcome = Run();
+  canceller.join();
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  EXPECT_EQ(outcome->kind, JobOutcome::Kind::kStopped);
 }
 
 TEST_F(PromptSearchRunnerTest, CalibrationIsKeptWhereItHelps) {

@@ -84,6 +84,7 @@ class TinyModelSearchTest : public EngineTest {
     method.max_examples = 2;
     method.candidates = 6;
     method.rounds = 2;
+    method.selection = selection_;
     job.spec.method = method;
     return job;
   }
@@ -93,6 +94,8 @@ class TinyModelSearchTest : public EngineTest {
     return prompt.ok() ? TextPromptToJson(*prompt) : "";
   }
 
+  // Embeddings are requests, too, but no calls of the search.
+  TextPromptSpec::Selection selection_ = TextPromptSpec::Selection::kLabelCoverage;
   CallLog log_;
   ManualClock clock_;
   std::unique_ptr<Database> database_;
@@ -126,6 +129,23 @@ TEST_F(TinyModelSearchTest, PausesAndResumesWithoutRepeatingACall) {
   ASSERT_TRUE(runner_->Run(MakeJob("cut"), cut).ok());
   EXPECT_EQ(log_.calls() - before, whole.progress.step);
   EXPECT_EQ(Published("cut"), Published("whole"));
+}
+
+TEST_F(TinyModelSearchTest, ExamplesBySimilarityAreTheSameWheneverTheyAreRetrieved) {
+  selection_ = TextPromptSpec::Selection::kSimilar;
+  FakeControl first, second, cut;
+  auto outcome = runner_->Run(MakeJob("one"), first);
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  ASSERT_TRUE(runner_->Run(MakeJob("two"), second).ok());
+  EXPECT_EQ(Published("one"), Published("two"));
+  EXPECT_EQ(first.progress.trained_tokens, second.progress.trained_tokens);
+  EXPECT_EQ(log_.calls() % 2, 0);
+  EXPECT_GT(log_.calls() / 2, first.progress.step);
+  cut.StopAfter(40, StopRequest::kPause);
+  ASSERT_TRUE(runner_->Run(MakeJob("cut"), cut).ok());
+  cut.StopAfter(0, StopRequest::kNone);
+  ASSERT_TRUE(runner_->Run(MakeJob("cut"), cut).ok());
+  EXPECT_EQ(Published("cut"), Published("one"));
 }
 
 TEST_F(TinyModelSearchTest, CancelledAndLimitedSearchesStop) {
