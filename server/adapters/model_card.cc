@@ -83,7 +83,9 @@ void AddData(const ModelInfo& info, const ModelCardFacts& facts, std::string* ca
   AddLine("Dataset", DataText(facts), card);
   AddTemplate("Prompt template", info.prompt_template, card);
   AddTemplate("Completion template", info.completion_template, card);
-  if (info.max_sequence_tokens > 0) absl::StrAppend(card, "- Longest example: ", info.max_sequence_tokens, " tokens\n");
+  if (info.max_sequence_tokens > 0 && info.kind != ModelKind::kTextPrompt) {
+    absl::StrAppend(card, "- Longest example: ", info.max_sequence_tokens, " tokens\n");
+  }
 }
 
 void AddTable(absl::string_view section, const ModelCardFacts::Lines& lines, std::string* card) {
@@ -125,7 +127,11 @@ void AddLimits(const ModelInfo& info, const ModelCardFacts& facts, std::string* 
     absl::StrAppend(card, "- Context: ", info.architecture.context_tokens, " tokens for prompt and answer",
                     HasVirtualTokens(info.kind) ? ", the virtual tokens included" : "", ".\n");
   }
-  if (info.max_sequence_tokens > 0) {
+  const bool is_text_prompt = info.kind == ModelKind::kTextPrompt;
+  if (is_text_prompt && info.max_sequence_tokens > 0) {
+    absl::StrAppend(card, "- Length: at most ", info.max_sequence_tokens, " tokens, instruction and examples included; longer "
+                    "inputs were not tried.\n");
+  } else if (info.max_sequence_tokens > 0) {
     absl::StrAppend(card, "- Length: tuned on at most ", info.max_sequence_tokens, " tokens an example");
     if (facts.cut_examples > 0) absl::StrAppend(card, "; longer prompts cut: ", facts.cut_examples);
     if (facts.left_out_examples > 0) {
@@ -133,7 +139,10 @@ void AddLimits(const ModelInfo& info, const ModelCardFacts& facts, std::string* 
     }
     absl::StrAppend(card, ". Longer inputs were not tried.\n");
   }
-  if (!info.prompt_template.empty()) {
+  if (is_text_prompt) {
+    absl::StrAppend(card, "- Form: its instruction and examples are in text_prompt.json; what they were chosen by, other data and "
+                    "other models may not share.\n");
+  } else if (!info.prompt_template.empty()) {
     absl::StrAppend(card, "- Form: tuned with the prompt template above alone; prompts of another form were not tried.\n");
   }
   absl::StrAppend(card, "- Other skills: ", ForgettingText(info, facts), "\n");

@@ -8,6 +8,7 @@
 #include "common/error.h"
 #include "server/comparison/comparison_run.h"
 #include "server/comparison/trials.h"
+#include "server/data/text_prompt.h"
 
 namespace attune {
 namespace {
@@ -97,7 +98,9 @@ absl::StatusOr<JobSpec> ComparisonRun::SpecOf(const Contender& contender, const 
     ATTUNE_ASSIGN_OR_RETURN(const ModelInfo searched, SearchedPrompt());
     spec.data.prompt_template = searched.prompt_template;
     spec.data.completion_template = searched.completion_template;
-    spec.data.max_sequence_tokens = static_cast<int32_t>(searched.max_sequence_tokens);
+    ATTUNE_ASSIGN_OR_RETURN(const TextPrompt prompt, ReadTextPrompt(deps_.models->Directory(searched.id)));
+    // A limit that has room for retrieved examples would leave rows whole that all others cut: a hybrid has none.
+    if (!prompt.pool) spec.data.max_sequence_tokens = static_cast<int32_t>(searched.max_sequence_tokens);
   }
   spec.tenant = now_.spec.tenant;
   spec.labels = {{"comparison", id_}};

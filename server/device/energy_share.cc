@@ -44,7 +44,7 @@ void EnergyShare::SetComputes(Part* part, bool computes) {
 
 std::optional<double> EnergyShare::Take(Part* part, bool reads) {
   absl::MutexLock lock(&mutex_);
-  if (reads) Read(Advance(), absl::ZeroDuration());
+  Read(Advance(), reads ? absl::ZeroDuration() : kReadInterval);
   return std::exchange(part->joules_, std::nullopt);
 }
 

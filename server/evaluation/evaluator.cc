@@ -134,16 +134,17 @@ class Evaluation {
   }
 
   // The next row's own renderer; empty where all have the same.
-  absl::StatusOr<std::optional<ExampleRenderer>> OwnRenderer() {
+  absl::StatusOr<std::optional<ExampleRenderer>> OwnRenderer(const Row& row) {
     if (!retrieving_) return std::optional<ExampleRenderer>();
     const std::vector<float> query = std::move(queries_.front());
     queries_.pop_front();
-    return RendererFor(*model_, *retrieving_, renderer_.options(), query);
+    return RendererFor(*model_, *retrieving_, renderer_.options(), row.columns, query,
+                       ExampleOf(*retrieving_->pool, row.columns));
   }
 
   // Empty for a row that cannot be measured because it does not fit.
   absl::StatusOr<std::optional<Item>> Prepare(const Row& row, int64_t index) {
-    ATTUNE_ASSIGN_OR_RETURN(const std::optional<ExampleRenderer> own, OwnRenderer());
+    ATTUNE_ASSIGN_OR_RETURN(const std::optional<ExampleRenderer> own, OwnRenderer(row));
     const ExampleRenderer& renderer = own ? *own : renderer_;
     absl::StatusOr<Example> example = renderer.Render(row, index);
     if (absl::IsOutOfRange(example.status())) return std::optional<Item>();

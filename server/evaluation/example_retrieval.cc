@@ -14,7 +14,27 @@ namespace {
 // Of an input: what it is about shows by then, and reading more would take longer than the answer.
 constexpr int64_t kMostQueryTokens = 2048;
 
+// What a template takes beside its variables.
+absl::StatusOr<int64_t> OwnTokens(const TextEncoder& encoder, const std::string& prompt_template) {
+  ATTUNE_ASSIGN_OR_RETURN(const PromptTemplate whole, PromptTemplate::Parse(prompt_template));
+  Columns empty;
+  for (const std::string& name : whole.variables()) empty[name] = "";
+  ATTUNE_ASSIGN_OR_RETURN(const std::string text, whole.Render(empty));
+  return static_cast<int64_t>(encoder.Begin(text, /*parse_special=*/false).size());
+}
+
 }  // namespace
+
+int64_t ExampleOf(const ExamplePool& pool, const Columns& row) {
+  const auto is_row = [&](const Columns& example) {
+    return std::all_of(example.begin(), example.end(), [&](const auto& column) {
+      const auto found = row.find(column.first);
+      return found != row.end() && found->second == column.second;
+    });
+  };
+  const auto found = std::find_if(pool.rows.begin(), pool.rows.end(), is_row);
+  return found == pool.rows.end() ? -1 : found - pool.rows.begin();
+}
 
 absl::StatusOr<std::vector<int32_t>> QueryTokens(const ServedModel& model, const TextPrompt& prompt,
                                                  const Columns& columns) {
@@ -29,14 +49,25 @@ absl::StatusOr<std::vector<int32_t>> QueryTokens(const ServedModel& model, const
 }
 
 absl::StatusOr<ExampleRenderer> RendererFor(const ServedModel& model, const TextPrompt& prompt, RenderOptions options,
-                                            const std::vector<float>& query, int64_t left_out) {
+                                            const Columns& row, const std::vector<float>& query, int64_t left_out) {
   const size_t width = prompt.pool->embeddings[0].size();
   if (!query.empty() && query.size() != width) {
     return absl::InternalError(
         absl::StrCat("The model embeds with ", query.size(), " numbers, the pool has ", width, "."));
   }
-  ATTUNE_ASSIGN_OR_RETURN(options.prompt_template,
-                          MakePromptTemplate(prompt, MostSimilar(*prompt.pool, query, prompt.retrieved, left_out)));
+  ATTUNE_ASSIGN_OR_RETURN(const PromptTemplate input, PromptTemplate::Parse(prompt.input_template));
+  ATTUNE_ASSIGN_OR_RETURN(const std::string text, input.Render(row));
+  const TextEncoder encoder(&model.tokenizer());
+  const int64_t input_tokens = static_cast<int64_t>(encoder.Begin(text, /*parse_special=*/false).size());
+  const int64_t room = std::max(options.max_tokens - input_tokens, options.max_tokens / 2);
+  std::vector<int64_t> examples = MostSimilar(*prompt.pool, query, prompt.retrieved, left_out);
+  while (true) {
+    ATTUNE_ASSIGN_OR_RETURN(options.prompt_template, MakePromptTemplate(prompt, examples));
+    if (examples.empty()) break;
+    ATTUNE_ASSIGN_OR_RETURN(const int64_t own_tokens, OwnTokens(encoder, options.prompt_template));
+    if (own_tokens <= room) break;
+    examples.erase(examples.begin());
+  }
   return ExampleRenderer::Create(model.tokenizer_view, model.chat_template(), std::move(options));
 }
 

@@ -26,9 +26,15 @@ absl::StatusOr<std::vector<int32_t>> QueryTokens(const ServedModel& model, const
                                                  const Columns& columns);
 
 // Renders the row that `query` is the embedding of (empty where there are no tokens), by `options` with the prompt's
-// own template, in which the row's examples are. `left_out`: see MostSimilar. The model must outlive the renderer.
+// own template, in which the row's examples are: the least similar are left out where the template would otherwise take
+// more than the row's input leaves, and more than half of the tokens. `left_out`: see MostSimilar. The model must outlive
+// the renderer. INVALID_ARGUMENT (MISSING_COLUMN).
 absl::StatusOr<ExampleRenderer> RendererFor(const ServedModel& model, const TextPrompt& prompt, RenderOptions options,
-                                            const std::vector<float>& query, int64_t left_out = -1);
+                                            const Columns& row, const std::vector<float>& query, int64_t left_out = -1);
+
+// The example of the pool that is that row; -1 if there is none. An evaluation of training rows would otherwise show each its
+// own answer.
+int64_t ExampleOf(const ExamplePool& pool, const Columns& row);
 
 // By row, what RendererFor takes as `query`. Waits; see EmbedAll.
 absl::StatusOr<std::vector<std::vector<float>>> EmbedQueries(Engine* engine, std::shared_ptr<const ServedModel> model,

@@ -16,6 +16,7 @@ namespace {
 constexpr size_t kMostInstructionBytes = 65536;
 constexpr int kMostExamples = 1000;
 constexpr char kPoolField[] = "text_prompt.pool";
+constexpr size_t kMostPoolBytes = 8 << 20;  // of the rows' text: as JSON it stays below what may be read
 
 absl::Status CheckRows(const PromptTemplate& source, const std::vector<Columns>& rows, absl::string_view field) {
   for (size_t i = 0; i < rows.size(); ++i) {
@@ -54,7 +55,12 @@ absl::StatusOr<std::shared_ptr<const ExamplePool>> ToPool(const v1::TextPrompt::
     return InvalidField(absl::StrCat(kPoolField, ".retrieved_examples"), absl::StrCat("must be 1 to ", kMostRetrieved));
   }
   auto out = std::make_shared<ExamplePool>();
+  size_t bytes = 0;
   for (const v1::TextPrompt::Example& example : in.examples()) {
+    for (const auto& [name, value] : example.columns()) bytes += name.size() + value.size();
+    if (bytes > kMostPoolBytes) {
+      return InvalidField(absl::StrCat(kPoolField, ".examples"), absl::StrCat("must hold at most ", kMostPoolBytes, " bytes"));
+    }
     out->rows.emplace_back(example.columns().begin(), example.columns().end());
     if (example.embedding().empty()) continue;
     Normalize(&out->embeddings.emplace_back(example.embedding().begin(), example.embedding().end()));

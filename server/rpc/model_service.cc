@@ -157,8 +157,11 @@ grpc::Status ModelService::GetTextPrompt(grpc::ServerContext* context, const v1:
                    [&](Call& call) { return DoGetTextPrompt(call, *request, response); });
 }
 
-absl::Status ModelService::FillPool(Call& call, const std::string& base, TextPrompt* prompt) {
+absl::Status ModelService::FillPool(Call& call, const std::string& base, const std::string& id, TextPrompt* prompt) {
   if (!prompt->pool || !prompt->pool->embeddings.empty()) return absl::OkStatus();
+  // What publishing refuses, or has done already, is not worth the work.
+  const absl::StatusOr<ModelInfo> info = deps_.models->Get(base);
+  if (!info.ok() || IsAdapter(info->kind) || deps_.models->Get(id).ok()) return absl::OkStatus();
   ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model, deps_.served(base, ""));
   absl::StatusOr<std::shared_ptr<const ExamplePool>> pool = MakePool(
       deps_.engine, std::move(model), *prompt, prompt->pool->rows, [&](int64_t, int64_t) { return !call.cancelled(); });
@@ -182,7 +185,7 @@ absl::Status ModelService::DoCreateTextPrompt(Call& call, const v1::CreateTextPr
   info.display_name = request.model().display_name();
   info.description = request.model().description();
   info.labels = ToMap(request.model().labels());
-  ATTUNE_RETURN_IF_ERROR(FillPool(call, info.base_model, &prompt));
+  ATTUNE_RETURN_IF_ERROR(FillPool(call, info.base_model, info.id, &prompt));
   ATTUNE_ASSIGN_OR_RETURN(info, PublishTextPrompt(deps_.models, std::move(info), prompt, request.request_id()));
   *response = ToProto(info);
   call.Note("model", response->name());

@@ -71,7 +71,7 @@ class ModelService final : public v1::ModelService::Service {
   absl::Status DoExport(Call& call, const v1::ExportModelRequest& request, v1::ExportModelResponse* response);
   absl::Status DoGetTextPrompt(Call& call, const v1::GetTextPromptRequest& request, v1::TextPrompt* response);
   // Has the base model embed the pool's examples, unless they came with embeddings.
-  absl::Status FillPool(Call& call, const std::string& base, TextPrompt* prompt);
+  absl::Status FillPool(Call& call, const std::string& base, const std::string& id, TextPrompt* prompt);
   absl::Status DoCreateTextPrompt(Call& call, const v1::CreateTextPromptRequest& request, v1::Model* response);
 
   const Deps deps_;

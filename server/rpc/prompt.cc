@@ -50,7 +50,7 @@ absl::StatusOr<ExampleRenderer> RetrievingRenderer(const Columns& columns, const
   if (!tokens.empty()) {
     ATTUNE_ASSIGN_OR_RETURN(query, embed(std::move(tokens)));
   }
-  return RendererFor(model, prompt, std::move(options), query);
+  return RendererFor(model, prompt, std::move(options), columns, query);
 }
 
 absl::StatusOr<std::vector<int32_t>> RenderRow(const Columns& columns, const ServedModel& model, RenderOptions options,

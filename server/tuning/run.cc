@@ -61,9 +61,10 @@ absl::StatusOr<JobOutcome> TuningRun::Run() {
   ATTUNE_RETURN_IF_ERROR(MakeDirectories(absl::StrCat(deps_.checkpoint_directory, "/", job_.spec.id)));
   ATTUNE_RETURN_IF_ERROR(Restore());
   ATTUNE_RETURN_IF_ERROR(control_.SetRunning(h, plan_.data.report));
-  ATTUNE_ASSIGN_OR_RETURN(bool finished, Train());
-  AddEnergy(energy_.TakeAll());
-  if (finished) return Publish();
+  const absl::StatusOr<bool> finished = Train();
+  AddEnergy(energy_.TakeAll());  // of a run that failed, too
+  ATTUNE_RETURN_IF_ERROR(finished.status());
+  if (*finished) return Publish();
   if (control_.stop_request() != StopRequest::kCancel) ATTUNE_RETURN_IF_ERROR(Checkpoint());
   return JobOutcome{};
 }

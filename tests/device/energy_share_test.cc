@@ -36,6 +36,16 @@ TEST_F(EnergyShareTest, AJobAloneHasWhatIsUsedWhileItComputes) {
   EXPECT_EQ(job.Take(), std::nullopt);  // nothing new
 }
 
+TEST_F(EnergyShareTest, AJobThatNeverPausesIsToldWhatItHasUsedSoFar) {
+  EnergyShare::Part search(&share_);
+  search.Enter();
+  Pass(absl::Seconds(10), 200);
+  EXPECT_DOUBLE_EQ(*search.Take(), 2000);
+  Pass(absl::Seconds(5), 100);
+  EXPECT_DOUBLE_EQ(*search.Take(), 500);
+  search.Leave();
+}
+
 TEST_F(EnergyShareTest, JobsThatComputeAtOnceHaveEqualParts) {
   EnergyShare::Part first(&share_), second(&share_);
   first.Enter();

@@ -42,7 +42,7 @@ class ExampleRetrievalTest : public ::testing::Test {
     EXPECT_TRUE(queries.ok()) << queries.status();
     RenderOptions options;
     options.max_tokens = max_tokens;
-    auto renderer = RendererFor(*model_, prompt_, options, queries->at(0), left_out);
+    auto renderer = RendererFor(*model_, prompt_, options, row, queries->at(0), left_out);
     EXPECT_TRUE(renderer.ok()) << renderer.status();
     return tokenizer_.Decode(renderer->RenderPrompt(row, 0, nullptr).value(), /*skip_special=*/true);
   }
@@ -77,19 +77,22 @@ TEST_F(ExampleRetrievalTest, ARowIsNoExampleOfItself) {
   EXPECT_EQ(Rendered(Row(3), /*left_out=*/2), "Say.\n\nQ:x A:1\n\nQ:xxxx A:4\n\nQ:xxx A:");
 }
 
-TEST_F(ExampleRetrievalTest, TheLimitIsThatOfFixedExamples) {
-  TextPrompt fixed = prompt_;
-  fixed.pool = nullptr;
-  fixed.examples = {Row(4), Row(3)};
-  for (int64_t most : {60, 48, 44, 30, 5}) {
-    RenderOptions options;
-    options.max_tokens = most;
-    options.prompt_template = *MakePromptTemplate(fixed);
-    const auto renderer = ExampleRenderer::Create(&tokenizer_, nullptr, options);
-    const Columns row = {{"q", "abc"}};
-    EXPECT_EQ(Rendered(row, -1, most), tokenizer_.Decode(renderer->RenderPrompt(row, 0, nullptr).value(), true))
-        << most;
-  }
+TEST_F(ExampleRetrievalTest, TheLeastSimilarMakeWayForTheInput) {
+  const Columns row = {{"q", "abc"}};
+  const std::string both = "Say.\n\nQ:xxxx A:4\n\nQ:xxx A:3\n\nQ:abc A:", one = "Say.\n\nQ:xxx A:3\n\nQ:abc A:";
+  EXPECT_EQ(Rendered(row, -1, 60), both);
+  EXPECT_EQ(Rendered(row, -1, 44), both);
+  EXPECT_EQ(Rendered(row, -1, 40), one);
+  EXPECT_EQ(Rendered(row, -1, 30), one);
+  EXPECT_EQ(Rendered(row, -1, 20), "Say.\n\nQ:abc A:");
+  // A long input is cut; examples may have half.
+  EXPECT_EQ(Rendered({{"q", std::string(90, 'z')}}, -1, 80).substr(0, 20), std::string("Say.\n\nQ:xxxxxxxxx A:9").substr(0, 20));
+}
+
+TEST_F(ExampleRetrievalTest, ARowOfThePoolIsFound) {
+  EXPECT_EQ(ExampleOf(*prompt_.pool, Row(3)), 2);
+  EXPECT_EQ(ExampleOf(*prompt_.pool, {{"q", "xxx"}, {"a", "other"}}), -1);
+  EXPECT_EQ(ExampleOf(*prompt_.pool, {{"q", "xxx"}}), -1);
 }
 
 TEST_F(ExampleRetrievalTest, LongInputsAreCutAndEmptyOnesAreLikeAllAlike) {
@@ -126,7 +129,7 @@ TEST_F(ExampleRetrievalTest, WhoGivesUpGetsNoAnswer) {
 }
 
 TEST_F(ExampleRetrievalTest, APoolOfAnotherModelIsAnError) {
-  EXPECT_TRUE(absl::IsInternal(RendererFor(*model_, prompt_, RenderOptions(), {1, 0, 0}).status()));
+  EXPECT_TRUE(absl::IsInternal(RendererFor(*model_, prompt_, RenderOptions(), {}, {1, 0, 0}).status()));
 }
 
 }  // namespace

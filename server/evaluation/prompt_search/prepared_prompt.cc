@@ -76,7 +76,7 @@ absl::StatusOr<ScoreParams> PreparedPrompt::ParamsFor(const Row& row, const std:
   }
   std::optional<ExampleRenderer> own;
   if (retrieves()) {
-    ATTUNE_ASSIGN_OR_RETURN(own, RendererFor(*model_, text_, renderer_.options(), query, left_out));
+    ATTUNE_ASSIGN_OR_RETURN(own, RendererFor(*model_, text_, renderer_.options(), row.columns, query, left_out));
   }
   const ExampleRenderer& renderer = own ? *own : renderer_;
   ATTUNE_ASSIGN_OR_RETURN(params.prompt, renderer.RenderPrompt(row, room, nullptr));
