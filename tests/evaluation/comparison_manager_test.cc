@@ -15,6 +15,7 @@
 #include "common/error.h"
 #include "common/log.h"
 #include "server/comparison/measure_names.h"
+#include "server/data/text_prompt.h"
 #include "tests/jobs/fake_runner.h"
 #include "tests/testing/fake_engine.h"
 #include "tests/testing/fake_tokenizer.h"
@@ -95,6 +96,14 @@ class ComparisonManagerTest : public ::testing::Test {
     info.dataset_kind = DatasetKind::kPromptCompletion;
     const bool is_search = std::holds_alternative<TextPromptSpec>(job.spec.method);
     info.prompt_template = is_search ? "Found! T: {{text}} M:" : job.spec.data.prompt_template;
+    if (is_search) {
+      TextPrompt found;
+      found.instruction = "Found!";
+      found.input_template = "T: {{text}} M:";
+      found.output_template = " {{label}}";
+      ATTUNE_RETURN_IF_ERROR(WriteTextPrompt(staging, found));
+      info.max_sequence_tokens = 77;
+    }
     ATTUNE_RETURN_IF_ERROR(models_->Publish(info, staging).status());
     return JobOutcome{JobOutcome::Kind::kSucceeded, info.id};
   }
@@ -271,6 +280,7 @@ TEST_F(ComparisonManagerTest, AHybridIsTrainedInTheSearchedPromptsTemplateAndMod
   EXPECT_EQ(done.test_examples, 50);
   EXPECT_EQ(jobs_->Get("cmp-c-hybrid-1")->spec.data.prompt_template, "Found! T: {{text}} M:");
   EXPECT_EQ(jobs_->Get("cmp-c-hybrid-1")->spec.validation_dataset, "choosing");
+  EXPECT_EQ(jobs_->Get("cmp-c-hybrid-1")->spec.data.max_sequence_tokens, 77);
   EXPECT_THAT(ModelIds(), UnorderedElementsAre("base", "cmp-c-text-prompt-1", "cmp-c-hybrid-1"));
 }
 

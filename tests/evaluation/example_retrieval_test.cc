@@ -86,7 +86,7 @@ TEST_F(ExampleRetrievalTest, TheLeastSimilarMakeWayForTheInput) {
   EXPECT_EQ(Rendered(row, -1, 30), one);
   EXPECT_EQ(Rendered(row, -1, 20), "Say.\n\nQ:abc A:");
   // A long input is cut; examples may have half.
-  EXPECT_EQ(Rendered({{"q", std::string(90, 'z')}}, -1, 80).substr(0, 20), std::string("Say.\n\nQ:xxxxxxxxx A:9").substr(0, 20));
+  EXPECT_THAT(Rendered({{"q", std::string(90, 'z')}}, -1, 80), testing::StartsWith("Say.\n\nQ:" + std::string(20, 'x') + " A:20\n\nQ:zzz"));
 }
 
 TEST_F(ExampleRetrievalTest, ARowOfThePoolIsFound) {
