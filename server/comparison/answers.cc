@@ -79,7 +79,7 @@ absl::StatusOr<double> RequestMilliseconds(Engine* engine, const std::shared_ptr
     const absl::Time start = absl::Now();
     const absl::StatusOr<Answers> answer = Ask(engine, model, one, prompt_template, go_on);
     if (absl::IsCancelled(answer.status())) return answer.status();
-    if (answer.ok() && i > 0) milliseconds.push_back(absl::ToDoubleMilliseconds(absl::Now() - start));
+    if (answer.ok() && i >= task.rows.size() / 2 && i > 0) milliseconds.push_back(absl::ToDoubleMilliseconds(absl::Now() - start));
   }
   if (milliseconds.empty()) return 0.0;
   std::nth_element(milliseconds.begin(), milliseconds.begin() + milliseconds.size() / 2, milliseconds.end());

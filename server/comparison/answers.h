@@ -54,8 +54,8 @@ absl::StatusOr<Answers> Ask(Engine* engine, std::shared_ptr<const ServedModel> m
 // MeanOf the scores.
 Measure QualityOf(const Answers& answers);
 
-// The median time of a request alone: the task's rows are asked one after another, the first of them to warm up. 0 if none
-// of the others fits.
+// The median time of a request alone: the task's rows are asked one after another, the first half of them to warm up, since a
+// device is slower with sizes that it sees for the first time. 0 if none of the others fits.
 absl::StatusOr<double> RequestMilliseconds(Engine* engine, const std::shared_ptr<const ServedModel>& model, const Task& task,
                                            const std::string& prompt_template, const GoOn& go_on);
 

@@ -77,9 +77,14 @@ std::string Explain(const Comparison& comparison, const std::vector<size_t>& ord
   }
   text += ".";
   if (&winner != &best) {
-    absl::StrAppendFormat(&text, " %s has %s, which these examples do not tell apart (p = %.2f), but took %.0f s and %.1f MiB.",
-                          Title(best), QualityText(best), winner.p_value, ValueOf(best, kSearchSeconds),
-                          ValueOf(best, kModelBytes) / (1 << 20));
+    absl::StrAppendFormat(&text, " %s has %s, which these examples do not tell apart (p = %.2f), but ", Title(best),
+                          QualityText(best), winner.p_value);
+    if (ValueOf(winner, kSearchSeconds) < ValueOf(best, kSearchSeconds) / 2) {  // as IsFarCheaper has it
+      absl::StrAppendFormat(&text, "took %.0f s.", ValueOf(best, kSearchSeconds));
+    } else {
+      absl::StrAppendFormat(&text, "takes %.1f MiB rather than %.1f.", ValueOf(best, kModelBytes) / (1 << 20),
+                            ValueOf(winner, kModelBytes) / (1 << 20));
+    }
   }
   std::vector<std::string> tied, behind;
   for (size_t i : order) {
