@@ -30,6 +30,7 @@ absl::StatusOr<Answers> Ask(Engine* engine, std::shared_ptr<const ServedModel> m
   answers.predicted.resize(task.rows.size());
   answers.scores.resize(task.rows.size());
   answers.confidence.resize(task.rows.size());
+  answers.repeat.resize(task.rows.size(), 1);
   int64_t fitting = 0;
   EvaluationOptions options;
   options.choices = task.choices;
@@ -38,6 +39,8 @@ absl::StatusOr<Answers> Ask(Engine* engine, std::shared_ptr<const ServedModel> m
   options.max_tokens = task.max_answer_tokens;
   options.priority = task.priority;
   options.tenant = task.tenant;
+  options.temperature = task.temperature;
+  options.seed = task.seed;
   options.prompt_template = prompt_template;
   // A tuned model's own limit counts, which in a text prompt leaves room for its text.
   if (model->info.max_sequence_tokens == 0) options.max_sequence_tokens = task.options.max_sequence_tokens;
@@ -55,6 +58,7 @@ absl::StatusOr<Answers> Ask(Engine* engine, std::shared_ptr<const ServedModel> m
         is_scored ? task.scorer->Score(outcome.expected, outcome.predicted) : static_cast<double>(outcome.is_right);
     if (task.by_likelihood) answers.scores[outcome.row] = std::exp(outcome.logprob);
     answers.confidence[outcome.row] = outcome.confidence;
+    answers.repeat[outcome.row] = outcome.repeat;
     answers.prompt_tokens += static_cast<double>(outcome.prompt_tokens);
     ++fitting;
   };

@@ -31,6 +31,8 @@ struct Task {
   int max_answer_tokens = 64;        // of a generated answer
   std::string tenant;                // whose share of the engine it is
   int priority = kBackgroundPriority;
+  double temperature = 0;            // of generated answers
+  uint64_t seed = 0;
   std::shared_ptr<const AnswerScorer> scorer;  // of generated answers; null: they must be exact
   std::shared_ptr<const Judge> judge;          // null: none; else in the scorer's place
   bool by_likelihood = false;                  // nothing is generated, and nothing is predicted
@@ -42,6 +44,7 @@ struct Answers {
   std::vector<std::string> expected, predicted;
   std::vector<double> scores;  // by the task's metric, 0 to 1; of choices 0 or 1
   std::vector<double> confidence;
+  std::vector<double> repeat;  // probability that a choice drawn twice is the same
   double prompt_tokens = 0;   // mean
   double loss = 0;            // nats per token of the expected answers
 };

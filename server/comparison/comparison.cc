@@ -107,6 +107,7 @@ const std::vector<MeasureInfo>& MeasureInfos() {
       {kRetentionLoss, "Lost on the retention set", "", false, true},
       {kDivergence, "Divergence from the base model", "nats per token", false, false},
       {kConsistency, "Consistency", "", true, true},
+      {kResampled, "Same answer drawn again", "", true, true},
       {kOverfitting, "Overfitting", "", false, true},
       {kMemorized, "Memorised examples", "", false, true},
       {kTwiceTheData, "With twice the data", "", true, true},

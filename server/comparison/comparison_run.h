@@ -44,7 +44,8 @@ struct SideEffectTasks {
   std::shared_ptr<const ServedModel> base;
   std::vector<double> base_probe;  // AnswerProbe of the base model
   OwnText text;
-  Variants variants;
+  Task asked;         // a few test rows, as they are
+  Variants variants;  // and in other words
   Task train_sample, validation;
   std::optional<Task> retention;
   Answers base_retention;

@@ -4,8 +4,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/error.h"
+#include "common/log.h"
 #include "server/comparison/comparison_run.h"
 #include "server/comparison/measure_names.h"
+#include "server/comparison/model_paraphrases.h"
 #include "server/comparison/parts.h"
 #include "server/comparison/text_measures.h"
 
@@ -56,8 +58,12 @@ absl::StatusOr<SideEffectTasks> ComparisonRun::PrepareSideEffects() const {
   ATTUNE_ASSIGN_OR_RETURN(tasks.base, deps_.acquire(now_.spec.base_model));
   ATTUNE_ASSIGN_OR_RETURN(tasks.base_probe, AnswerProbe(deps_.engine, tasks.base, go_on()));
   ATTUNE_ASSIGN_OR_RETURN(tasks.text, WriteOwnText(deps_.engine, tasks.base, go_on()));
-  ATTUNE_ASSIGN_OR_RETURN(const Task asked, ReadTask(TestName(), kParaphrasedRows));
-  ATTUNE_ASSIGN_OR_RETURN(tasks.variants, MakeVariants(asked, kParaphrasedRows, static_cast<uint64_t>(seed())));
+  ATTUNE_ASSIGN_OR_RETURN(tasks.asked, ReadTask(TestName(), kParaphrasedRows));
+  ATTUNE_ASSIGN_OR_RETURN(tasks.variants, MakeVariants(tasks.asked, kParaphrasedRows, static_cast<uint64_t>(seed())));
+  const absl::Status reworded =
+      AddModelParaphrases(deps_.engine, tasks.base, static_cast<uint64_t>(seed()), go_on(), &tasks.variants);
+  if (absl::IsCancelled(reworded)) return reworded;
+  if (!reworded.ok()) LogWarning("comparison.no_paraphrases", {{"why", std::string(reworded.message())}});
   tasks.variants.task.judge = nullptr;  // what counts is whether the answers are alike
   ATTUNE_ASSIGN_OR_RETURN(tasks.train_sample, ReadTask(PartName("train"), kTrainingSample));
   ATTUNE_ASSIGN_OR_RETURN(tasks.validation, ReadTask(ValidationName(), kTrainingSample));
@@ -98,6 +104,10 @@ absl::Status ComparisonRun::MeasureSteadiness(const SideEffectTasks& tasks, Cont
   if (!tasks.variants.group.empty() && now_.metric != QualityMetric::kLikelihood) {
     ATTUNE_ASSIGN_OR_RETURN(const Answers answers, Ask(deps_.engine, model, tasks.variants.task, prompt, go_on()));
     contender->Set(ConsistencyOf(tasks.variants, answers));
+  }
+  if (now_.metric != QualityMetric::kLikelihood) {
+    ATTUNE_ASSIGN_OR_RETURN(Measure resampled, ResampledBy(deps_.engine, model, tasks.asked, prompt, go_on()));
+    contender->Set(std::move(resampled));
   }
   if (ChangesWeights(contender->kind)) ATTUNE_RETURN_IF_ERROR(MeasureMemorized(tasks, model, contender));
   if (!IsTuned(contender->kind)) return absl::OkStatus();

@@ -8,9 +8,9 @@
 #include "absl/strings/str_cat.h"
 #include "common/error.h"
 #include "server/comparison/parts.h"
-#include "server/data/chat_encoder.h"
 #include "server/data/template.h"
 #include "server/data/text_encoder.h"
+#include "server/evaluation/question.h"
 
 namespace attune {
 namespace {
@@ -41,16 +41,9 @@ absl::StatusOr<ScoreParams> AskFor(const Judge& judge, const std::string& questi
   params.priority = kBackgroundPriority;
   params.tenant = tenant;
   const Tokenizer& tokenizer = judge.model->tokenizer();
-  const TextEncoder encoder(&tokenizer);
   const bool is_chat = judge.model->chat_template() != nullptr;
-  if (is_chat) {
-    ATTUNE_ASSIGN_OR_RETURN(EncodedChat chat, ChatEncoder(&tokenizer, judge.model->chat_template())
-                                                  .Prompt({ChatTurn{"user", question}}));
-    params.prompt = std::move(chat.tokens);
-  } else {
-    params.prompt = encoder.Begin(absl::StrCat(question, "\nReply:"), false);
-    if (tokenizer.add_bos() && tokenizer.bos_id() >= 0) params.prompt.insert(params.prompt.begin(), tokenizer.bos_id());
-  }
+  ATTUNE_ASSIGN_OR_RETURN(params.prompt, QuestionTokens(*judge.model, question, "Reply:"));
+  const TextEncoder encoder(&tokenizer);
   for (const char* verdict : kVerdicts) {
     params.continuations.push_back(encoder.Continue(absl::StrCat(is_chat ? "" : " ", verdict), /*parse_special=*/false));
   }

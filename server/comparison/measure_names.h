@@ -28,6 +28,7 @@ inline constexpr absl::string_view kRetention = "retention";               // qu
 inline constexpr absl::string_view kRetentionLoss = "retention_loss";      // of it, what was lost against the base model
 inline constexpr absl::string_view kDivergence = "divergence";             // KL from the base model on its own text, nats per token
 inline constexpr absl::string_view kConsistency = "consistency";           // same answer to paraphrased inputs
+inline constexpr absl::string_view kResampled = "resampled";               // same answer when it is drawn again
 inline constexpr absl::string_view kOverfitting = "overfitting";           // quality on training rows less that on validation rows
 inline constexpr absl::string_view kMemorized = "memorized";               // training rows that it goes on with word for word
 // Data efficiency.

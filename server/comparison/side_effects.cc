@@ -24,6 +24,7 @@ namespace {
 constexpr int kBeginningTokens = 16, kWrittenTokens = 32;  // of each text that the base model writes
 constexpr int kTextsAParagraph = 2;
 constexpr size_t kMostContinued = 100;
+constexpr int kDraws = 3;  // of a generated answer
 
 // Of a text by itself, as a request's plain prompt is tokenised.
 std::vector<int32_t> Tokens(const Tokenizer& tokenizer, const std::string& text) {
@@ -201,6 +202,26 @@ absl::StatusOr<Measure> RecitedBy(Engine* engine, std::shared_ptr<const ServedMo
   if (count == 0) return Measure{std::string(kMemorized)};
   const Proportion share = WilsonInterval(memorized, count);
   return Measure{std::string(kMemorized), share.value, share.lower, share.upper, count};
+}
+
+absl::StatusOr<Measure> ResampledBy(Engine* engine, std::shared_ptr<const ServedModel> model, Task task,
+                                    const std::string& prompt_template, const GoOn& go_on) {
+  task.judge = nullptr;  // what counts is whether the answers are alike
+  task.temperature = 1;
+  std::vector<Answers> draws;
+  const int count = task.choices.empty() ? kDraws : 1;
+  for (int draw = 0; draw < count; ++draw) {
+    task.seed = static_cast<uint64_t>(draw) + 1;
+    ATTUNE_ASSIGN_OR_RETURN(draws.emplace_back(), Ask(engine, model, task, prompt_template, go_on));
+  }
+  std::vector<double> repeated;
+  for (size_t row = 0; row < task.rows.size(); ++row) {
+    if (draws[0].expected[row].empty()) continue;
+    AnswerGroup group;
+    for (const Answers& answers : draws) group.push_back(answers.predicted[row]);
+    repeated.push_back(count > 1 ? PairwiseAgreement(group) : draws[0].repeat[row]);
+  }
+  return MeanOf(kResampled, repeated);
 }
 
 Measure OverfittingOf(const Measure& train, const Measure& validation) {

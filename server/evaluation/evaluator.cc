@@ -182,6 +182,8 @@ class Evaluation {
     params.prompt = item->prompt;
     const int64_t room = model_->context_tokens() - static_cast<int64_t>(item->prompt.size());
     params.max_tokens = static_cast<int>(std::min<int64_t>(options_.max_tokens, room));
+    params.sampling.temperature = options_.temperature;
+    params.sampling.seed = options_.seed * 1'000'003 + static_cast<uint64_t>(item->index);
     while (true) {
       absl::StatusOr<std::unique_ptr<Generation>> generation = engine_->Generate(params);
       if (generation.ok()) {
@@ -247,6 +249,9 @@ class Evaluation {
     outcome->predicted = choices_.labels()[best];
     outcome->is_right = outcome->predicted == outcome->expected;
     outcome->confidence = 1 / sum;
+    double squares = 0;
+    for (double score : scores) squares += std::exp(2 * (score - scores[best]));
+    outcome->repeat = squares / (sum * sum);
   }
 
   absl::Status HarvestGeneration(Item* item, ExampleOutcome* outcome) {

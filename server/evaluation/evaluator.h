@@ -26,6 +26,7 @@ struct ExampleOutcome {
   std::string expected, predicted;  // labels, or, without choices, answers
   bool is_right = false;
   double confidence = 0;            // of the predicted choice among the choices; 0 without any
+  double repeat = 1;                // probability that a choice drawn twice is the same; 1 without any
   double logprob = 0;               // of the expected answer: the mean over its tokens that have loss, in nats
   int64_t prompt_tokens = 0;        // virtual ones left out
 };
@@ -40,6 +41,8 @@ struct EvaluationOptions {
   std::string prompt_template, completion_template;
   int64_t max_sequence_tokens = 0;    // 0: the model's tuned limit, else its context
   int max_tokens = 64;                // of a generated answer
+  double temperature = 0;             // of generated answers
+  uint64_t seed = 0;                  // theirs; each row has its own from it
   int priority = 0;                   // of its requests, as in GenerateParams
   std::string tenant;
   // Told of every example that fits, in order, from the calling thread; may be null.

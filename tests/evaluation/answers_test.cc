@@ -1,5 +1,7 @@
 #include "server/comparison/answers.h"
 
+#include <cmath>
+#include <set>
 #include <string>
 
 #include <gmock/gmock.h>
@@ -10,6 +12,7 @@
 #include "common/error.h"
 #include "server/comparison/judge.h"
 #include "server/comparison/measure_names.h"
+#include "server/comparison/model_paraphrases.h"
 #include "server/comparison/side_effects.h"
 #include "tests/testing/fake_engine.h"
 #include "tests/testing/fake_tokenizer.h"
@@ -112,6 +115,57 @@ TEST_F(AnswersTest, AJudgeSeesQuestionReferenceAndAnswer) {
   EXPECT_THAT(answers->scores, ElementsAre(1, 1, 0));
   ASSERT_EQ(seen.size(), 3u);
   EXPECT_THAT(seen[0], HasSubstr("Q: row0 A:|red|crimson?"));
+}
+
+TEST_F(AnswersTest, ResampledIsHowOftenADrawRepeats) {
+  Task task = Ask({"a", "b"});
+  task.choices = {"a", "b"};
+  engine_.SetScorer([&](const ScoreParams&, const std::vector<int32_t>& tokens) {
+    // Three to one for "a", whatever is asked.
+    ScoredContinuation scored = FakeEngine::Uniform(tokens, -1, true);
+    scored.logprob = absl::StrContains(Text(tokens), "a") ? std::log(0.75) : std::log(0.25);
+    return scored;
+  });
+  const auto labels = ResampledBy(&engine_, model_, task, "", Always);
+  ASSERT_TRUE(labels.ok()) << labels.status();
+  EXPECT_NEAR(labels->value, 0.75 * 0.75 + 0.25 * 0.25, 1e-6);
+  EXPECT_EQ(labels->count, 2);
+
+  task.choices.clear();
+  std::set<uint64_t> seeds;
+  engine_.SetGenerator([&](const GenerateParams& params, int) {
+    EXPECT_EQ(params.sampling.temperature, 1);
+    seeds.insert(params.sampling.seed);
+    const bool varies = absl::StrContains(Text(params.prompt), "row1 ");
+    return FakeEngine::Say(varies ? absl::StrCat(" ", seeds.size()) : " same");
+  });
+  const auto generated = ResampledBy(&engine_, model_, task, "", Always);
+  ASSERT_TRUE(generated.ok()) << generated.status();
+  EXPECT_NEAR(generated->value, 0.5, 1e-9) << "one row never varies, the other always";
+  EXPECT_EQ(seeds.size(), 6u);
+}
+
+TEST_F(AnswersTest, AModelsParaphrasesJoinTheirRowsGroups) {
+  EXPECT_TRUE(MayParaphrase("the bank raised its rates today", "today the bank has put its rates up"));
+  EXPECT_FALSE(MayParaphrase("the bank raised its rates today", "The bank raised its rates today!")) << "the same";
+  EXPECT_FALSE(MayParaphrase("the bank raised its rates today", "I am a language model, how can I help?"));
+  EXPECT_FALSE(MayParaphrase("the bank raised its rates today", "the bank"));
+  Task task = Ask({"x", "y"});
+  task.rows[0].columns["text"] = "the bank raised its rates today";
+  task.rows[1].columns["text"] = "shares of the oil company fell sharply";
+  absl::StatusOr<Variants> variants = MakeVariants(task, 2, 1);
+  ASSERT_TRUE(variants.ok()) << variants.status();
+  const size_t before = variants->group.size();
+  ASSERT_GT(before, 2u);
+  engine_.SetGenerator([&](const GenerateParams& params, int) {
+    const bool is_first = absl::StrContains(Text(params.prompt), "bank");
+    return FakeEngine::Say(is_first ? " today the bank has put its rates up" : " No.");
+  });
+  ASSERT_TRUE(AddModelParaphrases(&engine_, model_, 1, Always, &*variants).ok());
+  ASSERT_EQ(variants->group.size(), before + 1) << "what is no paraphrase is left out";
+  EXPECT_EQ(variants->group.back(), 0);
+  EXPECT_EQ(variants->task.rows.back().columns.at("text"), "today the bank has put its rates up");
+  EXPECT_EQ(variants->task.rows.back().columns.at("answer"), "x");
 }
 
 TEST_F(AnswersTest, JudgesPromptsAreChecked) {

@@ -108,6 +108,7 @@ class ComparisonTest(unittest.TestCase):
             self.assertEqual(figures[Comparison.HAND_PROMPT][name].value, 0)
         for kind in (Comparison.HAND_PROMPT, Comparison.FULL):
             self.assertIn("consistency", figures[kind])
+            self.assertTrue(0 < figures[kind]["resampled"].value <= 1)
             self.assertGreater(figures[kind]["probe_accuracy"].count, 300)
             self.assertEqual(figures[kind]["retention"].count, 20)
         if done.winner == Comparison.FULL:

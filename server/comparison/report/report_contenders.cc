@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <set>
 #include <string>
@@ -17,6 +18,8 @@
 
 namespace attune {
 namespace {
+
+constexpr size_t kMostColumns = 8;  // of a table, for paper
 
 struct Column {
   absl::string_view measure, title;
@@ -200,7 +203,7 @@ std::vector<Column> OtherColumns(const Comparison& comparison) {
   std::vector<Column> columns;
   for (absl::string_view name :
        {kMacroF1, kExactMatch, kTokenF1, kRougeL, kChrf, kBleu, kJsonValid, kPatternMatch, kLoss, kPerplexity,
-        kCalibrationError, kProbeAccuracy, kRetention, kRetentionLoss, kDivergence, kOverfitting, kMemorized, kTwiceTheData,
+        kCalibrationError, kProbeAccuracy, kRetention, kRetentionLoss, kDivergence, kResampled, kOverfitting, kMemorized, kTwiceTheData,
         kSearchSeconds, kTrainingEnergy, kSearchEnergy, kTrainingMemory, kPromptTokens}) {
     if (IsMeasured(comparison, name)) columns.push_back({name, InfoOf(name).title});
   }
@@ -223,8 +226,16 @@ std::string ContendersSection(const Comparison& comparison) {
 std::string OtherFiguresSection(const Comparison& comparison) {
   const std::vector<Column> columns = OtherColumns(comparison);
   if (columns.empty()) return "";
-  return absl::StrCat("<section id=\"figures\">\n<h2>All other figures</h2>\n",
-                      Table(comparison, "Other figures of the methods", columns, false), "</section>\n");
+  // Several tables where one would be wider than paper.
+  const size_t tables = (columns.size() + kMostColumns - 1) / kMostColumns, each = (columns.size() + tables - 1) / tables;
+  std::string html = "<section id=\"figures\">\n<h2>All other figures</h2>\n";
+  for (size_t begin = 0; begin < columns.size(); begin += each) {
+    const size_t end = std::min(columns.size(), begin + each);
+    const std::vector<Column> some(columns.begin() + begin, columns.begin() + end);
+    absl::StrAppend(&html, Table(comparison, absl::StrCat("Other figures of the methods", begin > 0 ? ", continued" : ""), some,
+                                 false));
+  }
+  return absl::StrCat(html, "</section>\n");
 }
 
 }  // namespace attune

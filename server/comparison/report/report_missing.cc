@@ -9,7 +9,7 @@ namespace attune {
 namespace {
 
 bool IsSideEffect(absl::string_view m) {
-  return m == kProbeAccuracy || m == kForgetting || m == kDivergence || m == kConsistency || m == kOverfitting ||
+  return m == kProbeAccuracy || m == kForgetting || m == kDivergence || m == kConsistency || m == kResampled || m == kOverfitting ||
          m == kRetention || m == kRetentionLoss || m == kMemorized;
 }
 
@@ -49,7 +49,7 @@ std::string WhyMissing(const Comparison& comparison, const Contender& contender,
     return contender.curve.empty() ? "it has no learning curve" : "the learning curve does not tell";
   }
   if (measure == kTrainingEnergy || measure == kSearchEnergy) return "the device does not tell";
-  if (measure == kConsistency && comparison.metric == QualityMetric::kLikelihood) return "nothing is answered";
+  if ((measure == kConsistency || measure == kResampled) && comparison.metric == QualityMetric::kLikelihood) return "nothing is answered";
   if (measure == kMemorized) {
     return ChangesWeights(contender.kind) ? "the answers are too short to tell" : "the model itself is not changed";
   }

@@ -66,6 +66,7 @@ std::string SideEffectsSection(const Comparison& comparison) {
                                           Panel(comparison, kRetentionLoss, "Does it lose what must be kept?"),
                                           Panel(comparison, kDivergence, "How far is it from the base model?"),
                                           Panel(comparison, kConsistency, "Does wording change the answer?"),
+                                          Panel(comparison, kResampled, "Does chance change the answer?"),
                                           Panel(comparison, kOverfitting, "Did it learn examples by heart?"),
                                           Panel(comparison, kMemorized, "Would it give training examples away?"),
                                           Panel(comparison, kCalibrationError, "Is it as sure as it is right?"));

@@ -7,10 +7,9 @@
 #include "absl/time/time.h"
 #include "common/error.h"
 #include "common/file.h"
-#include "server/data/chat_encoder.h"
-#include "server/data/text_encoder.h"
 #include "server/data/utf8.h"
 #include "server/evaluation/prompt_search/instruction_text.h"
+#include "server/evaluation/question.h"
 #include "server/tokenizer/stream_decoder.h"
 
 namespace attune {
@@ -19,18 +18,6 @@ namespace {
 constexpr int kMostTokens = 80;                                    // of an instruction
 constexpr size_t kMostShownBytes = 300;                            // of a row's input
 constexpr absl::Duration kRetryInterval = absl::Milliseconds(50);  // after the engine's queue was full
-
-absl::StatusOr<std::vector<int32_t>> Encode(const ServedModel& model, const std::string& question) {
-  if (model.chat_template() != nullptr) {
-    ATTUNE_ASSIGN_OR_RETURN(
-        EncodedChat chat, ChatEncoder(&model.tokenizer(), model.chat_template()).Prompt({ChatTurn{"user", question}}));
-    return std::move(chat.tokens);
-  }
-  std::vector<int32_t> tokens = TextEncoder(&model.tokenizer()).Begin(absl::StrCat(question, "\nInstruction:"), false);
-  const Tokenizer& tokenizer = model.tokenizer();
-  if (tokenizer.add_bos() && tokenizer.bos_id() >= 0) tokens.insert(tokens.begin(), tokenizer.bos_id());
-  return tokens;
-}
 
 std::string Shortened(const std::string& text) {
   if (text.size() <= kMostShownBytes) return text;
@@ -82,7 +69,7 @@ absl::StatusOr<std::vector<std::string>> Proposer::Ask(const std::string& questi
   }
   GenerateParams params;
   params.model = host_.model;
-  ATTUNE_ASSIGN_OR_RETURN(params.prompt, Encode(*host_.model, question));
+  ATTUNE_ASSIGN_OR_RETURN(params.prompt, QuestionTokens(*host_.model, question, "Instruction:"));
   const int64_t tokens = static_cast<int64_t>(params.prompt.size()) + kMostTokens;
   const bool fits = tokens <= host_.model->context_tokens();
   if (!fits || !HasBudget(*host_.settings, *host_.memo, count - 1, tokens * count)) return std::vector<std::string>();
