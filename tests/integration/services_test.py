@@ -276,6 +276,30 @@ class ServicesTest(unittest.TestCase):
         self.assertEqual(list(exported.files), ["README.md", "text_prompt.json"])
         self.server.models.DeleteModel(model_service.DeleteModelRequest(name=edited.name))
 
+    def test_a_prompt_retrieves_the_example_that_is_like_the_input(self):
+        rows = [{"text": "The central bank raised its interest rates", "label": "money"},
+                {"text": "A striped cat sleeps on the sofa", "label": "animals"}]
+        pool = model.TextPrompt.ExamplePool(retrieved_examples=1,
+                                            examples=[model.TextPrompt.Example(columns=row) for row in rows])
+        made = self.server.models.CreateTextPrompt(model_service.CreateTextPromptRequest(
+            base_model="models/smollm2", model_id="topics",
+            text_prompt=model.TextPrompt(input_template="Text: {{text}}\nTopic:", output_template=" {{label}}", pool=pool)))
+        for text, like, unlike in (("Banks expect higher interest rates", "central bank", "cat"),
+                                   ("My cat likes to sleep", "striped cat", "bank")):
+            variables = generation.Prompt(template_input=generation.TemplateInput(variables={"text": text}))
+            tokens = self.server.generation.Tokenize(generation.TokenizeRequest(model=made.name, prompt=variables))
+            prompt = self.server.generation.Detokenize(generation.DetokenizeRequest(
+                model=made.name, token_ids=tokens.token_ids)).text
+            self.assertIn(like, prompt)
+            self.assertNotIn(unlike, prompt.replace(text, ""))
+            self.assertTrue(prompt.endswith(f"Text: {text}\nTopic:"), prompt)
+            answer = self.server.generation.Generate(generation.GenerateRequest(
+                model=made.name, prompt=variables, max_tokens=2))
+            self.assertEqual(answer.usage.prompt_tokens, len(tokens.token_ids))
+        again = self.server.models.GetTextPrompt(model_service.GetTextPromptRequest(name=made.name))
+        self.assertEqual([len(example.embedding) for example in again.pool.examples], [576, 576])
+        self.server.models.DeleteModel(model_service.DeleteModelRequest(name=made.name))
+
     def test_finished_job(self):
         self.assertEqual(self.done.tuned_model, "models/mood-lora")
         self.assertEqual(self.done.data_report.train_examples + self.done.data_report.validation_examples, 60)

@@ -34,6 +34,18 @@ constexpr char kGood[] = "Feel the mood.";
 
 class PromptSearchRunnerTest : public ::testing::Test {
  protected:
+  // Of a run that waits for the engine, which never answers.
+  void ExpectACancelEndsIt() {
+    std::thread canceller([this] {
+      absl::SleepFor(absl::Milliseconds(100));
+      control_.Stop(StopRequest::kCancel);
+    });
+    const auto outcome = Run();
+    canceller.join();
+    ASSERT_TRUE(outcome.ok()) << outcome.status();
+    EXPECT_EQ(outcome->kind, JobOutcome::Kind::kStopped);
+  }
+
   PromptSearchRunnerTest() {
     database_ = *Database::Open(":memory:");
     datasets_ = *DatasetStore::Open(folder_.File("datasets"), database_.get(), &clock_);
@@ -293,14 +305,7 @@ TEST_F(PromptSearchRunnerTest, OtherSelectionsEmbedNothing) {
 
 TEST_F(PromptSearchRunnerTest, AHeldEmbeddingDoesNotHoldACancelledJob) {
   engine_.HoldEmbeddings();
-  std::thread canceller([this] {
-    absl::SleepFor(absl::Milliseconds(100));
-    control_.Stop(StopRequest::kCancel);
-  });
-  auto outcome = Run();
-  canceller.join();
-  ASSERT_TRUE(outcome.ok()) << outcome.status();
-  EXPECT_EQ(outcome->kind, JobOutcome::Kind::kStopped);
+  ExpectACancelEndsIt();
 }
 
 TEST_F(PromptSearchRunnerTest, CalibrationIsKeptWhereItHelps) {
@@ -396,14 +401,7 @@ TEST_F(PromptSearchRunnerTest, ACancelledSearchSavesNothing) {
 
 TEST_F(PromptSearchRunnerTest, AHeldEngineDoesNotHoldACancelledJob) {
   engine_.HoldScores();
-  std::thread canceller([this] {
-    absl::SleepFor(absl::Milliseconds(100));
-    control_.Stop(StopRequest::kCancel);
-  });
-  auto outcome = Run();
-  canceller.join();
-  ASSERT_TRUE(outcome.ok()) << outcome.status();
-  EXPECT_EQ(outcome->kind, JobOutcome::Kind::kStopped);
+  ExpectACancelEndsIt();
 }
 
 TEST_F(PromptSearchRunnerTest, AFullQueueIsWaitedFor) {
