@@ -188,6 +188,9 @@ TEST_F(CliTest, ImportFillsTheRequest) {
   auto request = state().RequestOf<v1::ImportModelRequest>("ImportModel");
   EXPECT_EQ(request.source_path(), "/m/x.gguf");
   EXPECT_THAT(request.model().labels(), UnorderedElementsAre(Pair("a", "b")));
+  CliResult adapter = Run({"models", "import", "/m/lora", "--id", "lora", "--base", "x"});
+  EXPECT_EQ(adapter.code, 0) << adapter.err;
+  EXPECT_EQ(state().models["models/lora"].base_model(), "models/x");
   CliResult again = Run({"models", "import", "/m/x.gguf", "--id", "x"});
   EXPECT_EQ(again.code, 4);
   EXPECT_THAT(again.err, HasSubstr("(MODEL_EXISTS)"));

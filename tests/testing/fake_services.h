@@ -132,7 +132,8 @@ class FakeModels : public v1::ModelService::Service {
     FAKE_ENTER("ImportModel");
     *response = request->model();
     response->set_name(absl::StrCat("models/", request->model_id()));
-    response->set_kind(v1::Model::BASE);
+    response->set_kind(request->base_model().empty() ? v1::Model::BASE : v1::Model::LORA);
+    response->set_base_model(request->base_model());
     if (!state_->models.emplace(response->name(), *response).second) {
       return ToGrpcStatus(MakeError(absl::StatusCode::kAlreadyExists, "MODEL_EXISTS", "There is one already."));
     }
