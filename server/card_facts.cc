@@ -106,10 +106,9 @@ void AddJob(const Job& job, ModelCardFacts* facts) {
   if (job.resolved_hyperparameters) AddTraining(*job.resolved_hyperparameters, &facts->settings);
   if (job.training_seconds > 0) Add("time in steps and evaluations", SecondsText(job.training_seconds), &facts->cost);
   if (job.energy_joules) Add("energy of the device in that time", EnergyText(*job.energy_joules), &facts->cost);
-  // A search's is the engine's, which is there anyhow.
-  const bool trains = !std::holds_alternative<TextPromptSpec>(job.spec.method);
-  if (trains && job.memory_bytes > 0) {
-    Add("memory beside the base model, as foreseen", BytesText(static_cast<double>(job.memory_bytes)), &facts->cost);
+  if (job.progress.peak_memory_bytes > 0) {
+    Add("most memory at once, beside the base model", BytesText(static_cast<double>(job.progress.peak_memory_bytes)),
+        &facts->cost);
   }
 }
 

@@ -191,6 +191,9 @@ void PrintJob(std::ostream& out, const v1::TuningJob& job) {
                        {"settings", DescribeSettings(job.resolved_hyperparameters())},
                        {"tuned model", job.tuned_model()},
                        {"training time", job.training_seconds() > 0 ? FormatSeconds(job.training_seconds()) : ""},
+                       {"most memory", job.progress().peak_memory_bytes() > 0
+                                           ? FormatBytes(job.progress().peak_memory_bytes())
+                                           : ""},
                        {"energy", job.has_energy_joules() ? FormatEnergy(job.energy_joules()) : ""},
                        {"priority", job.priority() != 0 ? absl::StrCat(job.priority()) : ""},
                        {"tenant", job.tenant()},

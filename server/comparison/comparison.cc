@@ -115,7 +115,7 @@ const std::vector<MeasureInfo>& MeasureInfos() {
       {kSearchSeconds, "Training, all trials", "s", false, false},
       {kTrainingEnergy, "Energy to train", "J", false, false},
       {kSearchEnergy, "Energy, all trials", "J", false, false},
-      {kTrainingMemory, "Memory to train", "bytes", false, false},
+      {kTrainingMemory, "Peak memory to train", "bytes", false, false},
       {kModelBytes, "Size on disk", "bytes", false, false},
       {kPromptTokens, "Prompt tokens a request", "tokens", false, false},
       {kRequestMilliseconds, "Time a request", "ms", false, false},

@@ -113,7 +113,7 @@ struct Trial {
   Measure validation;             // the metric on the validation part
   double device_seconds = 0;
   std::optional<double> energy_joules;  // of the device, in that time; unset: it does not tell
-  int64_t memory_bytes = 0;  // of the device, above the base model's, as the job was admitted with
+  int64_t memory_bytes = 0;  // most of the device that its job took at once, beside the base model's; 0: not measured
   std::string error;
   bool operator==(const Trial&) const = default;
 };

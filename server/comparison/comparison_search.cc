@@ -157,7 +157,7 @@ absl::Status ComparisonRun::AwaitTrial(Trial* trial) {
   const Job& job = *found;
   trial->device_seconds = job.training_seconds;
   trial->energy_joules = job.energy_joules;
-  trial->memory_bytes = job.memory_bytes;
+  trial->memory_bytes = job.progress.peak_memory_bytes;
   if (job.state != JobState::kSucceeded) {
     trial->state = Trial::State::kFailed;
     trial->error = job.error ? job.error->message : absl::StrCat("the job is ", JobStateName(job.state));

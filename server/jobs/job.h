@@ -192,6 +192,8 @@ struct JobProgress {
   double gradient_norm = 0;
   double eta_seconds = -1;
   double validation_score = 0;
+  // Most of the device that the job's tensors took at once so far, beside the base model's; 0 before the first step.
+  int64_t peak_memory_bytes = 0;
   bool operator==(const JobProgress&) const = default;
 };
 

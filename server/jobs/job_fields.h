@@ -117,6 +117,7 @@ void VisitFields(Is<JobProgress> auto& s, auto f) {
   f("gradient_norm", s.gradient_norm);
   f("eta_seconds", s.eta_seconds);
   f("validation_score", s.validation_score);
+  f("peak_memory_bytes", s.peak_memory_bytes);
 }
 
 void VisitFields(Is<DataReport> auto& s, auto f) {

@@ -216,6 +216,7 @@ v1::JobProgress ToProto(const JobProgress& in) {
   out.set_gradient_norm(in.gradient_norm);
   out.set_eta_seconds(in.eta_seconds);
   out.set_validation_score(in.validation_score);
+  out.set_peak_memory_bytes(in.peak_memory_bytes);
   return out;
 }
 

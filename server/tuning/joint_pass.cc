@@ -54,6 +54,7 @@ JointPass::JointPass(const BaseModel* base, const LoraAdapter& like, at::ScalarT
       type_(type),
       arbiter_(arbiter),
       stream_(base->target),
+      meter_(base->target),
       rendezvous_([this](const std::vector<Request*>& requests) { Round(requests); }, kLinger),
       is_taken_(kPlaces, false) {}
 
@@ -114,6 +115,7 @@ double JointPass::Member::Run(const MicroBatch& batch, int64_t step_seed, int64_
                   &batch,
                   is_first};
   joint_->rendezvous_.Run(&request);
+  bytes_ = std::max(bytes_, request.bytes);
   if (request.error) std::rethrow_exception(request.error);
   return request.loss;
 }
@@ -138,13 +140,18 @@ void JointPass::Round(const std::vector<Request*>& requests) {
 
 void JointPass::RunTogether(const std::vector<Request*>& requests) {
   const OwnStream::Scope scope(stream_);
+  const MemoryMeter::Scope metered(meter_);
   std::exception_ptr error;
   try {
     RunWithRoom(requests);
   } catch (...) {
     error = std::current_exception();
   }
-  for (Request* request : requests) request->error = error;
+  most_jobs_ = std::max(most_jobs_, static_cast<int64_t>(requests.size()));
+  for (Request* request : requests) {
+    request->error = error;
+    request->bytes = meter_.peak_bytes() / most_jobs_;
+  }
 }
 
 void JointPass::RunWithRoom(const std::vector<Request*>& requests) {

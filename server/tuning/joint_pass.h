@@ -14,6 +14,7 @@
 #include "common/rendezvous.h"
 #include "server/data/batcher.h"
 #include "server/device/arbiter.h"
+#include "server/model/memory_meter.h"
 #include "server/model/own_stream.h"
 #include "server/tuning/direct_pass.h"
 #include "server/tuning/joint_parameters.h"
@@ -48,11 +49,15 @@ class JointPass : public std::enable_shared_from_this<JointPass> {
     // As DirectPass::Run with the job's parameters, in a turn on the device of its own, waited
     // for; returns the sum of the losses. The caller's stream must have nothing to do.
     double Run(const MicroBatch& batch, int64_t step_seed, int64_t loss_tokens, bool is_first);
+    // Of the most that the passes took of the device, beside what jobs have to themselves: an equal part for each job of
+    // the largest round.
+    int64_t bytes() const { return bytes_; }
 
    private:
     const std::shared_ptr<JointPass> joint_;
     const FlatParameters* const own_;
     const int64_t place_;
+    int64_t bytes_ = 0;
   };
   // Null if no place is free. `own` must outlive the member.
   std::unique_ptr<Member> Join(const FlatParameters* own) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -67,6 +72,7 @@ class JointPass : public std::enable_shared_from_this<JointPass> {
     const MicroBatch* batch;
     bool is_first;
     double loss = 0;
+    int64_t bytes = 0;  // its part of what was taken
     std::exception_ptr error;
   };
 
@@ -87,6 +93,7 @@ class JointPass : public std::enable_shared_from_this<JointPass> {
   const at::ScalarType type_;
   Arbiter* const arbiter_;
   const OwnStream stream_;
+  const MemoryMeter meter_;
   Rendezvous<Request> rendezvous_;
   std::atomic<int> members_{0};
   std::atomic<bool> has_memory_{false};
@@ -94,6 +101,7 @@ class JointPass : public std::enable_shared_from_this<JointPass> {
   std::vector<bool> is_taken_ ABSL_GUARDED_BY(mutex_);
   MemoryBudget::Reservation memory_ ABSL_GUARDED_BY(mutex_);
   // Of the thread that leads a round; made by the first.
+  int64_t most_jobs_ = 1;  // that were in one round
   std::unique_ptr<JointParameters> parameters_;
   std::unique_ptr<DirectPass> pass_;
   std::unique_ptr<PassGraphs> graphs_;

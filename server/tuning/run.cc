@@ -26,7 +26,7 @@ void Smooth(double value, double* average) { *average = *average == 0 ? value : 
 
 TuningRun::TuningRun(const TuningRunnerDeps& deps, JointPasses* joint, const Job& job, JobControl& control,
                      PlannedRun plan)
-    : deps_(deps), joint_(joint), job_(job), control_(control), plan_(std::move(plan)), energy_(deps.energy) {}
+    : deps_(deps), joint_(joint), job_(job), control_(control), plan_(std::move(plan)), energy_(deps.energy), memory_(deps.target) {}
 
 std::string TuningRun::CheckpointPath(int64_t step) const {
   return absl::StrCat(deps_.checkpoint_directory, "/", job_.spec.id, "/", step);
@@ -34,6 +34,7 @@ std::string TuningRun::CheckpointPath(int64_t step) const {
 
 absl::StatusOr<JobOutcome> TuningRun::Run() {
   const Hyperparameters& h = plan_.hyperparameters;
+  const MemoryMeter::Scope scope(memory_);
   ATTUNE_RETURN_IF_ERROR(CatchTorch([&]() -> absl::Status {
     // A prefix begins with a pass of the base model.
     const Arbiter::Turn turn =
@@ -124,6 +125,7 @@ absl::Status TuningRun::TakeStep() {
   ATTUNE_ASSIGN_OR_RETURN(last_, trainer_->Step(state_.step));
   energy_.Leave();
   const double seconds = SecondsSince(start);
+  memory_.CountBeside(trainer_->joint_bytes());
   ++state_.step;
   state_.trained_tokens += last_.tokens;
   loss_since_checkpoint_ += (last_.loss - loss_since_checkpoint_) / ++steps_since_checkpoint_;
@@ -249,6 +251,9 @@ JobProgress TuningRun::Progress() const {
   progress.learning_rate = last_.learning_rate;
   progress.gradient_norm = last_.gradient_norm;
   progress.eta_seconds = seconds_per_step_ > 0 ? seconds_per_step_ * (h.max_steps - state_.step) : -1;
+  // An earlier run of the job may have taken more.
+  progress.peak_memory_bytes =
+      std::max(job_.progress.peak_memory_bytes, memory_.peak_bytes() + QuantizedWeightBytes(deps_, plan_));
   return progress;
 }
 

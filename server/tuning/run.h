@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "server/data/batcher.h"
+#include "server/model/memory_meter.h"
 #include "server/tuning/checkpoint.h"
 #include "server/tuning/estimate.h"
 #include "server/tuning/methods/method.h"
@@ -68,6 +69,7 @@ class TuningRun {
   JobControl& control_;
   PlannedRun plan_;
   EnergyShare::Part energy_;
+  MemoryMeter memory_;
   std::unique_ptr<Method> method_;
   std::unique_ptr<Batcher> train_, validation_;
   std::unique_ptr<Trainer> trainer_;

@@ -59,6 +59,8 @@ class Trainer {
   absl::StatusOr<ValidationResult> Evaluate(const Batcher& batches, const std::function<bool()>& stop);
 
   AdamW& optimizer() { return optimizer_; }
+  // Its part of the most memory that passes shared with other jobs took; 0 without such.
+  int64_t joint_bytes() const { return joint_ ? joint_->bytes() : 0; }
 
  private:
   // An optimizer step's data, tokenised, cut and packed: micro-batches without loss are left out.

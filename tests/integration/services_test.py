@@ -367,6 +367,9 @@ class ServicesTest(unittest.TestCase):
         self.assertEqual(job.state, tuning_job.TuningJob.SUCCEEDED, job)
         self.assertEqual(job.resolved_hyperparameters.quantization, "nf4")
         self.assertEqual(job.resolved_hyperparameters.optimizer_state, "int8")
+        # Measured: those weights, and what training them took.
+        self.assertGreater(job.progress.peak_memory_bytes, 50e6)
+        self.assertLess(job.progress.peak_memory_bytes, 1.2 * small.peak_memory_bytes)
         variables = generation.Prompt(template_input=generation.TemplateInput(variables={"text": "A fine day"}))
         answer = self.server.generate("models/mood-qlora", prompt=variables, max_tokens=4)
         self.assertTrue(answer.completions[0].token_ids)

@@ -78,7 +78,8 @@ TEST(JobJsonTest, UnsetIsNotZero) {
 }
 
 TEST(JobJsonTest, ProgressKeepsNanAndInfinity) {
-  JobProgress progress{.step = 7, .total_steps = 9, .epoch = 0.5, .trained_tokens = 100, .eta_seconds = 0};
+  JobProgress progress{.step = 7, .total_steps = 9, .epoch = 0.5, .trained_tokens = 100, .eta_seconds = 0,
+                       .peak_memory_bytes = int64_t{3} << 40};
   progress.train_loss = std::numeric_limits<double>::quiet_NaN();
   progress.gradient_norm = std::numeric_limits<double>::infinity();
   progress.validation_loss = -std::numeric_limits<double>::infinity();

@@ -133,6 +133,7 @@ TEST(ConvertJobTest, OutputFields) {
   job.state_reason = "why";
   job.error = JobError{"NAN_LOSS", "it broke"};
   job.progress.step = 3;
+  job.progress.peak_memory_bytes = 12;
   job.create_time = absl::FromUnixMillis(1500);
   job.end_time = absl::FromUnixSeconds(9);
   job.etag = "e";
@@ -143,6 +144,7 @@ TEST(ConvertJobTest, OutputFields) {
   EXPECT_EQ(out.state_reason(), "why");
   EXPECT_EQ(out.error().reason(), "NAN_LOSS");
   EXPECT_EQ(out.progress().step(), 3);
+  EXPECT_EQ(out.progress().peak_memory_bytes(), 12);
   EXPECT_DOUBLE_EQ(out.progress().eta_seconds(), -1);
   EXPECT_EQ(out.create_time().seconds(), 1);
   EXPECT_EQ(out.create_time().nanos(), 500'000'000);

@@ -35,13 +35,12 @@ class CardFactsTest : public ::testing::Test {
     job.spec.tuned_model_id = model;
     job.spec.method = std::move(method);
     if (!comparison.empty()) job.spec.labels = {{"comparison", comparison}};
-    job.memory_bytes = 2'500'000'000;
     job.resolved_hyperparameters = Hyperparameters{.epochs = 2, .batch_size = 16, .learning_rate = 2e-4, .seed = 42};
     job.data_report = DataReport{.train_examples = 900, .validation_examples = 100, .truncated_examples = 3};
     EXPECT_TRUE(jobs_->Create(job, "").ok());
     JobEvent progress;
     progress.type = JobEvent::Type::kProgress;
-    progress.progress = JobProgress{.step = 3};
+    progress.progress = JobProgress{.step = 3, .peak_memory_bytes = 2'500'000'000};
     EXPECT_TRUE(jobs_->AppendEvent(job.spec.id, progress, {94, 28'200}).ok());
     ModelInfo info;
     info.id = model;
@@ -79,6 +78,7 @@ TEST_F(CardFactsTest, OfTheJob) {
   EXPECT_THAT(facts.settings, Contains(Pair("learning rate", "0.0002")));
   EXPECT_THAT(facts.cost, Contains(Pair("time in steps and evaluations", "1 min 34 s")));
   EXPECT_THAT(facts.cost, Contains(Pair("energy of the device in that time", "28.2 kJ")));
+  EXPECT_THAT(facts.cost, Contains(Pair("most memory at once, beside the base model", "2.50 GB")));
   EXPECT_FALSE(facts.compared.has_value());
   EXPECT_EQ(facts.forgetting, "");
 }

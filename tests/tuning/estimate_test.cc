@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "server/model/memory_meter.h"
 #include "server/tuning/defaults.h"
 #include "server/tuning/trainer.h"
 #include "tests/testing/gpu.h"
@@ -118,6 +119,8 @@ TEST_P(GpuEstimateTest, IsWhatTrainingTakes) {
   at::empty({1}, at::kCUDA);  // the allocator's counters are there from its first use on
   auto allocated = [] { return c10::cuda::CUDACachingAllocator::getDeviceStats(0).allocated_bytes[0]; };
   const int64_t before = allocated().current;
+  MemoryMeter meter(*gpu);
+  const MemoryMeter::Scope scope(meter);
   const std::shared_ptr<const BaseModel> base = MakeRandomModel(config, *gpu, GetParam().format);
   const int64_t weights = allocated().current - before;
   std::mt19937 random(1);
@@ -151,6 +154,7 @@ TEST_P(GpuEstimateTest, IsWhatTrainingTakes) {
   const double peak = static_cast<double>(allocated().peak - before);
   const double estimate = static_cast<double>(weights + EstimateTrainingBytes(config, inputs));
   EXPECT_NEAR(estimate / peak, 1, 0.1);
+  EXPECT_NEAR(static_cast<double>(meter.peak_bytes()) / peak, 1, 0.02);  // the job's own is all that there is
   std::cout << "peak " << peak / 1e9 << " GB, estimate " << estimate / 1e9 << " GB\n";
 }
 

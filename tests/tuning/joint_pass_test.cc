@@ -127,6 +127,8 @@ class JointPassTest : public ::testing::Test {
         EXPECT_NEAR(together[job]->losses[step], alone[job]->losses[step], loss_tolerance) << "job " << job;
       }
       EXPECT_LT(Difference(*alone[job], *together[job], job), tolerance) << "job " << job;
+      EXPECT_GT(together[job]->trainer->joint_bytes(), 0);
+      EXPECT_EQ(alone[job]->trainer->joint_bytes(), 0);
     }
   }
 

@@ -152,7 +152,7 @@ MeasureMeaning MeaningOf(absl::string_view measure) {
        {"Quality that the learning curve foresees on the validation examples with twice as many to train on.",
         "Only told where the points suffice. Little above what was measured: more data brings little."}},
       {kTrainingMemory,
-       {"Device memory that training takes beside the base model’s weights, as foreseen when the job was admitted.",
+       {"The most device memory that training took at once, beside the base model’s weights, as measured.",
         "Lower fits smaller devices, and leaves more to requests."}},
       {kLoss,
        {"How improbable the model finds the expected answers, in nats per token.",
