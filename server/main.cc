@@ -78,13 +78,13 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->check(CLI::Range(1, 64))
       ->capture_default_str();
   app->add_option("--decode-weights", server.decode_weights,
-                  "On a CPU: blocks in which decoding reads weights of models that come in none (safetensors, F16\n"
-                  "GGUF): int8 and int4 are faster, and at load the log says what they cost in perplexity")
+                  "Blocks in which decoding reads weights, those of a file that has some (GGUF's Q4, Q8_0) as they are:\n"
+                  "int8, int4 and, on a GPU, fp8 are faster, and at load the log says what they cost in perplexity")
       ->envname("ATTUNE_DECODE_WEIGHTS")
-      ->check(CLI::IsMember({"as-loaded", "int8", "int4"}))
+      ->check(CLI::IsMember({"as-loaded", "int8", "fp8", "int4"}))
       ->capture_default_str();
   app->add_flag("--batch-invariant", server.batch_invariant,
-                "On a CPU: an answer is the same, bit for bit, whatever else is generated beside it; slower")
+                "An answer is the same, bit for bit, whatever else is generated beside it; slower")
       ->envname("ATTUNE_BATCH_INVARIANT");
   app->add_option("--kv-tokens", server.kv_tokens, "Tokens that the KV cache holds, over all requests")
       ->envname("ATTUNE_KV_TOKENS")

@@ -78,16 +78,8 @@ class ServerImpl final : public Server {
     ATTUNE_ASSIGN_OR_RETURN(lock_, DataDirLock::Take(options_.data_dir));
     ATTUNE_ASSIGN_OR_RETURN(target_, ChooseComputeTarget(options_.device, options_.precision));
     target_.decode_weights = ParseDecodeWeights(options_.decode_weights);
-    if (target_.decode_weights != ComputeTarget::DecodeWeights::kAsLoaded &&
-        target_.device != ComputeTarget::Device::kCpu) {
-      return MakeError(absl::StatusCode::kFailedPrecondition, "NOT_ON_THIS_DEVICE",
-                       "--decode-weights is for CPUs: a GPU reads weights as they were loaded.");
-    }
     target_.batch_invariant = options_.batch_invariant;
-    if (target_.batch_invariant && target_.device != ComputeTarget::Device::kCpu) {
-      return MakeError(absl::StatusCode::kFailedPrecondition, "NOT_ON_THIS_DEVICE",
-                       "--batch-invariant is for CPUs: a GPU's products round by the size of their batch.");
-    }
+    ATTUNE_RETURN_IF_ERROR(CheckServingOptions(target_));
     PrepareDevice(target_, options_.deterministic);
     metrics_ = std::make_unique<Metrics>(Metrics::Options{200, kServerVersion, DescribeComputeTarget(target_)});
     // First, so that /healthz answers and /readyz says 503 while the rest opens.

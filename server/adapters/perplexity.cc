@@ -8,6 +8,7 @@
 
 #include "server/adapters/packed_ops.h"
 #include "server/model/kernels/packed_weight.h"
+#include "server/model/kernels/tiled_weight.h"
 #include "server/model/torch_target.h"
 
 namespace attune {
@@ -37,12 +38,18 @@ class DecodingOps final : public LayerOps {
   at::Tensor Multiply(int64_t layer, Linear which, const at::Tensor& x) override {
     const LayerWeights& weights = base_.weights.layers[layer];
     const int i = static_cast<int>(which);
-    return Product(x, weights.linear[i], weights.packed[i].get());
+    return Product(x, weights.linear[i], weights.packed[i].get(), weights.tiled[i].get());
   }
   at::Tensor Attend(int64_t layer, at::Tensor qkv_TE) override {
     return PackedAttention(qkv_TE, AttentionShapeOf(base_.config), rope_, sequences_);
   }
-  static at::Tensor Product(const at::Tensor& x, const at::Tensor& w, const PackedWeight* packed) {
+  static at::Tensor Product(const at::Tensor& x, const at::Tensor& w, const PackedWeight* packed,
+                            const TiledWeight* tiled) {
+    if (tiled) {
+      const at::Tensor y = x.new_empty({x.size(0), w.size(0)});
+      MultiplyTiled(x.contiguous(), *tiled, y);
+      return y;
+    }
     if (!packed) return at::linear(x, w);
     std::vector<at::Tensor> parts;
     for (const at::Tensor& part : x.to(at::kFloat).contiguous().split(PackedWeight::kMaxTokens)) {
@@ -76,7 +83,8 @@ PerplexityPair MeasurePerplexity(const BaseModel& base) {
   const std::vector<int64_t> ids(tokens.begin(), tokens.end());
   const at::Tensor x = EmbedTokens(base.weights.embedding_VD, {}, at::tensor(ids, at::kLong), TypeOf(base.target));
   const at::Tensor hidden = RunDecoder(base.config, base.weights, x, &ops);
-  const at::Tensor logits = DecodingOps::Product(hidden, base.weights.head_VD, base.weights.packed_head.get());
+  const at::Tensor logits = DecodingOps::Product(hidden, base.weights.head_VD, base.weights.packed_head.get(),
+                                                  base.weights.tiled_head.get());
   return {PerplexityOf(AllLogits(base, nullptr, tokens), tokens), PerplexityOf(logits, tokens)};
 }
 

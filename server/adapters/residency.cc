@@ -198,10 +198,9 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> Residency::Load(const ModelIn
 static absl::Status LogDecodingLoss(const std::string& id, const BaseModel& base, const ComputeTarget& target) {
   return CatchTorch([&] {
     const PerplexityPair found = MeasurePerplexity(base);
-    const bool is_int8 = target.decode_weights == ComputeTarget::DecodeWeights::kInt8;
     LogInfo("model.decode_weights",
             {{"model", absl::StrCat(kModels, "/", id)},
-             {"format", is_int8 ? "int8" : "int4"},
+             {"format", DecodeWeightsName(target.decode_weights)},
              {"perplexity", absl::StrFormat("%.3f", found.decoding)},
              {"perplexity_as_loaded", absl::StrFormat("%.3f", found.dense)},
              {"change_percent", absl::StrFormat("%+.2f", 100 * (found.decoding / found.dense - 1))}});

@@ -24,6 +24,10 @@ struct AttentionTiles {
   std::vector<int32_t> out_starts;                 // by segment, and the end
 };
 
+// Where a row's result must not depend on the batch, all tiles have these: those of other sizes read keys in
+// other portions.
+inline constexpr int kAlikeTileRows = 16;
+
 // Rows of a tile, of 16, 64 and 128: few where segments are short. `group`: heads that share keys.
 int ChooseTileRows(const std::vector<AttentionWork>& work, int64_t group);
 

@@ -15,6 +15,7 @@
 #include "server/engine/token_choice.h"
 #include "server/model/kernels/cuda_dispatch.h"
 #include "server/model/kernels/matmul.h"
+#include "server/model/kernels/tiled_weight.h"
 #include "server/model/own_stream.h"
 #include "server/model/torch_target.h"
 
@@ -29,6 +30,10 @@ constexpr int64_t kSlots = 4096;
 constexpr int64_t kRing = 4;
 // Parts of rows that attention over cut keys makes at a time.
 constexpr int64_t kMostParts = 2048;
+// Rows up to which a weight is read in blocks: beyond, the dense product is as fast.
+constexpr int64_t kMostTiledRows = 32;
+// The same of dense weights, which that kernel reads as fast as cuBLAS does, but begins to read sooner.
+constexpr int64_t kMostFewRows = 8;
 // Rows of logits that exist at a time.
 constexpr int64_t kHeadRows = 256;
 
@@ -223,11 +228,22 @@ const float* GpuRunner::Step::scores(size_t item) const {
 }
 const Tensor& GpuRunner::Step::logits() const { return state_->logits; }
 
+namespace {
+
+// Whether all products of such a model can be made of rows that do not know of each other.
+bool HasRowsAlike(const ModelConfig& c) {
+  return TiledWeight::Takes(c.qkv_size(), c.hidden) && TiledWeight::Takes(c.hidden, c.q_size()) &&
+         TiledWeight::Takes(2 * c.intermediate, c.hidden) && TiledWeight::Takes(c.hidden, c.intermediate) &&
+         TiledWeight::Takes(c.vocab, c.hidden);
+}
+
+}  // namespace
+
 bool GpuRunner::Serves(const BaseModel& base) {
   return base.target.device == ComputeTarget::Device::kCuda && base.target.type == ComputeTarget::Type::kBfloat16 &&
          base.format == WeightFormat::kDense && cuda::Available() &&
          cuda::PagedAttentionTakes(RopeShapeOf(base.config)) && base.config.heads / base.config.kv_heads <= 16 &&
-         cuda::AddAndNormTakes(base.config.hidden);
+         cuda::AddAndNormTakes(base.config.hidden) && (!base.target.batch_invariant || HasRowsAlike(base.config));
 }
 
 int64_t GpuRunner::Bytes(const BaseModel& base, int64_t max_sequences, int64_t max_tokens) {
@@ -243,6 +259,7 @@ GpuRunner::GpuRunner(const BaseModel& like, KvCache* cache, int64_t max_sequence
       max_sequences_(BucketRows(max_sequences)),
       max_tokens_(std::max({max_tokens, max_sequences_, BucketPower(std::min(max_tokens, kMostGraphRows), 16)})),
       processors_(at::cuda::getCurrentDeviceProperties()->multiProcessorCount),
+      is_batch_invariant_(like.target.batch_invariant),
       buffers_(std::make_unique<Buffers>(like.config, max_sequences_, max_tokens_,
                                          TilesFor(max_sequences_, like.config.kv_heads, processors_),
                                          DeviceOf(like.target))),
@@ -272,7 +289,7 @@ GpuRunner::Batch GpuRunner::MakeBatch(const std::vector<ForwardItem>& items) {
   batch.is_decode = true;
   const bool is_longer_graph = items.front().count > 1 && IsForGraph(items);
   int64_t last_lora_row = 0;
-  batch.is_cut = IsWorthCutting(items);
+  batch.is_cut = !is_batch_invariant_ && IsWorthCutting(items);
   for (const ForwardItem& item : items) {
     StepSegment segment{item.tokens, item.sampled_row, item.count, item.context, item.pages, -1, item.first_logits};
     const LoraAdapter* lora = item.adapter ? item.adapter->lora.get() : nullptr;
@@ -299,9 +316,11 @@ GpuRunner::Batch GpuRunner::MakeBatch(const std::vector<ForwardItem>& items) {
   if (batch.is_decode) {
     const int64_t rows = BucketRows(row), tiles = batch.is_cut ? TilesFor(rows, config_.kv_heads, processors_) : rows;
     // Room for the tiles of few adapters, or of as many as there are rows.
-    const int64_t few = rows / 8 + 1, lora_tiles = CountLoraTiles(segments, rows) <= few ? few : rows;
+    const int64_t few = rows / 8 + 1;
+    const bool are_few = !is_batch_invariant_ && CountLoraTiles(segments, rows) <= few;
+    const int64_t lora_tiles = are_few ? few : rows;
     const StepRoom room{rows, 0, lora_tiles, {rows, rows, tiles}, {}};
-    batch.inputs = MakeStepInputs(segments, cache_->page_tokens, group, batch.is_cut ? tiles : 0, &room);
+    batch.inputs = MakeStepInputs(segments, cache_->page_tokens, group, batch.is_cut ? tiles : 0, &room, 0, 0, cutting());
     batch.rows = batch.singles = rows;
     batch.is_captured = true;
   } else if (is_longer_graph && batch.loras.empty()) {
@@ -309,8 +328,9 @@ GpuRunner::Batch GpuRunner::MakeBatch(const std::vector<ForwardItem>& items) {
   } else {
     const int64_t tiles = batch.is_cut ? TilesFor(batch.singles, config_.kv_heads, processors_) : 0;
     // Few rows over long contexts do not fill the device as they are.
-    batch.inputs = MakeStepInputs(segments, cache_->page_tokens, group, tiles, nullptr,
-                                  TilesFor(0, config_.kv_heads, processors_), buffers_->parts.size(0));
+    const int64_t longer_tiles = is_batch_invariant_ ? 0 : TilesFor(0, config_.kv_heads, processors_);
+    batch.inputs = MakeStepInputs(segments, cache_->page_tokens, group, tiles, nullptr, longer_tiles,
+                                  buffers_->parts.size(0), cutting());
     batch.is_cut_longer = batch.inputs.is_cut_longer;
     batch.rows = row;
   }
@@ -326,16 +346,17 @@ void GpuRunner::PadLonger(const std::vector<StepSegment>& segments, Batch* batch
     rows += s.count;
     longest = std::max(longest, s.context);
   }
-  const int64_t group = config_.heads / config_.kv_heads, tile_rows = ChooseTileRows(work, group);
+  const int64_t group = config_.heads / config_.kv_heads;
+  const int64_t tile_rows = is_batch_invariant_ ? kAlikeTileRows : ChooseTileRows(work, group);
   AttentionRoom room{BucketPower(static_cast<int64_t>(segments.size()), 1), BucketPower(rows, 16), 0};
-  batch->is_cut_longer = room.rows <= kMostCutRows && longest >= kWorthCutting;
+  batch->is_cut_longer = !is_batch_invariant_ && room.rows <= kMostCutRows && longest >= kWorthCutting;
   room.tiles = room.rows * group / tile_rows + room.segments;
   if (batch->is_cut_longer) room.tiles = std::max(room.tiles, TilesFor(0, config_.kv_heads, processors_));
   // Each piece's last tile may have but one row, and so may the padding's.
-  const int64_t lora_tiles = room.rows / cuda::kLoraTileRows + room.segments + 1;
+  const int64_t lora_tiles = is_batch_invariant_ ? room.rows : room.rows / cuda::kLoraTileRows + room.segments + 1;
   const StepRoom step{room.rows, kMostGraphWanted, lora_tiles, {}, room};
   batch->inputs = MakeStepInputs(segments, cache_->page_tokens, group, 0, &step, batch->is_cut_longer ? room.tiles : 0,
-                                 buffers_->parts.size(0));
+                                 buffers_->parts.size(0), cutting());
   batch->rows = room.rows;
   batch->is_captured = true;
 }
@@ -361,14 +382,15 @@ const int32_t* GpuRunner::Input(int64_t offset) const { return buffers_->inputs.
 cuda::LoraBatch GpuRunner::Loras(const Batch& batch) const {
   return {slots_.loras(), slots_.entries_per_slot(),
           reinterpret_cast<const cuda::LoraTile*>(Input(batch.inputs.offsets.lora_tiles)), batch.inputs.room.lora_tiles,
-          4 * batch.inputs.room.lora_tiles < batch.rows};
+          !is_batch_invariant_ && 4 * batch.inputs.room.lora_tiles < batch.rows};
 }
 
 void GpuRunner::Product(const Model& model, const Batch& batch, int64_t layer, Linear which, const Tensor& x,
                         const Tensor& y) {
   // The larger kernel first: the grouped one takes the processors that it leaves.
   if (batch.lora_rows > 0) side_->begin.record();
-  MatMul(x, As::kIs, model.weights->weights.layers[layer].linear[static_cast<int>(which)], As::kTransposed, 1, 0, y);
+  const LayerWeights& weights = model.weights->weights.layers[layer];
+  Multiply(x, weights.linear[static_cast<int>(which)], weights.tiled[static_cast<int>(which)].get(), y, StartOf(batch));
   if (batch.lora_rows > 0) {
     const OwnStream::Scope scope(side_->stream);
     side_->begin.block(c10::cuda::getCurrentCUDAStream());
@@ -382,11 +404,28 @@ void GpuRunner::Product(const Model& model, const Batch& batch, int64_t layer, L
       const LoraModule& module = rows.lora->layers[layer][p];
       const ProjectionSlice slice = SliceOf(config_, static_cast<Projection>(p));
       if (slice.linear != which || !module.defined()) continue;
-      const Tensor u = MatMul(x.narrow(0, rows.first, rows.count), As::kIs, module.a_RI, As::kTransposed);
-      MatMul(u, As::kIs, module.b_OR, As::kTransposed, module.scale, 1,
-             y.narrow(0, rows.first, rows.count).narrow(1, slice.row, slice.rows));
+      const Tensor out = y.narrow(1, slice.row, slice.rows);
+      // cuBLAS rounds by the number of rows.
+      const int64_t step = is_batch_invariant_ ? 1 : rows.count;
+      for (int64_t row = rows.first; row < rows.first + rows.count; row += step) {
+        const Tensor u = MatMul(x.narrow(0, row, step), As::kIs, module.a_RI, As::kTransposed);
+        MatMul(u, As::kIs, module.b_OR, As::kTransposed, module.scale, 1, out.narrow(0, row, step));
+      }
     }
   }
+}
+
+void GpuRunner::Multiply(const Tensor& x, const Tensor& w, const TiledWeight* tiled, const Tensor& y, cuda::Start start) const {
+  const TiledOptions options{start, is_batch_invariant_ ? cuda::TiledSplit::kColumns : cuda::TiledSplit::kBest};
+  const int64_t most = tiled ? kMostTiledRows : TiledWeight::Takes(w.size(0), w.size(1)) ? kMostFewRows : 0;
+  const bool are_few = is_batch_invariant_ || x.size(0) <= most;
+  if (are_few && tiled) return MultiplyTiled(x, *tiled, y, options);
+  if (are_few) return MultiplyFewRows(x, w, y, options);
+  MatMul(x, As::kIs, w, As::kTransposed, 1, 0, y);
+}
+
+cuda::Start GpuRunner::StartOf(const Batch& batch) {
+  return batch.lora_rows > 0 || !batch.loras.empty() ? cuda::Start::kAfter : cuda::Start::kEarly;
 }
 
 cuda::Addend GpuRunner::LoraAddend(const Batch& batch) const {
@@ -414,7 +453,7 @@ void GpuRunner::Attend(const Model& model, const Batch& batch, int64_t layer) {
   PlacePrefixes(batch, layer);
   cuda::RopeAndCache(b.qkv.mutable_data_ptr(), LoraAddend(batch), Scales(batch, layer), base.rope_cos_PH.const_data_ptr<float>(),
                      base.rope_sin_PH.const_data_ptr<float>(), Input(o.positions), Input(o.slots),
-                     keys.mutable_data_ptr(), values.mutable_data_ptr(), batch.rows, RopeShapeOf(config_), stream);
+                     keys.mutable_data_ptr(), values.mutable_data_ptr(), batch.rows, RopeShapeOf(config_), stream, StartOf(batch));
   auto attend = [&](const AttentionRoom& room, const AttentionOffsets& at, int tile_rows, int64_t first, bool is_cut) {
     cuda::PagedAttentionCall call;
     call.shape = RopeShapeOf(config_);
@@ -464,7 +503,7 @@ void GpuRunner::Layer(const Model& model, const Batch& batch, int64_t layer) {
   auto add_and_norm = [&](Projection from, const Tensor& weight) {
     cuda::AddAndNorm(b.x.mutable_data_ptr(), b.delta.const_data_ptr(), LoraAddend(batch), Scales(batch, layer),
                      static_cast<int>(from), weight.const_data_ptr(), epsilon, b.normed.mutable_data_ptr(), rows,
-                     config_.hidden, stream);
+                     config_.hidden, stream, StartOf(batch));
   };
   Product(model, batch, layer, Linear::kQkv, Rows(b.normed, rows), Rows(b.qkv, rows));
   Attend(model, batch, layer);
@@ -472,7 +511,7 @@ void GpuRunner::Layer(const Model& model, const Batch& batch, int64_t layer) {
   add_and_norm(Projection::kO, weights.layers[layer].ffn_norm_D);
   Product(model, batch, layer, Linear::kGateUp, Rows(b.normed, rows), Rows(b.gate_up, rows));
   cuda::SwiGluAdded(b.gate_up.const_data_ptr(), LoraAddend(batch), Scales(batch, layer), b.inner.mutable_data_ptr(), rows,
-                    config_.intermediate, stream);
+                    config_.intermediate, stream, StartOf(batch));
   Product(model, batch, layer, Linear::kDown, Rows(b.inner, rows), Rows(b.delta, rows));
   add_and_norm(Projection::kDown, layer + 1 < config_.layers ? weights.layers[layer + 1].attention_norm_D : weights.final_norm_D);
 }
@@ -494,7 +533,7 @@ void GpuRunner::Forward(Model* model, const Batch& batch) {
   if (!batch.is_decode) return;
   // Every row is wanted.
   const Tensor logits = Rows(b.logits, batch.rows);
-  MatMul(Rows(b.normed, batch.rows), As::kIs, weights.head_VD, As::kTransposed, 1, 0, logits);
+  Multiply(Rows(b.normed, batch.rows), weights.head_VD, weights.tiled_head.get(), logits, StartOf(batch));
   cuda::Argmax(logits.const_data_ptr(), model->sampled.mutable_data_ptr<int32_t>(), batch.rows, config_.vocab, stream);
 }
 
@@ -651,8 +690,8 @@ void GpuRunner::Head(Model* model, const Batch& batch, const std::vector<Forward
     const int64_t count = std::min(b.logits.size(0), batch.wanted - begin);
     cuda::TakeRows(cuda::Type::kBfloat16, b.normed.const_data_ptr(), rows + begin, b.head_in.mutable_data_ptr(), count,
                    config_.hidden, stream);
-    MatMul(Rows(b.head_in, count), As::kIs, model->weights->weights.head_VD, As::kTransposed, 1, 0,
-           Rows(b.logits, count));
+    const DecoderWeights& weights = model->weights->weights;
+    Multiply(Rows(b.head_in, count), weights.head_VD, weights.tiled_head.get(), Rows(b.logits, count));
     cuda::Argmax(b.logits.const_data_ptr(), model->sampled.mutable_data_ptr<int32_t>() + first + begin, count,
                  config_.vocab, stream);
     Choose(model, batch, first, begin, count, step);

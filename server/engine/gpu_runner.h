@@ -82,6 +82,9 @@ class GpuRunner {
   void Layer(const Model& model, const Batch& batch, int64_t layer);
   void Product(const Model& model, const Batch& batch, int64_t layer, Linear which, const at::Tensor& x,
                const at::Tensor& y);
+  // y = x w^T, by the weight's blocks if it has some and there are few rows.
+  void Multiply(const at::Tensor& x, const at::Tensor& w, const TiledWeight* tiled, const at::Tensor& y,
+                cuda::Start start = cuda::Start::kAfter) const;
   cuda::LoraBatch Loras(const Batch& batch) const;
   // What the grouped kernel made, for the product that was last.
   cuda::Addend LoraAddend(const Batch& batch) const;
@@ -102,10 +105,14 @@ class GpuRunner {
   // What the choices of a step need.
   void PrepareChoices(Model* model, const std::vector<ForwardItem>& items, Step::State* step);
   const int32_t* Input(int64_t offset) const;
+  // Kernels of a batch whose LoRAs are on another stream wait for that.
+  static cuda::Start StartOf(const Batch& batch);
+  StepCutting cutting() const { return is_batch_invariant_ ? StepCutting::kAlike : StepCutting::kBest; }
 
   const ModelConfig config_;
   KvCache* const cache_;
   const int64_t max_sequences_, max_tokens_, processors_;
+  const bool is_batch_invariant_;  // every row's numbers are the same in every batch
   std::unique_ptr<Buffers> buffers_;
   AdapterSlots slots_;
   std::unique_ptr<Side> side_;

@@ -48,6 +48,12 @@ Lane::Lane(const BaseModel& base, const EngineOptions& options, Arbiter* arbiter
 
 absl::StatusOr<std::unique_ptr<Lane>> Lane::Make(const BaseModel& base, const EngineOptions& options, Arbiter* arbiter,
                                                  MemoryBudget* swap_memory, const Clock* clock) {
+  const bool is_gpu = base.target.device == ComputeTarget::Device::kCuda;
+  if (is_gpu && base.target.batch_invariant && !GpuRunner::Serves(base)) {
+    return MakeError(absl::StatusCode::kFailedPrecondition, "NOT_ON_THIS_DEVICE",
+                     "--batch-invariant serves, on a GPU, models whose matrices go into tiles of 16 x 64 and whose attention has "
+                     "a kernel; this one's do not.");
+  }
   auto lane = std::unique_ptr<Lane>(new Lane(base, options, arbiter, swap_memory, clock));
   const at::ScalarType type = ServingTypeOf(base.target);
   const int64_t element = static_cast<int64_t>(at::elementSize(type));

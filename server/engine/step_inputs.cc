@@ -58,14 +58,14 @@ void FillRows(const std::vector<StepSegment>& segments, int64_t page_tokens, Ste
 }
 
 // Neighbours under the same adapter, up to a tile's rows at a time.
-std::vector<cuda::LoraTile> LoraTiles(const std::vector<StepSegment>& segments, int64_t rows) {
+std::vector<cuda::LoraTile> LoraTiles(const std::vector<StepSegment>& segments, int64_t rows, int64_t tile_rows) {
   std::vector<cuda::LoraTile> tiles;
   int32_t row = 0;
   auto add = [&](int32_t slot, int64_t count) {
     while (count > 0) {
-      const bool begins = tiles.empty() || tiles.back().slot != slot || tiles.back().rows == cuda::kLoraTileRows;
+      const bool begins = tiles.empty() || tiles.back().slot != slot || tiles.back().rows == tile_rows;
       if (begins) tiles.push_back({slot, row, 0});
-      const int64_t taken = std::min<int64_t>(count, cuda::kLoraTileRows - tiles.back().rows);
+      const int64_t taken = std::min<int64_t>(count, tile_rows - tiles.back().rows);
       tiles.back().rows += static_cast<int32_t>(taken);
       row += static_cast<int32_t>(taken);
       count -= taken;
@@ -132,18 +132,20 @@ StepOffsets OffsetsFor(const StepRoom& room) {
 }
 
 int64_t CountLoraTiles(const std::vector<StepSegment>& segments, int64_t rows) {
-  return static_cast<int64_t>(LoraTiles(segments, rows).size());
+  return static_cast<int64_t>(LoraTiles(segments, rows, cuda::kLoraTileRows).size());
 }
 
 StepInputs MakeStepInputs(const std::vector<StepSegment>& segments, int64_t page_tokens, int64_t group,
                           int64_t tiles_for_singles, const StepRoom* room, int64_t tiles_for_longer,
-                          int64_t most_parts) {
+                          int64_t most_parts, StepCutting cutting) {
   StepInputs in;
+  const bool is_alike = cutting == StepCutting::kAlike;
+  const int64_t lora_rows = is_alike ? 1 : cuda::kLoraTileRows;
   const StepSegment *begin = segments.data(), *end = begin + segments.size();
   const StepSegment* middle = std::find_if(begin, end, [](const StepSegment& s) { return s.count != 1; });
   const std::vector<AttentionWork> singles = WorkOf(begin, middle), longer = WorkOf(middle, end);
-  in.tile_rows_singles = ChooseTileRows(singles, group);
-  in.tile_rows_longer = ChooseTileRows(longer, group);
+  in.tile_rows_singles = is_alike ? kAlikeTileRows : ChooseTileRows(singles, group);
+  in.tile_rows_longer = is_alike ? kAlikeTileRows : ChooseTileRows(longer, group);
   const AttentionTiles single_tiles = CutAttention(singles, group, in.tile_rows_singles, tiles_for_singles);
   AttentionTiles longer_tiles = CutAttention(longer, group, in.tile_rows_longer, tiles_for_longer);
   if (longer_tiles.is_split && longer_tiles.out_starts.back() > most_parts) {
@@ -153,13 +155,13 @@ StepInputs MakeStepInputs(const std::vector<StepSegment>& segments, int64_t page
   std::vector<cuda::LoraTile> lora_tiles;
   if (room) {
     in.room = *room;
-    lora_tiles = LoraTiles(segments, room->rows);
+    lora_tiles = LoraTiles(segments, room->rows, lora_rows);
   } else {
     for (const StepSegment& s : segments) {
       in.room.rows += s.count;
       in.room.wanted += s.count - std::min(s.count, s.first_wanted);
     }
-    lora_tiles = LoraTiles(segments, in.room.rows);
+    lora_tiles = LoraTiles(segments, in.room.rows, lora_rows);
     while (!lora_tiles.empty() && lora_tiles.back().slot < 0) lora_tiles.pop_back();
     in.room.lora_tiles = static_cast<int64_t>(lora_tiles.size());
     in.room.singles = {middle - begin, middle - begin, static_cast<int64_t>(single_tiles.segments.size())};

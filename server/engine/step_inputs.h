@@ -60,11 +60,15 @@ struct StepInputs {
   std::vector<int32_t> values;
 };
 
+// How rows are cut into tiles: as is fastest for the step, or so that a row's numbers are the same in every step, with
+// attention tiles of kAlikeTileRows and a LoRA tile for each row.
+enum class StepCutting { kBest, kAlike };
+
 // REQUIRES: single-token segments first; `room`, if given, has room for all. `tiles_for_singles` and `tiles_for_longer`: how many tiles each kind may be cut into; 0: a
 // segment's keys stay together. `most_parts`: of all rows of longer segments, else they stay together, too.
 StepInputs MakeStepInputs(const std::vector<StepSegment>& segments, int64_t page_tokens, int64_t group,
                           int64_t tiles_for_singles, const StepRoom* room = nullptr, int64_t tiles_for_longer = 0,
-                          int64_t most_parts = 0);
+                          int64_t most_parts = 0, StepCutting cutting = StepCutting::kBest);
 
 }  // namespace attune
 

@@ -12,6 +12,7 @@
 #include "common/log.h"
 #include "server/model/kernels/packed_weight.h"
 #include "server/model/kernels/quantized_matrix.h"
+#include "server/model/kernels/tiled_weight.h"
 #include "server/model/rope.h"
 #include "server/model/tensor_source.h"
 #include "server/model/torch_target.h"
@@ -40,12 +41,17 @@ class Loader {
   absl::StatusOr<at::Tensor> Vector(const std::string& name, int64_t size);
   // The rows of several matrices that share their input, one behind the other.
   using Parts = std::vector<std::pair<std::string, int64_t>>;
-  // In fp32 on the host, and in the target's type on its device.
+  // Blocks beside a dense matrix, for decoding; where they are kept, if they are.
+  struct Blocks {
+    std::shared_ptr<const PackedWeight>* packed = nullptr;
+    std::shared_ptr<const TiledWeight>* tiled = nullptr;
+  };
   // In the blocks that the target asks for, or null.
   std::shared_ptr<const PackedWeight> QuantizeForDecoding(const at::Tensor& values) const;
-  absl::StatusOr<at::Tensor> HostMatrix(const Parts& parts, int64_t columns,
-                                        std::shared_ptr<const PackedWeight>* packed);
-  absl::StatusOr<at::Tensor> Matrix(const Parts& parts, int64_t columns, std::shared_ptr<const PackedWeight>* packed);
+  std::shared_ptr<const TiledWeight> Tile(const std::vector<TensorSource::Entry>& entries, const at::Tensor& values) const;
+  // In fp32 on the host, and in the target's type on its device.
+  absl::StatusOr<at::Tensor> HostMatrix(const Parts& parts, int64_t columns, const Blocks& blocks);
+  absl::StatusOr<at::Tensor> Matrix(const Parts& parts, int64_t columns, const Blocks& blocks);
   absl::StatusOr<LayerWeights> Layer(int64_t layer);
 
   TensorSource* const source_;
@@ -56,6 +62,22 @@ class Loader {
 
 cuda::Codes CodesOf(WeightFormat format) {
   return format == WeightFormat::kInt8 ? cuda::Codes::kInt8 : cuda::Codes::kNf4;
+}
+
+cuda::TileCodes CodesOf(ComputeTarget::DecodeWeights weights) {
+  return weights == ComputeTarget::DecodeWeights::kInt8   ? cuda::TileCodes::kInt8
+         : weights == ComputeTarget::DecodeWeights::kFp8 ? cuda::TileCodes::kFp8
+                                                         : cuda::TileCodes::kInt4;
+}
+
+// What blocks beside the dense weights take.
+int64_t TiledBytes(const ModelConfig& config, const ComputeTarget& target) {
+  if (target.device == ComputeTarget::Device::kCpu ||
+      target.decode_weights == ComputeTarget::DecodeWeights::kAsLoaded) {
+    return 0;
+  }
+  const int64_t layer = config.qkv_size() + config.q_size() + 3 * config.intermediate;
+  return TiledWeight::BytesFor(CodesOf(target.decode_weights), config.layers * layer + config.vocab, config.hidden);
 }
 
 absl::StatusOr<at::Tensor> Loader::Vector(const std::string& name, int64_t size) {
@@ -84,14 +106,37 @@ std::shared_ptr<const PackedWeight> Loader::QuantizeForDecoding(const at::Tensor
   return PackedWeight::Supports(type, values.size(1)) ? PackedWeight::Quantize(values, type) : nullptr;
 }
 
-absl::StatusOr<at::Tensor> Loader::Matrix(const Parts& parts, int64_t columns,
-                                          std::shared_ptr<const PackedWeight>* packed) {
-  ATTUNE_ASSIGN_OR_RETURN(const at::Tensor values, HostMatrix(parts, columns, packed));
+std::shared_ptr<const TiledWeight> Loader::Tile(const std::vector<TensorSource::Entry>& entries,
+                                                const at::Tensor& values) const {
+  const GgmlType type = entries[0].type;
+  const bool is_one_type =
+      std::all_of(entries.begin(), entries.end(), [&](const TensorSource::Entry& entry) { return entry.type == type; });
+  const bool asks = target_.decode_weights != ComputeTarget::DecodeWeights::kAsLoaded;
+  const bool takes = TiledWeight::Takes(values.size(0), values.size(1));
+  const at::Device device = DeviceOf(target_);
+  if (asks && takes && is_one_type && (type == GgmlType::kQ4_0 || type == GgmlType::kQ4_1)) {
+    at::Tensor rows_OB = at::empty({values.size(0), entries[0].row_bytes()}, at::kByte);
+    char* out = reinterpret_cast<char*>(rows_OB.mutable_data_ptr<uint8_t>());
+    for (const TensorSource::Entry& entry : entries) {
+      for (int64_t row = 0; row < entry.rows; ++row) {
+        const absl::string_view bytes = entry.RowBytes(row);
+        out = std::copy(bytes.begin(), bytes.end(), out);
+      }
+    }
+    return std::make_shared<TiledWeight>(TileQ4Rows(rows_OB.to(device), type == GgmlType::kQ4_1));
+  }
+  if (asks && takes && is_one_type && type == GgmlType::kQ8_0) {
+    return std::make_shared<TiledWeight>(MakeTiledWeight(values.to(device), cuda::TileCodes::kInt8));
+  }
+  return TileForDecoding(values, target_);
+}
+
+absl::StatusOr<at::Tensor> Loader::Matrix(const Parts& parts, int64_t columns, const Blocks& blocks) {
+  ATTUNE_ASSIGN_OR_RETURN(const at::Tensor values, HostMatrix(parts, columns, blocks));
   return values.to(DeviceOf(target_), TypeOf(target_));
 }
 
-absl::StatusOr<at::Tensor> Loader::HostMatrix(const Parts& parts, int64_t columns,
-                                              std::shared_ptr<const PackedWeight>* packed) {
+absl::StatusOr<at::Tensor> Loader::HostMatrix(const Parts& parts, int64_t columns, const Blocks& blocks) {
   std::vector<TensorSource::Entry> entries;
   int64_t rows = 0;
   for (const auto& [name, part_rows] : parts) {
@@ -107,9 +152,11 @@ absl::StatusOr<at::Tensor> Loader::HostMatrix(const Parts& parts, int64_t column
     });
     out += entry.rows * columns;
   }
-  const bool keeps_packed = target_.device == ComputeTarget::Device::kCpu && format_ == WeightFormat::kDense;
-  if (packed && keeps_packed) *packed = Pack(entries);
-  if (packed && keeps_packed && !*packed) *packed = QuantizeForDecoding(values);
+  if (format_ != WeightFormat::kDense) return values;
+  const bool is_cpu = target_.device == ComputeTarget::Device::kCpu;
+  if (blocks.packed && is_cpu) *blocks.packed = Pack(entries);
+  if (blocks.packed && is_cpu && !*blocks.packed) *blocks.packed = QuantizeForDecoding(values);
+  if (blocks.tiled && !is_cpu) *blocks.tiled = Tile(entries, values);
   return values;
 }
 
@@ -120,10 +167,10 @@ absl::StatusOr<LayerWeights> Loader::Layer(int64_t layer) {
     const int i = static_cast<int>(which);
     const bool dense = format_ == WeightFormat::kDense;
     if (dense) {
-      ATTUNE_ASSIGN_OR_RETURN(weights.linear[i], Matrix(parts, columns, &weights.packed[i]));
+      ATTUNE_ASSIGN_OR_RETURN(weights.linear[i], Matrix(parts, columns, {&weights.packed[i], &weights.tiled[i]}));
       return absl::OkStatus();
     }
-    ATTUNE_ASSIGN_OR_RETURN(const at::Tensor values, HostMatrix(parts, columns, nullptr));
+    ATTUNE_ASSIGN_OR_RETURN(const at::Tensor values, HostMatrix(parts, columns, {}));
     if (values.numel() % QuantizedMatrix::kBlock != 0) {
       return MakeError(absl::StatusCode::kInvalidArgument, "BAD_MODEL",
                        absl::StrCat("'", parts[0].first, "' cannot be quantised: its size is no multiple of ",
@@ -147,8 +194,9 @@ absl::StatusOr<LayerWeights> Loader::Layer(int64_t layer) {
 
 absl::StatusOr<DecoderWeights> Loader::Load() {
   DecoderWeights weights;
+  const Blocks head = {&weights.packed_head, &weights.tiled_head};
   ATTUNE_ASSIGN_OR_RETURN(weights.embedding_VD, Matrix({{"model.embed_tokens.weight", config_.vocab}}, config_.hidden,
-                                                       config_.tied_head ? &weights.packed_head : nullptr));
+                                                       config_.tied_head ? head : Blocks()));
   for (int64_t i = 0; i < config_.layers; ++i) {
     ATTUNE_ASSIGN_OR_RETURN(LayerWeights layer, Layer(i));
     weights.layers.push_back(std::move(layer));
@@ -157,8 +205,7 @@ absl::StatusOr<DecoderWeights> Loader::Load() {
   if (config_.tied_head) {
     weights.head_VD = weights.embedding_VD;
   } else {
-    ATTUNE_ASSIGN_OR_RETURN(weights.head_VD,
-                            Matrix({{"lm_head.weight", config_.vocab}}, config_.hidden, &weights.packed_head));
+    ATTUNE_ASSIGN_OR_RETURN(weights.head_VD, Matrix({{"lm_head.weight", config_.vocab}}, config_.hidden, head));
   }
   return weights;
 }
@@ -166,7 +213,9 @@ absl::StatusOr<DecoderWeights> Loader::Load() {
 int64_t WeightBytes(const DecoderWeights& weights) {
   int64_t bytes = weights.embedding_VD.nbytes() + weights.final_norm_D.nbytes();
   if (!weights.head_VD.is_same(weights.embedding_VD)) bytes += weights.head_VD.nbytes();
+  if (weights.tiled_head) bytes += weights.tiled_head->bytes();
   for (const LayerWeights& layer : weights.layers) {
+    for (const auto& tiled : layer.tiled) bytes += tiled ? tiled->bytes() : 0;
     bytes += layer.attention_norm_D.nbytes() + layer.ffn_norm_D.nbytes();
     for (int i = 0; i < kLinears; ++i) {
       bytes += layer.quantized[i] ? layer.quantized[i]->bytes() : static_cast<int64_t>(layer.linear[i].nbytes());
@@ -268,6 +317,13 @@ absl::StatusOr<std::shared_ptr<const BaseModel>> LoadBaseModel(const std::string
   return std::shared_ptr<const BaseModel>(std::move(model));
 }
 
+std::shared_ptr<const TiledWeight> TileForDecoding(const at::Tensor& w_OI, const ComputeTarget& target) {
+  const bool asks = target.device == ComputeTarget::Device::kCuda &&
+                    target.decode_weights != ComputeTarget::DecodeWeights::kAsLoaded;
+  if (!asks || !TiledWeight::Takes(w_OI.size(0), w_OI.size(1))) return nullptr;
+  return std::make_shared<TiledWeight>(MakeTiledWeight(w_OI.to(DeviceOf(target)), CodesOf(target.decode_weights)));
+}
+
 at::Tensor LinearWeight(const LayerWeights& layer, Linear which, at::ScalarType type) {
   const int i = static_cast<int>(which);
   return layer.quantized[i] ? Dequantize(*layer.quantized[i], type) : layer.linear[i].to(type);
@@ -275,7 +331,7 @@ at::Tensor LinearWeight(const LayerWeights& layer, Linear which, at::ScalarType 
 
 int64_t WeightBytes(const ModelConfig& config, const ComputeTarget& target, WeightFormat format) {
   const int64_t element = target.type == ComputeTarget::Type::kBfloat16 ? 2 : 4;
-  if (format == WeightFormat::kDense) return config.Parameters() * element;
+  if (format == WeightFormat::kDense) return config.Parameters() * element + TiledBytes(config, target);
   const int64_t layer = config.hidden * (config.qkv_size() + config.q_size() + 3 * config.intermediate);
   const int64_t products = config.layers * layer;
   return (config.Parameters() - products) * element + QuantizedMatrix::BytesFor(CodesOf(format), products);

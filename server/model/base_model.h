@@ -38,6 +38,7 @@ struct ProjectionSlice {
 ProjectionSlice SliceOf(const ModelConfig& config, Projection projection);
 
 struct QuantizedMatrix;  // server/model/kernels/quantized_matrix.h
+struct TiledWeight;      // server/model/kernels/tiled_weight.h: blocks that decoding on a GPU reads
 // Columns of a product's weight.
 int64_t InputSize(const ModelConfig& config, Linear which);
 
@@ -49,6 +50,7 @@ struct LayerWeights {
   at::Tensor attention_norm_D, ffn_norm_D;
   std::array<at::Tensor, kLinears> linear;  // qkv_ED, o_DQ, gate_up_2ID (gate's rows first), down_DI
   std::array<std::shared_ptr<const PackedWeight>, kLinears> packed;  // null where not kept
+  std::array<std::shared_ptr<const TiledWeight>, kLinears> tiled;    // likewise
   // Where this is set `linear` is undefined: weights to be frozen under an adapter.
   std::array<std::shared_ptr<const QuantizedMatrix>, kLinears> quantized;
 };
@@ -61,6 +63,7 @@ struct DecoderWeights {
   at::Tensor final_norm_D;
   at::Tensor head_VD;  // the same tensor as embedding_VD if the head is tied
   std::shared_ptr<const PackedWeight> packed_head;
+  std::shared_ptr<const TiledWeight> tiled_head;
 };
 
 // A model with weights of its own, in memory. Immutable once loaded: thread-safe.
@@ -76,6 +79,9 @@ struct BaseModel {
   at::Tensor rope_cos_PH, rope_sin_PH;          // fp32, P = context positions, H = head_dim / 2
   int64_t bytes = 0;                            // device memory of the weights
 };
+
+// In the blocks that the target, a GPU, asks for; null if it asks for none, or the matrix does not go into tiles.
+std::shared_ptr<const TiledWeight> TileForDecoding(const at::Tensor& w_OI, const ComputeTarget& target);
 
 // Loads a folder that holds model.gguf or a Hugging Face model. `tokenizer_directory`
 // is where the tokenizer is, usually the same folder. Every tensor of the file must

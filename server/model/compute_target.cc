@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/error.h"
+#include "server/model/kernels/cuda/launch.h"
 
 namespace attune {
 namespace {
@@ -28,7 +29,39 @@ bool CpuHasFastBfloat16() {
 
 ComputeTarget::DecodeWeights ParseDecodeWeights(const std::string& name) {
   using DecodeWeights = ComputeTarget::DecodeWeights;
-  return name == "int8" ? DecodeWeights::kInt8 : name == "int4" ? DecodeWeights::kInt4 : DecodeWeights::kAsLoaded;
+  return name == "int8"   ? DecodeWeights::kInt8
+         : name == "fp8"  ? DecodeWeights::kFp8
+         : name == "int4" ? DecodeWeights::kInt4
+                          : DecodeWeights::kAsLoaded;
+}
+
+const char* DecodeWeightsName(ComputeTarget::DecodeWeights weights) {
+  using DecodeWeights = ComputeTarget::DecodeWeights;
+  switch (weights) {
+    case DecodeWeights::kInt8: return "int8";
+    case DecodeWeights::kFp8: return "fp8";
+    case DecodeWeights::kInt4: return "int4";
+    case DecodeWeights::kAsLoaded: break;
+  }
+  return "as-loaded";
+}
+
+absl::Status CheckServingOptions(const ComputeTarget& target) {
+  auto refuse = [](absl::string_view why) {
+    return MakeError(absl::StatusCode::kFailedPrecondition, "NOT_ON_THIS_DEVICE", why);
+  };
+  const bool asks_blocks = target.decode_weights != ComputeTarget::DecodeWeights::kAsLoaded;
+  if (target.device == ComputeTarget::Device::kCpu) {
+    const bool is_fp8 = target.decode_weights == ComputeTarget::DecodeWeights::kFp8;
+    return is_fp8 ? refuse("--decode-weights fp8 is for GPUs; a CPU takes int8 or int4.") : absl::OkStatus();
+  }
+  if (!asks_blocks && !target.batch_invariant) return absl::OkStatus();
+  // Both are the same kernel's.
+  if (target.type != ComputeTarget::Type::kBfloat16 || !cuda::Available()) {
+    return refuse("--decode-weights and --batch-invariant need, on a GPU, --precision bfloat16 and a GPU that this build has "
+                  "kernels for.");
+  }
+  return absl::OkStatus();
 }
 
 WeightFormat ParseWeightFormat(const std::string& name) {

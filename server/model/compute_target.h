@@ -13,15 +13,20 @@ struct ComputeTarget {
   enum class Type { kFloat32, kBfloat16 };
   Device device = Device::kCpu;
   Type type = Type::kFloat32;
-  // On a CPU: in which blocks products with few rows, decoding that is, read weights that the model's
-  // file has in none. kAsLoaded: as dense matrices, exactly.
-  enum class DecodeWeights { kAsLoaded, kInt8, kInt4 };
+  // In which blocks products with few rows, decoding that is, read weights. kAsLoaded: as dense matrices, exactly, but
+  // for those that the model's file has in blocks, which a CPU reads as they are. Else those of the file, as far as
+  // the device can (a GPU: Q4_0 and Q4_1 as int4, Q8_0 as int8), and others quantised so. A GPU keeps them beside the
+  // dense ones, which prompts and training read. kFp8 is for GPUs.
+  enum class DecodeWeights { kAsLoaded, kInt8, kFp8, kInt4 };
   DecodeWeights decode_weights = DecodeWeights::kAsLoaded;
-  // On a CPU: generation's numbers for a sequence do not depend on what else is in the batch.
+  // Generation's numbers for a sequence do not depend on what else is in the batch.
   bool batch_invariant = false;
 };
-// Of "as-loaded", "int8", "int4". REQUIRES: it is one of them.
+// Of "as-loaded", "int8", "fp8", "int4". REQUIRES: it is one of them.
 ComputeTarget::DecodeWeights ParseDecodeWeights(const std::string& name);
+const char* DecodeWeightsName(ComputeTarget::DecodeWeights weights);
+// FAILED_PRECONDITION (NOT_ON_THIS_DEVICE) if the device cannot do what `decode_weights` and `batch_invariant` ask for.
+absl::Status CheckServingOptions(const ComputeTarget& target);
 
 // How a model's products keep their weights: in the target's type; or quantised, for
 // training adapters over them in little memory (see kernels/quantized_matrix.h).

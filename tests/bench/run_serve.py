@@ -7,7 +7,8 @@ Greedy, prompts of 128 tokens and 128 new ones; only steps that add a token to e
 left out. Where the cache is too small for all requests (`small-cache`, by swap, and `small-cache-recompute`), it is all
 new tokens over the whole time, and the requests that made way for others are counted. `compiled` is a static cache under
 torch.compile. Each line is a process of its own. The peer has no batch of different adapters: its line for such a work
-is one LoRA that all requests share. The `x base` column is against our own base model's line of the same batch, if that
+is one LoRA that all requests share. `int8`, `fp8`, `int4`: the blocks in which decoding reads
+the weights; `alike`: answers that do not depend on the batch. The `x base` column is against our own base model's line of the same batch, if that
 ran before.
 """
 
@@ -34,6 +35,10 @@ for shape_name, shape in SHAPES.items():
     WORK[f"{shape_name}-b32-lora32"] = shape | TEXT | {"batch": 32, "models": ["lora"], "rank": 16}
     WORK[f"{shape_name}-b128-lora1"] = shape | TEXT | {"batch": 128, "models": ["lora"], "rank": 16, "shared_adapter": True}
     WORK[f"{shape_name}-b32-sampled"] = shape | TEXT | {"batch": 32, "temperature": 0.8, "top_p": 0.95}
+    for size in (1, 32):
+        for weights in ("int8", "fp8", "int4"):
+            WORK[f"{shape_name}-b{size}-{weights}"] = shape | TEXT | {"batch": size, "decode_weights": weights}
+        WORK[f"{shape_name}-b{size}-alike"] = shape | TEXT | {"batch": size, "batch_invariant": True}
     # Time to the first token of a long prompt, new ones and one that was read before.
     WORK[f"{shape_name}-b1-p2000"] = shape | {"prompt": 2000, "new": 16, "batch": 1}
     WORK[f"{shape_name}-b1-p2000-again"] = WORK[f"{shape_name}-b1-p2000"] | {"same_prompts": True}

@@ -8,7 +8,7 @@
 // "models" (a list of kinds that requests take in turn: "base", "text_prompt", "lora", "soft_prompt", "prefix", "ia3"; each
 // request has an adapter of its own, or with "shared_adapter" all have one; a text prompt is the base model's weights after
 // "text_prompt_tokens", 200, the same for all), "same_prompts" (in each round),
-// "temperature", "top_p", "rank", "virtual_tokens", "kv_tokens", "swap_bytes", "rounds", "trace" (a file: a Chrome
+// "decode_weights", "batch_invariant", "temperature", "top_p", "rank", "virtual_tokens", "kv_tokens", "swap_bytes", "rounds", "trace" (a file: a Chrome
 // trace of the last round's kernels)}. Prints one line of JSON: {"decode_seconds": [a round's steps that add a token to
 // every request and read no prompt], "decode_tokens": [...], "first_token_seconds": [of the first request], "seconds":
 // [a whole round], "preempted": [requests that made way for others], "swapped_bytes": [that were copied to the host],
@@ -146,8 +146,10 @@ absl::Status RunRound(const Json& work, int round, const std::vector<std::shared
 }
 
 absl::StatusOr<Json> Run(const Json& work) {
-  ATTUNE_ASSIGN_OR_RETURN(const ComputeTarget target,
+  ATTUNE_ASSIGN_OR_RETURN(ComputeTarget target,
                           ChooseComputeTarget(work.value("device", "cuda"), work.value("precision", "bfloat16")));
+  target.decode_weights = ParseDecodeWeights(work.value("decode_weights", "as-loaded"));
+  target.batch_invariant = work.value("batch_invariant", false);
   PrepareDevice(target, /*deterministic=*/false);
   at::manual_seed(1);
   const std::shared_ptr<const BaseModel> base = MakeWorkModel(work, target, /*context=*/8192);

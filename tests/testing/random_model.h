@@ -26,6 +26,7 @@ inline std::shared_ptr<const BaseModel> MakeRandomModel(const ModelConfig& confi
   w.embedding_VD = random({c.vocab, c.hidden});
   w.final_norm_D = at::ones({c.hidden}, options);
   w.head_VD = c.tied_head ? w.embedding_VD : random({c.vocab, c.hidden});
+  w.tiled_head = TileForDecoding(w.head_VD, target);
   for (int64_t i = 0; i < c.layers; ++i) {
     LayerWeights layer;
     layer.attention_norm_D = at::ones({c.hidden}, options);
@@ -37,6 +38,7 @@ inline std::shared_ptr<const BaseModel> MakeRandomModel(const ModelConfig& confi
       const at::Tensor dense = std::exchange(layer.linear[l], {});
       layer.quantized[l] = std::make_shared<QuantizedMatrix>(Quantize(dense, codes, options.device()));
     }
+    for (int l = 0; l < kLinears && format == WeightFormat::kDense; ++l) layer.tiled[l] = TileForDecoding(layer.linear[l], target);
     w.layers.push_back(std::move(layer));
   }
   const at::Tensor angles = at::outer(at::arange(c.context, at::kFloat),

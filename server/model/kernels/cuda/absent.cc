@@ -39,6 +39,10 @@ void SoftmaxLoss(Type, void*, const int64_t*, const float*, int64_t, float*, uin
 void TakeRows(Type, const void*, const int64_t*, void*, int64_t, int64_t, Stream) { std::abort(); }
 void AddPrefixRows(Type, const void*, const int32_t*, int64_t, int64_t, float*, int64_t, Stream) { std::abort(); }
 void Dequantize(Codes, const void*, const float*, Type, void*, int64_t, Stream) { std::abort(); }
+bool TiledProductTakes(int64_t, int64_t) { return false; }
+void TiledProduct(const void*, int64_t, const TiledMatrix&, void*, int64_t, int64_t, Stream, Start, TiledSplit) {
+  std::abort();
+}
 void GradientNorm(const float*, int64_t, double*, float*, Stream) { std::abort(); }
 void AdamW(const AdamWSettings&, const float*, float*, void*, const float*, float*, float*, int64_t, Stream) {
   std::abort();
@@ -58,14 +62,14 @@ void SpreadBlocks(Type, const void*, void*, const BlockCopy*, int64_t, int64_t, 
 void CollectBlocks(const float*, float*, const BlockCopy*, int64_t, int64_t, bool, Stream) { std::abort(); }
 void EmbedTokens(const void*, const int32_t*, const int32_t*, void*, int64_t, int64_t, Stream) { std::abort(); }
 void RopeAndCache(void*, Addend, RowScales, const float*, const float*, const int32_t*, const int32_t*, void*, void*, int64_t,
-                  RopeShape, Stream) {
+                  RopeShape, Stream, Start) {
   std::abort();
 }
 bool AddAndNormTakes(int64_t) { return false; }
-void AddAndNorm(void*, const void*, Addend, RowScales, int, const void*, double, void*, int64_t, int64_t, Stream) {
+void AddAndNorm(void*, const void*, Addend, RowScales, int, const void*, double, void*, int64_t, int64_t, Stream, Start) {
   std::abort();
 }
-void SwiGluAdded(const void*, Addend, RowScales, void*, int64_t, int64_t, Stream) { std::abort(); }
+void SwiGluAdded(const void*, Addend, RowScales, void*, int64_t, int64_t, Stream, Start) { std::abort(); }
 bool PagedAttentionTakes(RopeShape) { return false; }
 void PagedAttention(const PagedAttentionCall&, Stream) { std::abort(); }
 void Argmax(const void*, int32_t*, int64_t, int64_t, Stream) { std::abort(); }

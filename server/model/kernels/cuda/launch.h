@@ -146,6 +146,28 @@ void AdamW8Bit(const AdamWSettings& settings, const float* norm, const float* fi
 // Serving. Everything below is bf16, and reads what differs from step to step, all int32,
 // from memory on the device: a captured step serves every batch that it has room for.
 
+// When a kernel begins: when the one before it on the stream is over, or while that still runs, up to where it reads
+// what that one writes. Early only if nothing but that one kernel is waited for, no event of another stream. The same
+// in a graph.
+enum class Start { kAfter, kEarly };
+
+// A weight matrix (rows are outputs) as TiledProduct reads it. bf16: row-major. Else in tiles of kTiledRows x kTiledColumns,
+// as tiled_weight.h describes.
+enum class TileCodes { kBf16, kInt8, kFp8, kInt4 };
+inline constexpr int kTiledRows = 16, kTiledColumns = 64, kTiledBlock = 32;  // values that share a scale
+struct TiledMatrix {
+  TileCodes codes;
+  int64_t rows, columns;
+  const void *data, *scales;
+};
+bool TiledProductTakes(int64_t rows, int64_t columns);
+// How the work is shared out, which decides the order of the sums; kBest: by the sizes.
+enum class TiledSplit { kBest, kColumns, kRows };
+// y_TO = x_TI W^T in bf16, the sums in fp32. For few tokens, up to 64; more are done 64 at a time, each reading the weight.
+// But for kBest a token's result is the same, bit for bit, whatever tokens stand beside it. x rows lie on 16 bytes.
+void TiledProduct(const void* x_TI, int64_t x_stride, const TiledMatrix& w_OI, void* y_TO, int64_t y_stride,
+                  int64_t tokens, Stream stream, Start start = Start::kAfter, TiledSplit split = TiledSplit::kBest);
+
 // x row t = row tokens_T[t] of the embedding; where that is negative, of the token that
 // sampled[-1 - tokens_T[t]] holds.
 void EmbedTokens(const void* embedding_VD, const int32_t* tokens_T, const int32_t* sampled, void* x_TD, int64_t rows,
@@ -170,15 +192,16 @@ struct RowScales {
 // slots of the cache; rows whose slot is negative are left out.
 void RopeAndCache(void* qkv_TE, Addend addend, RowScales scales, const float* cos_PH, const float* sin_PH,
                   const int32_t* positions_T, const int32_t* slots_T, void* keys, void* values, int64_t tokens,
-                  RopeShape shape, Stream stream);
+                  RopeShape shape, Stream stream, Start start = Start::kAfter);
 // x += delta + addend, and its RMS norm times w, as RmsNormForward's; delta is scaled by the entry of
 // projection `scaled`. Only for rows as wide as
 // AddAndNormTakes allows: 8192.
 bool AddAndNormTakes(int64_t columns);
 void AddAndNorm(void* x_TD, const void* delta_TD, Addend addend, RowScales scales, int scaled, const void* w_D,
-                double epsilon, void* y_TD, int64_t rows, int64_t columns, Stream stream);
+                double epsilon, void* y_TD, int64_t rows, int64_t columns, Stream stream, Start start = Start::kAfter);
 // silu(gate) * up of gate_up_T2I + addend, scaled as down_proj's input, too.
-void SwiGluAdded(const void* gate_up_T2I, Addend addend, RowScales scales, void* out_TI, int64_t rows, int64_t inner, Stream stream);
+void SwiGluAdded(const void* gate_up_T2I, Addend addend, RowScales scales, void* out_TI, int64_t rows, int64_t inner,
+                 Stream stream, Start start = Start::kAfter);
 
 // How attention over a paged cache is cut: `segments` have consecutive queries each, which see
 // the keys up to themselves. A tile is tile_rows rows (query times head of a group) of a

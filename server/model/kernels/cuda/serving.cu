@@ -49,6 +49,8 @@ template <typename T, int N>
 __global__ void RopeCache(T* qkv, const T* addend, int64_t addend_rows, RowScales scales, const float* cos, const float* sin,
                           const int32_t* positions, const int32_t* slots, T* keys, T* values, int heads, int kv_heads,
                           int half) {
+  LetNextBegin();
+  WaitForBefore();
   const int64_t t = blockIdx.x, slot = slots[t];
   if (slot < 0) return;
   const int64_t position = static_cast<int64_t>(positions[t]) * half;
@@ -90,6 +92,8 @@ __global__ void RopeCache(T* qkv, const T* addend, int64_t addend_rows, RowScale
 template <typename T, int N>
 __global__ void AddNorm(T* x, const T* delta, const T* addend, int64_t addend_rows, RowScales scales, int scaled, const T* w, float epsilon, T* y,
                         int columns) {
+  LetNextBegin();
+  WaitForBefore();
   __shared__ float shared[33];
   const int i = threadIdx.x * N;
   const int64_t at = blockIdx.x * static_cast<int64_t>(columns) + i;
@@ -119,6 +123,8 @@ __global__ void AddNorm(T* x, const T* delta, const T* addend, int64_t addend_ro
 
 template <typename T, int N>
 __global__ void Gate(const T* gate_up, const T* addend, int64_t addend_rows, RowScales scales, T* out, int inner) {
+  LetNextBegin();
+  WaitForBefore();
   const int i = (blockIdx.y * blockDim.x + threadIdx.x) * N;
   if (i >= inner) return;
   const int64_t at = blockIdx.x * static_cast<int64_t>(2 * inner) + i;
@@ -191,11 +197,11 @@ void EmbedTokens(const void* embedding_VD, const int32_t* tokens_T, const int32_
 
 void RopeAndCache(void* qkv_TE, Addend addend, RowScales scales, const float* cos_PH, const float* sin_PH,
                   const int32_t* positions_T, const int32_t* slots_T, void* keys, void* values, int64_t tokens,
-                  RopeShape shape, Stream stream) {
+                  RopeShape shape, Stream stream, Start start) {
   const int half = static_cast<int>(shape.head_dim / 2);
   const int heads = static_cast<int>(shape.heads), kv_heads = static_cast<int>(shape.kv_heads);
   Dispatch(Type::kBfloat16, half, [&]<typename T, int N>() {
-    RopeCache<T, N><<<tokens, RowThreads((heads + 2 * kv_heads) * half, N), 0, stream>>>(
+    LaunchAt(start, RopeCache<T, N>, dim3(static_cast<unsigned>(tokens)), RowThreads((heads + 2 * kv_heads) * half, N), 0, stream,
         static_cast<T*>(qkv_TE), static_cast<const T*>(addend.values), addend.rows, scales, cos_PH, sin_PH, positions_T,
         slots_T, static_cast<T*>(keys), static_cast<T*>(values), heads, kv_heads, half);
   });
@@ -204,22 +210,22 @@ void RopeAndCache(void* qkv_TE, Addend addend, RowScales scales, const float* co
 bool AddAndNormTakes(int64_t columns) { return columns % kWide<Bf16> == 0 && columns <= 1024 * kWide<Bf16>; }
 
 void AddAndNorm(void* x_TD, const void* delta_TD, Addend addend, RowScales scales, int scaled, const void* w_D,
-                double epsilon, void* y_TD, int64_t rows, int64_t columns, Stream stream) {
+                double epsilon, void* y_TD, int64_t rows, int64_t columns, Stream stream, Start start) {
   Dispatch(Type::kBfloat16, columns, [&]<typename T, int N>() {
-    AddNorm<T, N><<<rows, RowThreads(columns, N), 0, stream>>>(
+    LaunchAt(start, AddNorm<T, N>, dim3(static_cast<unsigned>(rows)), RowThreads(columns, N), 0, stream,
         static_cast<T*>(x_TD), static_cast<const T*>(delta_TD), static_cast<const T*>(addend.values), addend.rows, scales,
         scaled, static_cast<const T*>(w_D), static_cast<float>(epsilon), static_cast<T*>(y_TD), static_cast<int>(columns));
   });
 }
 
 void SwiGluAdded(const void* gate_up_T2I, Addend addend, RowScales scales, void* out_TI, int64_t rows, int64_t inner,
-                 Stream stream) {
+                 Stream stream, Start start) {
   Dispatch(Type::kBfloat16, inner, [&]<typename T, int N>() {
     constexpr int kThreads = 128;
     const unsigned blocks = static_cast<unsigned>((inner / N + kThreads - 1) / kThreads);
-    Gate<T, N><<<dim3(rows, blocks), kThreads, 0, stream>>>(static_cast<const T*>(gate_up_T2I),
-                                                           static_cast<const T*>(addend.values), addend.rows, scales,
-                                                           static_cast<T*>(out_TI), static_cast<int>(inner));
+    LaunchAt(start, Gate<T, N>, dim3(static_cast<unsigned>(rows), blocks), kThreads, 0, stream,
+             static_cast<const T*>(gate_up_T2I), static_cast<const T*>(addend.values), addend.rows, scales,
+             static_cast<T*>(out_TI), static_cast<int>(inner));
   });
 }
 
