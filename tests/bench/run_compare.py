@@ -88,9 +88,9 @@ def show(comparison, seconds):
     print(flush=True)
     print(f"\n{comparison['name']}: {comparison.get('train_examples')} to train, {comparison.get('validation_examples')} to "
           f"choose, {comparison.get('test_examples')} to test; {seconds / 60:.1f} min in all\n")
-    print("| method | rank | quality | training s | energy kJ | MiB | ms a request | forgetting | lost of the retention set | "
+    print("| method | rank | quality | training s | peak MiB | energy kJ | MiB | ms a request | forgetting | lost of the retention set | "
           "divergence | consistency | overfitting |")
-    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|---|")
     for result in sorted(comparison["results"], key=lambda r: r.get("rank") or 99):
         figures = measures(result)
         value = lambda name, scale=1, digits=3: (f"{figures[name]['value'] / scale:.{digits}f}" if name in figures else "")
@@ -98,6 +98,7 @@ def show(comparison, seconds):
         shown = f"{quality['value']:.3f} ({quality['lower']:.3f} to {quality['upper']:.3f})" if quality else result["state"]
         tied = " (tied)" if result.get("ties_best") else ""
         print(f"| {result['kind'].lower()} | {result.get('rank', '')}{tied} | {shown} | {value('search_seconds', 1, 0)} | "
+              f"{value('training_memory', 1 << 20, 0)} | "
               f"{value('search_energy', 1000, 1)} | {value('model_bytes', 1 << 20, 2)} | "
               f"{value('request_milliseconds', 1, 1)} | {value('forgetting')} | {value('retention_loss')} | "
               f"{value('divergence')} | {value('consistency')} | {value('overfitting')} |")

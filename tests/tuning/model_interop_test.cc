@@ -8,7 +8,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <iostream>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,6 +23,7 @@
 #include "server/model/weights/safetensors.h"
 #include "server/tuning/defaults.h"
 #include "server/tuning/trainer.h"
+#include "tests/testing/gpu.h"
 #include "tests/testing/temp_folder.h"
 
 namespace attune {
@@ -40,7 +43,8 @@ at::Tensor Values(const SafetensorsTensor& tensor) {
 
 class ModelInteropTest : public ::testing::Test {
  protected:
-  void SetUp() override {
+  void SetUp() override { Load(ComputeTarget{}); }
+  void Load(const ComputeTarget& target) {
     const char* model = std::getenv("ATTUNE_TEST_MODEL");
     const char* references = std::getenv("ATTUNE_TEST_REFERENCES");
     if (model == nullptr || references == nullptr) {
@@ -49,7 +53,7 @@ class ModelInteropTest : public ::testing::Test {
     references_ = references;
     if (!std::filesystem::exists(references_ + "/model_greedy.json")) GTEST_SKIP() << "no references of the model";
     std::filesystem::create_symlink(model, temp_.File("model.gguf"));
-    auto base = LoadBaseModel(temp_.path(), temp_.path(), ComputeTarget{});
+    auto base = LoadBaseModel(temp_.path(), temp_.path(), target);
     ASSERT_TRUE(base.ok()) << base.status();
     base_ = *base;
   }
@@ -69,7 +73,7 @@ class ModelInteropTest : public ::testing::Test {
     arbiter_ = std::make_unique<Arbiter>(&Clock::Real(), options);
     EngineOptions engine_options;
     engine_options.kv_tokens = 2048;
-    engine_ = MakeEngine(engine_options, ComputeTarget{}, arbiter_.get(), &Clock::Real(), nullptr);
+    engine_ = MakeEngine(engine_options, base_->target, arbiter_.get(), &Clock::Real(), nullptr);
     auto model = std::make_shared<ServedModel>();
     model->base = base_;
     model_ = std::move(model);
@@ -83,6 +87,47 @@ class ModelInteropTest : public ::testing::Test {
     return generation.ok() ? std::move(*generation) : nullptr;
   }
 
+  // The file's greedy answers, side by side.
+  std::vector<std::vector<int32_t>> GreedyAnswers(const nlohmann::json& cases) {
+    StartEngine();
+    std::vector<std::unique_ptr<Generation>> running;
+    for (const nlohmann::json& given : cases) {
+      GenerateParams params;
+      params.max_tokens = static_cast<int>(given.at("continuation").size());
+      params.ignore_eos = true;
+      // Some guess ahead, which changes nothing.
+      params.draft_tokens = running.size() % 2 == 0 ? 0 : 8;
+      running.push_back(Submit(given, std::move(params)));
+    }
+    std::vector<std::vector<int32_t>> answers(running.size());
+    for (size_t i = 0; i < running.size(); ++i) {
+      GenerationUpdate update;
+      while (running[i] && running[i]->Next(&update)) {
+        if (update.has_token) answers[i].push_back(update.token.id);
+      }
+      EXPECT_TRUE(running[i] && running[i]->status().ok());
+    }
+    return answers;
+  }
+  void ExpectLogits(double tolerance) {
+    auto file = Tensors("model.safetensors");
+    int texts = 0;
+    double worst = 0;
+    for (; file->Find(absl::StrCat("tokens_", texts)) != nullptr; ++texts) {
+      const at::Tensor tokens = Values(*file->Find(absl::StrCat("tokens_", texts)));
+      const at::Tensor expected = Values(*file->Find(absl::StrCat("logits_", texts)));
+      const int64_t* ids = tokens.const_data_ptr<int64_t>();
+      const at::Tensor logits = AllLogits(*base_, nullptr, std::vector<int32_t>(ids, ids + tokens.numel())).cpu();
+      const at::Tensor last = logits.narrow(0, logits.size(0) - expected.size(0), expected.size(0));
+      const double difference = (last - expected).abs().max().item<double>();
+      EXPECT_LT(difference, tolerance) << "text " << texts;
+      worst = std::max(worst, difference);
+    }
+    EXPECT_EQ(texts, 8);
+    RecordProperty("largest_difference", absl::StrCat(worst));
+    std::cout << "largest difference of a logit " << worst << "\n";
+  }
+
   TempFolder temp_;
   std::string references_;
   std::shared_ptr<const BaseModel> base_;
@@ -91,49 +136,17 @@ class ModelInteropTest : public ::testing::Test {
   std::shared_ptr<const ServedModel> model_;
 };
 
-TEST_F(ModelInteropTest, LogitsAgree) {
-  auto file = Tensors("model.safetensors");
-  int texts = 0;
-  double worst = 0;
-  for (; file->Find(absl::StrCat("tokens_", texts)) != nullptr; ++texts) {
-    const at::Tensor tokens = Values(*file->Find(absl::StrCat("tokens_", texts)));
-    const at::Tensor expected = Values(*file->Find(absl::StrCat("logits_", texts)));
-    const int64_t* ids = tokens.const_data_ptr<int64_t>();
-    const at::Tensor logits = AllLogits(*base_, nullptr, std::vector<int32_t>(ids, ids + tokens.numel()));
-    const at::Tensor last = logits.narrow(0, logits.size(0) - expected.size(0), expected.size(0));
-    const double difference = (last - expected).abs().max().item<double>();
-    EXPECT_LT(difference, kLogitTolerance) << "text " << texts;
-    worst = std::max(worst, difference);
-  }
-  EXPECT_EQ(texts, 8);
-  RecordProperty("largest_difference", absl::StrCat(worst));
-}
+TEST_F(ModelInteropTest, LogitsAgree) { ExpectLogits(kLogitTolerance); }
 
 TEST_F(ModelInteropTest, GreedyAnswersAgree) {
   const nlohmann::json cases = Json("model_greedy.json");
-  StartEngine();
-  std::vector<std::unique_ptr<Generation>> running;
-  for (const nlohmann::json& given : cases) {
-    GenerateParams params;
-    params.max_tokens = static_cast<int>(given.at("continuation").size());
-    params.ignore_eos = true;
-    // Some guess ahead, which changes nothing.
-    params.draft_tokens = running.size() % 2 == 0 ? 0 : 8;
-    running.push_back(Submit(given, std::move(params)));
-    ASSERT_NE(running.back(), nullptr);
-  }
+  const std::vector<std::vector<int32_t>> answers = GreedyAnswers(cases);
   // Where two tokens are as likely as each other, the order of summation decides.
   int same = 0;
-  for (size_t i = 0; i < running.size(); ++i) {
-    std::vector<int32_t> answer;
-    GenerationUpdate update;
-    while (running[i]->Next(&update)) {
-      if (update.has_token) answer.push_back(update.token.id);
-    }
-    ASSERT_TRUE(running[i]->status().ok()) << running[i]->status();
-    same += answer == cases[i].at("continuation").get<std::vector<int32_t>>();
+  for (size_t i = 0; i < answers.size(); ++i) {
+    same += answers[i] == cases[i].at("continuation").get<std::vector<int32_t>>();
   }
-  EXPECT_EQ(running.size(), 8u);
+  EXPECT_EQ(answers.size(), 8u);
   EXPECT_GE(same, 7);
 }
 
@@ -193,6 +206,84 @@ TEST_F(ModelInteropTest, DecodingFromBlocksCostsLittle) {
   EXPECT_NEAR(found["int8"].decoding / found["int8"].dense, 1, 0.01);
   EXPECT_NEAR(found["int4"].decoding / found["int4"].dense, 1, 0.15);
   EXPECT_NE(found["int4"].decoding, found["int4"].dense);
+}
+
+class GpuModelInteropTest : public ModelInteropTest {
+ protected:
+  void SetUp() override {
+    if (!FindGpu()) GTEST_SKIP() << "no GPU";
+    ModelInteropTest::SetUp();
+    on_host_ = base_;
+  }
+  // The file's model, or one that holds the same values in no blocks.
+  void LoadOnGpu(ComputeTarget::Type type, bool from_file = true, const std::string& decode_weights = "as-loaded",
+                 bool batch_invariant = false) {
+    ComputeTarget gpu = *FindGpu(type);
+    gpu.decode_weights = ParseDecodeWeights(decode_weights);
+    gpu.batch_invariant = batch_invariant;
+    TempFolder full;
+    if (!from_file) ASSERT_TRUE(SaveWeights(full.path(), on_host_->config, on_host_->weights, *on_host_->tokenizer).ok());
+    auto base = LoadBaseModel(from_file ? temp_.path() : full.path(), temp_.path(), gpu);
+    ASSERT_TRUE(base.ok()) << base.status();
+    base_ = *base;
+  }
+  // How far an answer's tokens are below the likeliest by the model in float32, at most, in logits.
+  double Shortfall(const nlohmann::json& given, const std::vector<int32_t>& answer) const {
+    std::vector<int32_t> all = given.at("prompt").get<std::vector<int32_t>>();
+    const int64_t prompt = static_cast<int64_t>(all.size());
+    all.insert(all.end(), answer.begin(), answer.end());
+    const at::Tensor logits = AllLogits(*on_host_, nullptr, all);
+    double worst = 0;
+    for (int64_t at = prompt; at < static_cast<int64_t>(all.size()); ++at) {
+      worst = std::max(worst, (logits[at - 1].max() - logits[at - 1][all[at]]).item<double>());
+    }
+    return worst;
+  }
+  static int CountSame(const nlohmann::json& cases, const std::vector<std::vector<int32_t>>& answers) {
+    int same = 0;
+    for (size_t i = 0; i < answers.size(); ++i) {
+      same += answers[i] == cases[i].at("continuation").get<std::vector<int32_t>>();
+    }
+    return same;
+  }
+
+  std::shared_ptr<const BaseModel> on_host_;
+};
+
+TEST_F(GpuModelInteropTest, LogitsAndAnswersAgreeInFloat32) {
+  LoadOnGpu(ComputeTarget::Type::kFloat32);
+  ExpectLogits(5e-3);
+  const nlohmann::json cases = Json("model_greedy.json");
+  EXPECT_GE(CountSame(cases, GreedyAnswers(cases)), 7);
+}
+
+// What the kernels answer in bf16, by dense weights and by blocks: each token is about as likely as transformers' likeliest
+// after the same text, within what bf16, or the blocks, round; and perplexity tells what the blocks cost.
+TEST_F(GpuModelInteropTest, AnswersAreLikelyInBfloat16) {
+  struct Case {
+    const char* weights;
+    bool from_file, is_alike;
+    double shortfall, perplexity;  // logits; relative
+  };
+  const nlohmann::json cases = Json("model_greedy.json");
+  for (const Case& c : {Case{"as-loaded", true, false, 0.4, 0.01}, Case{"as-loaded", true, true, 0.4, 0.01},
+                        Case{"int8", false, false, 0.6, 0.01}, Case{"fp8", false, false, 1, 0.03},
+                        Case{"int4", true, false, 0.6, 0.01}, Case{"int4", false, false, 3, 0.15}}) {
+    SCOPED_TRACE(c.weights);
+    LoadOnGpu(ComputeTarget::Type::kBfloat16, c.from_file, c.weights, c.is_alike);
+    const PerplexityPair perplexity = MeasurePerplexity(*base_);
+    EXPECT_NEAR(perplexity.decoding / perplexity.dense, 1, c.perplexity);
+    const std::vector<std::vector<int32_t>> answers = GreedyAnswers(cases);
+    engine_.reset();
+    double worst = 0;
+    for (size_t i = 0; i < answers.size(); ++i) worst = std::max(worst, Shortfall(cases[i], answers[i]));
+    EXPECT_LT(worst, c.shortfall);
+    const int same = CountSame(cases, answers);
+    EXPECT_GE(same, 1);
+    std::cout << c.weights << (c.from_file ? "" : ", quantised here") << (c.is_alike ? ", batch-invariant" : "") << ": " << same
+              << " of 8 answers are transformers' in float32, no token more than " << worst
+              << " below the likeliest; perplexity " << perplexity.decoding << ", dense " << perplexity.dense << "\n";
+  }
 }
 
 // One batch, ten steps from the reference's start values, at a constant learning rate.
