@@ -81,7 +81,7 @@ PerplexityPair MeasurePerplexity(const BaseModel& base) {
   const PackedSequences sequences = PackSequences({0, static_cast<int64_t>(tokens.size())}, DeviceOf(base.target));
   DecodingOps ops(base, sequences);
   const std::vector<int64_t> ids(tokens.begin(), tokens.end());
-  const at::Tensor x = EmbedTokens(base.weights.embedding_VD, {}, at::tensor(ids, at::kLong), TypeOf(base.target));
+  const at::Tensor x = EmbedTokens(base.weights.embedding_VD, {}, at::tensor(ids, at::kLong).to(DeviceOf(base.target)), TypeOf(base.target));
   const at::Tensor hidden = RunDecoder(base.config, base.weights, x, &ops);
   const at::Tensor logits = DecodingOps::Product(hidden, base.weights.head_VD, base.weights.packed_head.get(),
                                                   base.weights.tiled_head.get());

@@ -12,7 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/error.h"
-#include "server/model/kernels/cuda/launch.h"
+#include "server/model/kernels/cuda_dispatch.h"
 
 namespace attune {
 namespace {
