@@ -1,0 +1,37 @@
+#ifndef ATTUNE_SERVER_MODEL_FAMILIES_H_
+#define ATTUNE_SERVER_MODEL_FAMILIES_H_
+
+#include <cstdint>
+
+#include "absl/strings/string_view.h"
+
+namespace attune {
+
+// When a config.json asks for attention over a window of the last tokens.
+enum class WindowRule {
+  kNever,
+  kUnlessNull,  // `sliding_window`; 4096 if the key is absent
+};
+
+// One family of models: what its files are called, which options of the decoder it sets (the fields of
+// ModelConfig of the same names), and what its files leave out. A family is one entry of the table in families.cc
+// and one reference of tests/interop/families_reference.py.
+struct ModelFamily {
+  absl::string_view name;               // `model_type` of config.json
+  absl::string_view architecture;       // the class by which transformers loads it
+  absl::string_view gguf_architecture;  // `general.architecture`; empty if no GGUF file says so
+  // GGUF keeps the rows of each query and key head in pairs that turn together.
+  bool gguf_interleaves_rows = false;
+  WindowRule window = WindowRule::kNever;
+  // What transformers takes for keys that a config.json lacks.
+  int64_t default_context = 0;
+  int64_t default_kv_heads = 0;  // 0: as many as there are heads
+};
+
+// Null if the name, or the GGUF architecture, is not known.
+const ModelFamily* FindFamily(absl::string_view name);
+const ModelFamily* FindGgufFamily(absl::string_view architecture);
+
+}  // namespace attune
+
+#endif  // ATTUNE_SERVER_MODEL_FAMILIES_H_
