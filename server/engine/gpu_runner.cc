@@ -223,9 +223,14 @@ const float* GpuRunner::Step::scores(size_t item) const {
 }
 const Tensor& GpuRunner::Step::logits() const { return state_->logits; }
 
+// Its kernels add no biases, and norm no queries and keys.
+static bool IsPlain(const ModelConfig& config) {
+  return !config.qkv_bias && !config.output_bias && !config.mlp_bias && !config.qk_norm;
+}
+
 bool GpuRunner::Serves(const BaseModel& base) {
   return base.target.device == ComputeTarget::Device::kCuda && base.target.type == ComputeTarget::Type::kBfloat16 &&
-         base.format == WeightFormat::kDense && cuda::Available() &&
+         base.format == WeightFormat::kDense && IsPlain(base.config) && cuda::Available() &&
          cuda::PagedAttentionTakes(RopeShapeOf(base.config)) && base.config.heads / base.config.kv_heads <= 16 &&
          cuda::AddAndNormTakes(base.config.hidden);
 }

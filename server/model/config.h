@@ -25,6 +25,11 @@ struct ModelConfig {
   double rope_theta = 10000;
   RopeScaling rope_scaling;
   bool tied_head = false;  // the head is the embedding table
+  // What some families do beside Llama's layers.
+  bool qkv_bias = false;     // biases of queries, keys and values,
+  bool output_bias = false;  // of attention's output,
+  bool mlp_bias = false;     // and of the feed-forward part's three projections
+  bool qk_norm = false;      // each head's query and key get an RMS norm before they are rotated
 
   int64_t q_size() const { return heads * head_dim; }
   int64_t kv_size() const { return kv_heads * head_dim; }

@@ -17,10 +17,21 @@ constexpr int64_t kMaxContext = int64_t{1} << 21;
 constexpr double kMaxRopeTheta = 1e12;
 constexpr double kMaxScalingFactor = 1e4;
 
-absl::Status CheckScaling(const RopeScaling& scaling) {
+absl::Status CheckYarn(const RopeScaling& scaling, double theta) {
+  ATTUNE_RETURN_IF_ERROR(CheckRange("beta_fast", scaling.beta_fast, 1e-3, kMaxScalingFactor));
+  ATTUNE_RETURN_IF_ERROR(CheckRange("beta_slow", scaling.beta_slow, 1e-3, kMaxScalingFactor));
+  ATTUNE_RETURN_IF_ERROR(CheckRange("attention_factor", scaling.attention_factor, 1e-3, kMaxScalingFactor));
+  ATTUNE_RETURN_IF_ERROR(CheckRange("rope_theta beside YaRN", theta, 1.001, kMaxRopeTheta));
+  if (scaling.beta_fast <= scaling.beta_slow) return ImpossibleModel("beta_fast must be above beta_slow");
+  return CheckRange("original_max_position_embeddings", scaling.original_context, 1, kMaxContext);
+}
+
+absl::Status CheckScaling(const ModelConfig& config) {
+  const RopeScaling& scaling = config.rope_scaling;
   if (scaling.kind == RopeScaling::Kind::kNone) return absl::OkStatus();
   ATTUNE_RETURN_IF_ERROR(CheckRange("the rope scaling factor", scaling.factor, 1, kMaxScalingFactor));
   if (scaling.kind == RopeScaling::Kind::kLinear) return absl::OkStatus();
+  if (scaling.kind == RopeScaling::Kind::kYarn) return CheckYarn(scaling, config.rope_theta);
   ATTUNE_RETURN_IF_ERROR(CheckRange("low_freq_factor", scaling.low_frequency_factor, 1e-3, kMaxScalingFactor));
   ATTUNE_RETURN_IF_ERROR(CheckRange("high_freq_factor", scaling.high_frequency_factor, 1e-3, kMaxScalingFactor));
   if (scaling.high_frequency_factor <= scaling.low_frequency_factor) {
@@ -60,7 +71,7 @@ absl::StatusOr<ModelConfig> Checked(ModelConfig config) {
   ATTUNE_RETURN_IF_ERROR(CheckRange("the context length", config.context, 1, kMaxContext));
   ATTUNE_RETURN_IF_ERROR(CheckRange("the norms' epsilon", config.rms_epsilon, 1e-20, 1));
   ATTUNE_RETURN_IF_ERROR(CheckRange("rope_theta", config.rope_theta, 1, kMaxRopeTheta));
-  ATTUNE_RETURN_IF_ERROR(CheckScaling(config.rope_scaling));
+  ATTUNE_RETURN_IF_ERROR(CheckScaling(config));
   if (config.head_dim % 2 != 0) return ImpossibleModel("the head dimension is odd");
   if (config.heads % config.kv_heads != 0) {
     return ImpossibleModel("the number of heads is no multiple of the number of key/value heads");

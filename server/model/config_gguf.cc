@@ -54,10 +54,29 @@ absl::Status ReadRopeFactors(const GgufTensor& tensor, ModelConfig* config) {
   return absl::OkStatus();
 }
 
-absl::Status ReadScaling(const Metadata& metadata, RopeScaling* scaling) {
+// Its attention factor multiplies the one that follows from the stretch, as in llama.cpp.
+absl::Status ReadYarn(const Metadata& metadata, const ModelConfig& config, double factor, RopeScaling* scaling) {
+  for (const char* key : {"rope.scaling.yarn_log_multiplier", "rope.scaling.yarn_ext_factor",
+                          "rope.scaling.yarn_attn_factor"}) {
+    if (metadata.Has(key)) return UnsupportedModel(metadata.Key(key));
+  }
+  scaling->kind = RopeScaling::Kind::kYarn;
+  scaling->factor = factor;
+  const int64_t context = config.context;
+  ATTUNE_ASSIGN_OR_RETURN(const int64_t original, metadata.Int("rope.scaling.original_context_length", context));
+  scaling->original_context = static_cast<double>(original);
+  ATTUNE_ASSIGN_OR_RETURN(scaling->beta_fast, metadata.Real("rope.scaling.yarn_beta_fast", 32));
+  ATTUNE_ASSIGN_OR_RETURN(scaling->beta_slow, metadata.Real("rope.scaling.yarn_beta_slow", 1));
+  ATTUNE_ASSIGN_OR_RETURN(const double attention, metadata.Real("rope.scaling.attn_factor", 1));
+  scaling->attention_factor = attention * YarnAttentionFactor(factor);
+  return absl::OkStatus();
+}
+
+absl::Status ReadScaling(const Metadata& metadata, const ModelConfig& config, RopeScaling* scaling) {
   ATTUNE_ASSIGN_OR_RETURN(const std::string type, metadata.Text("rope.scaling.type", "none"));
   ATTUNE_ASSIGN_OR_RETURN(const double old_factor, metadata.Real("rope.scale_linear", 1));
   ATTUNE_ASSIGN_OR_RETURN(const double factor, metadata.Real("rope.scaling.factor", old_factor));
+  if (type == "yarn") return ReadYarn(metadata, config, factor, scaling);
   if (type != "none" && type != "linear") {
     return UnsupportedModel(absl::StrCat(metadata.Key("rope.scaling.type"), " '", type, "'"));
   }
@@ -74,7 +93,7 @@ absl::Status ReadRope(const GgufFile& file, const Metadata& metadata, ModelConfi
   if (rotated != config->head_dim) {
     return UnsupportedModel(absl::StrCat(metadata.Key("rope.dimension_count"), " that is not the head dimension"));
   }
-  ATTUNE_RETURN_IF_ERROR(ReadScaling(metadata, &config->rope_scaling));
+  ATTUNE_RETURN_IF_ERROR(ReadScaling(metadata, *config, &config->rope_scaling));
   const GgufTensor* factors = file.Find("rope_freqs.weight");
   if (factors == nullptr) return absl::OkStatus();
   if (config->rope_scaling.kind != RopeScaling::Kind::kNone) {
@@ -108,6 +127,22 @@ absl::Status ReadHeads(const Metadata& metadata, ModelConfig* config) {
   return CheckHeadDim(config->head_dim);
 }
 
+// GGUF's metadata say nothing of biases: they are where the tensors are. Those that the first layer has every
+// layer must have, as loading finds out.
+absl::Status ReadBiases(const GgufFile& file, const ModelFamily& family, ModelConfig* config) {
+  auto has = [&](const char* name) { return file.Find(absl::StrCat("blk.0.", name, ".bias")) != nullptr; };
+  config->output_bias = has("attn_output");
+  config->qkv_bias = family.qkv_bias || has("attn_q");
+  config->mlp_bias = has("ffn_down");
+  if (config->output_bias && !family.takes_attention_bias) return UnsupportedModel("blk.0.attn_output.bias");
+  if (config->mlp_bias && !family.takes_mlp_bias) return UnsupportedModel("blk.0.ffn_down.bias");
+  // No config.json could say so, and tuned models get one.
+  if (!family.qkv_bias && config->qkv_bias != config->output_bias) {
+    return UnsupportedModel("biases of some of attention's projections (blk.0.attn_q.bias, blk.0.attn_output.bias)");
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<ModelConfig> ConfigFromGguf(const GgufFile& file) {
@@ -127,6 +162,8 @@ absl::StatusOr<ModelConfig> ConfigFromGguf(const GgufFile& file) {
   if (embedding == nullptr || embedding->shape.size() != 2) return ImpossibleModel("token_embd.weight is missing");
   config.vocab = embedding->shape[0];
   config.tied_head = file.Find("output.weight") == nullptr;
+  config.qk_norm = family->qk_norm;
+  ATTUNE_RETURN_IF_ERROR(ReadBiases(file, *family, &config));
   ATTUNE_RETURN_IF_ERROR(RefuseFeatures(metadata, config.context));
   ATTUNE_RETURN_IF_ERROR(ReadRope(file, metadata, &config));
   return Checked(std::move(config));

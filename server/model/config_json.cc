@@ -61,7 +61,24 @@ class Fields {
   absl::Status status_;
 };
 
-absl::Status ReadScaling(const Json& json, RopeScaling* scaling) {
+// As transformers reads it. `context` is the model's: for files that leave the original one out.
+void ReadYarn(Fields* fields, int64_t context, RopeScaling* scaling) {
+  scaling->kind = RopeScaling::Kind::kYarn;
+  const double original = static_cast<double>(context);
+  scaling->original_context = fields->Real("original_max_position_embeddings", original);
+  scaling->factor = fields->Real("factor", original / scaling->original_context);
+  scaling->beta_fast = fields->Real("beta_fast", 32);
+  scaling->beta_slow = fields->Real("beta_slow", 1);
+  scaling->truncate = fields->Bool("truncate", true);
+  const double mscale = fields->Real("mscale", 0), all_dimensions = fields->Real("mscale_all_dim", 0);
+  double attention = YarnAttentionFactor(scaling->factor);
+  if (mscale != 0 && all_dimensions != 0) {
+    attention = YarnAttentionFactor(scaling->factor, mscale) / YarnAttentionFactor(scaling->factor, all_dimensions);
+  }
+  scaling->attention_factor = fields->Real("attention_factor", attention);
+}
+
+absl::Status ReadScaling(const Json& json, int64_t context, RopeScaling* scaling) {
   Fields fields(json);
   std::string type = fields.Text("rope_type", fields.Text("type", "default").c_str());
   if (type == "linear") {
@@ -73,6 +90,8 @@ absl::Status ReadScaling(const Json& json, RopeScaling* scaling) {
     scaling->low_frequency_factor = fields.Real("low_freq_factor", 1);
     scaling->high_frequency_factor = fields.Real("high_freq_factor", 4);
     scaling->original_context = fields.Real("original_max_position_embeddings", 8192);
+  } else if (type == "yarn") {
+    ReadYarn(&fields, context, scaling);
   } else if (type != "default" && type != "none") {
     return UnsupportedModel(absl::StrCat("rope scaling of type '", type, "'"));
   }
@@ -87,7 +106,11 @@ absl::Status ReadRope(Fields* fields, ModelConfig* config) {
     const Json* json = fields->Find(key);
     if (json == nullptr) continue;
     if (!json->is_object()) return ImpossibleModel(absl::StrCat("'", key, "' in config.json is no object"));
-    ATTUNE_RETURN_IF_ERROR(ReadScaling(*json, &config->rope_scaling));
+    // Where both are, transformers prefers the configuration's own.
+    Json scaling = *json;
+    const Json* const original = fields->Find("original_max_position_embeddings");
+    if (original != nullptr) scaling["original_max_position_embeddings"] = *original;
+    ATTUNE_RETURN_IF_ERROR(ReadScaling(scaling, config->context, &config->rope_scaling));
     Fields rope(*json);
     config->rope_theta = rope.Real("rope_theta", config->rope_theta);
     ATTUNE_RETURN_IF_ERROR(rope.status());
@@ -97,16 +120,32 @@ absl::Status ReadRope(Fields* fields, ModelConfig* config) {
 
 // Keys that say that tokens see a window of the last ones alone.
 absl::Status RefuseWindow(Fields* fields, const ModelFamily& family, const ModelConfig& config) {
-  if (family.window == WindowRule::kNever) return absl::OkStatus();
+  bool is_used = family.window != WindowRule::kNever;
+  if (family.window == WindowRule::kIfUsed) {
+    is_used = fields->Bool("use_sliding_window", false) && fields->Int("max_window_layers", 28) < config.layers;
+  }
   const int64_t window = fields->Has("sliding_window") ? fields->Int("sliding_window", config.context) : 4096;
-  if (window >= config.context) return absl::OkStatus();
-  return UnsupportedModel("sliding_window that is smaller than the context");
+  if (is_used && window < config.context) return UnsupportedModel("sliding_window that is smaller than the context");
+  const Json* const types = fields->Find("layer_types");
+  if (types == nullptr || (is_used && types->is_array())) return absl::OkStatus();
+  for (const Json& type : *types) {
+    if (type != "full_attention") return UnsupportedModel(absl::StrCat("layer_types with ", type.dump()));
+  }
+  return absl::OkStatus();
+}
+
+// Biases by the family's own keys; those that it has without being asked are set.
+absl::Status ReadBiases(Fields* fields, const ModelFamily& family, ModelConfig* config) {
+  const bool attention = fields->Bool("attention_bias", false), mlp = fields->Bool("mlp_bias", false);
+  if (attention && !family.takes_attention_bias) return UnsupportedModel("attention_bias");
+  if (mlp && !family.takes_mlp_bias) return UnsupportedModel("mlp_bias");
+  config->qkv_bias = family.qkv_bias || attention;
+  config->output_bias = attention;
+  config->mlp_bias = mlp;
+  return absl::OkStatus();
 }
 
 absl::Status RefuseFeatures(Fields* fields, const ModelFamily& family, const ModelConfig& config) {
-  for (const char* key : {"attention_bias", "mlp_bias"}) {
-    if (fields->Bool(key, false)) return UnsupportedModel(key);
-  }
   const std::string activation = fields->Text("hidden_act", "silu");
   if (activation != "silu" && activation != "swish") {
     return UnsupportedModel(absl::StrCat("hidden_act '", activation, "'"));
@@ -125,7 +164,8 @@ absl::Status ReadShape(Fields* fields, const ModelFamily& family, ModelConfig* c
   config->kv_heads = has_default ? family.default_kv_heads : fields->Int("num_key_value_heads", config->heads);
   ATTUNE_RETURN_IF_ERROR(fields->status());
   ATTUNE_RETURN_IF_ERROR(CheckHeads("num_attention_heads", config->heads));
-  config->head_dim = fields->Int("head_dim", config->hidden / config->heads);
+  const bool has_head_dim = !fields->Has("head_dim") && family.default_head_dim > 0;
+  config->head_dim = has_head_dim ? family.default_head_dim : fields->Int("head_dim", config->hidden / config->heads);
   config->vocab = fields->Need("vocab_size");
   config->context = fields->Int("max_position_embeddings", family.default_context);
   config->rms_epsilon = fields->Real("rms_norm_eps", 1e-6);
@@ -134,6 +174,15 @@ absl::Status ReadShape(Fields* fields, const ModelFamily& family, ModelConfig* c
 }
 
 Json ScalingToJson(const RopeScaling& scaling) {
+  if (scaling.kind == RopeScaling::Kind::kYarn) {
+    return {{"rope_type", "yarn"},
+            {"factor", scaling.factor},
+            {"original_max_position_embeddings", static_cast<int64_t>(scaling.original_context)},
+            {"beta_fast", scaling.beta_fast},
+            {"beta_slow", scaling.beta_slow},
+            {"truncate", scaling.truncate},
+            {"attention_factor", scaling.attention_factor}};
+  }
   if (scaling.kind == RopeScaling::Kind::kLinear) return {{"rope_type", "linear"}, {"factor", scaling.factor}};
   return {{"rope_type", "llama3"},
           {"factor", scaling.factor},
@@ -153,6 +202,8 @@ absl::StatusOr<ModelConfig> ConfigFromJson(const std::string& text) {
   const ModelFamily* const family = FindFamily(config.family);
   if (family == nullptr) return UnsupportedModel(absl::StrCat("model_type '", config.family, "'"));
   ATTUNE_RETURN_IF_ERROR(ReadShape(&fields, *family, &config));
+  ATTUNE_RETURN_IF_ERROR(ReadBiases(&fields, *family, &config));
+  config.qk_norm = family->qk_norm;
   ATTUNE_RETURN_IF_ERROR(ReadRope(&fields, &config));
   ATTUNE_RETURN_IF_ERROR(RefuseFeatures(&fields, *family, config));
   ATTUNE_RETURN_IF_ERROR(fields.status());
@@ -179,12 +230,10 @@ std::string ConfigToJson(const ModelConfig& config, int32_t bos_id, int32_t eos_
                                  {"bos_token_id", id_or_null(bos_id)},
                                  {"eos_token_id", id_or_null(eos_id)}};
   if (config.rope_scaling.kind != RopeScaling::Kind::kNone) json["rope_scaling"] = ScalingToJson(config.rope_scaling);
-  if (family.window == WindowRule::kUnlessNull) {
-    json["sliding_window"] = nullptr;
-  } else {
-    json["attention_bias"] = false;
-    json["mlp_bias"] = false;
-  }
+  if (family.takes_attention_bias) json["attention_bias"] = config.output_bias;
+  if (family.takes_mlp_bias) json["mlp_bias"] = config.mlp_bias;
+  if (family.window != WindowRule::kNever) json["sliding_window"] = nullptr;
+  if (family.window == WindowRule::kIfUsed) json["use_sliding_window"] = false;
   return json.dump(2) + "\n";
 }
 

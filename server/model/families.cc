@@ -7,6 +7,8 @@ constexpr ModelFamily kFamilies[] = {
     {.name = "llama",
      .architecture = "LlamaForCausalLM",
      .gguf_architecture = "llama",
+     .takes_attention_bias = true,
+     .takes_mlp_bias = true,
      .gguf_interleaves_rows = true,
      .default_context = 2048},
     // Its GGUF files say "llama".
@@ -15,6 +17,23 @@ constexpr ModelFamily kFamilies[] = {
      .window = WindowRule::kUnlessNull,
      .default_context = 4096 * 32,
      .default_kv_heads = 8},
+    // Qwen2 and Qwen2.5.
+    {.name = "qwen2",
+     .architecture = "Qwen2ForCausalLM",
+     .gguf_architecture = "qwen2",
+     .qkv_bias = true,
+     .window = WindowRule::kIfUsed,
+     .default_context = 32768,
+     .default_kv_heads = 32},
+    {.name = "qwen3",
+     .architecture = "Qwen3ForCausalLM",
+     .gguf_architecture = "qwen3",
+     .qk_norm = true,
+     .takes_attention_bias = true,
+     .window = WindowRule::kIfUsed,
+     .default_context = 32768,
+     .default_kv_heads = 32,
+     .default_head_dim = 128},
 };
 
 }  // namespace

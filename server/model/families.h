@@ -11,6 +11,7 @@ namespace attune {
 enum class WindowRule {
   kNever,
   kUnlessNull,  // `sliding_window`; 4096 if the key is absent
+  kIfUsed,      // `sliding_window` where `use_sliding_window` is true, in the layers from `max_window_layers` on
 };
 
 // One family of models: what its files are called, which options of the decoder it sets (the fields of
@@ -20,12 +21,17 @@ struct ModelFamily {
   absl::string_view name;               // `model_type` of config.json
   absl::string_view architecture;       // the class by which transformers loads it
   absl::string_view gguf_architecture;  // `general.architecture`; empty if no GGUF file says so
+  bool qkv_bias = false;
+  bool qk_norm = false;
+  // Which keys of config.json may turn on biases: the others are refused.
+  bool takes_attention_bias = false, takes_mlp_bias = false;
   // GGUF keeps the rows of each query and key head in pairs that turn together.
   bool gguf_interleaves_rows = false;
   WindowRule window = WindowRule::kNever;
   // What transformers takes for keys that a config.json lacks.
   int64_t default_context = 0;
   int64_t default_kv_heads = 0;  // 0: as many as there are heads
+  int64_t default_head_dim = 0;  // 0: the hidden size, divided among the heads
 };
 
 // Null if the name, or the GGUF architecture, is not known.

@@ -9,6 +9,7 @@
 #include "absl/strings/str_split.h"
 #include "common/error.h"
 #include "common/file.h"
+#include "server/model/families.h"
 
 namespace attune {
 namespace {
@@ -23,7 +24,8 @@ constexpr std::pair<const char*, const char*> kLayerNames[] = {
     {"attn_q", "self_attn.q_proj"},       {"attn_k", "self_attn.k_proj"},
     {"attn_v", "self_attn.v_proj"},       {"attn_output", "self_attn.o_proj"},
     {"ffn_gate", "mlp.gate_proj"},        {"ffn_up", "mlp.up_proj"},
-    {"ffn_down", "mlp.down_proj"},
+    {"ffn_down", "mlp.down_proj"},        {"attn_q_norm", "self_attn.q_norm"},
+    {"attn_k_norm", "self_attn.k_norm"},
 };
 constexpr std::pair<const char*, const char*> kGlobalNames[] = {
     {"token_embd.weight", "model.embed_tokens.weight"},
@@ -37,9 +39,9 @@ std::string ToHuggingFaceName(const std::string& gguf_name) {
     if (gguf_name == gguf) return hf;
   }
   std::vector<std::string> parts = absl::StrSplit(gguf_name, '.');
-  if (parts.size() != 4 || parts[0] != "blk" || parts[3] != "weight") return "";
+  if (parts.size() != 4 || parts[0] != "blk" || (parts[3] != "weight" && parts[3] != "bias")) return "";
   for (auto [gguf, hf] : kLayerNames) {
-    if (parts[2] == gguf) return absl::StrCat("model.layers.", parts[1], ".", hf, ".weight");
+    if (parts[2] == gguf) return absl::StrCat("model.layers.", parts[1], ".", hf, ".", parts[3]);
   }
   return "";
 }
@@ -49,9 +51,11 @@ std::string ToGgufName(const std::string& name) {
     if (name == hf) return gguf;
   }
   for (auto [gguf, hf] : kLayerNames) {
-    const std::string tail = absl::StrCat(".", hf, ".weight");
-    if (absl::StartsWith(name, "model.layers.") && absl::EndsWith(name, tail)) {
-      return absl::StrCat("blk.", name.substr(13, name.size() - 13 - tail.size()), ".", gguf, ".weight");
+    for (const char* part : {".weight", ".bias"}) {
+      const std::string tail = absl::StrCat(".", hf, part);
+      if (absl::StartsWith(name, "model.layers.") && absl::EndsWith(name, tail)) {
+        return absl::StrCat("blk.", name.substr(13, name.size() - 13 - tail.size()), ".", gguf, part);
+      }
     }
   }
   return "";
@@ -59,7 +63,10 @@ std::string ToGgufName(const std::string& name) {
 
 class GgufSource final : public TensorSource {
  public:
-  GgufSource(std::unique_ptr<GgufFile> file, ModelConfig config) : file_(std::move(file)), config_(std::move(config)) {}
+  GgufSource(std::unique_ptr<GgufFile> file, ModelConfig config)
+      : file_(std::move(file)),
+        config_(std::move(config)),
+        interleaves_(FindFamily(config_.family)->gguf_interleaves_rows) {}
 
   bool Has(const std::string& name) const override { return file_->Find(ToGgufName(name)) != nullptr; }
   absl::StatusOr<ModelConfig> Config() const override { return config_; }
@@ -73,7 +80,7 @@ class GgufSource final : public TensorSource {
     raw.shape = tensor->shape;
     raw.entry.type = tensor->type;
     raw.entry.bytes = tensor->bytes;
-    if (absl::EndsWith(name, "q_proj.weight") || absl::EndsWith(name, "k_proj.weight")) {
+    if (interleaves_ && (absl::StrContains(name, ".q_proj.") || absl::StrContains(name, ".k_proj."))) {
       raw.entry.interleaved_head_dim = config_.head_dim;
     }
     return raw;
@@ -87,6 +94,7 @@ class GgufSource final : public TensorSource {
  private:
   const std::unique_ptr<GgufFile> file_;
   const ModelConfig config_;
+  const bool interleaves_;
 };
 
 class SafetensorsSource final : public TensorSource {

@@ -26,7 +26,8 @@ class TensorSource {
     int64_t rows = 0, columns = 0;
     GgmlType type = GgmlType::kF32;  // safetensors' types map onto the plain ones
     absl::string_view bytes;
-    int64_t interleaved_head_dim = 0;  // > 0: rows of each head are in GGUF's rotary order
+    // > 0: rows of each head are in GGUF's rotary order; of a bias, its values.
+    int64_t interleaved_head_dim = 0;
     int64_t row_bytes() const { return static_cast<int64_t>(bytes.size()) / rows; }
     // Where the file keeps row `row` of the Hugging Face order.
     int64_t FileRow(int64_t row) const;
