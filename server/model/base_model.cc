@@ -235,7 +235,7 @@ absl::Status SetRopeTable(TensorSource* source, BaseModel* model) {
 // which some files forget.
 std::vector<int32_t> EndIds(const Tokenizer& tokenizer) {
   std::vector<int32_t> ids = tokenizer.end_ids();
-  for (const char* text : {"<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>"}) {
+  for (const char* text : {"<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>", "<|end|>"}) {
     const int32_t id = tokenizer.TokenId(text);
     if (id < 0 || !tokenizer.IsSpecial(id) || std::find(ids.begin(), ids.end(), id) != ids.end()) continue;
     ids.push_back(id);
