@@ -12,6 +12,7 @@
 #include "common/log.h"
 #include "server/model/kernels/packed_weight.h"
 #include "server/model/kernels/quantized_matrix.h"
+#include "server/model/file_modules.h"
 #include "server/model/rope.h"
 #include "server/model/tensor_source.h"
 #include "server/model/torch_target.h"
@@ -387,12 +388,30 @@ std::vector<NamedParameter> NamedParameters(const ModelConfig& config, const Dec
   return out;
 }
 
+namespace {
+
+// The parameters as the family's files hold them: where these fuse projections, as one tensor.
+std::vector<NamedParameter> FileTensors(const ModelConfig& config, const DecoderWeights& weights) {
+  std::vector<NamedParameter> tensors;
+  for (NamedParameter& parameter : NamedParameters(config, weights)) {
+    const std::string name = FindFilePart(config, parameter.name).name;
+    if (!tensors.empty() && tensors.back().name == name) {
+      tensors.back().tensor = at::cat({tensors.back().tensor, parameter.tensor});
+    } else {
+      tensors.push_back({name, std::move(parameter.tensor)});
+    }
+  }
+  return tensors;
+}
+
+}  // namespace
+
 absl::Status SaveWeights(const std::string& directory, const ModelConfig& config, const DecoderWeights& weights,
                          const Tokenizer& tokenizer) {
   return CatchTorch([&]() -> absl::Status {
     std::vector<at::Tensor> alive;  // owns the bytes until they are written
     std::vector<SafetensorsTensor> tensors;
-    for (const NamedParameter& parameter : NamedParameters(config, weights)) {
+    for (const NamedParameter& parameter : FileTensors(config, weights)) {
       alive.push_back(parameter.tensor.detach().cpu().contiguous());
       const at::Tensor& t = alive.back();
       tensors.push_back({parameter.name, t.sizes().vec(),

@@ -96,7 +96,8 @@ int64_t WeightBytes(const ModelConfig& config, const ComputeTarget& target, Weig
 // Only the configuration of such a folder, with the tensor list checked against it.
 absl::StatusOr<ModelConfig> LoadConfig(const std::string& directory);
 
-// A parameter by its Hugging Face name, e.g. "model.layers.0.self_attn.q_proj.weight",
+// A parameter by its Hugging Face name, e.g. "model.layers.0.self_attn.q_proj.weight" (also where the family's files
+// hold q, k and v as one),
 // as a view into the fused tensors of `weights`, which are not quantised. In each layer: the weights of its
 // projections, their biases, its norms.
 struct NamedParameter {

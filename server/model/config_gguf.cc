@@ -88,6 +88,9 @@ absl::Status ReadScaling(const Metadata& metadata, const ModelConfig& config, Ro
 }
 
 absl::Status ReadRope(const GgufFile& file, const Metadata& metadata, ModelConfig* config) {
+  for (const char* name : {"rope_factors_long.weight", "rope_factors_short.weight"}) {
+    if (file.Find(name) != nullptr) return UnsupportedModel(absl::StrCat("longrope (", name, ")"));
+  }
   ATTUNE_ASSIGN_OR_RETURN(config->rope_theta, metadata.Real("rope.freq_base", 10000));
   ATTUNE_ASSIGN_OR_RETURN(const int64_t rotated, metadata.Int("rope.dimension_count", config->head_dim));
   if (rotated != config->head_dim) {
@@ -166,6 +169,9 @@ absl::StatusOr<ModelConfig> ConfigFromGguf(const GgufFile& file) {
   ATTUNE_RETURN_IF_ERROR(ReadBiases(file, *family, &config));
   ATTUNE_RETURN_IF_ERROR(RefuseFeatures(metadata, config.context));
   ATTUNE_RETURN_IF_ERROR(ReadRope(file, metadata, &config));
+  if (!family->scales_rope && config.rope_scaling.kind != RopeScaling::Kind::kNone) {
+    return UnsupportedModel(absl::StrCat("rope scaling of a ", architecture, " model"));
+  }
   return Checked(std::move(config));
 }
 

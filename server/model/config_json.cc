@@ -100,7 +100,7 @@ absl::Status ReadScaling(const Json& json, int64_t context, RopeScaling* scaling
 }
 
 // `rope_theta` and `rope_scaling`, or both in `rope_parameters` (transformers 5).
-absl::Status ReadRope(Fields* fields, ModelConfig* config) {
+absl::Status ReadRope(Fields* fields, const ModelFamily& family, ModelConfig* config) {
   config->rope_theta = fields->Real("rope_theta", 10000);
   for (const char* key : {"rope_scaling", "rope_parameters"}) {
     const Json* json = fields->Find(key);
@@ -111,6 +111,9 @@ absl::Status ReadRope(Fields* fields, ModelConfig* config) {
     const Json* const original = fields->Find("original_max_position_embeddings");
     if (original != nullptr) scaling["original_max_position_embeddings"] = *original;
     ATTUNE_RETURN_IF_ERROR(ReadScaling(scaling, config->context, &config->rope_scaling));
+    if (!family.scales_rope && config->rope_scaling.kind != RopeScaling::Kind::kNone) {
+      return UnsupportedModel(absl::StrCat("rope scaling of a ", family.name, " model"));
+    }
     Fields rope(*json);
     config->rope_theta = rope.Real("rope_theta", config->rope_theta);
     ATTUNE_RETURN_IF_ERROR(rope.status());
@@ -124,6 +127,7 @@ absl::Status RefuseWindow(Fields* fields, const ModelFamily& family, const Model
   if (family.window == WindowRule::kIfUsed) {
     is_used = fields->Bool("use_sliding_window", false) && fields->Int("max_window_layers", 28) < config.layers;
   }
+  if (family.window == WindowRule::kUnlessAbsent) is_used = fields->Has("sliding_window");
   const int64_t window = fields->Has("sliding_window") ? fields->Int("sliding_window", config.context) : 4096;
   if (is_used && window < config.context) return UnsupportedModel("sliding_window that is smaller than the context");
   const Json* const types = fields->Find("layer_types");
@@ -168,7 +172,7 @@ absl::Status ReadShape(Fields* fields, const ModelFamily& family, ModelConfig* c
   config->head_dim = has_head_dim ? family.default_head_dim : fields->Int("head_dim", config->hidden / config->heads);
   config->vocab = fields->Need("vocab_size");
   config->context = fields->Int("max_position_embeddings", family.default_context);
-  config->rms_epsilon = fields->Real("rms_norm_eps", 1e-6);
+  config->rms_epsilon = fields->Real("rms_norm_eps", family.default_epsilon);
   config->tied_head = fields->Bool("tie_word_embeddings", false);
   return fields->status();
 }
@@ -204,7 +208,7 @@ absl::StatusOr<ModelConfig> ConfigFromJson(const std::string& text) {
   ATTUNE_RETURN_IF_ERROR(ReadShape(&fields, *family, &config));
   ATTUNE_RETURN_IF_ERROR(ReadBiases(&fields, *family, &config));
   config.qk_norm = family->qk_norm;
-  ATTUNE_RETURN_IF_ERROR(ReadRope(&fields, &config));
+  ATTUNE_RETURN_IF_ERROR(ReadRope(&fields, *family, &config));
   ATTUNE_RETURN_IF_ERROR(RefuseFeatures(&fields, *family, config));
   ATTUNE_RETURN_IF_ERROR(fields.status());
   return Checked(std::move(config));
@@ -228,7 +232,8 @@ std::string ConfigToJson(const ModelConfig& config, int32_t bos_id, int32_t eos_
                                  {"tie_word_embeddings", config.tied_head},
                                  {"rope_theta", config.rope_theta},
                                  {"bos_token_id", id_or_null(bos_id)},
-                                 {"eos_token_id", id_or_null(eos_id)}};
+                                 {"eos_token_id", id_or_null(eos_id)},
+                                 {"pad_token_id", nullptr}};
   if (config.rope_scaling.kind != RopeScaling::Kind::kNone) json["rope_scaling"] = ScalingToJson(config.rope_scaling);
   if (family.takes_attention_bias) json["attention_bias"] = config.output_bias;
   if (family.takes_mlp_bias) json["mlp_bias"] = config.mlp_bias;

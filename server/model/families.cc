@@ -34,6 +34,15 @@ constexpr ModelFamily kFamilies[] = {
      .default_context = 32768,
      .default_kv_heads = 32,
      .default_head_dim = 128},
+    // Phi-3 and Phi-4 without LongRoPE, which alone transformers gives the family.
+    {.name = "phi3",
+     .architecture = "Phi3ForCausalLM",
+     .gguf_architecture = "phi3",
+     .fuses_projections = true,
+     .scales_rope = false,
+     .window = WindowRule::kUnlessAbsent,
+     .default_context = 4096,
+     .default_epsilon = 1e-5},
 };
 
 }  // namespace

@@ -23,15 +23,18 @@ from peft import IA3Config, LoraConfig, PrefixTuningConfig, PromptTuningConfig
 from peft_reference import VIRTUAL_TOKENS
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import (AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config,
-                          Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM)
+from transformers import (AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Phi3Config,
+                          Phi3ForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen3Config,
+                          Qwen3ForCausalLM)
 
 LENGTHS = [1, 5, 23, 60]
 PROMPT, NEW_TOKENS = 9, 24
 EXAMPLES = [(9, 4), (14, 5), (20, 12), (6, 3)]  # tokens, of which so many are the prompt
 STEPS = 10
 LEARNING_RATES = {"full": 1e-3, "biases_and_norms": 3e-3, "lora": 1e-3}
-ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "qkv_proj", "gate_up_proj"]
+FUSED = {"self_attn.qkv_proj": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+         "mlp.gate_up_proj": ["mlp.gate_proj", "mlp.up_proj"]}
 
 SHAPE = {"vocab_size": 260, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 6,
          "num_key_value_heads": 2, "max_position_embeddings": 256, "rms_norm_eps": 1e-6, "initializer_range": 0.15,
@@ -44,11 +47,13 @@ FAMILIES = {
     "qwen2_yarn": (Qwen2ForCausalLM, Qwen2Config(**SHAPE, tie_word_embeddings=False, rope_parameters=dict(YARN))),
     "llama_yarn": (LlamaForCausalLM, LlamaConfig(**SHAPE, head_dim=16, rope_parameters=YARN | {
         "beta_fast": 16.0, "beta_slow": 2.0, "mscale": 0.8, "mscale_all_dim": 0.5, "truncate": False})),
+    "mistral": (MistralForCausalLM, MistralConfig(**SHAPE, head_dim=16, sliding_window=None)),
+    "phi3": (Phi3ForCausalLM, Phi3Config(**SHAPE)),
     # Biases everywhere.
     "llama_biases": (LlamaForCausalLM, LlamaConfig(**SHAPE, head_dim=16, attention_bias=True, mlp_bias=True)),
 }
-# What config.json can say and GGUF cannot.
-NO_GGUF = ["llama_yarn"]
+# What config.json can say and GGUF cannot; and Mistral's GGUF files are Llama's.
+NO_GGUF = ["llama_yarn", "mistral"]
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -147,16 +152,18 @@ class GgufModel:
         self._writer.close()
 
 
-def adapters() -> dict:
+def adapters(fuses: bool) -> dict:
     """Each kind that PEFT has and Attune, by the name of its folder."""
+    keys_values, queries = (["qkv_proj"], ["qkv_proj"]) if fuses else (["k_proj", "v_proj"], ["q_proj"])
+    gate_up = ["gate_up_proj"] if fuses else ["gate_proj", "up_proj"]
     return {
         "lora": LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=6, target_modules=ALL_LINEAR),
         "prompt": PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=VIRTUAL_TOKENS),
         "prefix": PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=VIRTUAL_TOKENS),
-        "ia3": IA3Config(task_type="CAUSAL_LM", target_modules=["k_proj", "v_proj", "down_proj"],
+        "ia3": IA3Config(task_type="CAUSAL_LM", target_modules=keys_values + ["down_proj"],
                          feedforward_modules=["down_proj"]),
         "ia3_outputs": IA3Config(task_type="CAUSAL_LM", feedforward_modules=[],
-                                 target_modules=["q_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]),
+                                 target_modules=queries + gate_up + ["o_proj", "down_proj"]),
     }
 
 
@@ -174,7 +181,7 @@ def make_adapter(base: pathlib.Path, config, folder: pathlib.Path):
 @torch.no_grad()
 def write_logits(folder: pathlib.Path) -> None:
     trained = {"base": load(folder / "base")}
-    for name, config in adapters().items():
+    for name, config in adapters(trained["base"].config.model_type == "phi3").items():
         trained[name] = make_adapter(folder / "base", config, folder / name)
     tensors = {}
     for i, length in enumerate(LENGTHS):
@@ -199,6 +206,7 @@ class Steps:
 
     def __init__(self, folder: pathlib.Path):
         self._folder = folder
+        self._config = load(folder / "base").config
         self._examples = [(torch.randint(1, 257, (length,)).tolist(), prompt) for length, prompt in EXAMPLES]
 
     def _batch(self) -> dict:
@@ -228,27 +236,45 @@ class Steps:
     def _name(name: str) -> str:
         return name.removeprefix("base_model.model.model.").removesuffix(".default.weight")
 
+    def _parts(self, values: dict) -> dict:
+        """Tensors by Attune's names: those of modules that hold several projections taken apart."""
+        config, found = self._config, {}
+        for name, tensor in values.items():
+            module = next((module for module in FUSED if module in name), None)
+            if module is None:
+                found[name] = tensor.detach().clone()
+                continue
+            head_dim = config.hidden_size // config.num_attention_heads
+            key_values = config.num_key_value_heads * head_dim
+            sizes = [config.hidden_size, key_values, key_values] if "qkv" in module else [config.intermediate_size] * 2
+            for part, projection in zip(tensor.detach().split(sizes), FUSED[module]):
+                found[name.replace(module, projection)] = part.clone()
+        return found
+
     def _take(self, method: str) -> dict:
         model, batch, rate = self._model(method), self._batch(), LEARNING_RATES[method]
         trained = {self._name(name): p for name, p in model.named_parameters() if p.requires_grad}
         optimizer = torch.optim.AdamW(trained.values(), lr=rate, weight_decay=0.01)
-        tensors = {f"start.{name}": p.detach().clone() for name, p in trained.items()}
+        tensors = {f"start.{name}": values for name, values in self._parts(trained).items()}
         losses, norms = [], []
         for step in range(STEPS):
             loss = model(**batch).loss
             loss.backward()
             if step == 0:
-                tensors |= {f"gradient.{name}": p.grad.clone() for name, p in trained.items()}
+                gradients = {name: p.grad for name, p in trained.items()}
+                tensors |= {f"gradient.{name}": values for name, values in self._parts(gradients).items()}
             norms.append(float(torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)))
             optimizer.step()
             optimizer.zero_grad()
             losses.append(float(loss.detach()))
-        tensors |= {f"after.{name}": p.detach().clone() for name, p in trained.items()}
+        tensors |= {f"after.{name}": values for name, values in self._parts(trained).items()}
         save_file(tensors, self._folder / f"steps_{method}.safetensors")
         return {"losses": losses, "gradient_norms": norms, "learning_rate": rate}
 
     def write(self) -> None:
-        methods = {method: self._take(method) for method in LEARNING_RATES}
+        # Attune trains an A for each projection, PEFT one for each module.
+        names = [name for name in LEARNING_RATES if name != "lora" or self._config.model_type != "phi3"]
+        methods = {method: self._take(method) for method in names}
         (self._folder / "steps.json").write_text(json.dumps({"examples": self._examples, "methods": methods}))
 
 
