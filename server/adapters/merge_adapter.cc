@@ -19,6 +19,16 @@ at::Tensor Merged(at::Tensor rows, const Ia3Adapter::Layer& scales, Projection p
   return rows;
 }
 
+// IA3 scales what a projection gives, its bias with it.
+void ScaleBias(const Ia3Adapter::Layer& scales, Projection projection, const ProjectionSlice& slice,
+               const at::Tensor& original, at::Tensor* bias) {
+  const at::Tensor& output = scales.output[static_cast<int>(projection)];
+  if (!output.defined() || !original.defined()) return;
+  if (bias->is_same(original)) *bias = bias->to(at::kCPU, bias->scalar_type(), /*non_blocking=*/false, /*copy=*/true);
+  const at::Tensor part = bias->narrow(0, slice.row, slice.rows);
+  part.copy_(part.to(at::kFloat) * OnCpu(output));
+}
+
 bool Changes(const Adapter& adapter, int64_t layer, Projection projection) {
   if (adapter.lora) return adapter.lora->layers[layer][static_cast<int>(projection)].defined();
   const Ia3Adapter::Layer& scales = adapter.ia3->layers[layer];
@@ -42,6 +52,10 @@ DecoderWeights MergeAdapter(const ModelConfig& config, const DecoderWeights& wei
       at::Tensor rows = linear.narrow(0, slice.row, slice.rows);
       rows.copy_(adapter.lora ? Merged(rows.to(at::kFloat), adapter.lora->layers[i][p])
                               : Merged(rows.to(at::kFloat), adapter.ia3->layers[i], projection));
+      if (!adapter.ia3) continue;
+      const int linear_index = static_cast<int>(slice.linear);
+      ScaleBias(adapter.ia3->layers[i], projection, slice, weights.layers[i].bias[linear_index],
+                &merged.layers[i].bias[linear_index]);
     }
   }
   return merged;

@@ -24,9 +24,10 @@ at::Tensor PackedOps::MultiplyLora(const LoraAdapter& lora, int64_t layer, Linea
 }
 
 at::Tensor PackedOps::MultiplyScaled(const Ia3Adapter::Layer& scales, Linear which, at::Tensor x,
-                                     const at::Tensor& w) const {
+                                     const at::Tensor& w, const at::Tensor& bias) const {
   if (which == Linear::kDown && scales.inner_I.defined()) x = x * scales.inner_I.to(x.scalar_type());
-  const at::Tensor y = at::linear(x, w);
+  at::Tensor y = at::linear(x, w);
+  if (bias.defined()) y = y + bias;
   std::vector<at::Tensor> parts;
   for (int p = 0; p < kProjections; ++p) {
     const ProjectionSlice slice = SliceOf(config_, static_cast<Projection>(p));
@@ -46,14 +47,18 @@ at::Tensor PackedOps::WithPrefix(const Prefix& prefix, int64_t layer, const at::
 }
 
 at::Tensor PackedOps::Multiply(int64_t layer, Linear which, const at::Tensor& x) {
-  const at::Tensor w = LinearWeight(weights_.layers[layer], which, x.scalar_type());
-  if (adapter_ && adapter_->lora) return MultiplyLora(*adapter_->lora, layer, which, x, w);
-  if (adapter_ && adapter_->ia3) return MultiplyScaled(adapter_->ia3->layers[layer], which, x, w);
-  at::Tensor y = at::linear(x, w);
-  return adapter_ && adapter_->prefix && which == Linear::kQkv ? WithPrefix(*adapter_->prefix, layer, y) : y;
+  const LayerWeights& weights = weights_.layers[layer];
+  const at::Tensor w = LinearWeight(weights, which, x.scalar_type());
+  at::Tensor bias = weights.bias[static_cast<int>(which)];
+  if (bias.defined()) bias = bias.to(x.scalar_type());
+  if (adapter_ && adapter_->ia3) return MultiplyScaled(adapter_->ia3->layers[layer], which, x, w, bias);
+  const at::Tensor y =
+      adapter_ && adapter_->lora ? MultiplyLora(*adapter_->lora, layer, which, x, w) : at::linear(x, w);
+  return bias.defined() ? y + bias : y;
 }
 
 at::Tensor PackedOps::Attend(int64_t layer, at::Tensor qkv_TE) {
+  if (adapter_ && adapter_->prefix) qkv_TE = WithPrefix(*adapter_->prefix, layer, qkv_TE);
   return PackedAttention(qkv_TE, AttentionShapeOf(config_), rope_, sequences_);
 }
 

@@ -38,7 +38,8 @@ class DecodingOps final : public LayerOps {
   at::Tensor Multiply(int64_t layer, Linear which, const at::Tensor& x) override {
     const LayerWeights& weights = base_.weights.layers[layer];
     const int i = static_cast<int>(which);
-    return Product(x, weights.linear[i], weights.packed[i].get(), weights.tiled[i].get());
+    const at::Tensor y = Product(x, weights.linear[i], weights.packed[i].get(), weights.tiled[i].get());
+    return weights.bias[i].defined() ? y + weights.bias[i] : y;
   }
   at::Tensor Attend(int64_t layer, at::Tensor qkv_TE) override {
     return PackedAttention(qkv_TE, AttentionShapeOf(base_.config), rope_, sequences_);

@@ -134,7 +134,7 @@ absl::StatusOr<std::string> TokenizerJsonFromGguf(const GgufFile& file) {
   ATTUNE_ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> tokenizer, LoadTokenizer(file));
   Json json = {{"version", "1.0"}, {"truncation", nullptr}, {"padding", nullptr}};
   json["added_tokens"] = types == nullptr ? Json::array() : AddedTokensOf(*tokens, *types);
-  json["normalizer"] = nullptr;
+  json["normalizer"] = rule->normalizes ? Json{{"type", "NFC"}} : Json(nullptr);
   json["pre_tokenizer"] = PreTokenizer(*rule);
   json["post_processor"] = PostProcessor(*tokenizer);
   json["decoder"] = ByteLevel(true);

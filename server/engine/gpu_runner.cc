@@ -237,11 +237,16 @@ bool HasRowsAlike(const ModelConfig& c) {
          TiledWeight::Takes(c.vocab, c.hidden);
 }
 
+// Its kernels add no biases, and norm no queries and keys.
+bool IsPlain(const ModelConfig& config) {
+  return !config.qkv_bias && !config.output_bias && !config.mlp_bias && !config.qk_norm;
+}
+
 }  // namespace
 
 bool GpuRunner::Serves(const BaseModel& base) {
   return base.target.device == ComputeTarget::Device::kCuda && base.target.type == ComputeTarget::Type::kBfloat16 &&
-         base.format == WeightFormat::kDense && cuda::Available() &&
+         base.format == WeightFormat::kDense && IsPlain(base.config) && cuda::Available() &&
          cuda::PagedAttentionTakes(RopeShapeOf(base.config)) && base.config.heads / base.config.kv_heads <= 16 &&
          cuda::AddAndNormTakes(base.config.hidden) && (!base.target.batch_invariant || HasRowsAlike(base.config));
 }

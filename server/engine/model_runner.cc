@@ -65,15 +65,16 @@ class PagedOps final : public LayerOps {
     const int index = static_cast<int>(which);
     const at::Tensor scaled = which == Linear::kDown ? ScaleInner(layer, x) : x;
     at::Tensor y = Product(scaled, weights.linear[index], weights.packed[index].get(), base_.target.batch_invariant);
+    if (weights.bias[index].defined()) y.add_(weights.bias[index]);
     for (const AdapterRows& rows : adapters_) {
       if (rows.adapter->lora) AddLora(rows, layer, which, x, y);
       if (rows.adapter->ia3) ScaleOutputs(rows, layer, which, y);
     }
-    if (which == Linear::kQkv) PlacePrefixes(layer, y);
     return y;
   }
 
   at::Tensor Attend(int64_t layer, at::Tensor qkv_TE) override {
+    PlacePrefixes(layer, qkv_TE);
     return PagedAttention(qkv_TE, AttentionShapeOf(base_.config), rope_, batch_, cache_, layer);
   }
 

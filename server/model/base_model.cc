@@ -10,6 +10,7 @@
 #include "common/error.h"
 #include "common/file.h"
 #include "common/log.h"
+#include "server/model/file_modules.h"
 #include "server/model/kernels/packed_weight.h"
 #include "server/model/kernels/quantized_matrix.h"
 #include "server/model/kernels/tiled_weight.h"
@@ -25,8 +26,27 @@ constexpr const char* kProjectionPaths[kProjections] = {
     "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
     "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj"};
 
-std::string LayerName(int64_t layer, absl::string_view module) {
-  return absl::StrCat("model.layers.", layer, ".", module, ".weight");
+std::string LayerName(int64_t layer, absl::string_view module, absl::string_view part = "weight") {
+  return absl::StrCat("model.layers.", layer, ".", module, ".", part);
+}
+
+std::string BiasName(int64_t layer, Projection projection) {
+  return LayerName(layer, ProjectionPath(projection), "bias");
+}
+
+// A layer's norms: what files call them, where they are kept, and how long they are.
+struct NormSlot {
+  const char* path;
+  at::Tensor LayerWeights::* weight;
+  int64_t size;
+};
+std::vector<NormSlot> NormSlots(const ModelConfig& config) {
+  std::vector<NormSlot> slots = {{"input_layernorm", &LayerWeights::attention_norm_D, config.hidden},
+                                 {"post_attention_layernorm", &LayerWeights::ffn_norm_D, config.hidden}};
+  if (!config.qk_norm) return slots;
+  slots.push_back({"self_attn.q_norm", &LayerWeights::q_norm_A, config.head_dim});
+  slots.push_back({"self_attn.k_norm", &LayerWeights::k_norm_A, config.head_dim});
+  return slots;
 }
 
 // Reads, converts and places weights; collects what they take.
@@ -39,6 +59,8 @@ class Loader {
 
  private:
   absl::StatusOr<at::Tensor> Vector(const std::string& name, int64_t size);
+  // Of the projections of one product, one behind the other.
+  absl::StatusOr<at::Tensor> Bias(int64_t layer, Linear which);
   // The rows of several matrices that share their input, one behind the other.
   using Parts = std::vector<std::pair<std::string, int64_t>>;
   // Blocks beside a dense matrix, for decoding; where they are kept, if they are.
@@ -84,7 +106,24 @@ absl::StatusOr<at::Tensor> Loader::Vector(const std::string& name, int64_t size)
   ATTUNE_ASSIGN_OR_RETURN(TensorSource::Entry entry, source_->Get(name, 0, size));
   at::Tensor values = at::empty({size}, at::kFloat);
   entry.ReadRows(0, 1, values.mutable_data_ptr<float>());
+  if (entry.interleaved_head_dim > 0) {  // a bias, ordered as the rows of its projection's weight
+    std::vector<int64_t> order(size);
+    for (int64_t i = 0; i < size; ++i) order[i] = entry.FileRow(i);
+    values = values.index_select(0, at::tensor(order, at::kLong));
+  }
   return values.to(DeviceOf(target_), TypeOf(target_));
+}
+
+absl::StatusOr<at::Tensor> Loader::Bias(int64_t layer, Linear which) {
+  std::vector<at::Tensor> parts;
+  for (int p = 0; p < kProjections; ++p) {
+    const Projection projection = static_cast<Projection>(p);
+    const ProjectionSlice slice = SliceOf(config_, projection);
+    if (slice.linear != which) continue;
+    ATTUNE_ASSIGN_OR_RETURN(at::Tensor part, Vector(BiasName(layer, projection), slice.rows));
+    parts.push_back(std::move(part));
+  }
+  return at::cat(parts);
 }
 
 std::shared_ptr<const PackedWeight> Pack(const std::vector<TensorSource::Entry>& entries) {
@@ -180,8 +219,9 @@ absl::StatusOr<LayerWeights> Loader::Layer(int64_t layer) {
     return absl::OkStatus();
   };
   const int64_t hidden = config_.hidden, inner = config_.intermediate;
-  ATTUNE_ASSIGN_OR_RETURN(weights.attention_norm_D, Vector(LayerName(layer, "input_layernorm"), hidden));
-  ATTUNE_ASSIGN_OR_RETURN(weights.ffn_norm_D, Vector(LayerName(layer, "post_attention_layernorm"), hidden));
+  for (const NormSlot& norm : NormSlots(config_)) {
+    ATTUNE_ASSIGN_OR_RETURN(weights.*norm.weight, Vector(LayerName(layer, norm.path), norm.size));
+  }
   ATTUNE_RETURN_IF_ERROR(product(Linear::kQkv, {{name(Projection::kQ), config_.q_size()},
                                                 {name(Projection::kK), config_.kv_size()},
                                                 {name(Projection::kV), config_.kv_size()}}, hidden));
@@ -189,6 +229,10 @@ absl::StatusOr<LayerWeights> Loader::Layer(int64_t layer) {
   ATTUNE_RETURN_IF_ERROR(
       product(Linear::kGateUp, {{name(Projection::kGate), inner}, {name(Projection::kUp), inner}}, hidden));
   ATTUNE_RETURN_IF_ERROR(product(Linear::kDown, {{name(Projection::kDown), hidden}}, inner));
+  for (int i = 0; i < kLinears; ++i) {
+    if (!HasBias(config_, static_cast<Linear>(i))) continue;
+    ATTUNE_ASSIGN_OR_RETURN(weights.bias[i], Bias(layer, static_cast<Linear>(i)));
+  }
   return weights;
 }
 
@@ -216,8 +260,11 @@ int64_t WeightBytes(const DecoderWeights& weights) {
   if (weights.tiled_head) bytes += weights.tiled_head->bytes();
   for (const LayerWeights& layer : weights.layers) {
     for (const auto& tiled : layer.tiled) bytes += tiled ? tiled->bytes() : 0;
-    bytes += layer.attention_norm_D.nbytes() + layer.ffn_norm_D.nbytes();
+    for (const at::Tensor* norm : {&layer.attention_norm_D, &layer.ffn_norm_D, &layer.q_norm_A, &layer.k_norm_A}) {
+      if (norm->defined()) bytes += norm->nbytes();
+    }
     for (int i = 0; i < kLinears; ++i) {
+      if (layer.bias[i].defined()) bytes += layer.bias[i].nbytes();
       bytes += layer.quantized[i] ? layer.quantized[i]->bytes() : static_cast<int64_t>(layer.linear[i].nbytes());
     }
   }
@@ -238,7 +285,7 @@ absl::Status SetRopeTable(TensorSource* source, BaseModel* model) {
 // which some files forget.
 std::vector<int32_t> EndIds(const Tokenizer& tokenizer) {
   std::vector<int32_t> ids = tokenizer.end_ids();
-  for (const char* text : {"<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>"}) {
+  for (const char* text : {"<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>", "<|end|>"}) {
     const int32_t id = tokenizer.TokenId(text);
     if (id < 0 || !tokenizer.IsSpecial(id) || std::find(ids.begin(), ids.end(), id) != ids.end()) continue;
     ids.push_back(id);
@@ -290,6 +337,16 @@ ProjectionSlice SliceOf(const ModelConfig& config, Projection projection) {
     case Projection::kDown: return {Linear::kDown, 0, config.hidden};
   }
   return {};
+}
+
+bool HasBias(const ModelConfig& config, Linear which) {
+  switch (which) {
+    case Linear::kQkv: return config.qkv_bias;
+    case Linear::kO: return config.output_bias;
+    case Linear::kGateUp:
+    case Linear::kDown: return config.mlp_bias;
+  }
+  return false;
 }
 
 int64_t InputSize(const ModelConfig& config, Linear which) {
@@ -348,14 +405,15 @@ absl::StatusOr<ModelConfig> LoadConfig(const std::string& directory) {
   if (!config.tied_head) ATTUNE_RETURN_IF_ERROR(check("lm_head.weight", config.vocab, config.hidden));
   if (source->Has("rope_freqs.weight")) ATTUNE_RETURN_IF_ERROR(check("rope_freqs.weight", 0, config.head_dim / 2));
   for (int64_t i = 0; i < config.layers; ++i) {
-    for (const char* norm : {"input_layernorm", "post_attention_layernorm"}) {
-      ATTUNE_RETURN_IF_ERROR(check(LayerName(i, norm), 0, config.hidden));
+    for (const NormSlot& norm : NormSlots(config)) {
+      ATTUNE_RETURN_IF_ERROR(check(LayerName(i, norm.path), 0, norm.size));
     }
     for (int p = 0; p < kProjections; ++p) {
       const Projection projection = static_cast<Projection>(p);
       const ProjectionSlice slice = SliceOf(config, projection);
       ATTUNE_RETURN_IF_ERROR(
           check(LayerName(i, ProjectionPath(projection)), slice.rows, InputSize(config, slice.linear)));
+      if (HasBias(config, slice.linear)) ATTUNE_RETURN_IF_ERROR(check(BiasName(i, projection), 0, slice.rows));
     }
   }
   ATTUNE_RETURN_IF_ERROR(source->CheckAllUsed());
@@ -372,20 +430,44 @@ std::vector<NamedParameter> NamedParameters(const ModelConfig& config, const Dec
       out.push_back({LayerName(i, kProjectionPaths[p]),
                      layer.linear[static_cast<int>(slice.linear)].narrow(0, slice.row, slice.rows)});
     }
-    out.push_back({LayerName(i, "input_layernorm"), layer.attention_norm_D});
-    out.push_back({LayerName(i, "post_attention_layernorm"), layer.ffn_norm_D});
+    for (int p = 0; p < kProjections; ++p) {
+      const Projection projection = static_cast<Projection>(p);
+      const ProjectionSlice slice = SliceOf(config, projection);
+      if (!HasBias(config, slice.linear)) continue;
+      out.push_back({BiasName(i, projection),
+                     layer.bias[static_cast<int>(slice.linear)].narrow(0, slice.row, slice.rows)});
+    }
+    for (const NormSlot& norm : NormSlots(config)) out.push_back({LayerName(i, norm.path), layer.*norm.weight});
   }
   out.push_back({"model.norm.weight", weights.final_norm_D});
   if (!config.tied_head) out.push_back({"lm_head.weight", weights.head_VD});
   return out;
 }
 
+namespace {
+
+// The parameters as the family's files hold them: where these fuse projections, as one tensor.
+std::vector<NamedParameter> FileTensors(const ModelConfig& config, const DecoderWeights& weights) {
+  std::vector<NamedParameter> tensors;
+  for (NamedParameter& parameter : NamedParameters(config, weights)) {
+    const std::string name = FindFilePart(config, parameter.name).name;
+    if (!tensors.empty() && tensors.back().name == name) {
+      tensors.back().tensor = at::cat({tensors.back().tensor, parameter.tensor});
+    } else {
+      tensors.push_back({name, std::move(parameter.tensor)});
+    }
+  }
+  return tensors;
+}
+
+}  // namespace
+
 absl::Status SaveWeights(const std::string& directory, const ModelConfig& config, const DecoderWeights& weights,
                          const Tokenizer& tokenizer) {
   return CatchTorch([&]() -> absl::Status {
     std::vector<at::Tensor> alive;  // owns the bytes until they are written
     std::vector<SafetensorsTensor> tensors;
-    for (const NamedParameter& parameter : NamedParameters(config, weights)) {
+    for (const NamedParameter& parameter : FileTensors(config, weights)) {
       alive.push_back(parameter.tensor.detach().cpu().contiguous());
       const at::Tensor& t = alive.back();
       tensors.push_back({parameter.name, t.sizes().vec(),

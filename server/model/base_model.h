@@ -41,13 +41,17 @@ struct QuantizedMatrix;  // server/model/kernels/quantized_matrix.h
 struct TiledWeight;      // server/model/kernels/tiled_weight.h: blocks that decoding on a GPU reads
 // Columns of a product's weight.
 int64_t InputSize(const ModelConfig& config, Linear which);
+// Whether a product's projections have biases.
+bool HasBias(const ModelConfig& config, Linear which);
 
 class PackedWeight;  // server/model/kernels/packed_weight.h: quantised rows kept as in the file, for decoding on the CPU
 
-// One layer's weights. D hidden, I intermediate, E qkv_size, Q q_size. All in the
+// One layer's weights. D hidden, I intermediate, E qkv_size, Q q_size, A head_dim. All in the
 // target's type on its device, contiguous.
 struct LayerWeights {
   at::Tensor attention_norm_D, ffn_norm_D;
+  at::Tensor q_norm_A, k_norm_A;         // undefined without the configuration's qk_norm
+  std::array<at::Tensor, kLinears> bias;  // one value for each row of `linear`; undefined where there are none
   std::array<at::Tensor, kLinears> linear;  // qkv_ED, o_DQ, gate_up_2ID (gate's rows first), down_DI
   std::array<std::shared_ptr<const PackedWeight>, kLinears> packed;  // null where not kept
   std::array<std::shared_ptr<const TiledWeight>, kLinears> tiled;    // likewise
@@ -98,8 +102,10 @@ int64_t WeightBytes(const ModelConfig& config, const ComputeTarget& target, Weig
 // Only the configuration of such a folder, with the tensor list checked against it.
 absl::StatusOr<ModelConfig> LoadConfig(const std::string& directory);
 
-// A parameter by its Hugging Face name, e.g. "model.layers.0.self_attn.q_proj.weight",
-// as a view into the fused tensors of `weights`, which are not quantised.
+// A parameter by its Hugging Face name, e.g. "model.layers.0.self_attn.q_proj.weight" (also where the family's files
+// hold q, k and v as one),
+// as a view into the fused tensors of `weights`, which are not quantised. In each layer: the weights of its
+// projections, their biases, its norms.
 struct NamedParameter {
   std::string name;
   at::Tensor tensor;

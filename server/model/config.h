@@ -6,24 +6,15 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "server/model/rope_scaling.h"
 #include "server/model/weights/gguf.h"
 
 namespace attune {
 
-// How rotary frequencies are stretched for long contexts.
-struct RopeScaling {
-  enum class Kind { kNone, kLinear, kLlama3 };
-  Kind kind = Kind::kNone;
-  double factor = 1;
-  // kLlama3 only (as in Llama 3.1's config.json).
-  double low_frequency_factor = 1, high_frequency_factor = 4;
-  double original_context = 8192;
-};
-
-// A decoder's shape. One decoder serves every family; families differ in what
-// their files call these fields.
+// A decoder's shape. One decoder serves every family: see families.h for what each sets, and what its files
+// call these fields.
 struct ModelConfig {
-  std::string family;  // "llama", "mistral"
+  std::string family;  // its name in families.h
   int64_t layers = 0;
   int64_t hidden = 0;
   int64_t intermediate = 0;
@@ -34,6 +25,11 @@ struct ModelConfig {
   double rope_theta = 10000;
   RopeScaling rope_scaling;
   bool tied_head = false;  // the head is the embedding table
+  // What some families do beside Llama's layers.
+  bool qkv_bias = false;     // biases of queries, keys and values,
+  bool output_bias = false;  // of attention's output,
+  bool mlp_bias = false;     // and of the feed-forward part's three projections
+  bool qk_norm = false;      // each head's query and key get an RMS norm before they are rotated
 
   int64_t q_size() const { return heads * head_dim; }
   int64_t kv_size() const { return kv_heads * head_dim; }
@@ -53,7 +49,7 @@ absl::StatusOr<ModelConfig> ConfigFromJson(const std::string& json);
 std::string ConfigToJson(const ModelConfig& config, int32_t bos_id, int32_t eos_id);
 
 // cos and sin factors need one angular frequency per pair of dimensions: head_dim / 2
-// values, scaling applied (Su et al. 2021).
+// values, scaling applied.
 std::vector<double> RopeFrequencies(const ModelConfig& config);
 
 }  // namespace attune

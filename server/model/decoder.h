@@ -16,14 +16,15 @@ namespace attune {
 class LayerOps {
  public:
   virtual ~LayerOps() = default;
-  // x W^T of the layer's product `which`, adapters included. May read x but not change it.
+  // x W^T of the layer's product `which`, biases and adapters included. May read x but not change it.
   virtual at::Tensor Multiply(int64_t layer, Linear which, const at::Tensor& x) = 0;
-  // Rotary embedding and attention over the product kQkv; may overwrite qkv_TE.
+  // Rotary embedding and attention over the product kQkv, whose heads are normed where the model norms them; may
+  // overwrite qkv_TE. A prefix's keys and values are put in its tokens' place here: they are past those norms.
   virtual at::Tensor Attend(int64_t layer, at::Tensor qkv_TE) = 0;
 };
 
-// The decoder of the Llama family: pre-norm attention and SwiGLU blocks with residual
-// connections, and the final norm (Touvron et al. 2023). x_TD the embedded tokens of
+// The decoder of every family: pre-norm attention and SwiGLU blocks with residual connections, and the final norm
+// (Touvron et al. 2023), with what `config` says of biases and of norms of queries and keys. x_TD the embedded tokens of
 // any number of sequences; returns the normalised hidden states, T x D. Takes part in
 // autograd where weights or x require it. Thread-safe as far as `ops` is.
 at::Tensor RunDecoder(const ModelConfig& config, const DecoderWeights& weights, at::Tensor x_TD, LayerOps* ops);

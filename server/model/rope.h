@@ -6,7 +6,7 @@
 
 namespace attune {
 
-// The model's rotary factors for every position of its context, on the CPU. Angles as transformers computes them:
+// The model's rotary factors for every position of its context, YaRN's attention factor in them, on the CPU. Angles as transformers computes them:
 // frequency, product and cosine in fp32, so that long contexts agree with it to the last bit.
 RopeTable MakeRopeTable(const ModelConfig& config);
 

@@ -9,6 +9,7 @@
 #include "absl/strings/str_split.h"
 #include "common/error.h"
 #include "common/file.h"
+#include "server/model/families.h"
 
 namespace attune {
 namespace {
@@ -23,7 +24,13 @@ constexpr std::pair<const char*, const char*> kLayerNames[] = {
     {"attn_q", "self_attn.q_proj"},       {"attn_k", "self_attn.k_proj"},
     {"attn_v", "self_attn.v_proj"},       {"attn_output", "self_attn.o_proj"},
     {"ffn_gate", "mlp.gate_proj"},        {"ffn_up", "mlp.up_proj"},
-    {"ffn_down", "mlp.down_proj"},
+    {"ffn_down", "mlp.down_proj"},        {"attn_q_norm", "self_attn.q_norm"},
+    {"attn_k_norm", "self_attn.k_norm"},
+};
+// Of families that fuse projections.
+constexpr std::pair<const char*, const char*> kFusedNames[] = {
+    {"attn_qkv", "self_attn.qkv_proj"},
+    {"ffn_up", "mlp.gate_up_proj"},
 };
 constexpr std::pair<const char*, const char*> kGlobalNames[] = {
     {"token_embd.weight", "model.embed_tokens.weight"},
@@ -32,14 +39,32 @@ constexpr std::pair<const char*, const char*> kGlobalNames[] = {
     {"rope_freqs.weight", "rope_freqs.weight"},  // no weight of Hugging Face's; asked for by this name
 };
 
-std::string ToHuggingFaceName(const std::string& gguf_name) {
+std::string ToHuggingFaceName(const std::string& gguf_name, bool fuses) {
   for (auto [gguf, hf] : kGlobalNames) {
     if (gguf_name == gguf) return hf;
   }
   std::vector<std::string> parts = absl::StrSplit(gguf_name, '.');
-  if (parts.size() != 4 || parts[0] != "blk" || parts[3] != "weight") return "";
+  if (parts.size() != 4 || parts[0] != "blk" || (parts[3] != "weight" && parts[3] != "bias")) return "";
+  auto named = [&](const char* hf) { return absl::StrCat("model.layers.", parts[1], ".", hf, ".", parts[3]); };
+  for (auto [gguf, hf] : kFusedNames) {
+    if (fuses && parts[2] == gguf) return named(hf);
+  }
   for (auto [gguf, hf] : kLayerNames) {
-    if (parts[2] == gguf) return absl::StrCat("model.layers.", parts[1], ".", hf, ".weight");
+    if (parts[2] == gguf) return named(hf);
+  }
+  return "";
+}
+
+// Inside a layer; empty if `name` is none of `pairs`.
+template <typename Pairs>
+std::string ToGgufLayerName(const std::string& name, const Pairs& pairs) {
+  for (auto [gguf, hf] : pairs) {
+    for (const char* part : {".weight", ".bias"}) {
+      const std::string tail = absl::StrCat(".", hf, part);
+      if (absl::StartsWith(name, "model.layers.") && absl::EndsWith(name, tail)) {
+        return absl::StrCat("blk.", name.substr(13, name.size() - 13 - tail.size()), ".", gguf, part);
+      }
+    }
   }
   return "";
 }
@@ -48,18 +73,16 @@ std::string ToGgufName(const std::string& name) {
   for (auto [gguf, hf] : kGlobalNames) {
     if (name == hf) return gguf;
   }
-  for (auto [gguf, hf] : kLayerNames) {
-    const std::string tail = absl::StrCat(".", hf, ".weight");
-    if (absl::StartsWith(name, "model.layers.") && absl::EndsWith(name, tail)) {
-      return absl::StrCat("blk.", name.substr(13, name.size() - 13 - tail.size()), ".", gguf, ".weight");
-    }
-  }
-  return "";
+  const std::string gguf = ToGgufLayerName(name, kLayerNames);
+  return gguf.empty() ? ToGgufLayerName(name, kFusedNames) : gguf;
 }
 
 class GgufSource final : public TensorSource {
  public:
-  GgufSource(std::unique_ptr<GgufFile> file, ModelConfig config) : file_(std::move(file)), config_(std::move(config)) {}
+  GgufSource(std::unique_ptr<GgufFile> file, ModelConfig config)
+      : file_(std::move(file)),
+        config_(std::move(config)),
+        family_(*FindFamily(config_.family)) {}
 
   bool Has(const std::string& name) const override { return file_->Find(ToGgufName(name)) != nullptr; }
   absl::StatusOr<ModelConfig> Config() const override { return config_; }
@@ -67,26 +90,32 @@ class GgufSource final : public TensorSource {
 
  protected:
   absl::StatusOr<Raw> Find(const std::string& name) const override {
-    const GgufTensor* tensor = file_->Find(ToGgufName(name));
-    if (!tensor) return BadModel(absl::StrCat("the file has no tensor '", ToGgufName(name), "' (", name, ")"));
+    const FilePart part = FindFilePart(config_, name);
+    const GgufTensor* tensor = file_->Find(ToGgufName(part.name));
+    if (!tensor) return BadModel(absl::StrCat("the file has no tensor '", ToGgufName(part.name), "' (", name, ")"));
     Raw raw;
+    raw.tensor = part.name;
     raw.shape = tensor->shape;
     raw.entry.type = tensor->type;
     raw.entry.bytes = tensor->bytes;
-    if (absl::EndsWith(name, "q_proj.weight") || absl::EndsWith(name, "k_proj.weight")) {
+    ATTUNE_RETURN_IF_ERROR(TakePart(part, &raw));
+    if (family_.gguf_interleaves_rows && (absl::StrContains(name, ".q_proj.") || absl::StrContains(name, ".k_proj."))) {
       raw.entry.interleaved_head_dim = config_.head_dim;
     }
     return raw;
   }
   std::vector<std::pair<std::string, std::string>> Names() const override {
     std::vector<std::pair<std::string, std::string>> names;
-    for (const GgufTensor& tensor : file_->tensors()) names.emplace_back(tensor.name, ToHuggingFaceName(tensor.name));
+    for (const GgufTensor& tensor : file_->tensors()) {
+      names.emplace_back(tensor.name, ToHuggingFaceName(tensor.name, family_.fuses_projections));
+    }
     return names;
   }
 
  private:
   const std::unique_ptr<GgufFile> file_;
   const ModelConfig config_;
+  const ModelFamily& family_;
 };
 
 class SafetensorsSource final : public TensorSource {
@@ -99,17 +128,20 @@ class SafetensorsSource final : public TensorSource {
 
  protected:
   absl::StatusOr<Raw> Find(const std::string& name) const override {
-    const SafetensorsTensor* tensor = file_->Find(name);
-    if (!tensor) return BadModel(absl::StrCat("the files have no tensor '", name, "'"));
+    const FilePart part = FindFilePart(config_, name);
+    const SafetensorsTensor* tensor = file_->Find(part.name);
+    if (!tensor) return BadModel(absl::StrCat("the files have no tensor '", part.name, "'"));
     Raw raw;
+    raw.tensor = part.name;
     raw.shape = tensor->shape;
     raw.entry.bytes = tensor->bytes;
     switch (tensor->type) {
       case SafetensorsType::kF32: raw.entry.type = GgmlType::kF32; break;
       case SafetensorsType::kF16: raw.entry.type = GgmlType::kF16; break;
       case SafetensorsType::kBF16: raw.entry.type = GgmlType::kBF16; break;
-      default: return BadModel(absl::StrCat("tensor '", name, "' is not of type F32, F16 or BF16"));
+      default: return BadModel(absl::StrCat("tensor '", part.name, "' is not of type F32, F16 or BF16"));
     }
+    ATTUNE_RETURN_IF_ERROR(TakePart(part, &raw));
     return raw;
   }
   std::vector<std::pair<std::string, std::string>> Names() const override {
@@ -157,8 +189,20 @@ absl::StatusOr<TensorSource::Entry> TensorSource::Get(const std::string& name, i
   raw.entry.name = name;
   raw.entry.rows = std::max<int64_t>(rows, 1);
   raw.entry.columns = columns;
-  used_.insert(name);
+  used_.insert(raw.tensor);
   return raw.entry;
+}
+
+absl::Status TensorSource::TakePart(const FilePart& part, Raw* raw) {
+  if (part.all_rows == 0) return absl::OkStatus();
+  if (raw->shape.size() != 2 || raw->shape[0] != part.all_rows) {
+    return BadModel(absl::StrCat("tensor '", part.name, "' has shape [", absl::StrJoin(raw->shape, ", "), "], not ",
+                                 part.all_rows, " rows as the configuration says"));
+  }
+  const int64_t row_bytes = static_cast<int64_t>(raw->entry.bytes.size()) / part.all_rows;
+  raw->entry.bytes = raw->entry.bytes.substr(part.row * row_bytes, part.rows * row_bytes);
+  raw->shape[0] = part.rows;
+  return absl::OkStatus();
 }
 
 absl::Status TensorSource::CheckAllUsed() const {

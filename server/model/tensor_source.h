@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "server/model/config.h"
+#include "server/model/file_modules.h"
 #include "server/model/weights/gguf.h"
 #include "server/model/weights/safetensors.h"
 
@@ -26,7 +27,8 @@ class TensorSource {
     int64_t rows = 0, columns = 0;
     GgmlType type = GgmlType::kF32;  // safetensors' types map onto the plain ones
     absl::string_view bytes;
-    int64_t interleaved_head_dim = 0;  // > 0: rows of each head are in GGUF's rotary order
+    // > 0: rows of each head are in GGUF's rotary order; of a bias, its values.
+    int64_t interleaved_head_dim = 0;
     int64_t row_bytes() const { return static_cast<int64_t>(bytes.size()) / rows; }
     // Where the file keeps row `row` of the Hugging Face order.
     int64_t FileRow(int64_t row) const;
@@ -55,7 +57,10 @@ class TensorSource {
   struct Raw {
     Entry entry;
     std::vector<int64_t> shape;
+    std::string tensor;  // of Names: that which holds it
   };
+  // Leaves of `raw` the rows that are the part. BAD_MODEL if the tensor has not as many as it should.
+  static absl::Status TakePart(const FilePart& part, Raw* raw);
   virtual absl::StatusOr<Raw> Find(const std::string& name) const = 0;
   // File names of all tensors, with the Hugging Face name each answers to (empty: none).
   virtual std::vector<std::pair<std::string, std::string>> Names() const = 0;

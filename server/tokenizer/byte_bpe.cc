@@ -5,6 +5,7 @@
 
 #include "common/error.h"
 #include "server/tokenizer/byte_alphabet.h"
+#include "server/tokenizer/nfc.h"
 #include "server/tokenizer/pretokenizer.h"
 
 namespace attune {
@@ -34,7 +35,11 @@ class ByteBpe : public VocabularyTokenizer {
 
  protected:
   void EncodeText(absl::string_view text, bool first, std::vector<int32_t>* ids) const override {
-    std::string prefixed;
+    std::string normalized, prefixed;
+    if (options_.normalizes) {
+      normalized = ToNfc(text);
+      text = normalized;
+    }
     if (options_.add_prefix_space && text[0] != ' ') {
       prefixed = " " + std::string(text);
       text = prefixed;

@@ -14,6 +14,7 @@ namespace attune {
 struct ByteBpeOptions {
   std::vector<std::string> patterns;  // see pretokenizer.h
   bool ignore_merges = false;         // a word that is a token is taken whole
+  bool normalizes = false;            // text comes into normalization form C first
   bool add_prefix_space = false;      // texts that do not begin with a space get one
   int32_t unk_id = -1;                // for bytes that the vocabulary lacks; -1: left out
 };

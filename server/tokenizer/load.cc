@@ -80,7 +80,8 @@ absl::StatusOr<std::unique_ptr<VocabularyTokenizer>> LoadByteBpe(const GgufFile&
     merges.emplace_back(line.substr(0, space), line.substr(space + 1));
   }
   return MakeByteBpe(std::move(vocabulary), merges,
-                     {rule->patterns, rule->ignore_merges, /*add_prefix_space=*/false, settings->unk_id});
+                     {rule->patterns, rule->ignore_merges, rule->normalizes, /*add_prefix_space=*/false,
+                      settings->unk_id});
 }
 
 absl::StatusOr<std::unique_ptr<VocabularyTokenizer>> LoadSentencePiece(const GgufFile& file,

@@ -59,7 +59,7 @@ const PretokenizerRule* FindPretokenizerRule(absl::string_view name) {
       {"smollm", {R"(\p{N})", kGpt2}},
       {"llama-bpe", {kLlama3}, true, true},
       {"llama3", {kLlama3}, true, true},
-      {"qwen2", {kQwen2}},
+      {"qwen2", {kQwen2}, false, false, true},
   };
   for (const PretokenizerRule& rule : *rules) {
     if (rule.name == name) return &rule;

@@ -17,6 +17,7 @@ struct PretokenizerRule {
   std::vector<std::string> patterns;
   bool ignore_merges = false;  // a word that is a token is taken whole
   bool adds_bos = false;       // texts begin with the first token unless the file says no
+  bool normalizes = false;     // text comes into Unicode's normalization form C first
 };
 
 // Null if the name is not known.

@@ -68,6 +68,8 @@ absl::Status ReadNormalizers(const json& root, Recipe* recipe) {
     } else if (type == "Replace" && TextOf(Member(Member(part, "pattern"), "String")) == " " &&
                TextOf(Member(part, "content")) == kMark) {
       recipe->mark_spaces = true;
+    } else if (type == "NFC" && parts.size() == 1) {
+      recipe->bytes.normalizes = true;
     } else {
       return Unknown("normalizer", part);
     }
@@ -135,7 +137,12 @@ absl::Status ReadPretokenizers(const json& root, Recipe* recipe) {
       return Unknown("pre_tokenizer", part);
     }
   }
-  if (recipe->byte_level && recipe->has_normalizer) return UnsupportedTokenizer("a normalizer before byte-level BPE");
+  if (recipe->byte_level && recipe->has_normalizer && !recipe->bytes.normalizes) {
+    return UnsupportedTokenizer("a normalizer other than NFC before byte-level BPE");
+  }
+  if (!recipe->byte_level && recipe->bytes.normalizes) {
+    return UnsupportedTokenizer("normalizer \"NFC\" without byte-level BPE");
+  }
   if (!recipe->byte_level && !recipe->bytes.patterns.empty()) {
     return UnsupportedTokenizer("a splitting pre_tokenizer without \"ByteLevel\"");
   }

@@ -8,6 +8,7 @@
 #include "server/adapters/packed_ops.h"
 #include "server/model/kernels/cross_entropy.h"
 #include "server/model/kernels/elementwise.h"
+#include "server/model/kernels/head_norm.h"
 #include "server/model/kernels/rows.h"
 
 namespace attune {
@@ -17,6 +18,7 @@ using at::Tensor;
 struct DirectPass::LayerState {
   Keep keep = Keep::kAll;
   Tensor x, inverse_rms1, normed1;
+  HeadNormState heads;
   AttentionState attention;
   Tensor x2, inverse_rms2, normed2, gate_up, inner;
   std::array<Tensor, kLinears> u;  // LoRA's inner products, T x R
@@ -24,7 +26,8 @@ struct DirectPass::LayerState {
 
 int64_t KeptBytesPerToken(const ModelConfig& config, Keep keep, int64_t element) {
   const int64_t cheap = 2 * config.hidden + config.intermediate, gate_up = 2 * config.intermediate;
-  const int64_t rest = config.hidden + config.qkv_size() + config.q_size();  // x2, q/k/v, attention's output
+  int64_t rest = config.hidden + config.qkv_size() + config.q_size();  // x2, q/k/v, attention's output
+  if (config.qk_norm) rest += config.q_size() + config.kv_size();      // q and k before their norms
   if (keep == Keep::kHost) return 0;
   int64_t values = config.hidden;  // the input
   if (keep != Keep::kInput && keep != Keep::kInputWhole) values += rest;
@@ -67,6 +70,9 @@ DirectPass::DirectPass(const BaseModel* base, const Method* method, const FlatPa
     const LayerWeights& layer = base->weights.layers[i];
     attention_norms_.push_back(MakeNorm(layer.attention_norm_D, trained.layers[i].attention_norm_D));
     ffn_norms_.push_back(MakeNorm(layer.ffn_norm_D, trained.layers[i].ffn_norm_D));
+    if (!base->config.qk_norm) continue;
+    q_norms_.push_back(MakeNorm(layer.q_norm_A, trained.layers[i].q_norm_A));
+    k_norms_.push_back(MakeNorm(layer.k_norm_A, trained.layers[i].k_norm_A));
   }
   final_norm_ = MakeNorm(base->weights.final_norm_D, trained.final_norm_D);
   if (trained.embedding_VD.defined()) embedding_gradient_VD_ = parameters->Gradient(trained.embedding_VD);
@@ -86,7 +92,11 @@ int64_t DirectPass::LowestLayer() const {
   const TrainedWeights* trained = method_->trained_weights();
   for (int64_t i = 0; i < base_->config.layers; ++i) {
     if (products_.Trains(i)) return i;
-    if (trained && (trained->layers[i].attention_norm_D.defined() || trained->layers[i].ffn_norm_D.defined())) return i;
+    if (!trained) continue;
+    const TrainedWeights::Layer& layer = trained->layers[i];
+    for (const Tensor* norm : {&layer.attention_norm_D, &layer.ffn_norm_D, &layer.q_norm_A, &layer.k_norm_A}) {
+      if (norm->defined()) return i;
+    }
   }
   return base_->config.layers;
 }
@@ -116,6 +126,18 @@ bool DirectPass::InChunks(const LayerState& s) const {
   return (s.keep == Keep::kInput || s.keep == Keep::kHost) && s.x.size(0) > kFeedForwardRows;
 }
 
+void DirectPass::NormHeads(int64_t layer, const Tensor& qkv, LayerState* s) const {
+  if (q_norms_.empty()) return;
+  HeadNormsForward(qkv, AttentionShapeOf(base_->config), q_norms_[layer].weight_D, k_norms_[layer].weight_D,
+                   base_->config.rms_epsilon, &s->heads);
+}
+
+void DirectPass::NormHeadsBackward(int64_t layer, const Tensor& dqkv, const LayerState& s) const {
+  if (q_norms_.empty()) return;
+  const Norm &q = q_norms_[layer], &k = k_norms_[layer];
+  HeadNormsBackward(dqkv, AttentionShapeOf(base_->config), q.weight_D, k.weight_D, s.heads, q.gradient_D, k.gradient_D);
+}
+
 void DirectPass::PlacePrefix(int64_t layer, const PassBatch& batch, const Tensor& qkv) const {
   if (!method_->prefix()) return;
   const Tensor& ids = batch.tokens_T;
@@ -137,6 +159,7 @@ Tensor DirectPass::ForwardAttention(int64_t layer, const PassBatch& batch, Layer
     s->normed1 = RmsNormForward(s->x, attention_norms_[layer].weight_D, base_->config.rms_epsilon, &s->inverse_rms1);
   }
   const Tensor qkv = Multiply(layer, Linear::kQkv, s->normed1, s);
+  NormHeads(layer, qkv, s);
   PlacePrefix(layer, batch, qkv);
   if (InChunks(*s)) s->normed1 = Tensor();
   const Tensor attended =
@@ -155,6 +178,7 @@ Tensor DirectPass::Forward(int64_t layer, const PassBatch& batch, LayerState* s)
   if (InChunks(*s)) {
     s->x2 = s->x + ForwardAttention(layer, batch, s);
     s->attention = {};
+    s->heads = {};
     return ForwardInChunks(layer, s->x2);
   }
   ForwardToInner(layer, batch, s);
@@ -246,8 +270,10 @@ Tensor DirectPass::Backward(int64_t layer, const PassBatch& batch, const Tensor&
   const Tensor dqkv =
       PackedAttentionBackward(dattended, s->attention, AttentionShapeOf(base_->config), rope_, batch.sequences);
   PrefixBackward(layer, batch, dqkv);
+  NormHeadsBackward(layer, dqkv, *s);
   dattended = Tensor();
   s->attention = {};
+  s->heads = {};
   if (!s->normed1.defined()) {
     s->normed1 = RmsNormForward(s->x, attention_norms_[layer].weight_D, base_->config.rms_epsilon, &s->inverse_rms1);
   }
@@ -300,9 +326,9 @@ void DirectPass::ClearGradients() const {
     Tensor(parameters_->gradients()).zero_();
     return;
   }
-  for (size_t i = 0; i < attention_norms_.size(); ++i) {
-    for (Tensor gradient : {attention_norms_[i].gradient_D, ffn_norms_[i].gradient_D}) {
-      if (gradient.defined()) gradient.zero_();
+  for (const std::vector<Norm>* norms : {&attention_norms_, &ffn_norms_, &q_norms_, &k_norms_}) {
+    for (const Norm& norm : *norms) {
+      if (norm.gradient_D.defined()) Tensor(norm.gradient_D).zero_();
     }
   }
   for (Tensor gradient : {final_norm_.gradient_D, embedding_gradient_VD_, head_gradient_VD_}) {

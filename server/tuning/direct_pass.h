@@ -83,6 +83,9 @@ class DirectPass {
   // The embedded tokens, with everything ready for the layers.
   at::Tensor Begin(PassBatch* batch, bool replaces);
   bool InChunks(const LayerState& state) const;
+  // Norms of queries and keys, where the model has them: in place, and from the gradients of what they made.
+  void NormHeads(int64_t layer, const at::Tensor& qkv_TE, LayerState* state) const;
+  void NormHeadsBackward(int64_t layer, const at::Tensor& dqkv_TE, const LayerState& state) const;
   // Puts a prefix's keys and values where the layer computed some for its tokens.
   void PlacePrefix(int64_t layer, const PassBatch& batch, const at::Tensor& qkv_TE) const;
   // Takes their gradients out of the product's.
@@ -118,7 +121,7 @@ class DirectPass {
   const at::ScalarType type_;
   const RopeTable rope_;
   PassProducts products_;
-  std::vector<Norm> attention_norms_, ffn_norms_;
+  std::vector<Norm> attention_norms_, ffn_norms_, q_norms_, k_norms_;  // the latter two: empty without them
   Norm final_norm_;
   HostStore host_;
   std::function<void()> pause_;

@@ -27,14 +27,21 @@ int64_t StateBytes(const MemoryInputs& inputs) {
 // Of one token, in bytes.
 struct TokenBytes {
   int64_t hidden, qkv, q, inner;  // rows of these widths
+  int64_t normed_heads;           // queries and keys that are normed
   int64_t statistics;             // norms' and attention's, fp32, and LoRA's inner products: kept with the layer
   int64_t workspace;              // of attention's gradient
 };
 
 TokenBytes TokenBytesOf(const ModelConfig& config, const MemoryInputs& inputs) {
   const int64_t element = ElementBytes(inputs);
-  TokenBytes bytes{config.hidden * element, config.qkv_size() * element, config.q_size() * element,
-                   config.intermediate * element, 8 + 4 * config.heads + kProjections * inputs.lora_rank * element, 0};
+  const int64_t normed = config.qk_norm ? config.heads + config.kv_heads : 0;
+  TokenBytes bytes{.hidden = config.hidden * element,
+                   .qkv = config.qkv_size() * element,
+                   .q = config.q_size() * element,
+                   .inner = config.intermediate * element,
+                   .normed_heads = normed * config.head_dim * element,
+                   .statistics = 8 + 4 * (config.heads + normed) + kProjections * inputs.lora_rank * element,
+                   .workspace = 0};
   if (inputs.on_gpu && inputs.bfloat16) {
     // dq adds up in fp32, as do dk and dv of each query head where heads share keys; and a row sum.
     const int64_t shared = config.heads == config.kv_heads ? 0 : 2 * bytes.q;
@@ -47,12 +54,14 @@ TokenBytes TokenBytesOf(const ModelConfig& config, const MemoryInputs& inputs) {
 // recomputation, of the feed-forward part and of attention's.
 int64_t BackwardBytes(const TokenBytes& token, Keep keep, int64_t tokens) {
   const bool input_only = keep == Keep::kInput || keep == Keep::kHost;  // never kInputWhole: that is passing
-  const int64_t whole = 4 * token.hidden + token.qkv + token.q + 3 * token.inner;
+  const int64_t whole = 4 * token.hidden + token.qkv + token.q + token.normed_heads + 3 * token.inner;
   if (input_only && tokens > DirectPass::kFeedForwardRows) {
     const int64_t rows = DirectPass::kFeedForwardRows;
     // x, x2, dy and dx2 whole, q/k/v and attention's output; the rest a chunk at a time.
-    const int64_t feed_forward = tokens * (4 * token.hidden + token.qkv + token.q) + rows * 6 * token.inner;
-    const int64_t attention = tokens * (4 * token.hidden + 3 * token.qkv + 2 * token.q + token.workspace);
+    const int64_t feed_forward =
+        tokens * (4 * token.hidden + token.qkv + token.q + token.normed_heads) + rows * 6 * token.inner;
+    const int64_t attention =
+        tokens * (4 * token.hidden + 3 * token.qkv + 2 * token.q + 3 * token.normed_heads + token.workspace);
     return std::max(feed_forward, attention) + tokens * token.statistics;
   }
   int64_t restored = 0;
@@ -60,7 +69,8 @@ int64_t BackwardBytes(const TokenBytes& token, Keep keep, int64_t tokens) {
   if (keep == Keep::kNoCheap || keep == Keep::kNoGateUp) restored = 2 * token.hidden + token.inner;
   if (keep == Keep::kNoGateUp) restored += 2 * token.inner;
   const int64_t feed_forward = token.hidden + 3 * token.inner;
-  const int64_t attention = 2 * token.hidden + token.q + 2 * token.qkv + token.workspace - 3 * token.inner;
+  const int64_t attention =
+      2 * token.hidden + token.q + 2 * token.qkv + 2 * token.normed_heads + token.workspace - 3 * token.inner;
   return tokens * (restored + std::max(feed_forward, attention));
 }
 

@@ -31,6 +31,8 @@ struct PassProducts::Product {
   Tensor a_RI, da_RI;      // all A's that read the product's input
   std::vector<LoraTerm> terms;
   std::vector<TrainedRows> trained;
+  Tensor bias_O;  // undefined where there is none; with values that train: put together from frozen and trained ones
+  std::vector<TrainedRows> trained_biases;
   std::vector<Scale> outputs;
   Scale inputs;  // undefined where there is none
 };
@@ -52,6 +54,7 @@ PassProducts::PassProducts(const BaseModel* base, const Method* method, const Fl
     }
     if (lora) AddLora(*lora, layer);
     if (trained) AddTrained(trained->layers[layer], layer);
+    AddBiases(trained ? trained->layers[layer].biases : std::array<Tensor, kProjections>{}, layer);
     if (method->ia3()) AddScales(method->ia3()->layers[layer], layer);
   }
 }
@@ -108,6 +111,21 @@ void PassProducts::AddTrained(const TrainedWeights::Layer& trained, int64_t laye
   }
 }
 
+void PassProducts::AddBiases(const std::array<Tensor, kProjections>& trained, int64_t layer) {
+  const LayerWeights& weights = base_->weights.layers[layer];
+  for (int i = 0; i < kLinears; ++i) {
+    if (weights.bias[i].defined()) products_[layer][i].bias_O = weights.bias[i].to(type_);
+  }
+  for (int p = 0; p < kProjections; ++p) {
+    if (!trained[p].defined()) continue;
+    const ProjectionSlice slice = SliceOf(base_->config, static_cast<Projection>(p));
+    Product& product = products_[layer][static_cast<int>(slice.linear)];
+    if (product.trained_biases.empty()) product.bias_O = product.bias_O.clone();  // Begin writes to it
+    product.trained_biases.push_back(
+        {slice.row, parameters_->Computed(trained[p]), parameters_->Gradient(trained[p])});
+  }
+}
+
 void PassProducts::AddScales(const Ia3Adapter::Layer& scales, int64_t layer) {
   auto scale_of = [&](const Tensor& leaf, int64_t column) {
     return Product::Scale{column, parameters_->Computed(leaf), parameters_->Gradient(leaf)};
@@ -122,7 +140,7 @@ void PassProducts::AddScales(const Ia3Adapter::Layer& scales, int64_t layer) {
 
 bool PassProducts::Trains(int64_t layer) const {
   for (const Product& product : products_[layer]) {
-    if (!product.terms.empty() || !product.trained.empty()) return true;
+    if (!product.terms.empty() || !product.trained.empty() || !product.trained_biases.empty()) return true;
     if (!product.outputs.empty() || product.inputs.computed.defined()) return true;
   }
   return false;
@@ -144,6 +162,9 @@ void PassProducts::Begin(const StepSeed& seed, bool replaces, const Tensor& fore
   dropout_ = trained_dropout_;
   for (auto& layer : products_) {
     for (Product& product : layer) {
+      for (const Product::TrainedRows& values : product.trained_biases) {
+        product.bias_O.narrow(0, values.first_row, values.computed.size(0)).copy_(values.computed);
+      }
       if (!product.is_joined) continue;
       for (const Product::TrainedRows& rows : product.trained) {
         product.weight_OI.narrow(0, rows.first_row, rows.computed.size(0)).copy_(rows.computed);
@@ -174,6 +195,7 @@ Tensor PassProducts::Multiply(int64_t layer, Linear which, const Tensor& x, Tens
   const Product& product = At(layer, which);
   const Tensor& scale = product.inputs.computed;
   Tensor y = MatMul(scale.defined() ? x * scale : x, As::kIs, Weight(layer, which), As::kTransposed);
+  if (product.bias_O.defined()) y.add_(product.bias_O);
   for (const Product::Scale& out : product.outputs) y.narrow(1, out.first_column, out.computed.size(0)).mul_(out.computed);
   if (product.terms.empty()) return y;
   if (!u->defined()) *u = Shrink(product, Dropped(product, x, first_row), first_row);
@@ -191,11 +213,23 @@ Tensor PassProducts::ScalesBackward(const Product& product, const Tensor& weight
   for (const Product::Scale& out : product.outputs) {
     const int64_t columns = out.computed.size(0);
     const Tensor part = before.narrow(1, out.first_column, columns);
-    const Tensor y = MatMul(x, As::kIs, weight.narrow(0, out.first_column, columns), As::kTransposed);
+    Tensor y = MatMul(x, As::kIs, weight.narrow(0, out.first_column, columns), As::kTransposed);
+    if (product.bias_O.defined()) y.add_(product.bias_O.narrow(0, out.first_column, columns));
     Tensor(out.gradient).add_(at::sum(part * y, 0, false, at::kFloat));
     part.mul_(out.computed);
   }
   return before;
+}
+
+void PassProducts::BiasBackward(const Product& product, const Tensor& dy, int64_t first_row) const {
+  for (const Product::TrainedRows& values : product.trained_biases) {
+    const Tensor sum = at::sum(dy.narrow(1, values.first_row, values.gradient.size(0)), 0, false, at::kFloat);
+    if (replaces_ && first_row == 0) {
+      Tensor(values.gradient).copy_(sum);
+    } else {
+      Tensor(values.gradient).add_(sum);
+    }
+  }
 }
 
 Tensor PassProducts::MultiplyBackward(int64_t layer, Linear which, const Tensor& dy_TO, const Tensor& x,
@@ -215,6 +249,7 @@ Tensor PassProducts::MultiplyBackward(int64_t layer, Linear which, const Tensor&
     const Tensor dy_rows = dy.narrow(1, rows.first_row, rows.gradient.size(0));
     MatMul(dy_rows, As::kTransposed, x, As::kIs, 1, replaces_ && first_row == 0 ? 0 : 1, rows.gradient);
   }
+  BiasBackward(product, dy, first_row);
   if (product.terms.empty()) return dx;
   const Tensor dropped = Dropped(product, x, first_row);
   if (!u_TR->defined()) *u_TR = Shrink(product, dropped, first_row);

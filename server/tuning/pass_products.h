@@ -33,7 +33,7 @@ class PassProducts {
   // Until the next Begin.
   void TurnDropoutOff() { dropout_ = 0; }
 
-  // x W^T, T x O. `u_TR`, LoRA's inner product, is used if it is defined, else made; it
+  // x W^T + b, T x O. `u_TR`, LoRA's inner product, is used if it is defined, else made; it
   // stays undefined where the product has no LoRA.
   // Where rows come in chunks, `first_row` says where x stands: dropout's mask is the whole matrix's.
   at::Tensor Multiply(int64_t layer, Linear which, const at::Tensor& x_TI, at::Tensor* u_TR, int64_t first_row = 0);
@@ -50,7 +50,10 @@ class PassProducts {
 
   void AddLora(const LoraAdapter& lora, int64_t layer);
   void AddTrained(const TrainedWeights::Layer& trained, int64_t layer);
+  void AddBiases(const std::array<at::Tensor, kProjections>& trained, int64_t layer);
   void AddScales(const Ia3Adapter::Layer& scales, int64_t layer);
+  // Adds, or on a step's first pass puts, the gradients of biases that train.
+  void BiasBackward(const Product& product, const at::Tensor& dy_TO, int64_t first_row) const;
   // dy before the outputs' scales, whose gradients it adds.
   at::Tensor ScalesBackward(const Product& product, const at::Tensor& weight_OI, const at::Tensor& dy_TO,
                             const at::Tensor& x_TI) const;

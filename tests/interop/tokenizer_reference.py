@@ -114,6 +114,8 @@ def byte_level_directories(folder, backend):
             [pre_tokenizers.Split(Regex(pattern), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     for name, split in splits.items():
         backend.pre_tokenizer = split
+        if name == "qwen2":
+            backend.normalizer = normalizers.NFC()
         save_directory(folder, name, backend, config)
 
 
@@ -275,6 +277,50 @@ ZEPHYR_STYLE = """{% for message in messages %}
 {% endfor %}
 """
 
+# Reasoning that is left out of earlier turns, found from the end; answers of tools joined in one turn.
+QWEN3_STYLE = """{%- if tools %}{{- 'TOOLS' }}{%- elif messages and messages[0].role == 'system' %}
+    {{- '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}
+{%- endif %}
+{%- set ns = namespace(searching=true, last=messages|length - 1) %}
+{%- for message in messages[::-1] %}
+    {%- set place = (messages|length - 1) - loop.index0 %}
+    {%- if ns.searching and message.role == "user" and message.content is string and not(message.content.startswith('<t>') and message.content.endswith('</t>')) %}
+        {%- set ns.searching = false %}
+        {%- set ns.last = place %}
+    {%- endif %}
+{%- endfor %}
+{%- for message in messages %}
+    {%- if message.content is string %}{%- set content = message.content %}{%- else %}{%- set content = '' %}{%- endif %}
+    {%- if (message.role == "user") or (message.role == "system" and not loop.first) %}
+        {{- '<|im_start|>' + message.role + '\\n' + content + '<|im_end|>' + '\\n' }}
+    {%- elif message.role == "assistant" %}
+        {%- set thoughts = '' %}
+        {%- if message.reasoning_content is defined and message.reasoning_content is not none %}
+            {%- set thoughts = message.reasoning_content %}
+        {%- elif '</think>' in content %}
+            {%- set thoughts = content.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n') %}
+            {%- set content = content.split('</think>')[-1].lstrip('\\n') %}
+        {%- endif %}
+        {%- if loop.index0 > ns.last and (loop.last or (not loop.last and thoughts)) %}
+            {{- '<|im_start|>' + message.role + '\\n<think>\\n' + thoughts.strip('\\n') + '\\n</think>\\n\\n' + content.lstrip('\\n') }}
+        {%- else %}
+            {{- '<|im_start|>' + message.role + '\\n' + content }}
+        {%- endif %}
+        {%- if message.tool_calls %}{%- for call in message.tool_calls %}{{- call.name }}{%- endfor %}{%- endif %}
+        {{- '<|im_end|>\\n' }}
+    {%- elif message.role == "tool" %}
+        {%- if loop.first or (messages[loop.index0 - 1].role != "tool") %}{{- '<|im_start|>user' }}{%- endif %}
+        {{- '\\n<t>\\n' + content + '\\n</t>' }}
+        {%- if loop.last or (messages[loop.index0 + 1].role != "tool") %}{{- '<|im_end|>\\n' }}{%- endif %}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+    {%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}
+{%- endif %}"""
+
+PHI3_STYLE = """{% for message in messages %}{% if message['role'] == 'system' and message['content'] %}{{'<|system|>\\n' + message['content'] + '<|end|>\\n'}}{% elif message['role'] == 'user' %}{{'<|user|>\\n' + message['content'] + '<|end|>\\n'}}{% elif message['role'] == 'assistant' %}{{'<|assistant|>\\n' + message['content'] + '<|end|>\\n'}}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% else %}{{ eos_token }}{% endif %}"""
+
 # Everything at once: what other templates use here and there.
 MIXED_STYLE = """{%- set roles = {'user': 'U', "assistant": 'A'} -%}
 {% for message in messages if message.role != 'system' %}
@@ -304,6 +350,8 @@ CONVERSATIONS = [
     [("user", "é 😀 中文 \u00a0"), ("assistant", "'quotes' \"double\" \\ back\\slash"), ("user", "{{ x }} {% y %}")],
     [("user", "")],
     [("assistant", "I begin"), ("user", "no")],
+    [("user", "why?"), ("assistant", "<think>\nwell\n</think>\n\nbecause"), ("user", "so?"), ("tool", "1"), ("tool", "2"),
+     ("assistant", "<think>\n\nhm\n</think>\n\nyes")],
     [("user", "a"), ("user", "b")],
     [("system", "only")],
     [],
@@ -319,7 +367,7 @@ def chat_rows(own):
 
     environment.globals["raise_exception"] = raise_exception
     environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
-    for template in (own, CHATML, LLAMA3_STYLE, MISTRAL_STYLE, ZEPHYR_STYLE, MIXED_STYLE):
+    for template in (own, CHATML, LLAMA3_STYLE, MISTRAL_STYLE, ZEPHYR_STYLE, QWEN3_STYLE, PHI3_STYLE, MIXED_STYLE):
         compiled = environment.from_string(template)
         for conversation in CONVERSATIONS:
             for prompt in (False, True):

@@ -80,18 +80,118 @@ TEST(ConfigFromJson, ReadsTheRopeParametersOfTransformers5) {
 
 TEST(ConfigFromJson, RefusesByName) {
   ExpectRefused(With("model_type", "mamba"), "UNSUPPORTED_MODEL", "mamba");
-  ExpectRefused(With("attention_bias", true), "UNSUPPORTED_MODEL", "attention_bias");
-  ExpectRefused(With("mlp_bias", true), "UNSUPPORTED_MODEL", "mlp_bias");
   ExpectRefused(With("hidden_act", "gelu"), "UNSUPPORTED_MODEL", "hidden_act");
   ExpectRefused(With("quantization_config", {{"bits", 4}}), "UNSUPPORTED_MODEL", "quantization_config");
-  ExpectRefused(With("rope_scaling", {{"type", "yarn"}, {"factor", 2}}), "UNSUPPORTED_MODEL", "yarn");
+  ExpectRefused(With("rope_scaling", {{"type", "longrope"}, {"factor", 2}}), "UNSUPPORTED_MODEL", "longrope");
   Json mistral = With("model_type", "mistral");
+  for (const char* key : {"attention_bias", "mlp_bias"}) {
+    mistral[key] = true;
+    ExpectRefused(mistral, "UNSUPPORTED_MODEL", key);
+    mistral.erase(key);
+  }
   mistral["sliding_window"] = 128;
   ExpectRefused(mistral, "UNSUPPORTED_MODEL", "sliding_window");
   mistral["sliding_window"] = 512;
   EXPECT_TRUE(ConfigFromJson(mistral.dump()).ok());
   mistral["sliding_window"] = nullptr;
   EXPECT_TRUE(ConfigFromJson(mistral.dump()).ok());
+}
+
+TEST(ConfigFromJson, ReadsBiases) {
+  ModelConfig plain = *ConfigFromJson(Llama().dump());
+  EXPECT_FALSE(plain.qkv_bias || plain.output_bias || plain.mlp_bias);
+  ModelConfig attention = *ConfigFromJson(With("attention_bias", true).dump());
+  EXPECT_TRUE(attention.qkv_bias && attention.output_bias && !attention.mlp_bias);
+  EXPECT_EQ(attention.Parameters(), plain.Parameters() + 2 * (128 + 64));
+  ModelConfig mlp = *ConfigFromJson(With("mlp_bias", true).dump());
+  EXPECT_TRUE(mlp.mlp_bias && !mlp.qkv_bias && !mlp.output_bias);
+  EXPECT_EQ(mlp.Parameters(), plain.Parameters() + 2 * (2 * 160 + 64));
+}
+
+TEST(ConfigFromJson, ReadsQwen2) {
+  Json json = With("model_type", "qwen2");
+  json["use_sliding_window"] = false;
+  json["sliding_window"] = 128;
+  json["max_window_layers"] = 1;
+  absl::StatusOr<ModelConfig> config = ConfigFromJson(json.dump());
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->family, "qwen2");
+  EXPECT_TRUE(config->qkv_bias);
+  EXPECT_FALSE(config->output_bias || config->mlp_bias || config->qk_norm);
+
+  json["use_sliding_window"] = true;
+  ExpectRefused(json, "UNSUPPORTED_MODEL", "sliding_window");
+  json["sliding_window"] = 512;
+  EXPECT_TRUE(ConfigFromJson(json.dump()).ok()) << "as long as the context";
+  json["sliding_window"] = 128;
+  json["max_window_layers"] = 2;
+  EXPECT_TRUE(ConfigFromJson(json.dump()).ok()) << "in no layer";
+  json["use_sliding_window"] = false;
+  json["layer_types"] = {"full_attention", "full_attention"};
+  EXPECT_TRUE(ConfigFromJson(json.dump()).ok());
+  json["layer_types"] = {"full_attention", "sliding_attention"};
+  ExpectRefused(json, "UNSUPPORTED_MODEL", "sliding_attention");
+  json.erase("layer_types");
+  json["attention_bias"] = true;
+  ExpectRefused(json, "UNSUPPORTED_MODEL", "attention_bias");
+}
+
+TEST(ConfigFromJson, ReadsQwen3) {
+  Json json = With("model_type", "qwen3");
+  absl::StatusOr<ModelConfig> config = ConfigFromJson(json.dump());
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_TRUE(config->qk_norm);
+  EXPECT_FALSE(config->qkv_bias);
+  EXPECT_EQ(config->head_dim, 128) << "whatever the hidden size";
+  json["head_dim"] = 16;
+  json["attention_bias"] = true;
+  config = ConfigFromJson(json.dump());
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_TRUE(config->qkv_bias && config->output_bias);
+  EXPECT_EQ(config->Parameters(), ConfigFromJson(With("attention_bias", true).dump())->Parameters() + 2 * 2 * 16);
+  json["use_sliding_window"] = true;
+  json["sliding_window"] = 128;
+  json["max_window_layers"] = 0;
+  ExpectRefused(json, "UNSUPPORTED_MODEL", "sliding_window");
+}
+
+TEST(ConfigFromJson, ReadsPhi3) {
+  Json json = With("model_type", "phi3");
+  json["original_max_position_embeddings"] = 512;
+  absl::StatusOr<ModelConfig> config = ConfigFromJson(json.dump());
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_FALSE(config->qkv_bias || config->qk_norm);
+  EXPECT_EQ(config->Parameters(), ConfigFromJson(Llama().dump())->Parameters());
+  json["sliding_window"] = 511;
+  ExpectRefused(json, "UNSUPPORTED_MODEL", "sliding_window");
+  json.erase("sliding_window");
+  EXPECT_TRUE(ConfigFromJson(json.dump()).ok()) << "no window";
+  json["partial_rotary_factor"] = 0.75;
+  ExpectRefused(json, "UNSUPPORTED_MODEL", "partial_rotary_factor");
+  json.erase("partial_rotary_factor");
+  for (const char* type : {"longrope", "su", "yarn", "linear"}) {
+    json["rope_scaling"] = {{"type", type}, {"factor", 2.0}};
+    ExpectRefused(json, "UNSUPPORTED_MODEL", "rope scaling of");
+  }
+}
+
+TEST(ConfigFromJson, ReadsYarn) {
+  auto scaling = [](const Json& json) { return ConfigFromJson(With("rope_scaling", json).dump())->rope_scaling; };
+  RopeScaling yarn = scaling({{"type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 128}});
+  EXPECT_EQ(yarn.kind, RopeScaling::Kind::kYarn);
+  EXPECT_DOUBLE_EQ(yarn.original_context, 128);
+  EXPECT_DOUBLE_EQ(yarn.attention_factor, 0.1 * std::log(4.0) + 1);
+  yarn = scaling({{"rope_type", "yarn"}, {"original_max_position_embeddings", 128}});
+  EXPECT_DOUBLE_EQ(yarn.factor, 4) << "the context over the original one";
+  yarn = scaling({{"rope_type", "yarn"}, {"factor", 4.0}});
+  EXPECT_DOUBLE_EQ(yarn.original_context, 512) << "the context";
+  yarn = scaling({{"rope_type", "yarn"}, {"factor", 4.0}, {"mscale", 0.7}, {"mscale_all_dim", 0.5}});
+  EXPECT_DOUBLE_EQ(yarn.attention_factor, (0.07 * std::log(4.0) + 1) / (0.05 * std::log(4.0) + 1));
+  yarn = scaling({{"rope_type", "yarn"}, {"factor", 4.0}, {"mscale", 0.7}, {"attention_factor", 0.9}});
+  EXPECT_DOUBLE_EQ(yarn.attention_factor, 0.9);
+  ExpectRefused(With("rope_scaling", {{"type", "yarn"}, {"factor", 4.0}, {"beta_fast", 1}}), "BAD_MODEL", "beta_fast");
+  ExpectRefused(With("rope_scaling", {{"type", "yarn"}, {"factor", -1.0}}), "BAD_MODEL", "factor");
+  ExpectRefused(With("rope_scaling", {{"type", "yarn"}, {"original_max_position_embeddings", 0}}), "BAD_MODEL", "factor");
 }
 
 TEST(ConfigFromJson, RefusesImpossibleValues) {
@@ -113,11 +213,15 @@ TEST(ConfigFromJson, RefusesImpossibleValues) {
 }
 
 TEST(ConfigToJson, IsReadBack) {
-  for (const char* family : {"llama", "mistral"}) {
+  for (const char* family : {"llama", "mistral", "qwen2", "qwen3", "phi3"}) {
     for (const Json& scaling : {Json(nullptr), Json{{"rope_type", "linear"}, {"factor", 2.5}},
+                                Json{{"rope_type", "yarn"}, {"factor", 4.0}, {"beta_fast", 24.0}, {"mscale", 0.7},
+                                     {"mscale_all_dim", 0.5}, {"truncate", false},
+                                     {"original_max_position_embeddings", 64}},
                                 Json{{"rope_type", "llama3"}, {"factor", 32.0}, {"low_freq_factor", 1.0},
                                      {"high_freq_factor", 4.0}, {"original_max_position_embeddings", 8192}}}) {
       Json json = With("model_type", family);
+      if (family == std::string("phi3") && !scaling.is_null()) continue;
       json["rope_scaling"] = scaling;
       json["head_dim"] = 24;
       absl::StatusOr<ModelConfig> first = ConfigFromJson(json.dump());
@@ -130,6 +234,9 @@ TEST(ConfigToJson, IsReadBack) {
       EXPECT_EQ(second->head_dim, 24);
       EXPECT_EQ(second->rope_scaling.kind, first->rope_scaling.kind);
       EXPECT_EQ(RopeFrequencies(*second), RopeFrequencies(*first));
+      EXPECT_EQ(second->rope_scaling.attention_factor, first->rope_scaling.attention_factor);
+      EXPECT_EQ(second->qkv_bias, first->qkv_bias);
+      EXPECT_EQ(second->Parameters(), first->Parameters());
       EXPECT_TRUE(Json::parse(text)["eos_token_id"].is_null());
     }
   }
@@ -149,6 +256,67 @@ TEST(ConfigFromGguf, ReadsLlama) {
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_FALSE(config->tied_head);
   EXPECT_DOUBLE_EQ(config->rope_theta, 5e5);
+}
+
+// The same shape under another architecture's keys.
+GgufWriter Gguf(const std::string& architecture) {
+  GgufWriter writer;
+  auto key = [&](const char* name) { return architecture + "." + name; };
+  writer.Text("general.architecture", architecture).Int(key("block_count"), 2).Int(key("embedding_length"), 64);
+  writer.Int(key("feed_forward_length"), 160).Int(key("attention.head_count"), 4);
+  writer.Int(key("attention.head_count_kv"), 2).Int(key("context_length"), 512);
+  writer.Floats("token_embd.weight", {300, 64}, std::vector<float>(300 * 64));
+  return writer;
+}
+
+TEST(ConfigFromGguf, ReadsQwen) {
+  absl::StatusOr<ModelConfig> qwen2 = FromGguf(Gguf("qwen2").Real("qwen2.rope.freq_base", 1e6));
+  ASSERT_TRUE(qwen2.ok()) << qwen2.status();
+  EXPECT_EQ(qwen2->family, "qwen2");
+  EXPECT_TRUE(qwen2->qkv_bias && !qwen2->output_bias && !qwen2->qk_norm);
+  EXPECT_DOUBLE_EQ(qwen2->rope_theta, 1e6);
+  absl::StatusOr<ModelConfig> qwen3 =
+      FromGguf(Gguf("qwen3").Int("qwen3.attention.key_length", 32).Int("qwen3.attention.value_length", 32));
+  ASSERT_TRUE(qwen3.ok()) << qwen3.status();
+  EXPECT_TRUE(qwen3->qk_norm && !qwen3->qkv_bias);
+  EXPECT_EQ(qwen3->head_dim, 32);
+  EXPECT_THAT(std::string(FromGguf(Gguf("qwen2").Int("qwen2.expert_count", 8)).status().message()),
+              HasSubstr("qwen2.expert_count"));
+}
+
+TEST(ConfigFromGguf, ReadsPhi3) {
+  absl::StatusOr<ModelConfig> config = FromGguf(Gguf("phi3"));
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->family, "phi3");
+  GgufWriter longrope = Gguf("phi3").Floats("rope_factors_long.weight", {8}, std::vector<float>(8, 2));
+  EXPECT_THAT(std::string(FromGguf(longrope).status().message()), HasSubstr("longrope"));
+  EXPECT_THAT(std::string(FromGguf(Gguf("phi3").Int("phi3.attention.sliding_window", 256)).status().message()),
+              HasSubstr("phi3.attention.sliding_window"));
+}
+
+TEST(ConfigFromGguf, ReadsBiasesWhereTheirTensorsAre) {
+  auto with = [](GgufWriter writer, std::vector<std::string> names) {
+    for (const std::string& name : names) writer.Floats("blk.0." + name + ".bias", {64}, std::vector<float>(64));
+    return FromGguf(writer);
+  };
+  absl::StatusOr<ModelConfig> config = with(LlamaGguf(), {"attn_q", "attn_output", "ffn_down"});
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_TRUE(config->qkv_bias && config->output_bias && config->mlp_bias);
+  EXPECT_THAT(std::string(with(LlamaGguf(), {"attn_q"}).status().message()), HasSubstr("attn_output.bias"));
+  EXPECT_THAT(std::string(with(Gguf("qwen2"), {"attn_output"}).status().message()), HasSubstr("attn_output.bias"));
+  EXPECT_THAT(std::string(with(Gguf("qwen3"), {"ffn_down"}).status().message()), HasSubstr("ffn_down.bias"));
+}
+
+TEST(ConfigFromGguf, ReadsYarn) {
+  GgufWriter writer = Gguf("qwen2").Text("qwen2.rope.scaling.type", "yarn").Real("qwen2.rope.scaling.factor", 4);
+  writer.Int("qwen2.rope.scaling.original_context_length", 128).Real("qwen2.rope.scaling.attn_factor", 0.5);
+  absl::StatusOr<ModelConfig> config = FromGguf(writer);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->rope_scaling.kind, RopeScaling::Kind::kYarn);
+  EXPECT_DOUBLE_EQ(config->rope_scaling.original_context, 128);
+  EXPECT_DOUBLE_EQ(config->rope_scaling.attention_factor, 0.5 * (0.1 * std::log(4.0) + 1));
+  EXPECT_THAT(std::string(FromGguf(writer.Real("qwen2.rope.scaling.yarn_log_multiplier", 0.1)).status().message()),
+              HasSubstr("yarn_log_multiplier"));
 }
 
 TEST(ConfigFromGguf, ReadsScaling) {
@@ -180,7 +348,7 @@ TEST(ConfigFromGguf, RefusesByName) {
   auto message = [](const GgufWriter& writer) { return std::string(FromGguf(writer).status().message()); };
   EXPECT_THAT(message(GgufWriter().Text("general.architecture", "gemma3")), HasSubstr("gemma3"));
   EXPECT_THAT(message(LlamaGguf().Int("llama.expert_count", 8)), HasSubstr("llama.expert_count"));
-  EXPECT_THAT(message(LlamaGguf().Text("llama.rope.scaling.type", "yarn")), HasSubstr("yarn"));
+  EXPECT_THAT(message(LlamaGguf().Text("llama.rope.scaling.type", "longrope")), HasSubstr("longrope"));
   EXPECT_THAT(message(LlamaGguf().Int("llama.attention.sliding_window", 100)), HasSubstr("sliding_window"));
   EXPECT_THAT(message(LlamaGguf().Int("llama.attention.value_length", 32)), HasSubstr("value_length"));
   EXPECT_THAT(message(LlamaGguf().Int("llama.attention.key_length", 32)), HasSubstr("dimension_count"));

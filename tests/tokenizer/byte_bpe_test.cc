@@ -176,6 +176,16 @@ TEST(ByteBpeTest, IgnoreMergesTakesWholeWords) {
   EXPECT_THAT((*tokenizer)->Encode("xyz", false), ElementsAre(256));
 }
 
+TEST(ByteBpeTest, TextIsNormalizedFirstWhereTheRuleSaysSo) {
+  EXPECT_TRUE(FindPretokenizerRule("qwen2")->normalizes);
+  Vocabulary vocabulary = ByteVocabulary({}, {});
+  const auto plain = MakeByteBpe(vocabulary, {}, {{Gpt2Pattern()}});
+  const auto tokenizer = MakeByteBpe(vocabulary, {}, {{Gpt2Pattern()}, /*ignore_merges=*/false, /*normalizes=*/true});
+  ASSERT_TRUE(plain.ok() && tokenizer.ok());
+  EXPECT_EQ((*tokenizer)->Encode("e\xCC\x81", true), (*plain)->Encode("\xC3\xA9", true));
+  EXPECT_NE((*plain)->Encode("e\xCC\x81", true), (*plain)->Encode("\xC3\xA9", true));
+}
+
 TEST(ByteBpeTest, ALongWordIsNotQuadratic) {
   const auto tokenizer = Make({{"a", "a"}, {"aa", "aa"}, {"a", "b"}, {"b", "a"}});
   std::string text;

@@ -252,7 +252,7 @@ TEST_F(LoadDirectoryTest, WhatIsNotSupportedIsNamed) {
     changed[json::json_pointer(pointer)] = value;
     return changed;
   };
-  EXPECT_THAT(LoadMessage(with("/normalizer", {{"type", "NFC"}})), HasSubstr("NFC"));
+  EXPECT_THAT(LoadMessage(with("/normalizer", {{"type", "NFKC"}})), HasSubstr("NFKC"));
   EXPECT_THAT(LoadMessage(with("/pre_tokenizer", {{"type", "Whitespace"}})), HasSubstr("Whitespace"));
   EXPECT_THAT(LoadMessage(with("/model/type", "WordPiece")), HasSubstr("WordPiece"));
   EXPECT_THAT(LoadMessage(with("/model/dropout", 0.1)), HasSubstr("dropout"));

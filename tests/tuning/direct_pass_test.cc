@@ -18,6 +18,7 @@
 #include "tests/testing/gpu.h"
 #include "tests/testing/temp_folder.h"
 #include "tests/testing/tensor_matchers.h"
+#include "tests/testing/tiny_family.h"
 #include "tests/testing/tiny_model.h"
 
 namespace attune {
@@ -30,6 +31,7 @@ struct PassCase {
   MethodSpec spec;
   bool gpu;
   WeightFormat format = WeightFormat::kDense;
+  const char* family = "llama";
 };
 
 LoraSpec Lora(double dropout, std::vector<TargetModule> targets = {}) {
@@ -78,7 +80,11 @@ class DirectPassTest : public ::testing::TestWithParam<PassCase> {
  protected:
   void SetUp() override {
     if (GetParam().gpu && (!FindGpu() || !cuda::Available())) GTEST_SKIP() << "no GPU";
-    TinyModel::WriteGguf(temp_.File("model.gguf"));
+    if (GetParam().family == std::string("llama")) {
+      TinyModel::WriteGguf(temp_.File("model.gguf"));
+    } else {
+      WriteFamilyGguf(temp_.File("model.gguf"), GetParam().family);
+    }
     Make(ComputeTarget::Type::kFloat32);
   }
 
@@ -351,6 +357,30 @@ INSTANTIATE_TEST_SUITE_P(
                       PassCase{"GpuLoraOnSome", Lora(0, kSome), true}, PassCase{"GpuSoftPrompt", Prompt(), true},
                       PassCase{"GpuFull", FullSpec{}, true}, PassCase{"GpuLastLayer", LastLayer(), true},
                       PassCase{"GpuScattered", Scattered(), true}, PassCase{"GpuNorms", Norms(), true}),
+    [](const auto& info) { return std::string(info.param.name); });
+
+constexpr WeightFormat kDense = WeightFormat::kDense;
+
+INSTANTIATE_TEST_SUITE_P(
+    Families, DirectPassTest,
+    ::testing::Values(PassCase{"Qwen2Full", FullSpec{}, false, kDense, "qwen2"},
+                      PassCase{"Qwen2BiasesAndNorms", Norms(), false, kDense, "qwen2"},
+                      PassCase{"Qwen2LastLayer", LastLayer(), false, kDense, "qwen2"},
+                      PassCase{"Qwen2Lora", Lora(0.3), false, kDense, "qwen2"},
+                      PassCase{"Qwen2Ia3OnSome", Scales(kSome), false, kDense, "qwen2"},
+                      PassCase{"Qwen2LoraNf4", Lora(0), false, WeightFormat::kNf4, "qwen2"},
+                      PassCase{"Qwen3Full", FullSpec{}, false, kDense, "qwen3"},
+                      PassCase{"Qwen3BiasesAndNorms", Norms(), false, kDense, "qwen3"},
+                      PassCase{"Qwen3Lora", Lora(0.3), false, kDense, "qwen3"},
+                      PassCase{"Qwen3Prefix", PrefixOf(), false, kDense, "qwen3"},
+                      PassCase{"Qwen3SoftPrompt", Prompt(), false, kDense, "qwen3"},
+                      PassCase{"GpuQwen2Full", FullSpec{}, true, kDense, "qwen2"},
+                      PassCase{"GpuQwen2BiasesAndNorms", Norms(), true, kDense, "qwen2"},
+                      PassCase{"GpuQwen2Lora", Lora(0.3), true, kDense, "qwen2"},
+                      PassCase{"GpuQwen3Full", FullSpec{}, true, kDense, "qwen3"},
+                      PassCase{"GpuQwen3BiasesAndNorms", Norms(), true, kDense, "qwen3"},
+                      PassCase{"GpuQwen3Lora", Lora(0.3), true, kDense, "qwen3"},
+                      PassCase{"GpuQwen3Prefix", PrefixOf(), true, kDense, "qwen3"}),
     [](const auto& info) { return std::string(info.param.name); });
 
 TEST(ChooseKeepTest, KeepsAsMuchAsFits) {

@@ -16,8 +16,8 @@
 
 namespace attune {
 
-std::string PeftModuleName(int64_t layer, Projection projection) {
-  return absl::StrCat("model.layers.", layer, ".", ProjectionPath(projection));
+std::string PeftModuleName(int64_t layer, const FileModule& module) {
+  return absl::StrCat("model.layers.", layer, ".", module.path);
 }
 
 namespace {
@@ -73,10 +73,10 @@ absl::Status SavePeft(const std::string& directory, const Adapter& adapter, cons
   return CatchTorch([&]() -> absl::Status {
     TensorWriter writer;
     nlohmann::ordered_json json;
-    if (adapter.lora) json = SaveLora(*adapter.lora, &writer);
+    if (adapter.lora) json = SaveLora(*adapter.lora, config, &writer);
     if (adapter.soft_prompt) json = SaveSoftPrompt(*adapter.soft_prompt, config, base_model_name, &writer);
     if (adapter.prefix) json = SavePrefix(*adapter.prefix, config, rope, &writer);
-    if (adapter.ia3) json = SaveIa3(*adapter.ia3, &writer);
+    if (adapter.ia3) json = SaveIa3(*adapter.ia3, config, &writer);
     json["task_type"] = "CAUSAL_LM";
     json["base_model_name_or_path"] = base_model_name;
     json["inference_mode"] = true;

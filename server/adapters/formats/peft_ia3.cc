@@ -1,3 +1,5 @@
+#include <ATen/ATen.h>
+
 #include <memory>
 
 #include "absl/strings/str_cat.h"
@@ -10,19 +12,44 @@ namespace {
 std::string ScaleName(const std::string& module) { return absl::StrCat(kPeftPrefix, module, ".ia3_l"); }
 
 // A feed-forward module's scale is (1, in), else (out, 1).
-absl::Status TakeScale(const PeftConfig& peft, const ModelConfig& config, int64_t layer, Projection projection,
-                       TensorReader* reader, Ia3Adapter::Layer* scales) {
-  const std::string module = PeftModuleName(layer, projection);
-  ATTUNE_ASSIGN_OR_RETURN(bool scales_input, peft.feedforward.Match(module));
-  if (scales_input && projection != Projection::kDown) {
-    return UnsupportedAdapter(absl::StrCat("feedforward_modules other than down_proj, '", module, "'"));
+absl::Status TakeScale(const PeftConfig& peft, const ModelConfig& config, const FileModule& module,
+                       const std::string& path, TensorReader* reader, Ia3Adapter::Layer* scales) {
+  ATTUNE_ASSIGN_OR_RETURN(bool scales_input, peft.feedforward.Match(path));
+  if (scales_input && module.linear != Linear::kDown) {
+    return UnsupportedAdapter(absl::StrCat("feedforward_modules other than down_proj, '", path, "'"));
   }
-  at::Tensor& scale = scales_input ? scales->inner_I : scales->output[static_cast<int>(projection)];
-  const int64_t rows = SliceOf(config, projection).rows;
-  ATTUNE_ASSIGN_OR_RETURN(scale, scales_input ? reader->Take(ScaleName(module), {1, config.intermediate})
-                                              : reader->Take(ScaleName(module), {rows, 1}));
-  scale = scale.view({-1});
+  if (scales_input) {
+    ATTUNE_ASSIGN_OR_RETURN(const at::Tensor scale, reader->Take(ScaleName(path), {1, config.intermediate}));
+    scales->inner_I = scale.view({-1});
+    return absl::OkStatus();
+  }
+  ATTUNE_ASSIGN_OR_RETURN(const at::Tensor scale, reader->Take(ScaleName(path), {module.rows, 1}));
+  int64_t row = 0;
+  for (const Projection projection : module.projections) {
+    const int64_t rows = SliceOf(config, projection).rows;
+    scales->output[static_cast<int>(projection)] = scale.narrow(0, row, rows).view({-1});
+    row += rows;
+  }
   return absl::OkStatus();
+}
+
+// The scales of a module's outputs, ones where a projection has none; undefined if none has any.
+at::Tensor Joined(const Ia3Adapter::Layer& scales, const FileModule& module, const ModelConfig& config) {
+  const at::NoGradGuard no_grad;
+  at::TensorOptions options;
+  bool any = false;
+  for (const Projection projection : module.projections) {
+    const at::Tensor& own = scales.output[static_cast<int>(projection)];
+    if (own.defined()) options = own.options();
+    any = any || own.defined();
+  }
+  if (!any) return {};
+  std::vector<at::Tensor> parts;
+  for (const Projection projection : module.projections) {
+    const at::Tensor& own = scales.output[static_cast<int>(projection)];
+    parts.push_back(own.defined() ? own : at::ones({SliceOf(config, projection).rows}, options));
+  }
+  return at::cat(parts);
 }
 
 }  // namespace
@@ -32,15 +59,14 @@ absl::Status LoadIa3(const PeftConfig& peft, const ModelConfig& config, TensorRe
   ia3->layers.resize(config.layers);
   int64_t modules = 0;
   for (int64_t layer = 0; layer < config.layers; ++layer) {
-    for (int p = 0; p < kProjections; ++p) {
-      const Projection projection = static_cast<Projection>(p);
-      const std::string module = PeftModuleName(layer, projection);
-      ATTUNE_ASSIGN_OR_RETURN(bool targeted, peft.targets.Match(module));
-      if (!targeted && reader->Has(ScaleName(module))) {
-        return BadAdapter(absl::StrCat("it has a tensor for '", module, "', which is not in target_modules"));
+    for (const FileModule& module : FileModules(config)) {
+      const std::string path = PeftModuleName(layer, module);
+      ATTUNE_ASSIGN_OR_RETURN(bool targeted, peft.targets.Match(path));
+      if (!targeted && reader->Has(ScaleName(path))) {
+        return BadAdapter(absl::StrCat("it has a tensor for '", path, "', which is not in target_modules"));
       }
       if (!targeted) continue;
-      ATTUNE_RETURN_IF_ERROR(TakeScale(peft, config, layer, projection, reader, &ia3->layers[layer]));
+      ATTUNE_RETURN_IF_ERROR(TakeScale(peft, config, module, path, reader, &ia3->layers[layer]));
       ++modules;
     }
   }
@@ -49,22 +75,22 @@ absl::Status LoadIa3(const PeftConfig& peft, const ModelConfig& config, TensorRe
   return absl::OkStatus();
 }
 
-nlohmann::ordered_json SaveIa3(const Ia3Adapter& ia3, TensorWriter* writer) {
+nlohmann::ordered_json SaveIa3(const Ia3Adapter& ia3, const ModelConfig& config, TensorWriter* writer) {
   std::set<std::string> targets, feedforward;
-  auto add = [&](int64_t layer, Projection projection, const at::Tensor& scale) {
-    const std::string module = PeftModuleName(layer, projection);
-    writer->Add(ScaleName(module), scale);
-    targets.insert(module);
+  auto add = [&](const std::string& path, const at::Tensor& scale) {
+    writer->Add(ScaleName(path), scale);
+    targets.insert(path);
   };
   for (size_t i = 0; i < ia3.layers.size(); ++i) {
-    const int64_t layer = static_cast<int64_t>(i);
     const Ia3Adapter::Layer& scales = ia3.layers[i];
-    for (int p = 0; p < kProjections; ++p) {
-      if (scales.output[p].defined()) add(layer, static_cast<Projection>(p), scales.output[p].view({-1, 1}));
+    for (const FileModule& module : FileModules(config)) {
+      const std::string path = PeftModuleName(static_cast<int64_t>(i), module);
+      const at::Tensor outputs = Joined(scales, module, config);
+      if (outputs.defined()) add(path, outputs.view({-1, 1}));
+      if (module.linear != Linear::kDown || !scales.inner_I.defined()) continue;
+      add(path, scales.inner_I.view({1, -1}));
+      feedforward.insert(path);
     }
-    if (!scales.inner_I.defined()) continue;
-    add(layer, Projection::kDown, scales.inner_I.view({1, -1}));
-    feedforward.insert(PeftModuleName(layer, Projection::kDown));
   }
   return {{"peft_type", "IA3"},
           {"target_modules", targets},

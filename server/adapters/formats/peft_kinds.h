@@ -9,30 +9,32 @@
 #include "server/adapters/adapter.h"
 #include "server/adapters/formats/peft_config.h"
 #include "server/adapters/formats/peft_tensors.h"
+#include "server/model/file_modules.h"
 #include "server/model/kernels/attention.h"
 
 // The kinds of adapters in PEFT's format, for peft.cc alone. Each Load takes its tensors into `adapter`; each
-// Save adds them to `writer` and returns its part of adapter_config.json.
+// Save adds them to `writer` and returns its part of adapter_config.json. PEFT's modules are the family's: where its
+// files fuse projections, one LoRA or scale is theirs together.
 namespace attune {
 
 inline constexpr char kPeftPrefix[] = "base_model.model.";
 inline constexpr char kPromptTensor[] = "prompt_embeddings";
 
 // "model.layers.0.self_attn.q_proj".
-std::string PeftModuleName(int64_t layer, Projection projection);
+std::string PeftModuleName(int64_t layer, const FileModule& module);
 
 // Errors of an adapter's virtual tokens that the base model does not fit.
 absl::Status CheckVirtualTokens(const PeftConfig& peft, int64_t token_dim, const ModelConfig& config);
 
 absl::Status LoadLora(const PeftConfig& peft, const ModelConfig& config, TensorReader* reader, Adapter* adapter);
-nlohmann::ordered_json SaveLora(const LoraAdapter& lora, TensorWriter* writer);
+nlohmann::ordered_json SaveLora(const LoraAdapter& lora, const ModelConfig& config, TensorWriter* writer);
 
 absl::Status LoadSoftPrompt(const PeftConfig& peft, const ModelConfig& config, TensorReader* reader, Adapter* adapter);
 nlohmann::ordered_json SaveSoftPrompt(const SoftPrompt& prompt, const ModelConfig& config, const std::string& base,
                                       TensorWriter* writer);
 
 absl::Status LoadIa3(const PeftConfig& peft, const ModelConfig& config, TensorReader* reader, Adapter* adapter);
-nlohmann::ordered_json SaveIa3(const Ia3Adapter& ia3, TensorWriter* writer);
+nlohmann::ordered_json SaveIa3(const Ia3Adapter& ia3, const ModelConfig& config, TensorWriter* writer);
 
 // In the file keys are as the cache holds them: rotated by the base model's `rope`. A prefix as it was read is
 // turned into what Prefix holds once its values are there.

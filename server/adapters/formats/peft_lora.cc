@@ -1,4 +1,5 @@
-#include <algorithm>
+#include <ATen/ATen.h>
+
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
@@ -8,23 +9,52 @@
 namespace attune {
 namespace {
 
-int64_t InputSize(const ModelConfig& config, Projection projection) {
-  switch (projection) {
-    case Projection::kO: return config.q_size();
-    case Projection::kDown: return config.intermediate;
-    default: return config.hidden;
+// Each projection of a module has the module's A, and its own rows of the module's B.
+absl::Status TakeModule(const PeftConfig& peft, const ModelConfig& config, const FileModule& module,
+                        const std::string& path, TensorReader* reader, std::array<LoraModule, kProjections>* layer) {
+  ATTUNE_ASSIGN_OR_RETURN(const int64_t rank, peft.RankOf(path));
+  ATTUNE_ASSIGN_OR_RETURN(const double scale, peft.ScaleOf(path, rank));
+  const std::string name = absl::StrCat(kPeftPrefix, path);
+  const int64_t in = InputSize(config, module.linear);
+  ATTUNE_ASSIGN_OR_RETURN(const at::Tensor a_RI, reader->Take(name + ".lora_A.weight", {rank, in}));
+  ATTUNE_ASSIGN_OR_RETURN(const at::Tensor b_OR, reader->Take(name + ".lora_B.weight", {module.rows, rank}));
+  int64_t row = 0;
+  for (const Projection projection : module.projections) {
+    const int64_t rows = SliceOf(config, projection).rows;
+    (*layer)[static_cast<int>(projection)] = {a_RI, b_OR.narrow(0, row, rows), scale};
+    row += rows;
   }
+  return absl::OkStatus();
 }
 
-absl::StatusOr<LoraModule> TakeModule(const PeftConfig& peft, const ModelConfig& config, const std::string& module,
-                                      Projection projection, TensorReader* reader) {
-  LoraModule lora;
-  ATTUNE_ASSIGN_OR_RETURN(int64_t rank, peft.RankOf(module));
-  ATTUNE_ASSIGN_OR_RETURN(lora.scale, peft.ScaleOf(module, rank));
-  const std::string name = absl::StrCat(kPeftPrefix, module);
-  ATTUNE_ASSIGN_OR_RETURN(lora.a_RI, reader->Take(name + ".lora_A.weight", {rank, InputSize(config, projection)}));
-  ATTUNE_ASSIGN_OR_RETURN(lora.b_OR, reader->Take(name + ".lora_B.weight", {SliceOf(config, projection).rows, rank}));
-  return lora;
+// The LoRA of a module whose projections have their own: their A's one below the other, and their B's on the
+// diagonal. One A that all share, as PEFT trains it, stays one. Undefined if no projection has any.
+LoraModule Joined(const std::array<LoraModule, kProjections>& layer, const FileModule& module, const ModelConfig& config) {
+  const at::NoGradGuard no_grad;
+  if (module.projections.size() == 1) return layer[static_cast<int>(module.projections[0])];
+  std::vector<at::Tensor> a_parts, b_parts;
+  std::vector<int64_t> first_ranks;  // of each projection
+  int64_t rank = 0;
+  double scale = 0;
+  for (const Projection projection : module.projections) {
+    const LoraModule& own = layer[static_cast<int>(projection)];
+    const bool is_new = own.defined() && (a_parts.empty() || !own.a_RI.is_same(a_parts.back()));
+    if (is_new && a_parts.empty()) scale = own.scale;
+    if (is_new) a_parts.push_back(own.a_RI);
+    if (is_new) rank += own.a_RI.size(0);
+    first_ranks.push_back(own.defined() ? rank - own.a_RI.size(0) : 0);
+  }
+  if (a_parts.empty()) return {};
+  for (size_t i = 0; i < module.projections.size(); ++i) {
+    const LoraModule& own = layer[static_cast<int>(module.projections[i])];
+    at::Tensor b_OR = at::zeros({SliceOf(config, module.projections[i]).rows, rank}, a_parts[0].options());
+    if (own.defined()) {
+      const at::Tensor scaled = own.scale == scale ? own.b_OR : own.b_OR * (own.scale / scale);
+      b_OR.narrow(1, first_ranks[i], own.b_OR.size(1)).copy_(scaled);
+    }
+    b_parts.push_back(std::move(b_OR));
+  }
+  return {at::cat(a_parts), at::cat(b_parts), scale};
 }
 
 // An integer where it is one: PEFT's fields are typed so.
@@ -33,27 +63,20 @@ nlohmann::ordered_json Number(double value) {
   return value;
 }
 
-bool SameModulesInEveryLayer(const LoraAdapter& lora) {
-  for (const auto& layer : lora.layers) {
-    for (int p = 0; p < kProjections; ++p) {
-      if (layer[p].defined() != lora.layers[0][p].defined()) return false;
-    }
-  }
-  return true;
-}
-
 // The modules' last names if every layer has the same, else their whole paths.
-std::vector<std::string> TargetModules(const LoraAdapter& lora) {
-  const bool same = SameModulesInEveryLayer(lora);
-  std::vector<std::string> names;
-  for (size_t layer = 0; layer < (same ? std::min<size_t>(1, lora.layers.size()) : lora.layers.size()); ++layer) {
-    for (int p = 0; p < kProjections; ++p) {
-      if (!lora.layers[layer][p].defined()) continue;
-      const std::string path = PeftModuleName(layer, static_cast<Projection>(p));
-      names.push_back(same ? path.substr(path.rfind('.') + 1) : path);
-    }
+std::vector<std::string> TargetModules(const std::vector<std::vector<std::string>>& paths_of_layers) {
+  auto last_names = [](const std::vector<std::string>& paths) {
+    std::vector<std::string> names;
+    for (const std::string& path : paths) names.push_back(path.substr(path.rfind('.') + 1));
+    return names;
+  };
+  std::vector<std::string> all;
+  bool same = true;
+  for (const std::vector<std::string>& paths : paths_of_layers) {
+    same = same && last_names(paths) == last_names(paths_of_layers[0]);
+    all.insert(all.end(), paths.begin(), paths.end());
   }
-  return names;
+  return same && !paths_of_layers.empty() ? last_names(paths_of_layers[0]) : all;
 }
 
 }  // namespace
@@ -67,16 +90,15 @@ absl::Status LoadLora(const PeftConfig& peft, const ModelConfig& config, TensorR
   lora->layers.resize(config.layers);
   int64_t modules = 0;
   for (int64_t layer = 0; layer < config.layers; ++layer) {
-    for (int p = 0; p < kProjections; ++p) {
-      const std::string module = PeftModuleName(layer, static_cast<Projection>(p));
-      ATTUNE_ASSIGN_OR_RETURN(bool targeted, peft.targets.Match(module));
+    for (const FileModule& module : FileModules(config)) {
+      const std::string path = PeftModuleName(layer, module);
+      ATTUNE_ASSIGN_OR_RETURN(bool targeted, peft.targets.Match(path));
       if (!targeted) {
         // PEFT would leave it out silently.
-        if (!reader->Has(absl::StrCat(kPeftPrefix, module, ".lora_A.weight"))) continue;
-        return BadAdapter(absl::StrCat("it has tensors for '", module, "', which is not in target_modules"));
+        if (!reader->Has(absl::StrCat(kPeftPrefix, path, ".lora_A.weight"))) continue;
+        return BadAdapter(absl::StrCat("it has tensors for '", path, "', which is not in target_modules"));
       }
-      ATTUNE_ASSIGN_OR_RETURN(lora->layers[layer][p],
-                              TakeModule(peft, config, module, static_cast<Projection>(p), reader));
+      ATTUNE_RETURN_IF_ERROR(TakeModule(peft, config, module, path, reader, &lora->layers[layer]));
       ++modules;
     }
   }
@@ -85,13 +107,15 @@ absl::Status LoadLora(const PeftConfig& peft, const ModelConfig& config, TensorR
   return absl::OkStatus();
 }
 
-nlohmann::ordered_json SaveLora(const LoraAdapter& lora, TensorWriter* writer) {
+nlohmann::ordered_json SaveLora(const LoraAdapter& lora, const ModelConfig& config, TensorWriter* writer) {
   nlohmann::ordered_json ranks = nlohmann::ordered_json::object(), alphas = ranks;
+  std::vector<std::vector<std::string>> paths(lora.layers.size());
   for (size_t layer = 0; layer < lora.layers.size(); ++layer) {
-    for (int p = 0; p < kProjections; ++p) {
-      const LoraModule& module = lora.layers[layer][p];
+    for (const FileModule& file_module : FileModules(config)) {
+      const LoraModule module = Joined(lora.layers[layer], file_module, config);
       if (!module.defined()) continue;
-      const std::string path = PeftModuleName(layer, static_cast<Projection>(p));
+      const std::string path = PeftModuleName(layer, file_module);
+      paths[layer].push_back(path);
       writer->Add(absl::StrCat(kPeftPrefix, path, ".lora_A.weight"), module.a_RI);
       writer->Add(absl::StrCat(kPeftPrefix, path, ".lora_B.weight"), module.b_OR);
       const double rank = static_cast<double>(module.a_RI.size(0));
@@ -102,7 +126,7 @@ nlohmann::ordered_json SaveLora(const LoraAdapter& lora, TensorWriter* writer) {
   }
   return {{"peft_type", "LORA"},          {"r", lora.rank},
           {"lora_alpha", Number(lora.alpha)}, {"lora_dropout", lora.dropout},
-          {"use_rslora", lora.use_rslora},    {"target_modules", TargetModules(lora)},
+          {"use_rslora", lora.use_rslora},    {"target_modules", TargetModules(paths)},
           {"rank_pattern", ranks},            {"alpha_pattern", alphas},
           {"bias", "none"},                   {"fan_in_fan_out", false},
           {"init_lora_weights", true},        {"use_dora", false}};

@@ -27,8 +27,8 @@ struct Parameter {
 // head is the embedding.
 struct TrainedWeights {
   struct Layer {
-    std::array<at::Tensor, kProjections> projections;
-    at::Tensor attention_norm_D, ffn_norm_D;
+    std::array<at::Tensor, kProjections> projections, biases;
+    at::Tensor attention_norm_D, ffn_norm_D, q_norm_A, k_norm_A;
   };
   at::Tensor embedding_VD, final_norm_D, head_VD;
   std::vector<Layer> layers;

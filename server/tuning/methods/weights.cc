@@ -11,7 +11,7 @@
 namespace attune {
 namespace {
 
-bool IsNorm(absl::string_view name) { return absl::StrContains(name, "norm"); }
+bool IsBiasOrNorm(absl::string_view name) { return absl::StrContains(name, "norm") || absl::EndsWith(name, ".bias"); }
 
 class WeightsMethod final : public Method {
  public:
@@ -28,8 +28,13 @@ class WeightsMethod final : public Method {
     for (int64_t layer = 0; layer < config.layers; ++layer) {
       TrainedWeights::Layer& trained = trained_.layers.emplace_back();
       for (at::Tensor& projection : trained.projections) projection = next();
+      for (int p = 0; p < kProjections; ++p) {
+        if (HasBias(config, SliceOf(config, static_cast<Projection>(p)).linear)) trained.biases[p] = next();
+      }
       trained.attention_norm_D = next();
       trained.ffn_norm_D = next();
+      if (config.qk_norm) trained.q_norm_A = next();
+      if (config.qk_norm) trained.k_norm_A = next();
     }
     trained_.final_norm_D = next();
     trained_.head_VD = config.tied_head ? trained_.embedding_VD : next();
@@ -48,11 +53,16 @@ class WeightsMethod final : public Method {
     Replace(trained_.head_VD, &weights.head_VD);
     for (size_t i = 0; i < weights.layers.size(); ++i) {
       LayerWeights& layer = weights.layers[i];
+      const TrainedWeights::Layer& trained = trained_.layers[i];
       layer.packed = {};
-      Replace(trained_.layers[i].attention_norm_D, &layer.attention_norm_D);
-      Replace(trained_.layers[i].ffn_norm_D, &layer.ffn_norm_D);
+      Replace(trained.attention_norm_D, &layer.attention_norm_D);
+      Replace(trained.ffn_norm_D, &layer.ffn_norm_D);
+      Replace(trained.q_norm_A, &layer.q_norm_A);
+      Replace(trained.k_norm_A, &layer.k_norm_A);
       for (int linear = 0; linear < kLinears; ++linear) {
-        layer.linear[linear] = Join(trained_.layers[i], static_cast<Linear>(linear), layer.linear[linear]);
+        const Linear which = static_cast<Linear>(linear);
+        layer.linear[linear] = Join(trained.projections, which, layer.linear[linear]);
+        if (HasBias(base_->config, which)) layer.bias[linear] = Join(trained.biases, which, layer.bias[linear]);
       }
     }
     return weights;
@@ -76,14 +86,14 @@ class WeightsMethod final : public Method {
     if (leaf.defined()) *weight = leaf;
   }
 
-  // The product's weight with the rows that train. Frozen products stay the base's tensor.
-  at::Tensor Join(const TrainedWeights::Layer& trained, Linear which, const at::Tensor& base) const {
+  // The product's weight, or bias, with the rows that train. Frozen ones stay the base's tensor.
+  at::Tensor Join(const std::array<at::Tensor, kProjections>& trained, Linear which, const at::Tensor& base) const {
     bool any = false;
     std::vector<at::Tensor> rows;
     for (int p = 0; p < kProjections; ++p) {
       const ProjectionSlice slice = SliceOf(base_->config, static_cast<Projection>(p));
       if (slice.linear != which) continue;
-      const at::Tensor& leaf = trained.projections[p];
+      const at::Tensor& leaf = trained[p];
       any = any || leaf.defined();
       rows.push_back((leaf.defined() ? leaf : base.narrow(0, slice.row, slice.rows)).to(base.scalar_type()));
     }
@@ -116,7 +126,7 @@ absl::StatusOr<std::vector<bool>> SelectParameters(const PartialSpec& spec, cons
   std::vector<bool> pattern_used(patterns.size(), false);
   bool any = false;
   for (const NamedParameter& parameter : NamedParameters(base.config, base.weights)) {
-    bool chosen = spec.biases_and_norms && IsNorm(parameter.name);
+    bool chosen = spec.biases_and_norms && IsBiasOrNorm(parameter.name);
     for (int64_t layer = base.config.layers - spec.last_layers; layer < base.config.layers; ++layer) {
       chosen = chosen || absl::StartsWith(parameter.name, absl::StrCat("model.layers.", layer, "."));
     }

@@ -1,0 +1,178 @@
+// A configuration from a GGUF file's metadata.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/error.h"
+#include "server/model/config.h"
+#include "server/model/config_check.h"
+#include "server/model/families.h"
+
+namespace attune {
+namespace {
+
+// The metadata under an architecture's prefix: "attention.head_count" is "llama.attention.head_count".
+class Metadata {
+ public:
+  Metadata(const GgufFile& file, absl::string_view architecture) : file_(file), architecture_(architecture) {}
+
+  std::string Key(absl::string_view name) const { return absl::StrCat(architecture_, ".", name); }
+  bool Has(absl::string_view name) const { return file_.Has(Key(name)); }
+  absl::StatusOr<int64_t> Int(absl::string_view name, int64_t fallback) const { return file_.Int(Key(name), fallback); }
+  absl::StatusOr<double> Real(absl::string_view name, double fallback) const { return file_.Real(Key(name), fallback); }
+  absl::StatusOr<bool> Bool(absl::string_view name, bool fallback) const { return file_.Bool(Key(name), fallback); }
+  absl::StatusOr<std::string> Text(absl::string_view name, const char* fallback) const {
+    return file_.Text(Key(name), fallback);
+  }
+
+ private:
+  const GgufFile& file_;
+  const std::string architecture_;
+};
+
+// GGUF files carry Llama 3's scaling as the list of its stretches alone. The list is
+// taken for what it is by computing it again.
+absl::Status ReadRopeFactors(const GgufTensor& tensor, ModelConfig* config) {
+  if (tensor.type != GgmlType::kF32 || tensor.elements() != config->head_dim / 2 ||
+      tensor.bytes.size() != static_cast<size_t>(tensor.elements()) * sizeof(float)) {
+    return ImpossibleModel("rope_freqs.weight does not fit the head dimension");
+  }
+  std::vector<float> factors(tensor.elements());
+  std::memcpy(factors.data(), tensor.bytes.data(), tensor.bytes.size());
+  const std::vector<double> plain = RopeFrequencies(*config);
+  config->rope_scaling.kind = RopeScaling::Kind::kLlama3;
+  config->rope_scaling.factor = *std::max_element(factors.begin(), factors.end());
+  const std::vector<double> scaled = RopeFrequencies(*config);
+  for (size_t i = 0; i < factors.size(); ++i) {
+    const double expected = plain[i] / scaled[i];
+    if (!(std::abs(factors[i] - expected) <= 1e-3 * expected)) {
+      return UnsupportedModel("rope_freqs.weight with factors that are not Llama 3's");
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Its attention factor multiplies the one that follows from the stretch, as in llama.cpp.
+absl::Status ReadYarn(const Metadata& metadata, const ModelConfig& config, double factor, RopeScaling* scaling) {
+  for (const char* key : {"rope.scaling.yarn_log_multiplier", "rope.scaling.yarn_ext_factor",
+                          "rope.scaling.yarn_attn_factor"}) {
+    if (metadata.Has(key)) return UnsupportedModel(metadata.Key(key));
+  }
+  scaling->kind = RopeScaling::Kind::kYarn;
+  scaling->factor = factor;
+  const int64_t context = config.context;
+  ATTUNE_ASSIGN_OR_RETURN(const int64_t original, metadata.Int("rope.scaling.original_context_length", context));
+  scaling->original_context = static_cast<double>(original);
+  ATTUNE_ASSIGN_OR_RETURN(scaling->beta_fast, metadata.Real("rope.scaling.yarn_beta_fast", 32));
+  ATTUNE_ASSIGN_OR_RETURN(scaling->beta_slow, metadata.Real("rope.scaling.yarn_beta_slow", 1));
+  ATTUNE_ASSIGN_OR_RETURN(const double attention, metadata.Real("rope.scaling.attn_factor", 1));
+  scaling->attention_factor = attention * YarnAttentionFactor(factor);
+  return absl::OkStatus();
+}
+
+absl::Status ReadScaling(const Metadata& metadata, const ModelConfig& config, RopeScaling* scaling) {
+  ATTUNE_ASSIGN_OR_RETURN(const std::string type, metadata.Text("rope.scaling.type", "none"));
+  ATTUNE_ASSIGN_OR_RETURN(const double old_factor, metadata.Real("rope.scale_linear", 1));
+  ATTUNE_ASSIGN_OR_RETURN(const double factor, metadata.Real("rope.scaling.factor", old_factor));
+  if (type == "yarn") return ReadYarn(metadata, config, factor, scaling);
+  if (type != "none" && type != "linear") {
+    return UnsupportedModel(absl::StrCat(metadata.Key("rope.scaling.type"), " '", type, "'"));
+  }
+  if ((type == "linear" || metadata.Has("rope.scale_linear")) && factor != 1) {
+    scaling->kind = RopeScaling::Kind::kLinear;
+    scaling->factor = factor;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadRope(const GgufFile& file, const Metadata& metadata, ModelConfig* config) {
+  for (const char* name : {"rope_factors_long.weight", "rope_factors_short.weight"}) {
+    if (file.Find(name) != nullptr) return UnsupportedModel(absl::StrCat("longrope (", name, ")"));
+  }
+  ATTUNE_ASSIGN_OR_RETURN(config->rope_theta, metadata.Real("rope.freq_base", 10000));
+  ATTUNE_ASSIGN_OR_RETURN(const int64_t rotated, metadata.Int("rope.dimension_count", config->head_dim));
+  if (rotated != config->head_dim) {
+    return UnsupportedModel(absl::StrCat(metadata.Key("rope.dimension_count"), " that is not the head dimension"));
+  }
+  ATTUNE_RETURN_IF_ERROR(ReadScaling(metadata, *config, &config->rope_scaling));
+  const GgufTensor* factors = file.Find("rope_freqs.weight");
+  if (factors == nullptr) return absl::OkStatus();
+  if (config->rope_scaling.kind != RopeScaling::Kind::kNone) {
+    return UnsupportedModel("another scaling with rope_freqs.weight");
+  }
+  return ReadRopeFactors(*factors, config);
+}
+
+absl::Status RefuseFeatures(const Metadata& metadata, int64_t context) {
+  for (const char* key : {"attention.scale", "logit_scale", "residual_scale", "embedding_scale"}) {
+    if (metadata.Has(key)) return UnsupportedModel(metadata.Key(key));
+  }
+  ATTUNE_ASSIGN_OR_RETURN(const int64_t experts, metadata.Int("expert_count", 0));
+  if (experts != 0) return UnsupportedModel(absl::StrCat("mixtures of experts (", metadata.Key("expert_count"), ")"));
+  ATTUNE_ASSIGN_OR_RETURN(const bool causal, metadata.Bool("attention.causal", true));
+  if (!causal) return UnsupportedModel(absl::StrCat(metadata.Key("attention.causal"), " = false"));
+  ATTUNE_ASSIGN_OR_RETURN(const int64_t window, metadata.Int("attention.sliding_window", 0));
+  if (window > 0 && window < context) return UnsupportedModel(metadata.Key("attention.sliding_window"));
+  return absl::OkStatus();
+}
+
+absl::Status ReadHeads(const Metadata& metadata, ModelConfig* config) {
+  ATTUNE_ASSIGN_OR_RETURN(config->heads, metadata.Int("attention.head_count", 0));
+  ATTUNE_ASSIGN_OR_RETURN(config->kv_heads, metadata.Int("attention.head_count_kv", config->heads));
+  ATTUNE_RETURN_IF_ERROR(CheckHeads(metadata.Key("attention.head_count"), config->heads));
+  ATTUNE_ASSIGN_OR_RETURN(config->head_dim, metadata.Int("attention.key_length", config->hidden / config->heads));
+  ATTUNE_ASSIGN_OR_RETURN(const int64_t value_dim, metadata.Int("attention.value_length", config->head_dim));
+  if (value_dim != config->head_dim) {
+    return UnsupportedModel(absl::StrCat(metadata.Key("attention.value_length"), " other than key_length"));
+  }
+  return CheckHeadDim(config->head_dim);
+}
+
+// GGUF's metadata say nothing of biases: they are where the tensors are. Those that the first layer has every
+// layer must have, as loading finds out.
+absl::Status ReadBiases(const GgufFile& file, const ModelFamily& family, ModelConfig* config) {
+  auto has = [&](const char* name) { return file.Find(absl::StrCat("blk.0.", name, ".bias")) != nullptr; };
+  config->output_bias = has("attn_output");
+  config->qkv_bias = family.qkv_bias || has("attn_q");
+  config->mlp_bias = has("ffn_down");
+  if (config->output_bias && !family.takes_attention_bias) return UnsupportedModel("blk.0.attn_output.bias");
+  if (config->mlp_bias && !family.takes_mlp_bias) return UnsupportedModel("blk.0.ffn_down.bias");
+  // No config.json could say so, and tuned models get one.
+  if (!family.qkv_bias && config->qkv_bias != config->output_bias) {
+    return UnsupportedModel("biases of some of attention's projections (blk.0.attn_q.bias, blk.0.attn_output.bias)");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<ModelConfig> ConfigFromGguf(const GgufFile& file) {
+  ATTUNE_ASSIGN_OR_RETURN(const std::string architecture, file.Text("general.architecture", ""));
+  const ModelFamily* const family = FindGgufFamily(architecture);
+  if (family == nullptr) return UnsupportedModel(absl::StrCat("architecture '", architecture, "'"));
+  const Metadata metadata(file, architecture);
+  ModelConfig config;
+  config.family = std::string(family->name);
+  ATTUNE_ASSIGN_OR_RETURN(config.layers, metadata.Int("block_count", 0));
+  ATTUNE_ASSIGN_OR_RETURN(config.hidden, metadata.Int("embedding_length", 0));
+  ATTUNE_ASSIGN_OR_RETURN(config.intermediate, metadata.Int("feed_forward_length", 0));
+  ATTUNE_RETURN_IF_ERROR(ReadHeads(metadata, &config));
+  ATTUNE_ASSIGN_OR_RETURN(config.context, metadata.Int("context_length", 0));
+  ATTUNE_ASSIGN_OR_RETURN(config.rms_epsilon, metadata.Real("attention.layer_norm_rms_epsilon", 1e-5));
+  const GgufTensor* embedding = file.Find("token_embd.weight");
+  if (embedding == nullptr || embedding->shape.size() != 2) return ImpossibleModel("token_embd.weight is missing");
+  config.vocab = embedding->shape[0];
+  config.tied_head = file.Find("output.weight") == nullptr;
+  config.qk_norm = family->qk_norm;
+  ATTUNE_RETURN_IF_ERROR(ReadBiases(file, *family, &config));
+  ATTUNE_RETURN_IF_ERROR(RefuseFeatures(metadata, config.context));
+  ATTUNE_RETURN_IF_ERROR(ReadRope(file, metadata, &config));
+  if (!family->scales_rope && config.rope_scaling.kind != RopeScaling::Kind::kNone) {
+    return UnsupportedModel(absl::StrCat("rope scaling of a ", architecture, " model"));
+  }
+  return Checked(std::move(config));
+}
+
+}  // namespace attune

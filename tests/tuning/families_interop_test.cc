@@ -1,0 +1,352 @@
+// Compares each model family with what transformers and PEFT compute for a small random model of it
+// (tests/interop/families_reference.py, in the folder that ATTUNE_TEST_REFERENCES names), and has transformers open
+// what is saved (tests/interop/peft_check.py, run by the interpreter that ATTUNE_PYTHON names).
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/file.h"
+#include "nlohmann/json.hpp"
+#include "server/adapters/formats/peft.h"
+#include "server/adapters/merge_adapter.h"
+#include "server/adapters/packed_ops.h"
+#include "server/engine/engine.h"
+#include "server/model/weights/safetensors.h"
+#include "server/tuning/defaults.h"
+#include "server/tuning/direct_pass.h"
+#include "server/tuning/trainer.h"
+#include "tests/testing/temp_folder.h"
+
+namespace attune {
+namespace {
+
+constexpr double kLogitTolerance = 1e-4;
+constexpr double kGradientTolerance = 1e-4;  // of the norm, a parameter
+constexpr double kStepTolerance = 1e-4;      // relative
+// Adam's first steps are as long for the smallest gradients as for the largest, so that rounding shows.
+constexpr double kChangeTolerance = 1e-2;
+
+at::Tensor Values(const SafetensorsFile& file, const std::string& name) {
+  const SafetensorsTensor* tensor = file.Find(name);
+  EXPECT_NE(tensor, nullptr) << name;
+  if (tensor == nullptr) return at::zeros({1});
+  at::Tensor values = at::empty(tensor->shape, tensor->type == SafetensorsType::kI64 ? at::kLong : at::kFloat);
+  std::memcpy(values.mutable_data_ptr(), tensor->bytes.data(), tensor->bytes.size());
+  return values;
+}
+
+std::vector<int32_t> Ids(const at::Tensor& tokens) {
+  const int64_t* data = tokens.const_data_ptr<int64_t>();
+  return std::vector<int32_t>(data, data + tokens.numel());
+}
+
+// The folder with this family's references; empty if there is none.
+std::string Folder(const std::string& name) {
+  const char* references = std::getenv("ATTUNE_TEST_REFERENCES");
+  const std::string folder = absl::StrCat(references ? references : "", "/families/", name);
+  return references != nullptr && std::filesystem::exists(folder) ? folder : "";
+}
+
+class FamilyTest : public ::testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    folder_ = Folder(GetParam());
+    if (folder_.empty()) GTEST_SKIP() << "no references of " << GetParam() << " where ATTUNE_TEST_REFERENCES says";
+    base_ = Load("base");
+    logits_ = Tensors("logits");
+  }
+
+  std::shared_ptr<const BaseModel> Load(const std::string& name) {
+    const std::string path = absl::StrCat(folder_, "/", name);
+    auto base = LoadBaseModel(path, path, ComputeTarget{});
+    EXPECT_TRUE(base.ok()) << base.status();
+    return base.ok() ? *base : nullptr;
+  }
+  std::unique_ptr<SafetensorsFile> Tensors(const std::string& name) {
+    auto file = SafetensorsFile::Open(absl::StrCat(folder_, "/", name, ".safetensors"));
+    EXPECT_TRUE(file.ok()) << file.status();
+    return file.ok() ? std::move(*file) : nullptr;
+  }
+  nlohmann::json Json(const std::string& name) {
+    return nlohmann::json::parse(ReadFile(absl::StrCat(folder_, "/", name, ".json")).value());
+  }
+
+  void ExpectLogits(const BaseModel& base, const Adapter* adapter, const std::string& name) {
+    double worst = 0;
+    for (int i = 0; logits_->Find(absl::StrCat("tokens_", i)) != nullptr; ++i) {
+      const at::Tensor expected = Values(*logits_, absl::StrCat(name, "_", i));
+      const at::Tensor logits = AllLogits(base, adapter, Ids(Values(*logits_, absl::StrCat("tokens_", i))));
+      ASSERT_EQ(logits.sizes(), expected.sizes());
+      worst = std::max(worst, (logits - expected).abs().max().item<double>());
+    }
+    EXPECT_LT(worst, kLogitTolerance) << name;
+    RecordProperty(absl::StrCat("largest_difference_", name), absl::StrCat(worst));
+  }
+  std::shared_ptr<const Adapter> LoadAdapter(const std::string& name) {
+    auto adapter = LoadPeft(absl::StrCat(folder_, "/", name), base_->config, {}, {base_->rope_cos_PH, base_->rope_sin_PH});
+    EXPECT_TRUE(adapter.ok()) << name << ": " << adapter.status();
+    return adapter.ok() ? std::shared_ptr<const Adapter>(std::move(*adapter)) : nullptr;
+  }
+
+  // Runs the checker; its message goes to the test's output.
+  bool PythonAgrees(const std::string& what, const at::Tensor& tokens, const at::Tensor& logits) {
+    auto view = [](const char* name, const at::Tensor& t, SafetensorsType type) {
+      return SafetensorsTensor{name, t.sizes().vec(), type,
+                               absl::string_view(static_cast<const char*>(t.const_data_ptr()), t.nbytes())};
+    };
+    const std::string expected = temp_.File("expected.st");
+    EXPECT_TRUE(WriteSafetensors(expected, {view("tokens", tokens, SafetensorsType::kI64),
+                                            view("logits", logits, SafetensorsType::kF32)}, {}).ok());
+    const std::string script = absl::StrCat(ATTUNE_SOURCE_DIR, "/tests/interop/peft_check.py");
+    return std::system(absl::StrCat("OMP_NUM_THREADS=1 '", std::getenv("ATTUNE_PYTHON"), "' '", script, "' ", what, " ",
+                                    expected).c_str()) == 0;
+  }
+
+  TempFolder temp_;
+  std::string folder_;
+  std::shared_ptr<const BaseModel> base_;
+  std::unique_ptr<SafetensorsFile> logits_;
+};
+
+TEST_P(FamilyTest, LogitsAgree) {
+  ExpectLogits(*base_, nullptr, "base");
+  EXPECT_EQ(WeightBytes(base_->config, base_->target, WeightFormat::kDense), base_->bytes);
+  const auto config = LoadConfig(folder_ + "/base");
+  EXPECT_TRUE(config.ok()) << config.status();
+}
+
+TEST_P(FamilyTest, GgufLogitsAgree) {
+  if (!std::filesystem::exists(folder_ + "/gguf")) GTEST_SKIP() << "no GGUF file says this";
+  const auto base = Load("gguf");
+  ASSERT_NE(base, nullptr);
+  EXPECT_EQ(base->tokenizer->Encode("the <|endoftext|>", true), base_->tokenizer->Encode("the <|endoftext|>", true));
+  ExpectLogits(*base, nullptr, "base");
+}
+
+TEST_P(FamilyTest, AdaptersAgree) {
+  for (const char* name : {"lora", "prompt", "prefix", "ia3", "ia3_outputs"}) {
+    const auto adapter = LoadAdapter(name);
+    ASSERT_NE(adapter, nullptr);
+    ExpectLogits(*base_, adapter.get(), name);
+  }
+}
+
+// What PEFT has written, read, and written again.
+TEST_P(FamilyTest, AdaptersAreWrittenAsTheyWereRead) {
+  for (const char* name : {"lora", "prefix", "ia3", "ia3_outputs"}) {
+    const auto adapter = LoadAdapter(name);
+    ASSERT_NE(adapter, nullptr);
+    const RopeTable rope{base_->rope_cos_PH, base_->rope_sin_PH};
+    ASSERT_TRUE(SavePeft(temp_.path(), *adapter, base_->config, "base", rope).ok());
+    const std::string file = "/adapter_model.safetensors";
+    const auto ours = SafetensorsFile::Open(temp_.path() + file), theirs = SafetensorsFile::Open(absl::StrCat(folder_, "/", name, file));
+    ASSERT_TRUE(ours.ok() && theirs.ok());
+    EXPECT_EQ((*ours)->tensors().size(), (*theirs)->tensors().size()) << name;
+    for (const SafetensorsTensor& tensor : (*theirs)->tensors()) {
+      EXPECT_TRUE(at::allclose(Values(**ours, tensor.name), Values(**theirs, tensor.name), 1e-5, 1e-6)) << tensor.name;
+    }
+    const auto again = LoadPeft(temp_.path(), base_->config, {}, rope);
+    ASSERT_TRUE(again.ok()) << again.status();
+    ExpectLogits(*base_, again->get(), name);
+  }
+}
+
+// A LoRA of Attune's own, whose projections each have an A, with some left out.
+TEST_P(FamilyTest, PeftOpensATrainedLora) {
+  const char* python = std::getenv("ATTUNE_PYTHON");
+  if (python == nullptr) GTEST_SKIP() << "ATTUNE_PYTHON is not set";
+  LoraSpec spec;
+  spec.rank = 4;
+  spec.target_modules = {TargetModule::kQProj, TargetModule::kVProj, TargetModule::kOProj, TargetModule::kUpProj};
+  auto method = MakeMethod(spec, base_, 5);
+  ASSERT_TRUE(method.ok()) << method.status();
+  at::NoGradGuard no_grad;
+  for (const Parameter& p : (*method)->parameters()) at::Tensor(p.leaf).add_(at::randn_like(p.leaf) * 0.1);
+  ASSERT_TRUE((*method)->Save(temp_.path(), "base").ok());
+  const at::Tensor tokens = Values(*logits_, "tokens_3");
+  const at::Tensor logits = AllLogits(*base_, (*method)->adapter(), Ids(tokens)).contiguous();
+  EXPECT_TRUE(PythonAgrees(absl::StrCat("adapter ", temp_.path(), " ", folder_, "/base"), tokens, logits));
+}
+
+TEST_P(FamilyTest, MergedAdaptersAgree) {
+  for (const char* name : {"lora", "ia3", "ia3_outputs"}) {
+    const auto adapter = LoadAdapter(name);
+    ASSERT_NE(adapter, nullptr);
+    const std::string merged = temp_.File(name);
+    std::filesystem::copy(folder_ + "/base", merged);
+    const DecoderWeights weights = MergeAdapter(base_->config, base_->weights, *adapter);
+    ASSERT_TRUE(SaveWeights(merged, base_->config, weights, *base_->tokenizer).ok());
+    auto base = LoadBaseModel(merged, merged, ComputeTarget{});
+    ASSERT_TRUE(base.ok()) << base.status();
+    ExpectLogits(**base, nullptr, name);
+  }
+}
+
+// What was saved, transformers opens, and gives the same logits.
+TEST_P(FamilyTest, TransformersOpensWhatIsSaved) {
+  const char* python = std::getenv("ATTUNE_PYTHON");
+  if (python == nullptr) GTEST_SKIP() << "ATTUNE_PYTHON is not set";
+  ASSERT_TRUE(SaveWeights(temp_.path(), base_->config, base_->weights, *base_->tokenizer).ok());
+  EXPECT_TRUE(PythonAgrees(absl::StrCat("model ", temp_.path()), Values(*logits_, "tokens_3"), Values(*logits_, "base_3")));
+}
+
+// Through the paged cache, a token at a time.
+TEST_P(FamilyTest, GreedyAnswersAgree) {
+  Arbiter::Options options;
+  options.memory_bytes = int64_t{8} << 30;
+  Arbiter arbiter(&Clock::Real(), options);
+  EngineOptions engine_options;
+  engine_options.kv_tokens = 256;
+  const auto engine = MakeEngine(engine_options, ComputeTarget{}, &arbiter, &Clock::Real(), nullptr);
+  auto model = std::make_shared<ServedModel>();
+  model->base = base_;
+  const nlohmann::json given = Json("greedy");
+  GenerateParams params;
+  params.model = model;
+  params.prompt = given.at("prompt").get<std::vector<int32_t>>();
+  const auto expected = given.at("continuation").get<std::vector<int32_t>>();
+  params.max_tokens = static_cast<int>(expected.size());
+  params.ignore_eos = true;
+  auto generation = engine->Generate(std::move(params));
+  ASSERT_TRUE(generation.ok()) << generation.status();
+  std::vector<int32_t> answer;
+  GenerationUpdate update;
+  while ((*generation)->Next(&update)) {
+    if (update.has_token) answer.push_back(update.token.id);
+  }
+  EXPECT_EQ(answer, expected);
+}
+
+// One batch, from the reference's start values.
+class FamilyStepsTest : public FamilyTest {
+ protected:
+  void SetUp() override {
+    FamilyTest::SetUp();
+    if (IsSkipped() || base_ == nullptr) return;
+    reference_ = Json("steps");
+    for (const nlohmann::json& given : reference_.at("examples")) {
+      Example example;
+      example.tokens = given.at(0).get<std::vector<int32_t>>();
+      example.has_loss.assign(example.tokens.size(), 1);
+      std::fill_n(example.has_loss.begin(), given.at(1).get<size_t>(), 0);
+      examples_.push_back(std::move(example));
+    }
+  }
+
+  void Check(const std::string& name, const MethodSpec& spec) {
+    if (!reference_.at("methods").contains(name)) GTEST_SKIP() << "PEFT trains other parameters";
+    const auto tensors = Tensors("steps_" + name);
+    ExpectSameGradients(*Start(spec, *tensors), name, *tensors);
+    ExpectSameSteps(Start(spec, *tensors).get(), spec, name, *tensors);
+  }
+
+  std::unique_ptr<Method> Start(const MethodSpec& spec, const SafetensorsFile& tensors) {
+    auto method = MakeMethod(spec, base_, 1);
+    EXPECT_TRUE(method.ok()) << method.status();
+    at::NoGradGuard no_grad;
+    size_t parameters = 0;
+    for (const Parameter& parameter : (*method)->parameters()) {
+      at::Tensor(parameter.leaf).copy_(Values(tensors, "start." + parameter.name));
+      ++parameters;
+    }
+    EXPECT_EQ(3 * parameters, tensors.tensors().size()) << "not the same parameters train";
+    return std::move(*method);
+  }
+
+  void ExpectSameGradients(const Method& method, const std::string& name, const SafetensorsFile& tensors) {
+    const FlatParameters flat(method.parameters(), at::kFloat);
+    DirectPass pass(base_.get(), &method, &flat, at::kFloat, 0);
+    const MicroBatch batch = Batcher(&examples_, examples_.size(), 1 << 20, 0, 1).Step(0)[0];
+    const int64_t loss_tokens = static_cast<int64_t>(batch.targets.size());
+    for (Keep keep : {Keep::kAll, Keep::kInput}) {
+      const PassShape shape = ExactShape(batch);
+      const at::Tensor packed = PackBatch(batch, shape, 1, loss_tokens, false);
+      const DirectPass::Result result =
+          pass.Run(ViewBatch(packed, shape, packed), std::vector<Keep>(base_->config.layers, keep), true);
+      const double loss = reference_.at("methods").at(name).at("losses")[0].get<double>();
+      EXPECT_NEAR(result.loss_sum.item<double>() / static_cast<double>(loss_tokens), loss, 1e-5 * loss);
+      double worst = 0;
+      for (const Parameter& parameter : method.parameters()) {
+        const at::Tensor expected = Values(tensors, "gradient." + parameter.name);
+        const double norm = expected.norm().item<double>();
+        const double difference = (flat.Gradient(parameter.leaf) - expected).norm().item<double>();
+        EXPECT_GT(norm, 0) << parameter.name;
+        EXPECT_LT(difference, kGradientTolerance * norm) << name << ": " << parameter.name;
+        worst = std::max(worst, difference / norm);
+      }
+      RecordProperty("largest_gradient_difference_" + name, absl::StrCat(worst));
+    }
+  }
+
+  Hyperparameters Settings(const nlohmann::json& expected) const {
+    Hyperparameters h;
+    h.learning_rate = expected.at("learning_rate").get<double>();
+    h.schedule = LearningRateSchedule::kConstant;
+    h.warmup_ratio = 0;
+    h.weight_decay = 0.01;
+    h.batch_size = static_cast<int32_t>(examples_.size());
+    h.max_steps = static_cast<int64_t>(expected.at("losses").size());
+    return h;
+  }
+
+  void ExpectSameSteps(Method* method, const MethodSpec& spec, const std::string& name,
+                       const SafetensorsFile& tensors) {
+    const nlohmann::json& expected = reference_.at("methods").at(name);
+    const Hyperparameters h = ResolveHyperparameters(spec, Settings(expected), {base_->config.Parameters(), 4, 1, 0, {}});
+    Batcher batcher(&examples_, h.batch_size, h.micro_batch_tokens, 0, 1);
+    Trainer trainer(base_.get(), method, &batcher, h, nullptr);
+    for (int64_t step = 0; step < h.max_steps; ++step) {
+      auto result = trainer.Step(step);
+      ASSERT_TRUE(result.ok()) << result.status();
+      const double loss = expected.at("losses")[step].get<double>();
+      const double norm = expected.at("gradient_norms")[step].get<double>();
+      EXPECT_NEAR(result->loss, loss, kStepTolerance * loss) << name << ", step " << step;
+      EXPECT_NEAR(result->gradient_norm, norm, kStepTolerance * norm) << name << ", step " << step;
+    }
+    double worst = 0;
+    for (const Parameter& parameter : method->parameters()) {
+      const at::Tensor start = Values(tensors, "start." + parameter.name), after = Values(tensors, "after." + parameter.name);
+      const double change = (after - start).norm().item<double>();
+      const double difference = (parameter.leaf.detach() - after).norm().item<double>();
+      EXPECT_GT(change, 0) << parameter.name;
+      EXPECT_LT(difference, kChangeTolerance * change) << name << ": " << parameter.name;
+      worst = std::max(worst, difference / change);
+    }
+    RecordProperty("largest_difference_after_ten_steps_" + name, absl::StrCat(worst));
+  }
+
+  nlohmann::json reference_;
+  std::vector<Example> examples_;
+};
+
+TEST_P(FamilyStepsTest, FullAgrees) { Check("full", FullSpec{}); }
+
+TEST_P(FamilyStepsTest, BiasesAndNormsAgree) {
+  PartialSpec spec;
+  spec.biases_and_norms = true;
+  Check("biases_and_norms", spec);
+}
+
+TEST_P(FamilyStepsTest, LoraAgrees) {
+  LoraSpec spec;
+  spec.rank = 4;
+  spec.alpha = 8;
+  spec.dropout = 0;
+  Check("lora", spec);
+}
+
+constexpr const char* kFamilies[] = {"mistral", "qwen2", "qwen3", "phi3", "qwen2_yarn", "llama_yarn", "llama_biases"};
+auto NameOf = [](const ::testing::TestParamInfo<const char*>& info) { return std::string(info.param); };
+
+INSTANTIATE_TEST_SUITE_P(Families, FamilyTest, ::testing::ValuesIn(kFamilies), NameOf);
+INSTANTIATE_TEST_SUITE_P(Families, FamilyStepsTest, ::testing::ValuesIn(kFamilies), NameOf);
+
+}  // namespace
+}  // namespace attune
