@@ -172,9 +172,9 @@ void AddExport(CLI::App* group, Context* context) {
   CLI::App* command = group->add_subcommand("export", "Write a model to a directory under the server's export root");
   command->add_option("id", args->id, "Id of the model")->required();
   command->add_option("--format", args->format,
-                      "peft: an adapter for Hugging Face PEFT; safetensors: full weights, LoRA merged "
-                      "(default: peft for adapters, safetensors else)")
-      ->check(CLI::IsMember({"peft", "safetensors"}));
+                      "peft: an adapter for Hugging Face PEFT; safetensors: full weights, LoRA merged; gguf-f16, gguf-q8_0: "
+                      "the same as a GGUF file, if the base model came as one (default: peft for adapters, safetensors else)")
+      ->check(CLI::IsMember({"peft", "safetensors", "gguf-f16", "gguf-q8_0"}));
   command->add_option("--destination", args->destination, "Directory to make (default: the model's id)");
   command->callback([context, args] {
     context->action = [context, args]() -> absl::StatusOr<int> {
@@ -182,6 +182,8 @@ void AddExport(CLI::App* group, Context* context) {
       request.set_name(FullName(kModels, args->id));
       if (args->format == "peft") request.set_format(v1::ExportModelRequest::PEFT);
       if (args->format == "safetensors") request.set_format(v1::ExportModelRequest::SAFETENSORS);
+      if (args->format == "gguf-f16") request.set_format(v1::ExportModelRequest::GGUF_F16);
+      if (args->format == "gguf-q8_0") request.set_format(v1::ExportModelRequest::GGUF_Q8_0);
       request.set_destination(args->destination);
       ATTUNE_ASSIGN_OR_RETURN(Client * client, context->client());
       ATTUNE_ASSIGN_OR_RETURN(v1::ExportModelResponse response, client->ExportModel(request));

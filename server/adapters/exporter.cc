@@ -17,6 +17,7 @@
 #include "nlohmann/json.hpp"
 #include "server/adapters/adapter.h"
 #include "server/adapters/copy_file.h"
+#include "server/adapters/gguf_export.h"
 #include "server/adapters/merge_adapter.h"
 #include "server/adapters/model_card.h"
 #include "server/adapters/residency.h"
@@ -51,7 +52,7 @@ absl::StatusOr<ExportFormat> ChooseFormat(const ModelInfo& info, ExportFormat fo
   if (format == ExportFormat::kPeft && !IsAdapter(info.kind)) {
     return CannotExport("Only adapters go into PEFT's format; this model has weights of its own.");
   }
-  if (format == ExportFormat::kSafetensors && HasVirtualTokens(info.kind)) {
+  if (format != ExportFormat::kPeft && HasVirtualTokens(info.kind)) {
     return CannotExport("Virtual tokens cannot be merged into weights; export the model in PEFT's format.");
   }
   return format;
@@ -93,17 +94,25 @@ absl::Status WritePeft(const ModelRegistry& registry, const ModelInfo& info, con
   return CopyFile(from + "/adapter_model.safetensors", to + "/adapter_model.safetensors");
 }
 
-// Config and weights of a model that is in memory.
-absl::Status WriteServed(const ServedModel& served, const std::string& to) {
+// The weights by which a model in memory answers, an adapter merged into them.
+absl::StatusOr<DecoderWeights> OwnWeights(const ServedModel& served) {
   const BaseModel& base = *served.base;
-  if (!served.adapter) return SaveWeights(to, base.config, base.weights, *base.tokenizer);
+  if (!served.adapter) return base.weights;
   DecoderWeights merged;
   ATTUNE_RETURN_IF_ERROR(CatchTorch([&]() -> absl::Status {
     at::NoGradGuard no_grad;
     merged = MergeAdapter(base.config, base.weights, *served.adapter);
     return absl::OkStatus();
   }));
-  return SaveWeights(to, base.config, merged, *base.tokenizer);
+  return merged;
+}
+
+// The imported model, which has the tokenizer.
+absl::StatusOr<ModelInfo> RootOf(const ModelRegistry& registry, ModelInfo info) {
+  while (info.kind != ModelKind::kBase) {
+    ATTUNE_ASSIGN_OR_RETURN(info, registry.Get(info.base_model));
+  }
+  return info;
 }
 
 absl::Status CopyWeights(const std::string& from, const std::string& to) {
@@ -119,19 +128,31 @@ absl::Status CopyWeights(const std::string& from, const std::string& to) {
 
 absl::Status WriteSafetensorsModel(const ModelRegistry& registry, Residency* residency, const ModelInfo& info,
                                    const std::string& to) {
-  ModelInfo root = info;  // the imported model, which has the tokenizer
-  while (root.kind != ModelKind::kBase) {
-    ATTUNE_ASSIGN_OR_RETURN(root, registry.Get(root.base_model));
-  }
+  ATTUNE_ASSIGN_OR_RETURN(const ModelInfo root, RootOf(registry, info));
   const std::string from = registry.Directory(info.id);
   std::error_code error;
   if (fs::exists(from + "/config.json", error)) {
     ATTUNE_RETURN_IF_ERROR(CopyWeights(from, to));
   } else {
     ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> served, residency->Acquire(info.id));
-    ATTUNE_RETURN_IF_ERROR(WriteServed(*served, to));
+    ATTUNE_ASSIGN_OR_RETURN(const DecoderWeights weights, OwnWeights(*served));
+    ATTUNE_RETURN_IF_ERROR(SaveWeights(to, served->base->config, weights, *served->base->tokenizer));
   }
   return WriteTokenizerFiles(registry.Directory(root.id), to);
+}
+
+absl::Status WriteGgufModel(const ModelRegistry& registry, Residency* residency, const ModelInfo& info, GgmlType type,
+                            const std::string& to) {
+  ATTUNE_ASSIGN_OR_RETURN(const ModelInfo root, RootOf(registry, info));
+  const std::string from = registry.Directory(root.id);
+  std::error_code error;
+  if (!fs::exists(from + "/model.gguf", error)) {
+    return CannotExport("Only what was imported as a GGUF file, or tuned from it, is exported as one: Hugging Face's tokenizer "
+                        "files are not rewritten. Export it as safetensors.");
+  }
+  ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> served, residency->Acquire(info.id));
+  ATTUNE_ASSIGN_OR_RETURN(const DecoderWeights weights, OwnWeights(*served));
+  return ExportGguf(from, served->base->config, weights, type, to + "/model.gguf");
 }
 
 ExportResult Describe(const fs::path& path) {
@@ -153,7 +174,12 @@ absl::Status WriteAll(const ModelRegistry& registry, Residency* residency, const
     return WriteFileDurably(to + "/README.md", ModelCard(info, facts, /*peft=*/false));
   }
   const bool peft = format == ExportFormat::kPeft;
-  ATTUNE_RETURN_IF_ERROR(peft ? WritePeft(registry, info, to) : WriteSafetensorsModel(registry, residency, info, to));
+  if (format == ExportFormat::kGgufF16 || format == ExportFormat::kGgufQ8) {
+    const GgmlType type = format == ExportFormat::kGgufQ8 ? GgmlType::kQ8_0 : GgmlType::kF16;
+    ATTUNE_RETURN_IF_ERROR(WriteGgufModel(registry, residency, info, type, to));
+  } else {
+    ATTUNE_RETURN_IF_ERROR(peft ? WritePeft(registry, info, to) : WriteSafetensorsModel(registry, residency, info, to));
+  }
   return WriteFileDurably(to + "/README.md", ModelCard(info, facts, peft));
 }
 

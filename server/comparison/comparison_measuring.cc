@@ -38,6 +38,8 @@ double CalibrationErrorOf(const Answers& answers) {
   return ExpectedCalibrationError(judgements);
 }
 
+std::string TestKey(const Contender& contender) { return absl::StrCat("test:", ContenderName(contender.kind)); }
+
 Measure Named(absl::string_view name, const Interval& interval, int64_t count) {
   return {std::string(name), interval.value, interval.lower, interval.upper, count};
 }
@@ -51,16 +53,31 @@ std::string ShownPrompt(const Task& task, const Row& row) {
 
 }  // namespace
 
-absl::StatusOr<Answers> ComparisonRun::TestAnswers(const Contender& contender) {
-  const std::string key = absl::StrCat("test:", ContenderName(contender.kind));
-  ATTUNE_ASSIGN_OR_RETURN(std::string noted, deps_.store->GetNote(id_, key));
-  if (!noted.empty()) return AnswersFromJson(noted);
-  ATTUNE_ASSIGN_OR_RETURN(Task task, TestTask());
-  ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model, ModelOf(contender));
-  ATTUNE_ASSIGN_OR_RETURN(Answers answers,
-                          Ask(deps_.engine, std::move(model), task, contender.prompt_template, go_on()));
-  ATTUNE_RETURN_IF_ERROR(deps_.store->PutNote(id_, key, AnswersToJson(answers)));
-  return answers;
+std::vector<std::future<absl::StatusOr<Answers>>> ComparisonRun::AskTestPart(const Task& task) const {
+  std::vector<std::future<absl::StatusOr<Answers>>> asked(now_.contenders.size());
+  for (size_t i = 0; i < asked.size(); ++i) {
+    const Contender& contender = now_.contenders[i];
+    if (contender.model.empty()) continue;
+    const absl::StatusOr<std::string> noted = deps_.store->GetNote(id_, TestKey(contender));
+    if (!noted.ok() || !noted->empty()) {
+      asked[i] = std::async(std::launch::deferred, [noted]() -> absl::StatusOr<Answers> {
+        return noted.ok() ? AnswersFromJson(*noted) : noted.status();
+      });
+      continue;
+    }
+    auto ask = [this, &task, id = contender.model, prompt = contender.prompt_template]() -> absl::StatusOr<Answers> {
+      ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model, deps_.acquire(id));
+      return Ask(deps_.engine, std::move(model), task, prompt, go_on());
+    };
+    asked[i] = std::async(std::launch::async, std::move(ask));
+  }
+  return asked;
+}
+
+absl::Status ComparisonRun::TakeAnswers(std::future<absl::StatusOr<Answers>> asked, Contender* contender, Answers* answers) {
+  ATTUNE_ASSIGN_OR_RETURN(*answers, asked.get());
+  ATTUNE_RETURN_IF_ERROR(deps_.store->PutNote(id_, TestKey(*contender), AnswersToJson(*answers)));
+  return MeasureQuality(*answers, contender);
 }
 
 absl::Status ComparisonRun::MeasureQuality(const Answers& answers, Contender* contender) const {
@@ -139,14 +156,7 @@ void ComparisonRun::CollectDisagreements(const std::vector<Answers>& answers) {
   }
 }
 
-absl::Status ComparisonRun::MeasureTest(Contender* contender, Answers* answers) {
-  ATTUNE_ASSIGN_OR_RETURN(*answers, TestAnswers(*contender));
-  ATTUNE_RETURN_IF_ERROR(MeasureQuality(*answers, contender));
-  return MeasureCost(*answers, contender);
-}
-
 absl::Status ComparisonRun::Test() {
-  absl::Status first_error;
   for (Contender& contender : now_.contenders) {  // what an earlier run said of some of them
     contender.rank = 0;
     contender.p_value = 1;
@@ -154,16 +164,24 @@ absl::Status ComparisonRun::Test() {
   }
   std::vector<Answers> answers(now_.contenders.size());
   std::vector<std::vector<double>> scores(now_.contenders.size());
+  absl::Status first_error;
+  // The others' figures are worth as much as before.
+  auto fail = [&](const absl::Status& why, size_t i) {
+    now_.contenders[i].state = Contender::State::kFailed;
+    now_.contenders[i].note = std::string(why.message());
+    scores[i].clear();
+    first_error.Update(why);
+  };
+  ATTUNE_RETURN_IF_ERROR(Report("asking all methods the test part"));
+  ATTUNE_ASSIGN_OR_RETURN(const Task task, TestTask());
+  std::vector<std::future<absl::StatusOr<Answers>>> asked = AskTestPart(task);
   for (size_t i = 0; i < now_.contenders.size(); ++i) {
     Contender& contender = now_.contenders[i];
     if (contender.model.empty()) continue;
-    ATTUNE_RETURN_IF_ERROR(Report(absl::StrCat("asking ", ContenderName(contender.kind), " the test part")));
-    const absl::Status measured = MeasureTest(&contender, &answers[i]);
-    if (absl::IsCancelled(measured)) return measured;
-    if (!measured.ok()) {  // the others' figures are worth as much as before
-      contender.state = Contender::State::kFailed;
-      contender.note = std::string(measured.message());
-      first_error.Update(measured);
+    const absl::Status taken = TakeAnswers(std::move(asked[i]), &contender, &answers[i]);
+    if (absl::IsCancelled(taken)) return taken;
+    if (!taken.ok()) {
+      fail(taken, i);
       continue;
     }
     scores[i] = answers[i].scores;
@@ -172,6 +190,16 @@ absl::Status ComparisonRun::Test() {
     Decide(scores, &now_);  // a live leaderboard
     ATTUNE_RETURN_IF_ERROR(Save());
   }
+  // Requests are timed while no others of this comparison are under way.
+  for (size_t i = 0; i < now_.contenders.size(); ++i) {
+    if (scores[i].empty()) continue;
+    ATTUNE_RETURN_IF_ERROR(Report(absl::StrCat("timing requests to ", ContenderName(now_.contenders[i].kind))));
+    const absl::Status measured = MeasureCost(answers[i], &now_.contenders[i]);
+    if (absl::IsCancelled(measured)) return measured;
+    if (!measured.ok()) fail(measured, i);
+  }
+  Decide(scores, &now_);
+  ATTUNE_RETURN_IF_ERROR(Save());
   const bool has_scores = std::any_of(scores.begin(), scores.end(), [](const auto& of) { return !of.empty(); });
   if (!has_scores && !first_error.ok()) return first_error;
   if (!now_.spec.skip_side_effects) ATTUNE_RETURN_IF_ERROR(MeasureSideEffects());

@@ -2,6 +2,7 @@
 #define ATTUNE_SERVER_COMPARISON_COMPARISON_RUN_H_
 
 #include <functional>
+#include <future>
 #include <memory>
 #include <optional>
 #include <string>
@@ -108,9 +109,11 @@ class ComparisonRun {
 
   // Asks every contender the test part, once.
   absl::Status Test();
-  absl::StatusOr<Answers> TestAnswers(const Contender& contender);
+  // All of them at once, so that the engine's batches hold all their adapters; what was noted down is not asked again. By
+  // contender, none for those without a model. `task` must outlive the result.
+  std::vector<std::future<absl::StatusOr<Answers>>> AskTestPart(const Task& task) const;
+  absl::Status TakeAnswers(std::future<absl::StatusOr<Answers>> asked, Contender* contender, Answers* answers);
   absl::Status MeasureQuality(const Answers& answers, Contender* contender) const;
-  absl::Status MeasureTest(Contender* contender, Answers* answers);
   void MeasureEnergy(Contender* contender) const;
   absl::Status MeasureCost(const Answers& answers, Contender* contender);
   // comparison_side_effects.cc

@@ -37,6 +37,8 @@ constexpr int64_t kMostFewRows = 8;
 // Rows of logits that exist at a time.
 constexpr int64_t kHeadRows = 256;
 
+const void* DataOf(const Tensor& t) { return t.defined() ? t.const_data_ptr() : nullptr; }
+
 cuda::RopeShape RopeShapeOf(const ModelConfig& c) { return {c.heads, c.kv_heads, c.head_dim}; }
 
 // Few sizes, none of them much larger than the one before.
@@ -237,16 +239,11 @@ bool HasRowsAlike(const ModelConfig& c) {
          TiledWeight::Takes(c.vocab, c.hidden);
 }
 
-// Its kernels add no biases, and norm no queries and keys.
-bool IsPlain(const ModelConfig& config) {
-  return !config.qkv_bias && !config.output_bias && !config.mlp_bias && !config.qk_norm;
-}
-
 }  // namespace
 
 bool GpuRunner::Serves(const BaseModel& base) {
   return base.target.device == ComputeTarget::Device::kCuda && base.target.type == ComputeTarget::Type::kBfloat16 &&
-         base.format == WeightFormat::kDense && IsPlain(base.config) && cuda::Available() &&
+         base.format == WeightFormat::kDense && cuda::Available() && cuda::PrepareHeadsTakes(RopeShapeOf(base.config)) &&
          cuda::PagedAttentionTakes(RopeShapeOf(base.config)) && base.config.heads / base.config.kv_heads <= 16 &&
          cuda::AddAndNormTakes(base.config.hidden) && (!base.target.batch_invariant || HasRowsAlike(base.config));
 }
@@ -433,8 +430,8 @@ cuda::Start GpuRunner::StartOf(const Batch& batch) {
   return batch.lora_rows > 0 || !batch.loras.empty() ? cuda::Start::kAfter : cuda::Start::kEarly;
 }
 
-cuda::Addend GpuRunner::LoraAddend(const Batch& batch) const {
-  return {buffers_->lora_delta.const_data_ptr(), batch.lora_rows};
+cuda::Addend GpuRunner::AddendOf(const Batch& batch, const LayerWeights& weights, Linear which) const {
+  return {buffers_->lora_delta.const_data_ptr(), batch.lora_rows, DataOf(weights.bias[static_cast<int>(which)])};
 }
 
 cuda::RowScales GpuRunner::Scales(const Batch& batch, int64_t layer) const {
@@ -455,8 +452,17 @@ void GpuRunner::Attend(const Model& model, const Batch& batch, int64_t layer) {
   const cuda::Stream stream = CurrentCudaStream();
   const Tensor &keys = cache_->keys[layer], &values = cache_->values[layer];
   const BaseModel& base = *model.weights;
+  const LayerWeights& weights = base.weights.layers[layer];
+  const cuda::Addend addend = AddendOf(batch, weights, Linear::kQkv);
+  const cuda::RowScales scales = Scales(batch, layer);
+  // A prefix's keys and values come behind biases and norms, so these get a kernel of their own.
+  const bool prepares = addend.bias || weights.q_norm_A.defined();
+  if (prepares) {
+    cuda::PrepareHeads(b.qkv.mutable_data_ptr(), addend, scales, DataOf(weights.q_norm_A), DataOf(weights.k_norm_A),
+                       base.config.rms_epsilon, batch.rows, RopeShapeOf(config_), stream, StartOf(batch));
+  }
   PlacePrefixes(batch, layer);
-  cuda::RopeAndCache(b.qkv.mutable_data_ptr(), LoraAddend(batch), Scales(batch, layer), base.rope_cos_PH.const_data_ptr<float>(),
+  cuda::RopeAndCache(b.qkv.mutable_data_ptr(), prepares ? cuda::Addend() : addend, prepares ? cuda::RowScales() : scales, base.rope_cos_PH.const_data_ptr<float>(),
                      base.rope_sin_PH.const_data_ptr<float>(), Input(o.positions), Input(o.slots),
                      keys.mutable_data_ptr(), values.mutable_data_ptr(), batch.rows, RopeShapeOf(config_), stream, StartOf(batch));
   auto attend = [&](const AttentionRoom& room, const AttentionOffsets& at, int tile_rows, int64_t first, bool is_cut) {
@@ -505,20 +511,21 @@ void GpuRunner::Layer(const Model& model, const Batch& batch, int64_t layer) {
   const int64_t rows = batch.rows;
   const double epsilon = model.weights->config.rms_epsilon;
   // x += delta, what the projection gave, and its norm: the next product's input.
-  auto add_and_norm = [&](Projection from, const Tensor& weight) {
-    cuda::AddAndNorm(b.x.mutable_data_ptr(), b.delta.const_data_ptr(), LoraAddend(batch), Scales(batch, layer),
+  const LayerWeights& own = weights.layers[layer];
+  auto add_and_norm = [&](Projection from, Linear which, const Tensor& weight) {
+    cuda::AddAndNorm(b.x.mutable_data_ptr(), b.delta.const_data_ptr(), AddendOf(batch, own, which), Scales(batch, layer),
                      static_cast<int>(from), weight.const_data_ptr(), epsilon, b.normed.mutable_data_ptr(), rows,
                      config_.hidden, stream, StartOf(batch));
   };
   Product(model, batch, layer, Linear::kQkv, Rows(b.normed, rows), Rows(b.qkv, rows));
   Attend(model, batch, layer);
   Product(model, batch, layer, Linear::kO, Rows(b.attended, rows), Rows(b.delta, rows));
-  add_and_norm(Projection::kO, weights.layers[layer].ffn_norm_D);
+  add_and_norm(Projection::kO, Linear::kO, own.ffn_norm_D);
   Product(model, batch, layer, Linear::kGateUp, Rows(b.normed, rows), Rows(b.gate_up, rows));
-  cuda::SwiGluAdded(b.gate_up.const_data_ptr(), LoraAddend(batch), Scales(batch, layer), b.inner.mutable_data_ptr(), rows,
+  cuda::SwiGluAdded(b.gate_up.const_data_ptr(), AddendOf(batch, own, Linear::kGateUp), Scales(batch, layer), b.inner.mutable_data_ptr(), rows,
                     config_.intermediate, stream, StartOf(batch));
   Product(model, batch, layer, Linear::kDown, Rows(b.inner, rows), Rows(b.delta, rows));
-  add_and_norm(Projection::kDown, layer + 1 < config_.layers ? weights.layers[layer + 1].attention_norm_D : weights.final_norm_D);
+  add_and_norm(Projection::kDown, Linear::kDown, layer + 1 < config_.layers ? weights.layers[layer + 1].attention_norm_D : weights.final_norm_D);
 }
 
 void GpuRunner::Forward(Model* model, const Batch& batch) {

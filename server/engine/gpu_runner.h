@@ -86,8 +86,8 @@ class GpuRunner {
   void Multiply(const at::Tensor& x, const at::Tensor& w, const TiledWeight* tiled, const at::Tensor& y,
                 cuda::Start start = cuda::Start::kAfter) const;
   cuda::LoraBatch Loras(const Batch& batch) const;
-  // What the grouped kernel made, for the product that was last.
-  cuda::Addend LoraAddend(const Batch& batch) const;
+  // What belongs to the product that was last: what the grouped kernel made, and its bias.
+  cuda::Addend AddendOf(const Batch& batch, const LayerWeights& weights, Linear which) const;
   cuda::RowScales Scales(const Batch& batch, int64_t layer) const;
   // Puts prefixes' keys and values where the layer computed some for their tokens.
   void PlacePrefixes(const Batch& batch, int64_t layer) const;

@@ -74,6 +74,7 @@ struct LoraSpec {
   std::optional<double> dropout;  // unset: 0.05
   std::vector<TargetModule> target_modules;  // empty: all seven
   bool use_rslora = false;
+  double learning_rate_ratio = 0;  // LoRA+: B's over A's; 0: 1
   bool operator==(const LoraSpec&) const = default;
 };
 

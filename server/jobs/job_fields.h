@@ -21,6 +21,7 @@ void VisitFields(Is<LoraSpec> auto& s, auto f) {
   f("dropout", s.dropout);
   f("target_modules", s.target_modules);
   f("use_rslora", s.use_rslora);
+  f("learning_rate_ratio", s.learning_rate_ratio);
 }
 
 void VisitFields(Is<SoftPromptSpec> auto& s, auto f) {

@@ -80,6 +80,8 @@ void CheckMethod(const LoraSpec& lora, Checker& checker) {
     checker.Require(*lora.dropout >= 0 && *lora.dropout < 1, "lora.dropout", "must be at least 0 and below 1");
   }
   CheckTargets(lora.target_modules, "lora.target_modules", checker);
+  checker.Require(lora.learning_rate_ratio == 0 || (lora.learning_rate_ratio >= 1 && lora.learning_rate_ratio <= 1000),
+                  "lora.learning_rate_ratio", "must be 1 to 1000");
 }
 
 // Of a soft prompt or a prefix: `method` is the proto's field.
@@ -203,6 +205,10 @@ absl::Status ValidateJobSpec(const JobSpec& spec) {
   if (!spec.validation_dataset.empty()) checker.RequireId(spec.validation_dataset, "tuning_job.validation_dataset");
   if (!spec.tuned_model_id.empty()) checker.RequireId(spec.tuned_model_id, "tuning_job.tuned_model_id");
   std::visit([&](const auto& method) { CheckMethod(method, checker); }, spec.method);
+  // Blocks of 8-bit moments would hold parameters of both rates.
+  const auto* lora = std::get_if<LoraSpec>(&spec.method);
+  checker.Require(!lora || lora->learning_rate_ratio <= 1 || spec.hyperparameters.optimizer_state != "int8",
+                  "lora.learning_rate_ratio", "needs optimizer_state \"float32\"");
   CheckHyperparameters(spec.hyperparameters, checker);
   CheckSearch(spec, checker);
   const std::string& quantization = spec.hyperparameters.quantization;

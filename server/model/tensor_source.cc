@@ -162,6 +162,8 @@ bool IsDerived(const std::string& name) {
 
 }  // namespace
 
+std::string GgufTensorName(const std::string& name) { return ToGgufName(name); }
+
 int64_t TensorSource::Entry::FileRow(int64_t row) const {
   if (interleaved_head_dim == 0) return row;
   const int64_t half = interleaved_head_dim / 2, head = row / interleaved_head_dim, i = row % interleaved_head_dim;

@@ -16,6 +16,9 @@
 
 namespace attune {
 
+// What a GGUF file calls a tensor of this Hugging Face name; empty if it has none such.
+std::string GgufTensorName(const std::string& name);
+
 // A model file's tensors under Hugging Face names, in Hugging Face's row order,
 // whatever the format. Counts which tensors were asked for, so that a load can prove
 // that it used them all. Not thread-safe, except ReadRows.

@@ -20,7 +20,7 @@
 namespace attune {
 
 struct ExportRequest {
-  enum class Format { kDefault = 0, kPeft = 1, kSafetensors = 2 };
+  enum class Format { kDefault = 0, kPeft = 1, kSafetensors = 2, kGgufF16 = 3, kGgufQ8 = 4 };
   std::string model;  // id
   Format format = Format::kDefault;
   std::string destination;  // relative to the export root

@@ -13,7 +13,11 @@ namespace {
 
 using at::Tensor;
 
-AdamWArguments ArgumentsOf(const FlatParameters& flat) { return {flat.values(), flat.copy(), flat.gradients()}; }
+AdamWArguments ArgumentsOf(const FlatParameters& flat, int64_t first, int64_t count) {
+  const Tensor& copy = flat.copy();
+  return {flat.values().narrow(0, first, count), copy.defined() ? copy.narrow(0, first, count) : copy,
+          flat.gradients().narrow(0, first, count)};
+}
 
 class FloatMoments final : public Moments {
  public:
@@ -28,8 +32,9 @@ class FloatMoments final : public Moments {
     }
   }
 
-  void Update(const cuda::AdamWSettings& settings, const Tensor& norm) override {
-    AdamWStep(settings, norm, ArgumentsOf(*flat_), first_, second_);
+  void Update(const cuda::AdamWSettings& settings, const Tensor& norm, int64_t first, int64_t count) override {
+    AdamWStep(settings, norm, ArgumentsOf(*flat_, first, count), first_.narrow(0, first, count),
+              second_.narrow(0, first, count));
   }
 
   std::vector<StateTensor> State() const override { return state_; }
@@ -53,8 +58,9 @@ class QuantizedMoments final : public Moments {
   explicit QuantizedMoments(const FlatParameters* flat)
       : flat_(flat), first_(MakeMoment(true, flat->values())), second_(MakeMoment(false, flat->values())) {}
 
-  void Update(const cuda::AdamWSettings& settings, const Tensor& norm) override {
-    AdamWStep8Bit(settings, norm, ArgumentsOf(*flat_), first_, second_);
+  void Update(const cuda::AdamWSettings& settings, const Tensor& norm, int64_t first, int64_t count) override {
+    TORCH_CHECK(count == flat_->count(), "8-bit moments are updated all at once");
+    AdamWStep8Bit(settings, norm, ArgumentsOf(*flat_, first, count), first_, second_);
   }
 
   std::vector<StateTensor> State() const override {

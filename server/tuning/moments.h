@@ -25,8 +25,9 @@ struct StateTensor {
 class Moments {
  public:
   virtual ~Moments() = default;
-  // `norm`: of all gradients, an fp32 scalar on the device.
-  virtual void Update(const cuda::AdamWSettings& settings, const at::Tensor& norm) = 0;
+  // Of `count` parameters from number `first` on. `norm`: of all gradients, an fp32 scalar on the device.
+  // REQUIRES, of 8-bit moments: these are all.
+  virtual void Update(const cuda::AdamWSettings& settings, const at::Tensor& norm, int64_t first, int64_t count) = 0;
   // Views that a checkpoint saves and restores.
   virtual std::vector<StateTensor> State() const = 0;
 };

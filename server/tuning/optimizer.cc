@@ -21,7 +21,13 @@ double LearningRate(const Hyperparameters& h, int64_t step, int64_t total) {
 AdamW::AdamW(const std::vector<Parameter>& parameters, const Hyperparameters& h, const FlatParameters* flat)
     : h_(h),
       flat_(flat),
-      moments_(h.optimizer_state == "int8" ? Make8BitMoments(flat) : MakeMoments(parameters, flat)) {}
+      moments_(h.optimizer_state == "int8" ? Make8BitMoments(flat) : MakeMoments(parameters, flat)) {
+  for (const Parameter& parameter : parameters) {
+    const int64_t count = parameter.leaf.numel();
+    if (runs_.empty() || runs_.back().rate != parameter.rate) runs_.push_back({flat->Offset(parameter.leaf), 0, parameter.rate});
+    runs_.back().count += count;
+  }
+}
 
 at::Tensor AdamW::GradientNorm() const {
   const at::Tensor& gradients = flat_->gradients();
@@ -36,7 +42,7 @@ at::Tensor AdamW::GradientNorm() const {
 double AdamW::Step(double learning_rate) {
   at::NoGradGuard no_grad;
   const double t = static_cast<double>(steps_ + 1);
-  const cuda::AdamWSettings settings = {
+  cuda::AdamWSettings settings = {
       static_cast<float>(learning_rate),
       static_cast<float>(*h_.adam_beta1),
       static_cast<float>(*h_.adam_beta2),
@@ -47,7 +53,10 @@ double AdamW::Step(double learning_rate) {
       static_cast<float>(1 - std::pow(*h_.adam_beta2, t)),
   };
   const at::Tensor norm = GradientNorm();
-  moments_->Update(settings, norm);
+  for (const Run& run : runs_) {
+    settings.learning_rate = static_cast<float>(learning_rate * run.rate);
+    moments_->Update(settings, norm, run.first, run.count);
+  }
   const double result = norm.item<float>();
   if (std::isfinite(result)) ++steps_;
   return result;

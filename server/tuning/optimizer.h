@@ -38,11 +38,17 @@ class AdamW {
   void set_steps(int64_t steps) { steps_ = steps; }
 
  private:
+  // Neighbours in the flat parameters that have one learning rate.
+  struct Run {
+    int64_t first, count;
+    double rate;
+  };
   at::Tensor GradientNorm() const;
 
   const Hyperparameters h_;
   const FlatParameters* const flat_;
   const std::unique_ptr<Moments> moments_;
+  std::vector<Run> runs_;
   int64_t steps_ = 0;
 };
 

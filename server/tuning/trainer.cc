@@ -50,7 +50,10 @@ Trainer::Trainer(const BaseModel* base, Method* method, const Batcher* batches, 
   if (base->target.device == ComputeTarget::Device::kCuda && cuda::Available()) {
     graphs_ = std::make_unique<PassGraphs>(&direct_, base, PassType(h), activation_bytes);
   }
-  if (joint && method->lora()) joint_ = joint->Join(base, *method->lora(), PassType(h), &flat_, arbiter);
+  // Joint passes hand out gradients in the usual order of parameters.
+  const auto& parameters = method->parameters();
+  const bool has_rates = std::any_of(parameters.begin(), parameters.end(), [](const Parameter& p) { return p.rate != 1; });
+  if (joint && method->lora() && !has_rates) joint_ = joint->Join(base, *method->lora(), PassType(h), &flat_, arbiter);
   Synchronize(base->target);
   making_.reset();
 }

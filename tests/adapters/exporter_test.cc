@@ -2,11 +2,18 @@
 
 #include <gmock/gmock.h>
 
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+
 #include "common/error.h"
 #include "common/file.h"
 #include "server/adapters/packed_ops.h"
 #include "server/adapters/publish_text_prompt.h"
 #include "server/adapters/residency.h"
+#include "server/model/weights/gguf.h"
 #include "server/tokenizer/load.h"
 #include "tests/adapters/adapters_fixture.h"
 #include "tests/testing/random_adapter.h"
@@ -58,6 +65,33 @@ TEST_F(ExporterTest, MergesLoraOverBothFormats) {
     EXPECT_LT((LogitsOfFolder(result->path) - tuned).abs().max().item<float>(), 1e-3);
     EXPECT_GT((Logits(base) - tuned).abs().max().item<float>(), 0.1);
   }
+}
+
+// As safetensors but for rounding, in both types; what the file says of itself stays.
+TEST_F(ExporterTest, WritesGgufAgain) {
+  PublishFullWeights("full", "gguf", 9);
+  PublishAdapter("lora", "gguf", *RandomLora(config_));
+  for (const char* id : {"gguf", "full", "lora"}) {
+    for (const auto& [format, name, tolerance] : {std::tuple{ExportFormat::kGgufF16, "f16", 0.01}, {ExportFormat::kGgufQ8, "q8", 0.2}}) {
+      const absl::StatusOr<ExportResult> result = Export(id, format, absl::StrCat(id, "-", name));
+      ASSERT_TRUE(result.ok()) << result.status();
+      EXPECT_THAT(result->files, ElementsAre("README.md", "model.gguf"));
+      const at::Tensor expected = Logits(id);
+      EXPECT_LT((LogitsOfFolder(result->path) - expected).abs().max().item<float>(), tolerance * expected.abs().max().item<float>())
+          << id << " as " << name;
+      const auto before = GgufFile::Open(registry_->Directory("gguf") + "/model.gguf"), after = GgufFile::Open(result->path + "/model.gguf");
+      ASSERT_TRUE(before.ok() && after.ok());
+      EXPECT_EQ(*(*after)->Int("general.file_type", -1), format == ExportFormat::kGgufQ8 ? 7 : 1);
+      EXPECT_EQ(*(*after)->Texts("tokenizer.ggml.tokens"), *(*before)->Texts("tokenizer.ggml.tokens"));
+      ASSERT_EQ((*after)->tensors().size(), (*before)->tensors().size());
+      for (size_t i = 0; i < (*after)->tensors().size(); ++i) {
+        EXPECT_EQ((*after)->tensors()[i].name, (*before)->tensors()[i].name);
+        EXPECT_EQ((*after)->tensors()[i].shape, (*before)->tensors()[i].shape);
+      }
+    }
+  }
+  PublishAdapter("of-hf", "hf", *RandomLora(config_));
+  EXPECT_EQ(Reason(Export("of-hf", ExportFormat::kGgufF16, "no")), "EXPORT_UNSUPPORTED");
 }
 
 TEST_F(ExporterTest, WritesBaseAndFullWeights) {

@@ -221,6 +221,14 @@ class PeftCheckTest : public AdaptersFixture {
   std::unique_ptr<Residency> residency_;
 };
 
+TEST_F(PeftCheckTest, TheGgufPackageReadsAMergedModel) {
+  PublishAdapter("lora", "gguf", *RandomLora(config_));
+  const std::string merged = Export("lora", ExportFormat::kSafetensors, "merged");
+  EXPECT_TRUE(Check(absl::StrCat("gguf ", Export("lora", ExportFormat::kGgufF16, "f16"), " ", merged)));
+  EXPECT_TRUE(Check(absl::StrCat("gguf ", Export("lora", ExportFormat::kGgufQ8, "q8"), " ", merged)));
+  EXPECT_FALSE(Check(absl::StrCat("gguf ", Export("gguf", ExportFormat::kGgufF16, "base"), " ", merged)));
+}
+
 TEST_F(PeftCheckTest, TransformersOpensAMergedModel) {
   PublishAdapter("lora", "gguf", *RandomLora(config_));
   const std::string path = Export("lora", ExportFormat::kSafetensors, "merged");

@@ -28,6 +28,7 @@ using Ids = std::vector<int32_t>;
 struct Shape {
   const char* name;
   int64_t heads, kv_heads, head_dim;
+  bool has_biases = false, has_norms = false;
 };
 
 // Bytes that went to the host and came back.
@@ -60,6 +61,8 @@ class GpuEngineTest : public ::testing::TestWithParam<Shape> {
     c.heads = GetParam().heads;
     c.kv_heads = GetParam().kv_heads;
     c.head_dim = GetParam().head_dim;
+    c.qkv_bias = c.output_bias = c.mlp_bias = GetParam().has_biases;
+    c.qk_norm = GetParam().has_norms;
     c.hidden = c.heads * c.head_dim;
     c.intermediate = 2 * c.hidden + 8;
     c.vocab = 1003;
@@ -351,7 +354,8 @@ TEST_P(GpuEngineTest, StoppedAndCancelledOnTheWay) {
 
 INSTANTIATE_TEST_SUITE_P(Shapes, GpuEngineTest,
                          ::testing::Values(Shape{"Grouped", 8, 2, 64}, Shape{"OneToOne", 4, 4, 128},
-                                           Shape{"ThreeToOne", 9, 3, 64}, Shape{"SevenToOne", 7, 1, 64}),
+                                           Shape{"ThreeToOne", 9, 3, 64}, Shape{"SevenToOne", 7, 1, 64}, Shape{"Biased", 8, 2, 64, true},
+                                           Shape{"Normed", 4, 2, 128, false, true}),
                          [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace

@@ -61,6 +61,7 @@ TEST(ValidateTest, EveryFieldHasItsRange) {
       CASE("lora.rank", method, LoraSpec{.rank = 1}, LoraSpec{.rank = -1}),
       CASE("lora.alpha", method, LoraSpec{.alpha = 0.5}, LoraSpec{.alpha = -0.5}),
       CASE("lora.dropout", method, LoraSpec{.dropout = 0.0}, LoraSpec{.dropout = 1.0}),
+      CASE("lora.learning_rate_ratio", method, LoraSpec{.learning_rate_ratio = 16}, LoraSpec{.learning_rate_ratio = 0.5}),
       CASE("lora.target_modules", method, LoraSpec{.target_modules = {TargetModule::kDownProj}},
            LoraSpec{.target_modules = {static_cast<TargetModule>(8)}}),
       CASE("lora.target_modules", method, (LoraSpec{.target_modules = {TargetModule::kQProj, TargetModule::kKProj}}),

@@ -53,10 +53,35 @@ TEST_F(ServingKernelsTest, GpuAddsAndNorms) {
     sum.narrow(0, 0, added) += Exact(addend);
     EXPECT_TRUE(Near(x, sum, kBf16)) << width;
     EXPECT_TRUE(Near(y, sum * (sum.square().mean(-1, true) + 1e-5).rsqrt() * Exact(w), kBf16)) << width;
+    const Tensor bias = Random({width}), biased = before.clone();
+    cuda::AddAndNorm(biased.mutable_data_ptr(), delta.const_data_ptr(), {addend.const_data_ptr(), added, bias.const_data_ptr()}, {}, 0,
+                     w.const_data_ptr(), 1e-5, y.mutable_data_ptr(), rows, width, CurrentCudaStream());
+    EXPECT_TRUE(Near(biased, sum + Exact(bias), kBf16)) << width << ", biased";
     cuda::AddAndNorm(x.mutable_data_ptr(), nullptr, {}, {}, 0, w.const_data_ptr(), 1e-5, y.mutable_data_ptr(), rows, width,
                      CurrentCudaStream());
     sum = Exact(x);
     EXPECT_TRUE(Near(y, sum * (sum.square().mean(-1, true) + 1e-5).rsqrt() * Exact(w), kBf16)) << width;
+  }
+}
+
+TEST_F(ServingKernelsTest, GpuAddsBiasesAndNormsHeads) {
+  for (int64_t dimensions : {64, 80, 128, 256}) {
+    for (const bool has_norms : {true, false}) {
+      const int64_t rows = 5, added = 2, heads = 6, kv_heads = 2, width = (heads + 2 * kv_heads) * dimensions;
+      const Tensor qkv = Random({rows, width}), before = qkv.clone(), addend = Random({added, width}), bias = Random({width});
+      const Tensor q_norm = Random({dimensions}), k_norm = Random({dimensions});
+      cuda::PrepareHeads(qkv.mutable_data_ptr(), {addend.const_data_ptr(), added, bias.const_data_ptr()}, {},
+                         has_norms ? q_norm.const_data_ptr() : nullptr, has_norms ? k_norm.const_data_ptr() : nullptr, 1e-6,
+                         rows, {heads, kv_heads, dimensions}, CurrentCudaStream());
+      Tensor expected = Exact(before) + Exact(bias);
+      expected.narrow(0, 0, added) += Exact(addend);
+      expected = expected.view({rows, heads + 2 * kv_heads, dimensions});
+      for (int64_t head = 0; has_norms && head < heads + kv_heads; ++head) {
+        const Tensor one = expected.select(1, head);
+        one.mul_((one.square().mean(-1, true) + 1e-6).rsqrt() * Exact(head < heads ? q_norm : k_norm));
+      }
+      EXPECT_TRUE(Near(qkv, expected.view({rows, width}), kBf16)) << dimensions;
+    }
   }
 }
 
@@ -68,6 +93,11 @@ TEST_F(ServingKernelsTest, GpuGates) {
     Tensor in = Exact(gate_up);
     in.narrow(0, 0, 2) += Exact(addend);
     EXPECT_TRUE(Near(out, at::silu(in.narrow(1, 0, inner)) * in.narrow(1, inner, inner), kBf16)) << inner;
+    const Tensor bias = Random({2 * inner});
+    cuda::SwiGluAdded(gate_up.const_data_ptr(), {addend.const_data_ptr(), 2, bias.const_data_ptr()}, {}, out.mutable_data_ptr(), 4,
+                      inner, CurrentCudaStream());
+    in += Exact(bias);
+    EXPECT_TRUE(Near(out, at::silu(in.narrow(1, 0, inner)) * in.narrow(1, inner, inner), kBf16)) << inner << ", biased";
   }
 }
 

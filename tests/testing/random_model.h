@@ -31,8 +31,13 @@ inline std::shared_ptr<const BaseModel> MakeRandomModel(const ModelConfig& confi
     LayerWeights layer;
     layer.attention_norm_D = at::ones({c.hidden}, options);
     layer.ffn_norm_D = at::ones({c.hidden}, options);
+    if (c.qk_norm) layer.q_norm_A = 1 + 0.2 * at::randn({c.head_dim}, options);
+    if (c.qk_norm) layer.k_norm_A = 1 + 0.2 * at::randn({c.head_dim}, options);
     layer.linear = {random({c.qkv_size(), c.hidden}), random({c.hidden, c.q_size()}),
                     random({2 * c.intermediate, c.hidden}), random({c.hidden, c.intermediate})};
+    for (int l = 0; l < kLinears; ++l) {
+      if (HasBias(c, static_cast<Linear>(l))) layer.bias[l] = at::randn({layer.linear[l].size(0)}, options) * 0.05;
+    }
     for (int l = 0; l < kLinears && format != WeightFormat::kDense; ++l) {
       const cuda::Codes codes = format == WeightFormat::kInt8 ? cuda::Codes::kInt8 : cuda::Codes::kNf4;
       const at::Tensor dense = std::exchange(layer.linear[l], {});

@@ -78,6 +78,34 @@ TEST_F(AdamWTest, FollowsThePaper) {
   EXPECT_EQ(optimizer_->steps(), 3);
 }
 
+// LoRA+: parameters with rates of their own step as if an optimizer of that rate had them, but are clipped together.
+TEST(AdamWRatesTest, EachParameterHasItsRate) {
+  at::manual_seed(6);
+  Hyperparameters h;
+  h.weight_decay = 0.1;
+  h.max_gradient_norm = 1;
+  h = Resolved(h);
+  const at::Tensor start = at::randn({3, 4});
+  std::vector<at::Tensor> found;
+  for (const double rate : {1.0, 16.0}) {
+    const at::Tensor slow = start.clone().set_requires_grad(true), fast = start.clone().set_requires_grad(true);
+    const std::vector<Parameter> parameters = {{"slow", slow}, {"fast", fast, rate}};
+    FlatParameters flat(parameters, at::kFloat);
+    AdamW optimizer(parameters, h, &flat);
+    at::manual_seed(7);
+    for (int step = 0; step < 3; ++step) {
+      const at::Tensor gradient = at::randn({3, 4});
+      flat.Gradient(slow).copy_(gradient);
+      flat.Gradient(fast).copy_(gradient);
+      EXPECT_NEAR(optimizer.Step(rate == 1 ? 0.016 : 0.001), std::sqrt(2.0) * gradient.norm().item<double>(), 1e-5);
+    }
+    found.push_back(fast.detach().clone());
+    EXPECT_EQ(at::equal(slow, fast), rate == 1);
+    EXPECT_EQ(optimizer.steps(), 3);
+  }
+  EXPECT_TRUE(Near(found[1], found[0], 1e-6));
+}
+
 TEST(DynamicMapTest, ResolvesSevenDecades) {
   for (bool both_signs : {true, false}) {
     const std::vector<float> map = DynamicMap(both_signs);

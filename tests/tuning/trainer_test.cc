@@ -141,13 +141,15 @@ class EveryMethodTest : public TrainerTest, public ::testing::WithParamInterface
   MethodSpec Spec() const {
     PartialSpec last;
     last.last_layers = 1;
+    LoraSpec plus = SmallLora();
+    plus.learning_rate_ratio = 4;
     PartialSpec norms;
     norms.biases_and_norms = true;
     SoftPromptSpec prompt;
     prompt.num_virtual_tokens = 5;
     PrefixSpec prefix;
     prefix.num_virtual_tokens = 5;
-    return std::vector<MethodSpec>{FullSpec{}, last, norms, SmallLora(), prompt, prefix, Ia3Spec{}}[GetParam().method];
+    return std::vector<MethodSpec>{FullSpec{}, last, norms, SmallLora(), prompt, prefix, Ia3Spec{}, plus}[GetParam().method];
   }
 };
 
@@ -205,7 +207,8 @@ INSTANTIATE_TEST_SUITE_P(Methods, EveryMethodTest,
                          ::testing::Values(MethodCase{"Full", 0, false}, MethodCase{"LastLayer", 1, false},
                                            MethodCase{"Norms", 2, false}, MethodCase{"Lora", 3, false},
                                            MethodCase{"SoftPrompt", 4, false}, MethodCase{"Prefix", 5, false},
-                                           MethodCase{"Ia3", 6, false}, MethodCase{"GpuFull", 0, true},
+                                           MethodCase{"Ia3", 6, false}, MethodCase{"LoraPlus", 7, false},
+                                           MethodCase{"GpuLoraPlus", 7, true}, MethodCase{"GpuFull", 0, true},
                                            MethodCase{"GpuLastLayer", 1, true}, MethodCase{"GpuNorms", 2, true},
                                            MethodCase{"GpuLora", 3, true}, MethodCase{"GpuSoftPrompt", 4, true},
                                            MethodCase{"GpuPrefix", 5, true}, MethodCase{"GpuIa3", 6, true}),

@@ -44,6 +44,8 @@ class PackedWeight {
   static int64_t MaxBf16Tokens();
 
   GgmlType type() const { return type_; }
+  // The rows' blocks, one row behind the other.
+  absl::string_view bytes() const { return bytes_; }
   int64_t rows() const { return rows_; }
   int64_t columns() const { return columns_; }
 

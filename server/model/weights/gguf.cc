@@ -225,10 +225,12 @@ absl::StatusOr<std::unique_ptr<GgufFile>> GgufFile::Parse(absl::string_view byte
   auto file = std::unique_ptr<GgufFile>(new GgufFile());
   for (uint64_t i = 0; i < metadata_count; ++i) {
     absl::string_view text;
+    const uint64_t begin = reader.position();
     if (!reader.ReadString(&text)) return Cut("the metadata");
     std::string key(text);
     ATTUNE_ASSIGN_OR_RETURN(GgufValue value, ReadValue(&reader, key));
     if (!file->metadata_.emplace(key, std::move(value)).second) return Bad(absl::StrCat("it has ", key, " twice"));
+    file->keys_.push_back({key, bytes.substr(begin, reader.position() - begin)});
   }
   ATTUNE_ASSIGN_OR_RETURN(int64_t alignment, file->Int("general.alignment", kDefaultAlignment));
   if (alignment <= 0 || alignment > kMaxAlignment || (alignment & (alignment - 1)) != 0) {

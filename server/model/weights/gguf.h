@@ -34,6 +34,12 @@ struct GgufTensor {
   int64_t elements() const;
 };
 
+// A metadata entry as it lies in the file: the key, its value's kind and the value.
+struct GgufKey {
+  std::string name;
+  absl::string_view bytes;  // inside the mapping
+};
+
 // A GGUF file (versions 2 and 3, little-endian), memory-mapped. Every count,
 // offset and length is checked against the file's size before use; a hostile or
 // cut file gives INVALID_ARGUMENT (BAD_GGUF), never a crash. Immutable: thread-safe.
@@ -56,6 +62,8 @@ class GgufFile {
   const std::vector<double>* Reals(absl::string_view key) const;
   bool Has(absl::string_view key) const;
 
+  // All of them, in the file's order.
+  const std::vector<GgufKey>& keys() const { return keys_; }
   const std::vector<GgufTensor>& tensors() const { return tensors_; }
   const GgufTensor* Find(absl::string_view name) const;  // null if absent
 
@@ -63,6 +71,7 @@ class GgufFile {
   GgufFile() = default;
   std::unique_ptr<MappedFile> mapping_;
   std::map<std::string, GgufValue, std::less<>> metadata_;
+  std::vector<GgufKey> keys_;
   std::vector<GgufTensor> tensors_;
   std::map<std::string, size_t, std::less<>> by_name_;  // indices into tensors_
 };

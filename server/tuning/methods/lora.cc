@@ -1,6 +1,7 @@
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
@@ -23,16 +24,20 @@ class LoraMethod final : public Method {
     lora.dropout = spec.dropout.value_or(0.05);
     lora.use_rslora = spec.use_rslora;
     lora.layers.resize(base_->config.layers);
+    rate_of_b_ = std::max(1.0, spec.learning_rate_ratio);
+    std::vector<Parameter> fast;  // with a rate of their own B's stand behind all A's, so that the optimizer has two runs
     at::Generator generator = at::detail::createCPUGenerator(seed);
     for (int64_t i = 0; i < base_->config.layers; ++i) {
       std::vector<Parameter> pending;  // the B's of the product at hand
       for (int p = 0; p < kProjections; ++p) {
         if (IsTargeted(spec, p)) pending.push_back(AddModule(i, static_cast<Projection>(p), &generator));
         const bool last = p + 1 == kProjections || LinearOf(p + 1) != LinearOf(p);
-        if (last) parameters_.insert(parameters_.end(), pending.begin(), pending.end());
+        std::vector<Parameter>& to = rate_of_b_ == 1 ? parameters_ : fast;
+        if (last) to.insert(to.end(), pending.begin(), pending.end());
         if (last) pending.clear();
       }
     }
+    parameters_.insert(parameters_.end(), fast.begin(), fast.end());
   }
 
   const std::vector<Parameter>& parameters() const override { return parameters_; }
@@ -74,10 +79,11 @@ class LoraMethod final : public Method {
     module.b_OR.set_requires_grad(true);
     const std::string name = absl::StrCat("layers.", layer, ".", ProjectionPath(projection));
     parameters_.push_back({name + ".lora_A", module.a_RI});
-    return {name + ".lora_B", module.b_OR};
+    return {name + ".lora_B", module.b_OR, rate_of_b_};
   }
 
   const std::shared_ptr<const BaseModel> base_;
+  double rate_of_b_ = 1;
   Adapter adapter_;
   std::vector<Parameter> parameters_;
 };

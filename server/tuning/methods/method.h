@@ -21,6 +21,7 @@ namespace attune {
 struct Parameter {
   std::string name;  // unique within the method; keys checkpoints
   at::Tensor leaf;
+  double rate = 1;  // its learning rate, times the method's
 };
 
 // The base model's own weights that train, as leaves; undefined where frozen. A tied

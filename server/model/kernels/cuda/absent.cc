@@ -65,6 +65,10 @@ void RopeAndCache(void*, Addend, RowScales, const float*, const float*, const in
                   RopeShape, Stream, Start) {
   std::abort();
 }
+bool PrepareHeadsTakes(RopeShape) { return false; }
+void PrepareHeads(void*, Addend, RowScales, const void*, const void*, double, int64_t, RopeShape, Stream, Start) {
+  std::abort();
+}
 bool AddAndNormTakes(int64_t) { return false; }
 void AddAndNorm(void*, const void*, Addend, RowScales, int, const void*, double, void*, int64_t, int64_t, Stream, Start) {
   std::abort();

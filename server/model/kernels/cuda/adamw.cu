@@ -125,7 +125,11 @@ void AdamW(const AdamWSettings& settings, const float* norm, float* parameters, 
     Update<N><<<blocks < 4096 ? blocks : 4096, kThreads, 0, stream>>>(
         settings, norm, parameters, static_cast<__nv_bfloat16*>(copy), gradients, first, second, count);
   };
-  count % 4 == 0 ? launch.operator()<4>() : launch.operator()<1>();
+  // A part of the parameters may begin anywhere.
+  auto is_aligned = [](const void* at, size_t bytes) { return reinterpret_cast<uintptr_t>(at) % bytes == 0; };
+  const bool takes_four = count % 4 == 0 && is_aligned(parameters, 16) && is_aligned(gradients, 16) &&
+                          is_aligned(first, 16) && is_aligned(second, 16) && is_aligned(copy, 8);
+  takes_four ? launch.operator()<4>() : launch.operator()<1>();
   CheckLaunch();
 }
 

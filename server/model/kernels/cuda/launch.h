@@ -173,10 +173,11 @@ void TiledProduct(const void* x_TI, int64_t x_stride, const TiledMatrix& w_OI, v
 void EmbedTokens(const void* embedding_VD, const int32_t* tokens_T, const int32_t* sampled, void* x_TD, int64_t rows,
                  int64_t columns, Stream stream);
 
-// What is to be added to a matrix's first rows before use; contiguous, of its width.
+// What is to be added to a matrix before use: `values`, contiguous, of its width, to its first rows, and `bias` to every row.
 struct Addend {
   const void* values = nullptr;
   int64_t rows = 0;
+  const void* bias = nullptr;  // null: none
 };
 
 // IA3's scales, by which (a matrix + its addend) is multiplied before use. A slot has kScaleEntries pointers a
@@ -187,6 +188,12 @@ struct RowScales {
   int64_t stride = 0;                    // pointers from slot to slot
   const int32_t* slots_T = nullptr;      // of each row; negative: it is not scaled
 };
+
+// qkv_TE + addend, scaled, and then, where these are not null, an RMS norm of each head's query and key: in place. Only for
+// heads as PrepareHeadsTakes allows: up to 256 dimensions.
+bool PrepareHeadsTakes(RopeShape shape);
+void PrepareHeads(void* qkv_TE, Addend addend, RowScales scales, const void* q_norm_A, const void* k_norm_A, double epsilon,
+                  int64_t tokens, RopeShape shape, Stream stream, Start start = Start::kAfter);
 
 // Rotates the query columns of qkv_TE + addend in place, and writes rotated keys, and values, to their
 // slots of the cache; rows whose slot is negative are left out.

@@ -18,12 +18,17 @@ __global__ void Embed(const T* embedding, const int32_t* tokens, const int32_t* 
   }
 }
 
-// v += what the addend has there.
+// v += what the addend has for the row, which begins at `start`, from column `i` on.
 template <typename T, int N>
-__device__ inline void Add(const T* addend, int64_t addend_rows, int64_t row, int64_t at, float (&v)[N]) {
-  if (row >= addend_rows) return;
+__device__ inline void Add(const Addend& addend, int64_t row, int64_t start, int64_t i, float (&v)[N]) {
   float d[N];
-  Load(addend + at, d);
+  if (addend.bias) {
+    Load(static_cast<const T*>(addend.bias) + i, d);
+#pragma unroll
+    for (int j = 0; j < N; ++j) v[j] += d[j];
+  }
+  if (row >= addend.rows) return;
+  Load(static_cast<const T*>(addend.values) + start + i, d);
 #pragma unroll
   for (int j = 0; j < N; ++j) v[j] += d[j];
 }
@@ -46,7 +51,7 @@ constexpr int kScaleQ = 0, kScaleK = 1, kScaleV = 2, kScaleGate = 4, kScaleUp = 
 
 // A thread has the same few dimensions in both halves of a head: queries' first, then keys', then values'.
 template <typename T, int N>
-__global__ void RopeCache(T* qkv, const T* addend, int64_t addend_rows, RowScales scales, const float* cos, const float* sin,
+__global__ void RopeCache(T* qkv, Addend addend, RowScales scales, const float* cos, const float* sin,
                           const int32_t* positions, const int32_t* slots, T* keys, T* values, int heads, int kv_heads,
                           int half) {
   LetNextBegin();
@@ -63,8 +68,8 @@ __global__ void RopeCache(T* qkv, const T* addend, int64_t addend_rows, RowScale
     float a[N], b[N], c[N], s[N];
     Load(qkv + at, a);
     Load(qkv + at + half, b);
-    Add<T, N>(addend, addend_rows, t, at, a);
-    Add<T, N>(addend, addend_rows, t, at + half, b);
+    Add<T, N>(addend, t, row, at - row, a);
+    Add<T, N>(addend, t, row, at - row + half, b);
     const int entry = head < heads ? kScaleQ : head < heads + kv_heads ? kScaleK : kScaleV;
     const int first_head = entry == kScaleQ ? 0 : entry == kScaleK ? heads : heads + kv_heads;
     Scale<T, N>(scales, t, entry, (head - first_head) * 2 * half + i, a);
@@ -88,9 +93,43 @@ __global__ void RopeCache(T* qkv, const T* addend, int64_t addend_rows, RowScale
   }
 }
 
+// A warp a head, a lane up to N dimensions of it.
+template <typename T, int N>
+__global__ void PrepareHead(T* qkv, Addend addend, RowScales scales, const T* q_norm, const T* k_norm, float epsilon, int heads,
+                            int kv_heads, int dimensions) {
+  LetNextBegin();
+  WaitForBefore();
+  const int head = static_cast<int>(blockIdx.y * (blockDim.x / 32) + threadIdx.x / 32), i = threadIdx.x % 32 * N;
+  if (head >= heads + 2 * kv_heads) return;
+  const int entry = head < heads ? kScaleQ : head < heads + kv_heads ? kScaleK : kScaleV;
+  const int first_head = entry == kScaleQ ? 0 : entry == kScaleK ? heads : heads + kv_heads;
+  const T* norm = entry == kScaleQ ? q_norm : entry == kScaleK ? k_norm : nullptr;
+  const int64_t row = blockIdx.x * static_cast<int64_t>(heads + 2 * kv_heads) * dimensions;
+  const int64_t column = static_cast<int64_t>(head) * dimensions + i;
+  const bool inside = i < dimensions;
+  float v[N] = {}, squares = 0;
+  if (inside) {
+    Load(qkv + row + column, v);
+    Add<T, N>(addend, blockIdx.x, row, column, v);
+    Scale<T, N>(scales, blockIdx.x, entry, (head - first_head) * dimensions + i, v);
+  }
+  if (norm) {
+#pragma unroll
+    for (int j = 0; j < N; ++j) squares += v[j] * v[j];
+#pragma unroll
+    for (int offset = 16; offset > 0; offset /= 2) squares += __shfl_xor_sync(~0u, squares, offset);
+    const float r = rsqrtf(squares / dimensions + epsilon);
+    float g[N] = {};
+    if (inside) Load(norm + i, g);
+#pragma unroll
+    for (int j = 0; j < N; ++j) v[j] *= r * g[j];
+  }
+  if (inside) Store(qkv + row + column, v);
+}
+
 // A row's threads hold it at once.
 template <typename T, int N>
-__global__ void AddNorm(T* x, const T* delta, const T* addend, int64_t addend_rows, RowScales scales, int scaled, const T* w, float epsilon, T* y,
+__global__ void AddNorm(T* x, const T* delta, Addend addend, RowScales scales, int scaled, const T* w, float epsilon, T* y,
                         int columns) {
   LetNextBegin();
   WaitForBefore();
@@ -105,7 +144,7 @@ __global__ void AddNorm(T* x, const T* delta, const T* addend, int64_t addend_ro
     if (delta) {
       float d[N];
       Load(delta + at, d);
-      Add<T, N>(addend, addend_rows, blockIdx.x, at, d);
+      Add<T, N>(addend, blockIdx.x, at - i, i, d);
       Scale<T, N>(scales, blockIdx.x, scaled, i, d);
 #pragma unroll
       for (int j = 0; j < N; ++j) v[j] = ToFloat(FromFloat<T>(v[j] + d[j]));
@@ -122,17 +161,17 @@ __global__ void AddNorm(T* x, const T* delta, const T* addend, int64_t addend_ro
 }
 
 template <typename T, int N>
-__global__ void Gate(const T* gate_up, const T* addend, int64_t addend_rows, RowScales scales, T* out, int inner) {
+__global__ void Gate(const T* gate_up, Addend addend, RowScales scales, T* out, int inner) {
   LetNextBegin();
   WaitForBefore();
   const int i = (blockIdx.y * blockDim.x + threadIdx.x) * N;
   if (i >= inner) return;
-  const int64_t at = blockIdx.x * static_cast<int64_t>(2 * inner) + i;
+  const int64_t row = blockIdx.x * static_cast<int64_t>(2 * inner), at = row + i;
   float g[N], u[N];
   Load(gate_up + at, g);
   Load(gate_up + at + inner, u);
-  Add<T, N>(addend, addend_rows, blockIdx.x, at, g);
-  Add<T, N>(addend, addend_rows, blockIdx.x, at + inner, u);
+  Add<T, N>(addend, blockIdx.x, row, i, g);
+  Add<T, N>(addend, blockIdx.x, row, i + inner, u);
   Scale<T, N>(scales, blockIdx.x, kScaleGate, i, g);
   Scale<T, N>(scales, blockIdx.x, kScaleUp, i, u);
 #pragma unroll
@@ -202,9 +241,22 @@ void RopeAndCache(void* qkv_TE, Addend addend, RowScales scales, const float* co
   const int heads = static_cast<int>(shape.heads), kv_heads = static_cast<int>(shape.kv_heads);
   Dispatch(Type::kBfloat16, half, [&]<typename T, int N>() {
     LaunchAt(start, RopeCache<T, N>, dim3(static_cast<unsigned>(tokens)), RowThreads((heads + 2 * kv_heads) * half, N), 0, stream,
-        static_cast<T*>(qkv_TE), static_cast<const T*>(addend.values), addend.rows, scales, cos_PH, sin_PH, positions_T,
+        static_cast<T*>(qkv_TE), addend, scales, cos_PH, sin_PH, positions_T,
         slots_T, static_cast<T*>(keys), static_cast<T*>(values), heads, kv_heads, half);
   });
+}
+
+bool PrepareHeadsTakes(RopeShape shape) { return shape.head_dim % kWide<Bf16> == 0 && shape.head_dim <= 32 * kWide<Bf16>; }
+
+void PrepareHeads(void* qkv_TE, Addend addend, RowScales scales, const void* q_norm_A, const void* k_norm_A, double epsilon,
+                  int64_t tokens, RopeShape shape, Stream stream, Start start) {
+  constexpr int kWarps = 4, kEach = kWide<Bf16>;
+  const int heads = static_cast<int>(shape.heads), kv_heads = static_cast<int>(shape.kv_heads);
+  const dim3 grid(static_cast<unsigned>(tokens), static_cast<unsigned>((heads + 2 * kv_heads + kWarps - 1) / kWarps));
+  LaunchAt(start, PrepareHead<Bf16, kEach>, grid, kWarps * 32, 0, stream, static_cast<Bf16*>(qkv_TE), addend, scales,
+           static_cast<const Bf16*>(q_norm_A), static_cast<const Bf16*>(k_norm_A), static_cast<float>(epsilon), heads,
+           kv_heads, static_cast<int>(shape.head_dim));
+  CheckLaunch();
 }
 
 bool AddAndNormTakes(int64_t columns) { return columns % kWide<Bf16> == 0 && columns <= 1024 * kWide<Bf16>; }
@@ -213,7 +265,7 @@ void AddAndNorm(void* x_TD, const void* delta_TD, Addend addend, RowScales scale
                 double epsilon, void* y_TD, int64_t rows, int64_t columns, Stream stream, Start start) {
   Dispatch(Type::kBfloat16, columns, [&]<typename T, int N>() {
     LaunchAt(start, AddNorm<T, N>, dim3(static_cast<unsigned>(rows)), RowThreads(columns, N), 0, stream,
-        static_cast<T*>(x_TD), static_cast<const T*>(delta_TD), static_cast<const T*>(addend.values), addend.rows, scales,
+        static_cast<T*>(x_TD), static_cast<const T*>(delta_TD), addend, scales,
         scaled, static_cast<const T*>(w_D), static_cast<float>(epsilon), static_cast<T*>(y_TD), static_cast<int>(columns));
   });
 }
@@ -224,7 +276,7 @@ void SwiGluAdded(const void* gate_up_T2I, Addend addend, RowScales scales, void*
     constexpr int kThreads = 128;
     const unsigned blocks = static_cast<unsigned>((inner / N + kThreads - 1) / kThreads);
     LaunchAt(start, Gate<T, N>, dim3(static_cast<unsigned>(rows), blocks), kThreads, 0, stream,
-             static_cast<const T*>(gate_up_T2I), static_cast<const T*>(addend.values), addend.rows, scales,
+             static_cast<const T*>(gate_up_T2I), addend, scales,
              static_cast<T*>(out_TI), static_cast<int>(inner));
   });
 }
