@@ -45,7 +45,7 @@ absl::StatusOr<ModelConfig> ConfigFromGguf(const GgufFile& file);
 // From the text of a Hugging Face config.json; errors as above.
 absl::StatusOr<ModelConfig> ConfigFromJson(const std::string& json);
 
-// The text of a config.json that transformers and ConfigFromJson read.
+// The text of a config.json that transformers and ConfigFromJson read. REQUIRES: the family is one of families.h's.
 std::string ConfigToJson(const ModelConfig& config, int32_t bos_id, int32_t eos_id);
 
 // cos and sin factors need one angular frequency per pair of dimensions: head_dim / 2
