@@ -81,6 +81,7 @@ TEST(ConvertJobTest, EveryFieldSurvivesForEveryMethod) {
   lora.mutable_lora()->add_target_modules(v1::DOWN_PROJ);
   lora.mutable_lora()->set_use_rslora(true);
   lora.mutable_lora()->set_learning_rate_ratio(16);
+  lora.mutable_hyperparameters()->set_optimizer_state("float32");
   v1::TuningJob soft = FullJob();
   soft.mutable_soft_prompt()->set_num_virtual_tokens(5);
   soft.mutable_soft_prompt()->set_init(v1::SoftPromptTuning::TEXT);
