@@ -78,7 +78,7 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->check(CLI::Range(1, 64))
       ->capture_default_str();
   app->add_option("--decode-weights", server.decode_weights,
-                  "Blocks in which decoding reads weights, those of a file that has some (GGUF's Q4, Q8_0) as they are:\n"
+                  "Blocks in which decoding reads weights; those of a file that has some (GGUF's Q4, Q8_0) are kept:\n"
                   "int8, int4 and, on a GPU, fp8 are faster, and at load the log says what they cost in perplexity")
       ->envname("ATTUNE_DECODE_WEIGHTS")
       ->check(CLI::IsMember({"as-loaded", "int8", "fp8", "int4"}))

@@ -171,16 +171,16 @@ absl::Status WriteAll(const ModelRegistry& registry, Residency* residency, const
                       const ModelCardFacts& facts, const std::string& to) {
   if (info.kind == ModelKind::kTextPrompt) {
     ATTUNE_RETURN_IF_ERROR(CopyFile(TextPromptPath(registry.Directory(info.id)), TextPromptPath(to)));
-    return WriteFileDurably(to + "/README.md", ModelCard(info, facts, /*peft=*/false));
+    return WriteFileDurably(to + "/README.md", ModelCard(info, facts, "transformers"));
   }
-  const bool peft = format == ExportFormat::kPeft;
-  if (format == ExportFormat::kGgufF16 || format == ExportFormat::kGgufQ8) {
+  const bool peft = format == ExportFormat::kPeft, gguf = format == ExportFormat::kGgufF16 || format == ExportFormat::kGgufQ8;
+  if (gguf) {
     const GgmlType type = format == ExportFormat::kGgufQ8 ? GgmlType::kQ8_0 : GgmlType::kF16;
     ATTUNE_RETURN_IF_ERROR(WriteGgufModel(registry, residency, info, type, to));
   } else {
     ATTUNE_RETURN_IF_ERROR(peft ? WritePeft(registry, info, to) : WriteSafetensorsModel(registry, residency, info, to));
   }
-  return WriteFileDurably(to + "/README.md", ModelCard(info, facts, peft));
+  return WriteFileDurably(to + "/README.md", ModelCard(info, facts, peft ? "peft" : gguf ? "gguf" : "transformers"));
 }
 
 }  // namespace

@@ -107,6 +107,7 @@ absl::Status ExportGguf(const std::string& from, const ModelConfig& config, cons
   using Tensors = std::map<std::string, FileTensor>;
   ATTUNE_ASSIGN_OR_RETURN(const Tensors tensors, FileTensors(source.get(), config, weights));
   std::vector<GgufTensorToWrite> out;
+  size_t matched = 0;
   for (const GgufTensor& tensor : file.tensors()) {
     if (tensor.name == "rope_freqs.weight") {  // not trained
       out.push_back({tensor.name, tensor.shape, tensor.type, [&tensor] { return std::string(tensor.bytes); }});
@@ -114,11 +115,12 @@ absl::Status ExportGguf(const std::string& from, const ModelConfig& config, cons
     }
     const auto found = tensors.find(tensor.name);
     if (found == tensors.end()) return CannotExport(absl::StrCat("'", tensor.name, "' of the imported file is none of the weights."));
+    ++matched;
     const GgmlType own = TypeFor(tensor, type);
     out.push_back({tensor.name, tensor.shape, own,
                    [&name = found->first, &values = found->second, own] { return Encode(name, values, own); }});
   }
-  if (out.size() < tensors.size()) return CannotExport("the imported file lacks some of the weights.");
+  if (matched < tensors.size()) return CannotExport("the imported file lacks some of the weights.");
   return WriteGguf(path, KeysFor(file, type), out);
 }
 

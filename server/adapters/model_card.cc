@@ -150,8 +150,8 @@ void AddLimits(const ModelInfo& info, const ModelCardFacts& facts, std::string* 
 
 }  // namespace
 
-std::string ModelCard(const ModelInfo& info, const ModelCardFacts& facts, bool peft) {
-  std::string card = absl::StrCat("---\nlibrary_name: ", peft ? "peft" : "transformers", "\n");
+std::string ModelCard(const ModelInfo& info, const ModelCardFacts& facts, absl::string_view library) {
+  std::string card = absl::StrCat("---\nlibrary_name: ", library, "\n");
   if (!info.base_model.empty()) absl::StrAppend(&card, "base_model: ", Quoted(info.base_model), "\n");
   absl::StrAppend(&card, "pipeline_tag: text-generation\ntags: [attune]\n---\n\n# ",
                   info.display_name.empty() ? info.id : info.display_name, "\n\n");

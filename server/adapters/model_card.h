@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/string_view.h"
 #include "server/adapters/model_info.h"
 
 namespace attune {
@@ -38,8 +39,9 @@ struct ModelCardFacts {
 };
 
 // The text of a README.md that tells a reader on Hugging Face's hub or on disk what the model is: method and settings,
-// base model, data, figures with what they were measured on, and limits. `peft`: the files are PEFT's.
-std::string ModelCard(const ModelInfo& info, const ModelCardFacts& facts, bool peft);
+// base model, data, figures with what they were measured on, and limits. `library` opens the files: "peft",
+// "transformers" or "gguf".
+std::string ModelCard(const ModelInfo& info, const ModelCardFacts& facts, absl::string_view library);
 
 }  // namespace attune
 

@@ -211,19 +211,26 @@ static absl::Status LogDecodingLoss(const std::string& id, const BaseModel& base
 absl::StatusOr<std::shared_ptr<const BaseModel>> Residency::LoadWeights(const ModelInfo& info) {
   // Goes when the model's last holder lets go.
   struct Counted {
-    MemoryBudget::Reservation memory;
+    MemoryBudget::Reservation memory, more_memory;
     std::shared_ptr<const BaseModel> base;
   };
   const std::string directory = registry_->Directory(info.id);
   auto counted = std::make_shared<Counted>();
+  int64_t foreseen = 0;
   if (budget_) {
     // Before loading: to find out by running out of memory would hurt those who have some.
     ATTUNE_ASSIGN_OR_RETURN(ModelConfig config, LoadConfig(directory));
-    ATTUNE_ASSIGN_OR_RETURN(counted->memory, budget_->Reserve(WeightBytes(config, *target_, WeightFormat::kDense),
-                                                              absl::StrCat("the weights of ", kModels, "/", info.id)));
+    foreseen = WeightBytes(config, *target_, WeightFormat::kDense);
+    ATTUNE_ASSIGN_OR_RETURN(counted->memory, budget_->Reserve(foreseen, absl::StrCat("the weights of ", kModels, "/", info.id)));
   }
   ATTUNE_ASSIGN_OR_RETURN(std::string tokenizer_directory, TokenizerDirectory(*registry_, info));
   ATTUNE_ASSIGN_OR_RETURN(counted->base, LoadBaseModel(directory, tokenizer_directory, *target_));
+  // Blocks of the file's own may be larger than those that were asked for.
+  const int64_t unforeseen = counted->base->bytes - foreseen;
+  if (budget_ && unforeseen > 0) {
+    ATTUNE_ASSIGN_OR_RETURN(counted->more_memory,
+                            budget_->Reserve(unforeseen, absl::StrCat("the weights of ", kModels, "/", info.id)));
+  }
   if (target_->decode_weights != ComputeTarget::DecodeWeights::kAsLoaded) {
     ATTUNE_RETURN_IF_ERROR(LogDecodingLoss(info.id, *counted->base, *target_));
   }

@@ -38,6 +38,7 @@ absl::StatusOr<Answers> Ask(Engine* engine, std::shared_ptr<const ServedModel> m
   options.exact_match = task.choices.empty() && !task.by_likelihood;
   options.max_tokens = task.max_answer_tokens;
   options.priority = task.priority;
+  options.most_under_way = task.most_under_way;
   options.tenant = task.tenant;
   options.temperature = task.temperature;
   options.seed = task.seed;

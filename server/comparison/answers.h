@@ -31,6 +31,7 @@ struct Task {
   int max_answer_tokens = 64;        // of a generated answer
   std::string tenant;                // whose share of the engine it is
   int priority = kBackgroundPriority;
+  int64_t most_under_way = 64;       // rows that are asked at once
   double temperature = 0;            // of generated answers
   uint64_t seed = 0;
   std::shared_ptr<const AnswerScorer> scorer;  // of generated answers; null: they must be exact

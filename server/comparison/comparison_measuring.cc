@@ -20,6 +20,7 @@ namespace attune {
 namespace {
 
 constexpr int64_t kTimedRequests = 24;  // half of them count
+constexpr int64_t kMostRowsUnderWay = 128;
 constexpr size_t kMostDisagreements = 20, kLongestPrompt = 600;
 
 double MacroF1(const Answers& answers, absl::Span<const int64_t> rows) {
@@ -65,9 +66,12 @@ std::vector<std::future<absl::StatusOr<Answers>>> ComparisonRun::AskTestPart(con
       });
       continue;
     }
-    auto ask = [this, &task, id = contender.model, prompt = contender.prompt_template]() -> absl::StatusOr<Answers> {
+    auto ask = [this, &task, id = contender.model, prompt = contender.prompt_template,
+                key = TestKey(contender)]() -> absl::StatusOr<Answers> {
       ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model, deps_.acquire(id));
-      return Ask(deps_.engine, std::move(model), task, prompt, go_on());
+      ATTUNE_ASSIGN_OR_RETURN(Answers answers, Ask(deps_.engine, std::move(model), task, prompt, go_on()));
+      ATTUNE_RETURN_IF_ERROR(deps_.store->PutNote(id_, key, AnswersToJson(answers)));  // whatever becomes of the others
+      return answers;
     };
     asked[i] = std::async(std::launch::async, std::move(ask));
   }
@@ -76,7 +80,6 @@ std::vector<std::future<absl::StatusOr<Answers>>> ComparisonRun::AskTestPart(con
 
 absl::Status ComparisonRun::TakeAnswers(std::future<absl::StatusOr<Answers>> asked, Contender* contender, Answers* answers) {
   ATTUNE_ASSIGN_OR_RETURN(*answers, asked.get());
-  ATTUNE_RETURN_IF_ERROR(deps_.store->PutNote(id_, TestKey(*contender), AnswersToJson(*answers)));
   return MeasureQuality(*answers, contender);
 }
 
@@ -169,11 +172,17 @@ absl::Status ComparisonRun::Test() {
   auto fail = [&](const absl::Status& why, size_t i) {
     now_.contenders[i].state = Contender::State::kFailed;
     now_.contenders[i].note = std::string(why.message());
+    now_.contenders[i].rank = 0;
+    now_.contenders[i].p_value = 1;
+    now_.contenders[i].ties_best = false;
     scores[i].clear();
     first_error.Update(why);
   };
   ATTUNE_RETURN_IF_ERROR(Report("asking all methods the test part"));
-  ATTUNE_ASSIGN_OR_RETURN(const Task task, TestTask());
+  ATTUNE_ASSIGN_OR_RETURN(Task task, TestTask());
+  // Together no more than the engine's queue has places for, which people's requests need, too.
+  const int64_t contenders = std::max<int64_t>(1, static_cast<int64_t>(now_.contenders.size()));
+  task.most_under_way = std::max<int64_t>(8, kMostRowsUnderWay / contenders);
   std::vector<std::future<absl::StatusOr<Answers>>> asked = AskTestPart(task);
   for (size_t i = 0; i < now_.contenders.size(); ++i) {
     Contender& contender = now_.contenders[i];

@@ -106,6 +106,7 @@ std::string Explain(const Comparison& comparison, const std::vector<size_t>& ord
 void Decide(const std::vector<std::vector<double>>& scores, Comparison* comparison) {
   const std::vector<size_t> order = Ranking(scores, comparison->contenders);
   if (order.empty()) {
+    comparison->winner = -1;
     comparison->verdict = "Nothing could be measured, so there is nothing to recommend.";
     return;
   }

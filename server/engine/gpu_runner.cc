@@ -30,9 +30,7 @@ constexpr int64_t kSlots = 4096;
 constexpr int64_t kRing = 4;
 // Parts of rows that attention over cut keys makes at a time.
 constexpr int64_t kMostParts = 2048;
-// Rows up to which a weight is read in blocks: beyond, the dense product is as fast.
-constexpr int64_t kMostTiledRows = 32;
-// The same of dense weights, which that kernel reads as fast as cuBLAS does, but begins to read sooner.
+// Rows up to which dense weights are read by the kernel for few, which reads as fast as cuBLAS does, but begins sooner.
 constexpr int64_t kMostFewRows = 8;
 // Rows of logits that exist at a time.
 constexpr int64_t kHeadRows = 256;
@@ -419,7 +417,7 @@ void GpuRunner::Product(const Model& model, const Batch& batch, int64_t layer, L
 
 void GpuRunner::Multiply(const Tensor& x, const Tensor& w, const TiledWeight* tiled, const Tensor& y, cuda::Start start) const {
   const TiledOptions options{start, is_batch_invariant_ ? cuda::TiledSplit::kColumns : cuda::TiledSplit::kBest};
-  const int64_t most = tiled ? kMostTiledRows : TiledWeight::Takes(w.size(0), w.size(1)) ? kMostFewRows : 0;
+  const int64_t most = tiled ? TiledWeight::kMostRows : TiledWeight::Takes(w.size(0), w.size(1)) ? kMostFewRows : 0;
   const bool are_few = is_batch_invariant_ || x.size(0) <= most;
   if (are_few && tiled) return MultiplyTiled(x, *tiled, y, options);
   if (are_few) return MultiplyFewRows(x, w, y, options);

@@ -7,6 +7,7 @@
 
 #include "server/model/decoder.h"
 #include "server/model/kernels/packed_weight.h"
+#include "server/model/kernels/tiled_weight.h"
 #include "server/model/torch_target.h"
 
 namespace attune {
@@ -40,7 +41,13 @@ at::Tensor InBlocks(const at::Tensor& x, const at::Tensor& w) {
 
 // x W^T by whichever product is faster for so few, or so many, rows, or by one that rounds them all
 // alike; x may be in fp32 where w is in bf16, and so is the result then.
-at::Tensor Product(const at::Tensor& x, const at::Tensor& w, const PackedWeight* packed, bool batch_invariant) {
+at::Tensor Product(const at::Tensor& x, const at::Tensor& w, const PackedWeight* packed, const TiledWeight* tiled,
+                   bool batch_invariant) {
+  if (tiled && x.scalar_type() == at::kBFloat16 && x.size(0) <= TiledWeight::kMostRows) {
+    const at::Tensor y = x.new_empty({x.size(0), w.size(0)});
+    MultiplyTiled(x.contiguous(), *tiled, y);
+    return y;
+  }
   if (batch_invariant && packed) return packed->Multiply(x.contiguous());
   if (batch_invariant) return InBlocks(x.to(w.scalar_type()), w).to(x.scalar_type());
   const bool is_bf16 = w.scalar_type() == at::kBFloat16;
@@ -64,7 +71,8 @@ class PagedOps final : public LayerOps {
     const LayerWeights& weights = base_.weights.layers[layer];
     const int index = static_cast<int>(which);
     const at::Tensor scaled = which == Linear::kDown ? ScaleInner(layer, x) : x;
-    at::Tensor y = Product(scaled, weights.linear[index], weights.packed[index].get(), base_.target.batch_invariant);
+    at::Tensor y = Product(scaled, weights.linear[index], weights.packed[index].get(), weights.tiled[index].get(),
+                           base_.target.batch_invariant);
     if (weights.bias[index].defined()) y.add_(weights.bias[index]);
     for (const AdapterRows& rows : adapters_) {
       if (rows.adapter->lora) AddLora(rows, layer, which, x, y);
@@ -185,7 +193,8 @@ at::Tensor ForwardPart(const BaseModel& base, const std::vector<ForwardItem>& it
   if (rows.wanted.empty()) return at::empty({0, base.config.vocab}, at::kFloat);
   at::Tensor last = hidden.index_select(0, at::tensor(rows.wanted, at::kLong).to(device));
   const at::Tensor logits =
-      Product(last, base.weights.head_VD, base.weights.packed_head.get(), base.target.batch_invariant);
+      Product(last, base.weights.head_VD, base.weights.packed_head.get(), base.weights.tiled_head.get(),
+              base.target.batch_invariant);
   return logits.to(at::kCPU, at::kFloat).contiguous();
 }
 

@@ -23,8 +23,7 @@
 namespace attune {
 namespace {
 
-constexpr size_t kWindow = 64;                                      // examples under way at once, and
-constexpr size_t kMostScored = 1024;                                // answers: each takes a page of the cache
+constexpr size_t kMostScored = 1024;                                // answers under way: each takes a page of the cache
 constexpr int64_t kEmbeddedAhead = 16;                              // examples, where the prompt depends on them
 constexpr absl::Duration kPollInterval = absl::Milliseconds(100);   // how often progress is told while waiting
 constexpr absl::Duration kRetryInterval = absl::Milliseconds(50);   // after the engine's queue was full
@@ -85,7 +84,8 @@ class Evaluation {
     const absl::Time start = absl::Now();
     total_ = total;
     std::deque<Item> window;
-    const size_t most = std::clamp<size_t>(kMostScored / (choices_.labels().size() + 1), 2, kWindow);
+    const size_t most = std::clamp<size_t>(kMostScored / (choices_.labels().size() + 1), 2,
+                                           static_cast<size_t>(std::max<int64_t>(2, options_.most_under_way)));
     int64_t next = 0;
     while (next < total || !window.empty()) {
       while (next < total && window.size() < most) {

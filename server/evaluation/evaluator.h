@@ -44,6 +44,7 @@ struct EvaluationOptions {
   double temperature = 0;             // of generated answers
   uint64_t seed = 0;                  // theirs; each row has its own from it
   int priority = 0;                   // of its requests, as in GenerateParams
+  int64_t most_under_way = 64;        // examples that are asked at once, 2 or more
   std::string tenant;
   // Told of every example that fits, in order, from the calling thread; may be null.
   std::function<void(const ExampleOutcome&)> on_example;

@@ -165,7 +165,7 @@ std::shared_ptr<const TiledWeight> Loader::Tile(const std::vector<TensorSource::
     return std::make_shared<TiledWeight>(TileQ4Rows(rows_OB.to(device), type == GgmlType::kQ4_1));
   }
   if (asks && takes && is_one_type && type == GgmlType::kQ8_0) {
-    return std::make_shared<TiledWeight>(MakeTiledWeight(values.to(device), cuda::TileCodes::kInt8));
+    return std::make_shared<TiledWeight>(MakeTiledWeight(values.to(device, TypeOf(target_)), cuda::TileCodes::kInt8));
   }
   return TileForDecoding(values, target_);
 }
@@ -378,7 +378,9 @@ std::shared_ptr<const TiledWeight> TileForDecoding(const at::Tensor& w_OI, const
   const bool asks = target.device == ComputeTarget::Device::kCuda &&
                     target.decode_weights != ComputeTarget::DecodeWeights::kAsLoaded;
   if (!asks || !TiledWeight::Takes(w_OI.size(0), w_OI.size(1))) return nullptr;
-  return std::make_shared<TiledWeight>(MakeTiledWeight(w_OI.to(DeviceOf(target)), CodesOf(target.decode_weights)));
+  // In the type that products compute in: a matrix in fp32 would be too much beside it.
+  const at::Tensor on_device = w_OI.to(DeviceOf(target), TypeOf(target));
+  return std::make_shared<TiledWeight>(MakeTiledWeight(on_device, CodesOf(target.decode_weights)));
 }
 
 at::Tensor LinearWeight(const LayerWeights& layer, Linear which, at::ScalarType type) {
@@ -452,9 +454,10 @@ std::vector<NamedParameter> FileTensors(const ModelConfig& config, const Decoder
   for (NamedParameter& parameter : NamedParameters(config, weights)) {
     const std::string name = FindFilePart(config, parameter.name).name;
     if (!tensors.empty() && tensors.back().name == name) {
-      tensors.back().tensor = at::cat({tensors.back().tensor, parameter.tensor});
+      // On the host: the device may be full.
+      tensors.back().tensor = at::cat({tensors.back().tensor.cpu(), parameter.tensor.detach().cpu()});
     } else {
-      tensors.push_back({name, std::move(parameter.tensor)});
+      tensors.push_back({name, parameter.tensor.detach()});
     }
   }
   return tensors;

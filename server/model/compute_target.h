@@ -15,8 +15,8 @@ struct ComputeTarget {
   Type type = Type::kFloat32;
   // In which blocks products with few rows, decoding that is, read weights. kAsLoaded: as dense matrices, exactly, but
   // for those that the model's file has in blocks, which a CPU reads as they are. Else those of the file, as far as
-  // the device can (a GPU: Q4_0 and Q4_1 as int4, Q8_0 as int8), and others quantised so. A GPU keeps them beside the
-  // dense ones, which prompts and training read. kFp8 is for GPUs.
+  // the device can (a GPU: Q4_0 and Q4_1 as int4, Q8_0 as int8, scales rounded to bf16), and others quantised so. A GPU
+  // keeps them beside the dense ones, which training and products of many rows read. kFp8 is for GPUs.
   enum class DecodeWeights { kAsLoaded, kInt8, kFp8, kInt4 };
   DecodeWeights decode_weights = DecodeWeights::kAsLoaded;
   // Generation's numbers for a sequence do not depend on what else is in the batch.

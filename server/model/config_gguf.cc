@@ -73,14 +73,18 @@ absl::Status ReadYarn(const Metadata& metadata, const ModelConfig& config, doubl
 }
 
 absl::Status ReadScaling(const Metadata& metadata, const ModelConfig& config, RopeScaling* scaling) {
-  ATTUNE_ASSIGN_OR_RETURN(const std::string type, metadata.Text("rope.scaling.type", "none"));
+  // As llama.cpp: a factor without a type is linear, and a type of none means what it says.
+  ATTUNE_ASSIGN_OR_RETURN(const std::string type, metadata.Text("rope.scaling.type", "linear"));
   ATTUNE_ASSIGN_OR_RETURN(const double old_factor, metadata.Real("rope.scale_linear", 1));
   ATTUNE_ASSIGN_OR_RETURN(const double factor, metadata.Real("rope.scaling.factor", old_factor));
+  if (metadata.Has("rope.scaling.alpha")) return UnsupportedModel(metadata.Key("rope.scaling.alpha"));
   if (type == "yarn") return ReadYarn(metadata, config, factor, scaling);
   if (type != "none" && type != "linear") {
     return UnsupportedModel(absl::StrCat(metadata.Key("rope.scaling.type"), " '", type, "'"));
   }
-  if ((type == "linear" || metadata.Has("rope.scale_linear")) && factor != 1) {
+  ATTUNE_ASSIGN_OR_RETURN(const double attention_factor, metadata.Real("rope.scaling.attn_factor", 1));
+  if (attention_factor != 1) return UnsupportedModel(absl::StrCat(metadata.Key("rope.scaling.attn_factor"), " without YaRN"));
+  if (type == "linear" && factor != 1) {
     scaling->kind = RopeScaling::Kind::kLinear;
     scaling->factor = factor;
   }
@@ -105,7 +109,7 @@ absl::Status ReadRope(const GgufFile& file, const Metadata& metadata, ModelConfi
   return ReadRopeFactors(*factors, config);
 }
 
-absl::Status RefuseFeatures(const Metadata& metadata, int64_t context) {
+absl::Status RefuseFeatures(const Metadata& metadata, const ModelFamily& family, int64_t context) {
   for (const char* key : {"attention.scale", "logit_scale", "residual_scale", "embedding_scale"}) {
     if (metadata.Has(key)) return UnsupportedModel(metadata.Key(key));
   }
@@ -113,6 +117,11 @@ absl::Status RefuseFeatures(const Metadata& metadata, int64_t context) {
   if (experts != 0) return UnsupportedModel(absl::StrCat("mixtures of experts (", metadata.Key("expert_count"), ")"));
   ATTUNE_ASSIGN_OR_RETURN(const bool causal, metadata.Bool("attention.causal", true));
   if (!causal) return UnsupportedModel(absl::StrCat(metadata.Key("attention.causal"), " = false"));
+  // Files that are older than the key have a window all the same.
+  if (family.gguf_needs_window && !metadata.Has("attention.sliding_window")) {
+    return UnsupportedModel(absl::StrCat("a ", family.name, " file without ", metadata.Key("attention.sliding_window"),
+                                         ", which says whether attention has a window; convert it anew"));
+  }
   ATTUNE_ASSIGN_OR_RETURN(const int64_t window, metadata.Int("attention.sliding_window", 0));
   if (window > 0 && window < context) return UnsupportedModel(metadata.Key("attention.sliding_window"));
   return absl::OkStatus();
@@ -167,7 +176,7 @@ absl::StatusOr<ModelConfig> ConfigFromGguf(const GgufFile& file) {
   config.tied_head = file.Find("output.weight") == nullptr;
   config.qk_norm = family->qk_norm;
   ATTUNE_RETURN_IF_ERROR(ReadBiases(file, *family, &config));
-  ATTUNE_RETURN_IF_ERROR(RefuseFeatures(metadata, config.context));
+  ATTUNE_RETURN_IF_ERROR(RefuseFeatures(metadata, *family, config.context));
   ATTUNE_RETURN_IF_ERROR(ReadRope(file, metadata, &config));
   if (!family->scales_rope && config.rope_scaling.kind != RopeScaling::Kind::kNone) {
     return UnsupportedModel(absl::StrCat("rope scaling of a ", architecture, " model"));

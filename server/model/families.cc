@@ -41,6 +41,7 @@ constexpr ModelFamily kFamilies[] = {
      .fuses_projections = true,
      .scales_rope = false,
      .window = WindowRule::kUnlessAbsent,
+     .gguf_needs_window = true,
      .default_context = 4096,
      .default_epsilon = 1e-5},
 };

@@ -33,6 +33,8 @@ struct ModelFamily {
   // GGUF keeps the rows of each query and key head in pairs that turn together.
   bool gguf_interleaves_rows = false;
   WindowRule window = WindowRule::kNever;
+  // A GGUF file must say what window there is, 0 for none.
+  bool gguf_needs_window = false;
   // What transformers takes for keys that a config.json lacks.
   int64_t default_context = 0;
   double default_epsilon = 1e-6;

@@ -114,6 +114,9 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const GgufFile& file) {
       UnsupportedTokenizer(absl::StrCat("tokenizer.ggml.model \"", model, "\" of the GGUF file"));
   if (model == "gpt2") tokenizer = LoadByteBpe(file, &settings);
   if (model == "llama") tokenizer = LoadSentencePiece(file, &settings);
+  // Their special tokens take the blanks behind them, which the file does not say.
+  ATTUNE_ASSIGN_OR_RETURN(const std::string architecture, file.Text("general.architecture", ""));
+  if (model == "llama" && architecture == "phi3") tokenizer = UnsupportedTokenizer("the SentencePiece tokenizer of a phi3 GGUF file");
   if (!tokenizer.ok()) return tokenizer.status();
   (*tokenizer)->Configure(settings);
   return std::move(*tokenizer);

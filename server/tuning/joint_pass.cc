@@ -115,7 +115,7 @@ double JointPass::Member::Run(const MicroBatch& batch, int64_t step_seed, int64_
                   &batch,
                   is_first};
   joint_->rendezvous_.Run(&request);
-  bytes_ = std::max(bytes_, request.bytes);
+  bytes_ = request.bytes;
   if (request.error) std::rethrow_exception(request.error);
   return request.loss;
 }

@@ -49,8 +49,8 @@ class JointPass : public std::enable_shared_from_this<JointPass> {
     // As DirectPass::Run with the job's parameters, in a turn on the device of its own, waited
     // for; returns the sum of the losses. The caller's stream must have nothing to do.
     double Run(const MicroBatch& batch, int64_t step_seed, int64_t loss_tokens, bool is_first);
-    // Of the most that the passes took of the device, beside what jobs have to themselves: an equal part for each job of
-    // the largest round.
+    // Of the most that the passes have taken of the device so far, beside what jobs have to themselves: an equal part for
+    // each job of the largest round so far, as of the last round that this one was in.
     int64_t bytes() const { return bytes_; }
 
    private:

@@ -37,7 +37,7 @@ TEST(ModelCardTest, TellsMethodDataFiguresAndLimits) {
   facts.compared = ModelCardFacts::Compared{
       "r8", "Rank 1 of 3, the winner", "Take lora: it is the best.", {{"Quality", "97.8%", "97.2–98.4%", "Right labels."}}};
   facts.forgetting = "1.3 points lost.";
-  EXPECT_EQ(ModelCard(Lora(), facts, /*peft=*/true), R"(---
+  EXPECT_EQ(ModelCard(Lora(), facts, "peft"), R"(---
 library_name: peft
 base_model: "smollm2"
 pipeline_tag: text-generation
@@ -98,7 +98,7 @@ Rank 1 of 3, the winner (comparison r8).
 }
 
 TEST(ModelCardTest, WhatIsNotKnownIsNotTold) {
-  const std::string card = ModelCard(Lora(), {}, true);
+  const std::string card = ModelCard(Lora(), {}, "peft");
   for (const char* section : {"## Settings", "## Cost", "## Comparison", "Dataset:"}) EXPECT_THAT(card, Not(HasSubstr(section)));
   EXPECT_THAT(card, HasSubstr("- Longest example: 64 tokens"));
   EXPECT_THAT(card, HasSubstr("Other skills: what the model has forgotten of what its base model knew was not measured."));
@@ -107,19 +107,19 @@ TEST(ModelCardTest, WhatIsNotKnownIsNotTold) {
 TEST(ModelCardTest, EachKindHasItsLimits) {
   ModelInfo info = Lora();
   info.kind = ModelKind::kSoftPrompt;
-  EXPECT_THAT(ModelCard(info, {}, true), HasSubstr("2048 tokens for prompt and answer, the virtual tokens included."));
+  EXPECT_THAT(ModelCard(info, {}, "peft"), HasSubstr("2048 tokens for prompt and answer, the virtual tokens included."));
   info.kind = ModelKind::kTextPrompt;
-  EXPECT_THAT(ModelCard(info, {}, false), HasSubstr("Other skills: the base model's weights are as they were."));
+  EXPECT_THAT(ModelCard(info, {}, "transformers"), HasSubstr("Other skills: the base model's weights are as they were."));
   ModelInfo base;
   base.id = "smollm2";
-  EXPECT_THAT(ModelCard(base, {}, false), Not(HasSubstr("## Limits")));
+  EXPECT_THAT(ModelCard(base, {}, "transformers"), Not(HasSubstr("## Limits")));
 }
 
 TEST(ModelCardTest, NoTextBreaksOutOfItsCell) {
   ModelCardFacts facts;
   facts.settings = {{"parameters", "a|b\n# c"}};
   facts.compared = ModelCardFacts::Compared{"r8", "Rank 1 of 1", "one\n\n# two", {}};
-  const std::string card = ModelCard(Lora(), facts, true);
+  const std::string card = ModelCard(Lora(), facts, "peft");
   EXPECT_THAT(card, HasSubstr("| parameters | a\\|b # c |\n"));
   EXPECT_THAT(card, HasSubstr("> one  # two\n"));
   EXPECT_THAT(card, Not(HasSubstr("\n# two")));

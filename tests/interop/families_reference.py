@@ -102,6 +102,8 @@ class GgufModel:
         writer.add_head_count(config.num_attention_heads)
         writer.add_head_count_kv(config.num_key_value_heads)
         writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+        if config.model_type == "phi3":
+            writer.add_sliding_window(0)
         if head_dim * config.num_attention_heads != config.hidden_size:
             writer.add_key_length(head_dim)
             writer.add_value_length(head_dim)

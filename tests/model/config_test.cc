@@ -285,13 +285,29 @@ TEST(ConfigFromGguf, ReadsQwen) {
 }
 
 TEST(ConfigFromGguf, ReadsPhi3) {
-  absl::StatusOr<ModelConfig> config = FromGguf(Gguf("phi3"));
+  absl::StatusOr<ModelConfig> config = FromGguf(Gguf("phi3").Int("phi3.attention.sliding_window", 0));
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->family, "phi3");
-  GgufWriter longrope = Gguf("phi3").Floats("rope_factors_long.weight", {8}, std::vector<float>(8, 2));
+  GgufWriter longrope = Gguf("phi3").Int("phi3.attention.sliding_window", 0).Floats("rope_factors_long.weight", {8}, std::vector<float>(8, 2));
   EXPECT_THAT(std::string(FromGguf(longrope).status().message()), HasSubstr("longrope"));
   EXPECT_THAT(std::string(FromGguf(Gguf("phi3").Int("phi3.attention.sliding_window", 256)).status().message()),
               HasSubstr("phi3.attention.sliding_window"));
+  // Files from before the key have a window and do not say so.
+  EXPECT_THAT(std::string(FromGguf(Gguf("phi3")).status().message()), HasSubstr("without phi3.attention.sliding_window"));
+}
+
+// As llama.cpp takes them.
+TEST(ConfigFromGguf, ReadsFactorsWithoutAType) {
+  absl::StatusOr<ModelConfig> config = FromGguf(Gguf("qwen2").Real("qwen2.rope.scaling.factor", 4));
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->rope_scaling.kind, RopeScaling::Kind::kLinear);
+  EXPECT_EQ(config->rope_scaling.factor, 4);
+  config = FromGguf(Gguf("qwen2").Real("qwen2.rope.scale_linear", 2).Text("qwen2.rope.scaling.type", "none"));
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->rope_scaling.kind, RopeScaling::Kind::kNone);
+  for (const char* key : {"qwen2.rope.scaling.attn_factor", "qwen2.rope.scaling.alpha"}) {
+    EXPECT_THAT(std::string(FromGguf(Gguf("qwen2").Real(key, 2)).status().message()), HasSubstr(key));
+  }
 }
 
 TEST(ConfigFromGguf, ReadsBiasesWhereTheirTensorsAre) {

@@ -6,6 +6,8 @@
 #include <optional>
 #include <thread>
 
+#include "tests/testing/gpu.h"
+
 namespace attune {
 namespace {
 
@@ -59,6 +61,20 @@ TEST(MemoryMeterTest, CountsWhatAutogradMakes) {
   (x * x).sum().backward();
   EXPECT_GE(meter.peak_bytes(), 2 * kMiB);  // the product, and x's gradient
   EXPECT_LE(meter.peak_bytes(), 8 * kMiB);
+}
+
+// There a thread of its own runs it, and the device's allocator reports.
+TEST(MemoryMeterTest, GpuCountsWhatAutogradMakes) {
+  const std::optional<ComputeTarget> gpu = FindGpu();
+  if (!gpu) GTEST_SKIP() << "no GPU";
+  const at::Tensor x = at::ones({16 * kMiB / 4}, at::TensorOptions(at::kFloat).device(at::kCUDA)).requires_grad_();
+  MemoryMeter meter(*gpu);
+  const MemoryMeter::Scope scope(meter);
+  const at::Tensor y = (x * x).sum();
+  const int64_t forward = meter.peak_bytes();
+  EXPECT_GE(forward, 16 * kMiB);
+  y.backward();
+  EXPECT_GE(meter.peak_bytes(), forward + 15 * kMiB);  // x's gradient
 }
 
 }  // namespace

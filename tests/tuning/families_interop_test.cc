@@ -15,6 +15,7 @@
 #include "common/file.h"
 #include "nlohmann/json.hpp"
 #include "server/adapters/formats/peft.h"
+#include "server/adapters/gguf_export.h"
 #include "server/adapters/merge_adapter.h"
 #include "server/adapters/packed_ops.h"
 #include "server/engine/engine.h"
@@ -128,6 +129,34 @@ TEST_P(FamilyTest, GgufLogitsAgree) {
   ASSERT_NE(base, nullptr);
   EXPECT_EQ(base->tokenizer->Encode("the <|endoftext|>", true), base_->tokenizer->Encode("the <|endoftext|>", true));
   ExpectLogits(*base, nullptr, "base");
+}
+
+// Every tensor comes out where the gguf package had put it, biases, norms, fused and reordered rows among them.
+TEST_P(FamilyTest, GgufIsExportedAsItCame) {
+  if (!std::filesystem::exists(folder_ + "/gguf")) GTEST_SKIP() << "no GGUF file says this";
+  const auto base = Load("gguf");
+  ASSERT_NE(base, nullptr);
+  auto values = [](const GgufTensor& tensor) {
+    at::Tensor out = at::empty({tensor.elements()}, at::kFloat);
+    EXPECT_TRUE(Dequantize(tensor.type, tensor.bytes, tensor.elements(), out.mutable_data_ptr<float>()).ok());
+    return out;
+  };
+  for (const GgmlType type : {GgmlType::kF16, GgmlType::kQ8_0}) {
+    const std::string path = temp_.File("model.gguf");
+    ASSERT_TRUE(ExportGguf(folder_ + "/gguf", base->config, base->weights, type, path).ok());
+    const auto before = GgufFile::Open(folder_ + "/gguf/model.gguf"), after = GgufFile::Open(path);
+    ASSERT_TRUE(before.ok() && after.ok()) << after.status();
+    ASSERT_EQ((*before)->tensors().size(), (*after)->tensors().size());
+    for (const GgufTensor& tensor : (*before)->tensors()) {
+      const GgufTensor* written = (*after)->Find(tensor.name);
+      ASSERT_NE(written, nullptr) << tensor.name;
+      EXPECT_EQ(written->shape, tensor.shape);
+      const at::Tensor expected = values(tensor), found = values(*written);
+      const double tolerance = written->type == GgmlType::kF32 ? 0 : written->type == GgmlType::kF16 ? 1e-3 : 1e-2;
+      EXPECT_LE((found - expected).abs().max().item<double>(), tolerance * expected.abs().max().item<double>()) << tensor.name;
+    }
+    EXPECT_TRUE(LoadBaseModel(temp_.path(), temp_.path(), ComputeTarget{}).ok());
+  }
 }
 
 TEST_P(FamilyTest, AdaptersAgree) {

@@ -2,7 +2,9 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "server/model/kernels/cuda_dispatch.h"
 
@@ -88,12 +90,31 @@ int64_t TiledWeight::BytesFor(TileCodes codes, int64_t rows, int64_t columns) {
   return codes == TileCodes::kInt4 ? count / 2 + count / kBlock * 2 * scale : count + count / kBlock * scale;
 }
 
-TiledWeight MakeTiledWeight(const Tensor& w_OI, TileCodes codes) {
+namespace {
+
+TiledWeight MakeStrip(const Tensor& w_OI, TileCodes codes) {
   switch (codes) {
     case TileCodes::kInt8: return MakeInt8(w_OI);
     case TileCodes::kFp8: return MakeFp8(w_OI);
     default: return MakeInt4(w_OI);
   }
+}
+
+// Rows that are quantised at a time, whose values in fp32 exist several times meanwhile.
+constexpr int64_t kStripValues = int64_t{1} << 22;
+
+}  // namespace
+
+TiledWeight MakeTiledWeight(const Tensor& w_OI, TileCodes codes) {
+  const int64_t rows = w_OI.size(0), columns = w_OI.size(1);
+  const int64_t step = std::max<int64_t>(1, kStripValues / columns / cuda::kTiledRows) * cuda::kTiledRows;
+  std::vector<Tensor> data, scales;  // tiles lie row by row: those of a strip are one piece
+  for (int64_t row = 0; row < rows; row += step) {
+    const TiledWeight strip = MakeStrip(w_OI.narrow(0, row, std::min(step, rows - row)), codes);
+    data.push_back(strip.data);
+    scales.push_back(strip.scales);
+  }
+  return {codes, rows, columns, at::cat(data), at::cat(scales)};
 }
 
 TiledWeight TileInt4(const Tensor& codes_OI, const Tensor& scales, const Tensor& least) {

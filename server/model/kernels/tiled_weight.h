@@ -29,6 +29,8 @@ struct TiledWeight {
   int64_t bytes() const { return static_cast<int64_t>(data.nbytes() + scales.nbytes()); }
   cuda::TiledMatrix matrix() const { return {codes, rows, columns, data.const_data_ptr(), scales.const_data_ptr()}; }
 
+  // Rows of x up to which a product is faster by blocks than by the dense matrix.
+  static constexpr int64_t kMostRows = 32;
   static bool Takes(int64_t rows, int64_t columns) {
     return rows % cuda::kTiledRows == 0 && columns % cuda::kTiledColumns == 0;
   }

@@ -95,6 +95,16 @@ __device__ inline void WaitForBefore() {
 #endif
 }
 
+// Whether the device has what came with Hopper: clusters, and launches that begin early.
+inline bool IsHopperOrLater() {
+  static const bool is = [] {
+    int device = 0, major = 0;
+    return cudaGetDevice(&device) == cudaSuccess &&
+           cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major >= 9;
+  }();
+  return is;
+}
+
 template <typename... Parameters, typename... Arguments>
 void LaunchAt(Start start, void (*kernel)(Parameters...), dim3 grid, unsigned threads, size_t shared_bytes, Stream stream,
               Arguments... arguments) {
@@ -107,7 +117,7 @@ void LaunchAt(Start start, void (*kernel)(Parameters...), dim3 grid, unsigned th
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
   config.attrs = &early;
-  config.numAttrs = start == Start::kEarly ? 1 : 0;
+  config.numAttrs = start == Start::kEarly && IsHopperOrLater() ? 1 : 0;
   cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
 }
 

@@ -379,18 +379,9 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
 }
 
-bool HasClusters() {
-  static const bool has = [] {
-    int device = 0, major = 0;
-    return cudaGetDevice(&device) == cudaSuccess &&
-           cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major >= 9;
-  }();
-  return has;
-}
-
 // Blocks of a cluster: few tiles are over sooner if many blocks share them, and many fill the device anyway.
 unsigned ClusterFor(const LoraBatch& batch) {
-  if (!HasClusters()) return 1;
+  if (!IsHopperOrLater()) return 1;
   return batch.is_shared && batch.tile_count <= 40 ? 8 : 2;
 }
 
@@ -409,7 +400,7 @@ void GroupedLora(const void* x_TI, int64_t x_stride, const LoraBatch& batch, Lor
   config.blockDim = dim3(kThreads);
   config.stream = stream;
   config.attrs = &cluster;
-  config.numAttrs = HasClusters() ? 1 : 0;
+  config.numAttrs = IsHopperOrLater() ? 1 : 0;
   const bool aligned = inputs % 8 == 0 && x_stride % 8 == 0;
   cudaLaunchKernelEx(&config, aligned ? Delta<true> : Delta<false>, static_cast<const Bf16*>(x_TI), x_stride,
                      batch.entries, batch.entries_per_slot, batch.tiles, target, static_cast<Bf16*>(delta_TO),

@@ -326,13 +326,25 @@ struct Call {
   Start start;
 };
 
+// Shared memory that a block may ask for: 227 KiB from Hopper on, 99 KiB on others.
+int MostSharedBytes() {
+  static const int most = [] {
+    int device = 0, bytes = 0;
+    const bool is_known = cudaGetDevice(&device) == cudaSuccess &&
+                          cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) == cudaSuccess;
+    return is_known ? bytes : 0;
+  }();
+  return most;
+}
+
 template <TileCodes kCodes, int kTokenTiles, int kRowTiles, TiledSplit kSplit>
 void Launch(const Call& call) {
   using S = Sizes<kTokenTiles, kRowTiles, kSplit>;
   static std::once_flag once;  // more than 48 KiB have to be asked for
   std::call_once(once, [] {
-    cudaFuncSetAttribute(Product<kCodes, kTokenTiles, kRowTiles, kSplit>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                         S::kSharedBytes);
+    const cudaError_t error = cudaFuncSetAttribute(Product<kCodes, kTokenTiles, kRowTiles, kSplit>,
+                                                   cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSharedBytes);
+    if (error != cudaSuccess) throw std::runtime_error(std::string("CUDA kernel: ") + cudaGetErrorString(error));
   });
   const int64_t tiles = call.w.rows / kTileRows, tokens_each = kTokenTiles * kTokens, tiles_each = S::kRowWarps * kRowTiles;
   const dim3 grid(static_cast<unsigned>((tiles + tiles_each - 1) / tiles_each),
@@ -347,6 +359,10 @@ void LaunchFor(const Call& call, TiledSplit split) {
     if (call.tokens <= 8) return Launch<kCodes, 1, 1, TiledSplit::kColumns>(call);
     if (call.tokens <= 16) return Launch<kCodes, 2, 1, TiledSplit::kColumns>(call);
     if (call.tokens <= 32) return Launch<kCodes, 4, 1, TiledSplit::kColumns>(call);
+    // As many as there are, with the same sums, where a block has no room for 64.
+    if (Sizes<8, 2, TiledSplit::kColumns>::kSharedBytes > MostSharedBytes()) {
+      return Launch<kCodes, 4, 1, TiledSplit::kColumns>(call);
+    }
     return Launch<kCodes, 8, 2, TiledSplit::kColumns>(call);
   }
   if (call.tokens <= 8) return Launch<kCodes, 1, 1, TiledSplit::kRows>(call);
