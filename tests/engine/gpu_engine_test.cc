@@ -81,20 +81,7 @@ class GpuEngineTest : public ::testing::TestWithParam<Shape> {
   }
   // On all projections, or on some.
   std::shared_ptr<const Adapter> Lora(int64_t rank, bool all = true) {
-    auto adapter = std::make_shared<Adapter>();
-    adapter->lora = std::make_unique<LoraAdapter>();
-    adapter->lora->rank = rank;
-    adapter->lora->layers.resize(base_->config.layers);
-    for (auto& layer : adapter->lora->layers) {
-      for (int p = 0; p < kProjections; ++p) {
-        if (!all && p % 2 == 0) continue;
-        const ProjectionSlice slice = SliceOf(base_->config, static_cast<Projection>(p));
-        const int64_t in = InputSize(base_->config, slice.linear);
-        const at::TensorOptions options = base_->weights.embedding_VD.options();
-        layer[p] = {(at::randn({rank, in}) * 0.05).to(options), (at::randn({slice.rows, rank}) * 0.05).to(options), 2.0};
-      }
-    }
-    return adapter;
+    return RandomLoraOfRank(base_->config, rank, base_->weights.embedding_VD.options(), all);
   }
   std::shared_ptr<const Adapter> Prompt(int64_t tokens) {
     auto adapter = std::make_shared<Adapter>();

@@ -63,20 +63,7 @@ class GpuOptionsTest : public ::testing::TestWithParam<DecodeWeights> {
     return model;
   }
   at::TensorOptions options() const { return base_->weights.embedding_VD.options(); }
-  std::shared_ptr<const Adapter> Lora(int64_t rank) const {
-    auto adapter = std::make_shared<Adapter>();
-    adapter->lora = std::make_unique<LoraAdapter>();
-    adapter->lora->rank = rank;
-    adapter->lora->layers.resize(base_->config.layers);
-    for (auto& layer : adapter->lora->layers) {
-      for (int p = 0; p < kProjections; ++p) {
-        const ProjectionSlice slice = SliceOf(base_->config, static_cast<Projection>(p));
-        layer[p] = {(at::randn({rank, InputSize(base_->config, slice.linear)}) * 0.05).to(options()),
-                    (at::randn({slice.rows, rank}) * 0.05).to(options()), 2.0};
-      }
-    }
-    return adapter;
-  }
+  std::shared_ptr<const Adapter> Lora(int64_t rank) const { return RandomLoraOfRank(base_->config, rank, options()); }
   std::shared_ptr<const Adapter> SoftPrompt(int64_t tokens) const {
     auto adapter = std::make_shared<Adapter>();
     adapter->soft_prompt = std::make_unique<attune::SoftPrompt>();

@@ -19,6 +19,24 @@ inline std::unique_ptr<Adapter> RandomPrefix(const ModelConfig& config, int64_t 
   return adapter;
 }
 
+// On all projections, with scale 2, or, without `all`, on every other one.
+inline std::unique_ptr<Adapter> RandomLoraOfRank(const ModelConfig& config, int64_t rank,
+                                                 const at::TensorOptions& options = {}, bool all = true) {
+  auto adapter = std::make_unique<Adapter>();
+  adapter->lora = std::make_unique<LoraAdapter>();
+  adapter->lora->rank = rank;
+  adapter->lora->layers.resize(config.layers);
+  for (auto& layer : adapter->lora->layers) {
+    for (int p = 0; p < kProjections; ++p) {
+      if (!all && p % 2 == 0) continue;
+      const ProjectionSlice slice = SliceOf(config, static_cast<Projection>(p));
+      layer[p] = {(at::randn({rank, InputSize(config, slice.linear)}) * 0.05).to(options),
+                  (at::randn({slice.rows, rank}) * 0.05).to(options), 2.0};
+    }
+  }
+  return adapter;
+}
+
 // IA3 on the projections that it is for, and on some others.
 inline std::unique_ptr<Adapter> RandomIa3(const ModelConfig& config, const at::TensorOptions& options = {},
                                           double size = 0.3) {

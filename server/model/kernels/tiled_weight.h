@@ -18,8 +18,8 @@ namespace attune {
 // Stored in tiles of 16 rows and 64 columns, a row of tiles after the other, so that each lane of a warp reads 16
 // bytes beside its neighbour's: lane 4g + t has columns 8t to 8t + 7 of each half, which is a block, of rows g and g + 8. Bytes:
 // [tile][row / 8 % 2][lane][half][8], where of four neighbouring columns the middle two are swapped. 4 bits:
-// [tile][lane][row / 8 % 2][half], a word of eight columns, whose nibble p is its column 2p, nibble p + 4 column 2p + 1. Scales: [tile][g][block][row / 8 % 2], 4 bits: each
-// followed by the least value. Immutable: thread-safe.
+// [tile][lane][row / 8 % 2][half], a word of eight columns, whose nibble p is its column 2p, nibble p + 4 column 2p + 1.
+// Scales: [tile][g][block][row / 8 % 2]; of 4 bits each is followed by the least value. Immutable: thread-safe.
 struct TiledWeight {
   cuda::TileCodes codes;
   int64_t rows, columns;
@@ -38,7 +38,8 @@ struct TiledWeight {
   static int64_t BytesFor(cuda::TileCodes codes, int64_t rows, int64_t columns);
 };
 
-// The nearest representable matrix, where w_OI is (any device). REQUIRES: Takes(rows, columns); fp32 or bf16; `codes` are not bf16.
+// The nearest representable matrix, where w_OI is (any device). REQUIRES: Takes(rows, columns); fp32 or bf16; `codes`
+// are not bf16. Throws c10::Error for FP8 of values beyond 28,672.
 TiledWeight MakeTiledWeight(const at::Tensor& w_OI, cuda::TileCodes codes);
 // Of 4-bit codes as they are: codes_OI uint8, 0 to 15; scales and least values O x I / 32, fp32, rounded to bf16.
 TiledWeight TileInt4(const at::Tensor& codes_OI, const at::Tensor& scales, const at::Tensor& least);
@@ -51,7 +52,7 @@ struct TiledOptions {
   cuda::Start start = cuda::Start::kAfter;
   cuda::TiledSplit split = cuda::TiledSplit::kBest;
 };
-// y_TO = x_TI W^T, all bf16 on a GPU with kernels; rows contiguous.
+// y_TO = x_TI W^T on the calling thread's stream, not waited for; all bf16 on a GPU with kernels, rows contiguous.
 void MultiplyTiled(const at::Tensor& x_TI, const TiledWeight& w, const at::Tensor& y_TO, const TiledOptions& options = {});
 // The same by a dense weight, by the same kernel. REQUIRES: TiledWeight::Takes its sizes.
 void MultiplyFewRows(const at::Tensor& x_TI, const at::Tensor& w_OI, const at::Tensor& y_TO, const TiledOptions& options = {});

@@ -160,7 +160,6 @@ struct TiledMatrix {
   int64_t rows, columns;
   const void *data, *scales;
 };
-bool TiledProductTakes(int64_t rows, int64_t columns);
 // How the work is shared out, which decides the order of the sums; kBest: by the sizes.
 enum class TiledSplit { kBest, kColumns, kRows };
 // y_TO = x_TI W^T in bf16, the sums in fp32. For few tokens, up to 64; more are done 64 at a time, each reading the weight.

@@ -379,10 +379,6 @@ TiledSplit SplitFor(const Call& call) {
 
 }  // namespace
 
-bool TiledProductTakes(int64_t rows, int64_t columns) {
-  return rows > 0 && rows % kTileRows == 0 && columns > 0 && columns % kTileColumns == 0;
-}
-
 void TiledProduct(const void* x_TI, int64_t x_stride, const TiledMatrix& w_OI, void* y_TO, int64_t y_stride,
                   int64_t tokens, Stream stream, Start start, TiledSplit split) {
   if (tokens == 0) return;
