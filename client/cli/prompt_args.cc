@@ -3,10 +3,12 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "client/cli/chat_file.h"
 #include "client/cli/commands.h"
 #include "client/cli/output.h"
 #include "client/cli/text.h"
 #include "common/error.h"
+#include "common/file.h"
 
 namespace attune::cli {
 
@@ -17,24 +19,49 @@ void PromptArgs::AddTo(CLI::App* command) {
   command->add_flag("-e,--escapes", escapes, "Understand \\n, \\t and \\\\ in the prompt and in --var");
   CLI::Option* turn = command->add_flag("--chat", chat, "Send the prompt as a user's turn, in the model's chat format");
   command->add_option("--system", system, "System message before the turn; goes with --chat")->needs(turn);
+  CLI::Option* messages = command->add_option(
+      "--messages", messages_file, "A conversation, as a JSON list of {\"role\", \"content\"}; a file, or - for standard input");
+  command->add_option("--tools", tools_file,
+                      "Tools that the model may call, as a JSON list of {\"type\": \"function\", \"function\": {\"name\", "
+                      "\"description\", \"parameters\"}}; a file; goes with --chat or --messages");
   var->excludes(text_option);
   var->excludes(turn);
+  messages->excludes(text_option);
+  messages->excludes(turn);
+  messages->excludes(var);
+}
+
+absl::Status PromptArgs::AddToolsTo(v1::ChatPrompt* prompt) const {
+  if (tools_file.empty()) return absl::OkStatus();
+  ATTUNE_ASSIGN_OR_RETURN(const std::string json, ReadFile(tools_file));
+  return AddTools(json, prompt);
 }
 
 absl::StatusOr<v1::Prompt> PromptArgs::Build(Context* context) const {
   v1::Prompt prompt;
   auto read = [this](const std::string& argument) { return escapes ? Unescape(argument) : argument; };
   if (!variables.empty()) {
+    if (!tools_file.empty()) return UsageError("--tools goes with --chat or --messages");
     ATTUNE_ASSIGN_OR_RETURN(auto pairs, ParsePairs(variables, "--var"));
     auto& map = *prompt.mutable_template_input()->mutable_variables();
     for (const auto& [name, value] : pairs) map[name] = read(value);
     return prompt;
   }
+  if (!messages_file.empty()) {
+    std::string json = messages_file == "-" ? ReadAll(context->in) : "";
+    if (messages_file != "-") {
+      ATTUNE_ASSIGN_OR_RETURN(json, ReadFile(messages_file));
+    }
+    ATTUNE_RETURN_IF_ERROR(AddMessages(json, prompt.mutable_chat()));
+    ATTUNE_RETURN_IF_ERROR(AddToolsTo(prompt.mutable_chat()));
+    return prompt;
+  }
   if (text_option->count() == 0) {
-    return UsageError("no prompt: give it as text, as - for standard input, or as --var name=value");
+    return UsageError("no prompt: give it as text, as - for standard input, as --messages FILE, or as --var name=value");
   }
   std::string content = text == "-" ? ReadAll(context->in) : read(text);
   if (!chat) {
+    if (!tools_file.empty()) return UsageError("--tools goes with --chat or --messages");
     prompt.set_text(content);
     return prompt;
   }
@@ -45,6 +72,7 @@ absl::StatusOr<v1::Prompt> PromptArgs::Build(Context* context) const {
   };
   if (!system.empty()) add("system", system);
   add("user", content);
+  ATTUNE_RETURN_IF_ERROR(AddToolsTo(prompt.mutable_chat()));
   return prompt;
 }
 

@@ -12,19 +12,22 @@
 // Options that several commands share.
 namespace attune::cli {
 
-// A prompt: text, standard input, variables of the model's template, or a chat turn.
+// A prompt: text, standard input, variables of the model's template, a chat turn, or a conversation.
 struct PromptArgs {
   std::string text;
   CLI::Option* text_option = nullptr;
   std::vector<std::string> variables;
   bool escapes = false;
   bool chat = false;
-  std::string system;
+  std::string system, messages_file, tools_file;
 
-  // Adds the positional and --var, -e, --chat, --system.
+  // Adds the positional and --var, -e, --chat, --system, --messages, --tools.
   void AddTo(CLI::App* command);
   // INVALID_ARGUMENT if it is not given in exactly one way.
   absl::StatusOr<v1::Prompt> Build(Context* context) const;
+
+ private:
+  absl::Status AddToolsTo(v1::ChatPrompt* prompt) const;
 };
 
 // How tokens are chosen and when generation ends.

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/error.h"
 #include "nlohmann/json.hpp"
+#include "server/data/chat_message.h"
 #include "server/data/template.h"
 #include "server/evaluation/choices.h"
 
@@ -19,8 +20,9 @@ constexpr size_t kMostChoices = 100, kLongestLabel = 200;
 SplitRow DescribeChat(const Row& row) {
   SplitRow described{LastAnswer(row.messages), ""};
   for (size_t i = 0; i + 1 < row.messages.size(); ++i) {
-    absl::StrAppend(&described.text, row.messages[i].role, "\x1f", row.messages[i].content, "\x1e");
+    absl::StrAppend(&described.text, row.messages[i].role, "\x1f", row.messages[i].content, row.messages[i].more, "\x1e");
   }
+  described.text += row.tools;
   return described;
 }
 
@@ -124,13 +126,14 @@ absl::StatusOr<std::string> PromptText(const DatasetInfo& data, const Row& row) 
 std::string RowsToJsonl(const DatasetInfo& data, const std::vector<Row>& rows) {
   std::string bytes;
   for (const Row& row : rows) {
-    nlohmann::json json = nlohmann::json::object();
+    nlohmann::ordered_json json = nlohmann::ordered_json::object();
     if (data.kind == DatasetKind::kChat) {
-      for (const ChatTurn& turn : row.messages) json["messages"].push_back({{"role", turn.role}, {"content", turn.content}});
+      for (const ChatTurn& turn : row.messages) json["messages"].push_back(MessageToJson(turn));
+      if (!row.tools.empty()) json["tools"] = nlohmann::ordered_json::parse(row.tools);
     } else {
       for (const auto& [name, value] : row.columns) json[name] = value;
     }
-    absl::StrAppend(&bytes, json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace), "\n");
+    absl::StrAppend(&bytes, json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace), "\n");
   }
   return bytes;
 }

@@ -16,8 +16,8 @@ using Turns = std::vector<ChatTurn>;
 
 bool IsAssistant(const ChatTurn& turn) { return turn.role == "assistant"; }
 
-Turns FirstTurns(const Turns& turns, size_t count) {
-  return Turns(turns.begin(), turns.begin() + static_cast<int64_t>(count));
+Conversation FirstTurns(const Conversation& chat, size_t count) {
+  return {Turns(chat.turns.begin(), chat.turns.begin() + static_cast<int64_t>(count)), chat.tools};
 }
 
 absl::Status NotPrefixStable() {
@@ -35,11 +35,12 @@ absl::Status UnsafeContent() {
 bool HasSystem(const Turns& turns) { return !turns.empty() && turns[0].role == "system"; }
 
 // Where a conversation may begin when its oldest turns are left out: templates refuse
-// one that the assistant begins, and the last turn stays in any case.
+// one that the assistant or a tool begins, and the last turn stays in any case.
 std::vector<size_t> LaterStarts(const Turns& turns) {
   std::vector<size_t> starts;
   for (size_t i = HasSystem(turns) ? 2 : 1; i < turns.size(); ++i) {
-    if (!IsAssistant(turns[i]) || i + 1 == turns.size()) starts.push_back(i);
+    const bool may_begin = !IsAssistant(turns[i]) && turns[i].role != "tool";
+    if (may_begin || i + 1 == turns.size()) starts.push_back(i);
   }
   return starts;
 }
@@ -53,16 +54,22 @@ std::string Placeholder(size_t index) { return absl::StrCat("\x02turn", index, "
 // The spans of those turns that hold the text of a control token. The template is
 // rendered with placeholders, which shows its own text around the turns; walking along
 // the real rendering with that gives where each turn is, stripped or not.
-absl::StatusOr<std::vector<ChatEncoder::Span>> ChatEncoder::UnsafeSpans(const Turns& turns, bool add_generation_prompt,
+absl::StatusOr<std::vector<ChatEncoder::Span>> ChatEncoder::UnsafeSpans(const Conversation& chat, bool add_generation_prompt,
                                                                         const std::string& text) const {
+  const Turns& turns = chat.turns;
+  if (encoder_.HoldsSpecial(chat.tools)) return UnsafeContent();
+  for (const ChatTurn& turn : turns) {
+    if (encoder_.HoldsSpecial(turn.more)) return UnsafeContent();
+  }
   std::vector<Span> unsafe;
   std::vector<bool> is_unsafe;
   for (const ChatTurn& turn : turns) is_unsafe.push_back(encoder_.HoldsSpecial(turn.content));
   if (std::find(is_unsafe.begin(), is_unsafe.end(), true) == is_unsafe.end()) return unsafe;
 
-  Turns masked = turns;
+  Conversation outlined = chat;
+  Turns& masked = outlined.turns;
   for (size_t i = 0; i < turns.size(); ++i) masked[i].content = Placeholder(i);
-  ATTUNE_ASSIGN_OR_RETURN(std::string outline, chat_->Render(masked, add_generation_prompt));
+  ATTUNE_ASSIGN_OR_RETURN(std::string outline, chat_->Render(outlined, add_generation_prompt));
   std::vector<absl::string_view> between;  // the template's text before each turn, and after the last
   absl::string_view rest = outline;
   for (size_t i = 0; i < turns.size(); ++i) {
@@ -126,17 +133,18 @@ size_t ChatEncoder::AnswerTokens(const std::vector<int32_t>& tokens) const {
   return tokens.size();
 }
 
-absl::StatusOr<ChatEncoder::RenderedAnswer> ChatEncoder::RenderAnswer(const Turns& turns, size_t index) const {
-  ATTUNE_ASSIGN_OR_RETURN(std::string before, chat_->Render(FirstTurns(turns, index), true));
-  ATTUNE_ASSIGN_OR_RETURN(std::string through, chat_->Render(FirstTurns(turns, index + 1), false));
+absl::StatusOr<ChatEncoder::RenderedAnswer> ChatEncoder::RenderAnswer(const Conversation& chat, size_t index) const {
+  ATTUNE_ASSIGN_OR_RETURN(std::string before, chat_->Render(FirstTurns(chat, index), true));
+  ATTUNE_ASSIGN_OR_RETURN(std::string through, chat_->Render(FirstTurns(chat, index + 1), false));
   if (!absl::StartsWith(through, before)) return NotPrefixStable();
   return RenderedAnswer{std::move(through), before.size()};
 }
 
-absl::StatusOr<EncodedChat> ChatEncoder::Prompt(const Turns& turns) const {
+absl::StatusOr<EncodedChat> ChatEncoder::Prompt(const Conversation& chat) const {
+  const Turns& turns = chat.turns;
   EncodedChat out;
-  ATTUNE_ASSIGN_OR_RETURN(out.text, chat_->Render(turns, true));
-  ATTUNE_ASSIGN_OR_RETURN(std::vector<Span> unsafe, UnsafeSpans(turns, true, out.text));
+  ATTUNE_ASSIGN_OR_RETURN(out.text, chat_->Render(chat, true));
+  ATTUNE_ASSIGN_OR_RETURN(std::vector<Span> unsafe, UnsafeSpans(chat, true, out.text));
   size_t position = 0;
   auto append = [&](size_t end, bool is_answer) {
     std::vector<int32_t> tokens = Encode(out.text, {position, end}, unsafe);
@@ -148,18 +156,18 @@ absl::StatusOr<EncodedChat> ChatEncoder::Prompt(const Turns& turns) const {
   };
   for (size_t i = 0; i < turns.size(); ++i) {
     if (!IsAssistant(turns[i])) continue;
-    ATTUNE_ASSIGN_OR_RETURN(RenderedAnswer answer, RenderAnswer(turns, i));
+    ATTUNE_ASSIGN_OR_RETURN(RenderedAnswer answer, RenderAnswer(chat, i));
     if (answer.begin < position || !absl::StartsWith(out.text, answer.text)) return NotPrefixStable();
     append(answer.begin, false);
-    append(answer.text.size(), true);
+    append(answer.text.size(), turns[i].trains);
   }
   append(out.text.size(), false);
   return out;
 }
 
-absl::StatusOr<EncodedChat> ChatEncoder::Answer(const Turns& turns) const {
-  ATTUNE_ASSIGN_OR_RETURN(RenderedAnswer answer, RenderAnswer(turns, turns.size() - 1));
-  ATTUNE_ASSIGN_OR_RETURN(std::vector<Span> unsafe, UnsafeSpans(turns, false, answer.text));
+absl::StatusOr<EncodedChat> ChatEncoder::Answer(const Conversation& chat) const {
+  ATTUNE_ASSIGN_OR_RETURN(RenderedAnswer answer, RenderAnswer(chat, chat.turns.size() - 1));
+  ATTUNE_ASSIGN_OR_RETURN(std::vector<Span> unsafe, UnsafeSpans(chat, false, answer.text));
   EncodedChat out;
   out.tokens = Encode(answer.text, {answer.begin, answer.text.size()}, unsafe);
   size_t count = AnswerTokens(out.tokens);
@@ -174,15 +182,16 @@ absl::StatusOr<EncodedChat> ChatEncoder::Answer(const Turns& turns) const {
   return out;
 }
 
-absl::StatusOr<EncodedChat> ChatEncoder::PromptWithin(Turns turns, int64_t room) const {
-  ATTUNE_ASSIGN_OR_RETURN(EncodedChat encoded, Prompt(turns));
+absl::StatusOr<EncodedChat> ChatEncoder::PromptWithin(Conversation chat, int64_t room) const {
+  const Turns& turns = chat.turns;
+  ATTUNE_ASSIGN_OR_RETURN(EncodedChat encoded, Prompt(chat));
   auto fits = [room](const EncodedChat& chat) { return static_cast<int64_t>(chat.tokens.size()) <= room; };
   if (fits(encoded)) return encoded;
 
   const std::vector<size_t> starts = LaterStarts(turns);
   auto from = [&](size_t start) {
-    Turns kept(turns.begin(), turns.begin() + (HasSystem(turns) ? 1 : 0));
-    kept.insert(kept.end(), turns.begin() + static_cast<int64_t>(start), turns.end());
+    Conversation kept{Turns(turns.begin(), turns.begin() + (HasSystem(turns) ? 1 : 0)), chat.tools};
+    kept.turns.insert(kept.turns.end(), turns.begin() + static_cast<int64_t>(start), turns.end());
     return kept;
   };
   // The earliest start that fits; the last one if none does.
@@ -198,15 +207,16 @@ absl::StatusOr<EncodedChat> ChatEncoder::PromptWithin(Turns turns, int64_t room)
     }
   }
   if (!fits(encoded)) {
-    if (!starts.empty()) turns = from(starts.back());
-    ATTUNE_ASSIGN_OR_RETURN(encoded, Prompt(turns));
-    ATTUNE_ASSIGN_OR_RETURN(encoded, CutContents(std::move(turns), std::move(encoded), room));
+    if (!starts.empty()) chat = from(starts.back());
+    ATTUNE_ASSIGN_OR_RETURN(encoded, Prompt(chat));
+    ATTUNE_ASSIGN_OR_RETURN(encoded, CutContents(std::move(chat), std::move(encoded), room));
   }
   encoded.truncated = true;
   return encoded;
 }
 
-absl::StatusOr<EncodedChat> ChatEncoder::CutContents(Turns turns, EncodedChat encoded, int64_t room) const {
+absl::StatusOr<EncodedChat> ChatEncoder::CutContents(Conversation chat, EncodedChat encoded, int64_t room) const {
+  Turns& turns = chat.turns;
   auto longer = [](const ChatTurn& a, const ChatTurn& b) { return a.content.size() < b.content.size(); };
   while (room >= 0) {
     auto longest = std::max_element(turns.begin(), turns.end(), longer);
@@ -215,14 +225,14 @@ absl::StatusOr<EncodedChat> ChatEncoder::CutContents(Turns turns, EncodedChat en
     absl::Status failed;
     auto count = [&](absl::string_view part) {
       longest->content = std::string(part);
-      absl::StatusOr<EncodedChat> shorter = Prompt(turns);
+      absl::StatusOr<EncodedChat> shorter = Prompt(chat);
       if (!shorter.ok()) failed = shorter.status();
       return shorter.ok() ? shorter->tokens.size() : 0;
     };
     std::optional<std::string> part = FitText(content, Keep::kBeginning, encoded.tokens.size(), room, count);
     ATTUNE_RETURN_IF_ERROR(failed);
     longest->content = part.value_or("");
-    ATTUNE_ASSIGN_OR_RETURN(encoded, Prompt(turns));
+    ATTUNE_ASSIGN_OR_RETURN(encoded, Prompt(chat));
     if (part.has_value()) return encoded;
   }
   return MakeError(absl::StatusCode::kOutOfRange, "ANSWER_TOO_LONG",

@@ -16,7 +16,7 @@ namespace attune {
 struct EncodedChat {
   std::string text;
   std::vector<int32_t> tokens;
-  std::vector<uint8_t> has_loss;  // one per token: 1 inside the assistant's turns
+  std::vector<uint8_t> has_loss;  // one per token: 1 inside the assistant's turns that train
   bool truncated = false;
 };
 
@@ -27,7 +27,8 @@ struct EncodedChat {
 //   INVALID_ARGUMENT (CHAT_TEMPLATE_NOT_PREFIX_STABLE) if the template renders a
 //     turn otherwise once another follows, so that no split exists;
 //   INVALID_ARGUMENT (UNSAFE_CHAT_CONTENT) if a turn holds a control token's text
-//     and the template changes turns in a way that hides where it ended up;
+//     and the template changes turns in a way that hides where it ended up, or a
+//     call of a tool, or a tool, holds one;
 //   those of ChatTemplate::Render.
 // Immutable: thread-safe. `tokenizer` and `chat` must outlive it.
 class ChatEncoder {
@@ -35,16 +36,16 @@ class ChatEncoder {
   ChatEncoder(const Tokenizer* tokenizer, const ChatTemplate* chat) : encoder_(tokenizer), chat_(chat) {}
 
   // All that comes before the assistant's next answer.
-  absl::StatusOr<EncodedChat> Prompt(const std::vector<ChatTurn>& turns) const;
+  absl::StatusOr<EncodedChat> Prompt(const Conversation& chat) const;
 
   // The same in at most `room` tokens. The oldest turns go first, but for the system's
   // and the last one; then the ends of the longest turns. OUT_OF_RANGE (ANSWER_TOO_LONG)
   // if the bare template does not fit.
-  absl::StatusOr<EncodedChat> PromptWithin(std::vector<ChatTurn> turns, int64_t room) const;
+  absl::StatusOr<EncodedChat> PromptWithin(Conversation chat, int64_t room) const;
 
   // The last turn, the assistant's, through the token that ends it; what the template
   // puts after that is left out. REQUIRES: turns end with the assistant's.
-  absl::StatusOr<EncodedChat> Answer(const std::vector<ChatTurn>& turns) const;
+  absl::StatusOr<EncodedChat> Answer(const Conversation& chat) const;
 
  private:
   // A part of a rendered text.
@@ -56,12 +57,12 @@ class ChatEncoder {
     std::string text;  // of the turns through this one
     size_t begin;      // where the answer starts in it
   };
-  absl::StatusOr<RenderedAnswer> RenderAnswer(const std::vector<ChatTurn>& turns, size_t index) const;
-  absl::StatusOr<std::vector<Span>> UnsafeSpans(const std::vector<ChatTurn>& turns, bool add_generation_prompt,
+  absl::StatusOr<RenderedAnswer> RenderAnswer(const Conversation& chat, size_t index) const;
+  absl::StatusOr<std::vector<Span>> UnsafeSpans(const Conversation& chat, bool add_generation_prompt,
                                                 const std::string& text) const;
   std::vector<int32_t> Encode(const std::string& text, Span part, const std::vector<Span>& unsafe) const;
   size_t AnswerTokens(const std::vector<int32_t>& tokens) const;
-  absl::StatusOr<EncodedChat> CutContents(std::vector<ChatTurn> turns, EncodedChat encoded, int64_t room) const;
+  absl::StatusOr<EncodedChat> CutContents(Conversation chat, EncodedChat encoded, int64_t room) const;
 
   TextEncoder encoder_;
   const ChatTemplate* chat_;

@@ -54,7 +54,7 @@ absl::Status ReadRows(absl::string_view bytes, DatasetInfo* info, const std::fun
     ++info->row_count;
     for (const auto& [name, value] : raw.columns) columns.insert(name);
     if (raw.has_messages) columns.insert("messages");
-    if (on_row) on_row(Row{raw.line, std::move(raw.columns), std::move(raw.messages)});
+    if (on_row) on_row(Row{raw.line, std::move(raw.columns), std::move(raw.messages), std::move(raw.tools)});
   };
   if (info->format == DatasetFormat::kJsonl) {
     ReadJsonlRows(bytes, info->column_mapping, take);

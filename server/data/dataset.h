@@ -27,6 +27,7 @@ struct Row {
   int64_t line = 0;                // in the upload, from 1
   Columns columns;                 // after the column mapping; numbers and booleans as their JSON text
   std::vector<ChatTurn> messages;  // for kChat
+  std::string tools;               // of a chat: a JSON list's text, or empty
 };
 
 // A bad one.
@@ -61,7 +62,7 @@ struct DatasetInfo {
 // skipped_row_count and row_errors. A row is bad if it is no JSON object / has
 // another number of fields than the header, is not UTF-8, lacks a column that a
 // template needs, has an empty completion or text, or a malformed `messages`
-// (needs at least one assistant turn, known roles, string contents).
+// (needs at least one assistant turn that trains, known roles, string contents: see chat_message.h) or `tools`.
 // `on_row` is called for each good row, in order; it may be null.
 // INVALID_ARGUMENT (EMPTY_DATASET) if there is no good row, (BAD_FORMAT) for a
 // malformed header line, (BAD_TEMPLATE).

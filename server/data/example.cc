@@ -27,9 +27,9 @@ absl::StatusOr<std::string> TextColumn(const Columns& columns) {
                    {{"column", "text"}});
 }
 
-// The turns up to the last one of the assistant's.
+// The turns up to the last one of the assistant's that trains.
 std::vector<ChatTurn> ThroughLastAnswer(std::vector<ChatTurn> turns) {
-  while (!turns.empty() && turns.back().role != "assistant") turns.pop_back();
+  while (!turns.empty() && !(turns.back().role == "assistant" && turns.back().trains)) turns.pop_back();
   return turns;
 }
 
@@ -63,7 +63,10 @@ bool ExampleRenderer::begins_with_bos() const {
 absl::StatusOr<Example> ExampleRenderer::Render(const Row& row, int64_t index) const {
   if (options_.kind == DatasetKind::kText) return RenderText(row, index);
   Row trimmed;
-  if (options_.kind == DatasetKind::kChat) trimmed.messages = ThroughLastAnswer(row.messages);
+  if (options_.kind == DatasetKind::kChat) {
+    trimmed.messages = ThroughLastAnswer(row.messages);
+    trimmed.tools = row.tools;
+  }
   const Row& used = options_.kind == DatasetKind::kChat ? trimmed : row;
 
   ATTUNE_ASSIGN_OR_RETURN(Piece answer, Answer(used));
@@ -104,10 +107,10 @@ absl::StatusOr<Example> ExampleRenderer::RenderText(const Row& row, int64_t inde
 // Everything before the answer, in at most `room` tokens.
 absl::StatusOr<ExampleRenderer::Piece> ExampleRenderer::Prompt(const Row& row, int64_t room) const {
   if (options_.kind == DatasetKind::kChat) {
-    std::vector<ChatTurn> turns = row.messages;
-    if (!turns.empty() && turns.back().role == "assistant") turns.pop_back();
+    Conversation conversation{row.messages, row.tools};
+    if (!row.messages.empty() && row.messages.back().role == "assistant") conversation.turns.pop_back();
     if (row.messages.empty()) return NoMessages();
-    ATTUNE_ASSIGN_OR_RETURN(EncodedChat chat, chat_->PromptWithin(std::move(turns), room));
+    ATTUNE_ASSIGN_OR_RETURN(EncodedChat chat, chat_->PromptWithin(std::move(conversation), room));
     if (options_.train_on_prompt) chat.has_loss.assign(chat.tokens.size(), 1);
     return Piece{std::move(chat.text), std::move(chat.tokens), std::move(chat.has_loss), chat.truncated};
   }
@@ -133,7 +136,7 @@ absl::StatusOr<ExampleRenderer::Piece> ExampleRenderer::Answer(const Row& row) c
   Piece piece;
   if (options_.kind == DatasetKind::kChat) {
     if (row.messages.empty() || row.messages.back().role != "assistant") return NoMessages();
-    ATTUNE_ASSIGN_OR_RETURN(EncodedChat chat, chat_->Answer(row.messages));
+    ATTUNE_ASSIGN_OR_RETURN(EncodedChat chat, chat_->Answer({row.messages, row.tools}));
     piece.text = std::move(chat.text);
     piece.tokens = std::move(chat.tokens);
   } else if (options_.kind == DatasetKind::kText) {

@@ -8,13 +8,14 @@
 #include "absl/strings/str_cat.h"
 #include "common/error.h"
 #include "nlohmann/json.hpp"
+#include "server/data/chat_message.h"
 #include "server/data/csv.h"
 #include "server/data/utf8.h"
 
 namespace attune {
 namespace {
 
-using Json = nlohmann::json;
+using Json = nlohmann::ordered_json;
 
 const std::string& Renamed(const std::string& name, const ColumnMapping& mapping) {
   auto it = mapping.find(name);
@@ -25,24 +26,24 @@ const std::string& Renamed(const std::string& name, const ColumnMapping& mapping
 std::string ReadMessages(const Json& json, RawRow* row) {
   if (!json.is_array() || json.empty()) return "has 'messages' that are no list with a message";
   row->messages.clear();
-  bool answered = false;
+  bool answered = false, trains = false;
   for (const Json& message : json) {
-    std::string number = absl::StrCat("message ", row->messages.size() + 1);
-    if (!message.is_object()) return absl::StrCat("has no object as ", number);
-    auto role = message.find("role"), content = message.find("content");
-    if (role == message.end() || !role->is_string()) return absl::StrCat("has no role in ", number);
-    if (content == message.end() || !content->is_string()) return absl::StrCat("has no text as content of ", number);
-    ChatTurn turn{role->get<std::string>(), content->get<std::string>()};
-    if (turn.role != "system" && turn.role != "user" && turn.role != "assistant") {
-      return absl::StrCat("has an unknown role in ", number, "; use system, user or assistant");
-    }
-    if (turn.role == "assistant") {
-      if (absl::StripAsciiWhitespace(turn.content).empty()) return absl::StrCat("has an empty answer in ", number);
-      answered = true;
-    }
+    ChatTurn turn;
+    const std::string problem = ReadMessage(message, &turn);
+    if (!problem.empty()) return absl::StrCat("has ", problem, " in message ", row->messages.size() + 1);
+    answered = answered || turn.role == "assistant";
+    trains = trains || (turn.role == "assistant" && turn.trains);
     row->messages.push_back(std::move(turn));
   }
-  return answered ? "" : "has no message of the assistant";
+  if (!answered) return "has no message of the assistant";
+  return trains ? "" : "has no message of the assistant with a weight above 0";
+}
+
+// Lists of tools may come as text, too.
+std::string ReadToolsOfRow(const Json& json, RawRow* row) {
+  const std::string problem =
+      ReadTools(json.is_string() ? Json::parse(json.get<std::string>(), nullptr, /*allow_exceptions=*/false) : json, &row->tools);
+  return problem.empty() ? "" : "has " + problem;
 }
 
 void ReadValue(const std::string& name, const Json& value, RawRow* row) {
@@ -62,7 +63,7 @@ RawRow ReadJsonRow(absl::string_view line, const ColumnMapping& mapping) {
     row.problem = "is not UTF-8";
     return row;
   }
-  Json json = Json::parse(line.data(), line.data() + line.size(), nullptr, /*allow_exceptions=*/false);
+  const Json json = Json::parse(line.data(), line.data() + line.size(), nullptr, /*allow_exceptions=*/false);
   if (json.is_discarded()) {
     row.problem = "is not valid JSON";
   } else if (!json.is_object()) {
@@ -73,6 +74,10 @@ RawRow ReadJsonRow(absl::string_view line, const ColumnMapping& mapping) {
       for (const auto& [name, value] : json.items()) {
         if ((mapping.count(name) > 0) == renamed) ReadValue(Renamed(name, mapping), value, &row);
       }
+    }
+    const auto tools = json.find("tools");
+    if (row.has_messages && row.problem.empty() && tools != json.end() && !tools->is_null()) {
+      row.problem = ReadToolsOfRow(*tools, &row);
     }
   }
   return row;

@@ -37,11 +37,16 @@ std::vector<std::vector<int32_t>> ChoiceContinuations(const Tokenizer& tokenizer
   return out;
 }
 
-std::string LastAnswer(const std::vector<ChatTurn>& messages) {
+const ChatTurn* LastAnswerTurn(const std::vector<ChatTurn>& messages) {
   for (auto turn = messages.rbegin(); turn != messages.rend(); ++turn) {
-    if (turn->role == "assistant") return turn->content;
+    if (turn->role == "assistant" && turn->trains) return &*turn;
   }
-  return "";
+  return nullptr;
+}
+
+std::string LastAnswer(const std::vector<ChatTurn>& messages) {
+  const ChatTurn* const turn = LastAnswerTurn(messages);
+  return turn == nullptr ? "" : turn->content.empty() ? turn->more : turn->content;
 }
 
 absl::StatusOr<std::string> ChoiceSet::LabelOf(const Row& row) const {

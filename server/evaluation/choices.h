@@ -41,7 +41,9 @@ class ChoiceSet {
   std::vector<std::vector<int32_t>> continuations_;
 };
 
-// The content of the last assistant turn; empty if there is none.
+// The last turn of the assistant that trains; null if there is none.
+const ChatTurn* LastAnswerTurn(const std::vector<ChatTurn>& messages);
+// Its content, or, where it only calls tools, what it calls; empty if there is none.
 std::string LastAnswer(const std::vector<ChatTurn>& messages);
 
 }  // namespace attune

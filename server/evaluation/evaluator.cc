@@ -158,8 +158,9 @@ class Evaluation {
     item.prompt.assign(example->tokens.begin(), example->tokens.begin() + split);
     item.answer.assign(example->tokens.begin() + split, example->tokens.end());
     item.has_loss.assign(example->has_loss.begin() + split, example->has_loss.end());
-    item.expected =
-        renderer.options().kind == DatasetKind::kChat ? LastAnswer(row.messages) : std::move(example->completion);
+    // What an assistant calls is compared as the template writes it.
+    const ChatTurn* const said = renderer.options().kind == DatasetKind::kChat ? LastAnswerTurn(row.messages) : nullptr;
+    item.expected = said != nullptr && said->more.empty() ? said->content : std::move(example->completion);
     const int64_t room = std::max<int64_t>(choices_.longest(), options_.exact_match ? 1 : 0);
     if (split + room > model_->context_tokens()) {
       const int64_t answer = std::max<int64_t>(room, item.answer.size());

@@ -14,7 +14,7 @@ absl::StatusOr<std::vector<int32_t>> QuestionTokens(const ServedModel& model, co
   const Tokenizer& tokenizer = model.tokenizer();
   if (model.chat_template() != nullptr) {
     ATTUNE_ASSIGN_OR_RETURN(EncodedChat chat,
-                            ChatEncoder(&tokenizer, model.chat_template()).Prompt({ChatTurn{"user", question}}));
+                            ChatEncoder(&tokenizer, model.chat_template()).Prompt({{ChatTurn{"user", question}}}));
     return std::move(chat.tokens);
   }
   std::vector<int32_t> tokens = TextEncoder(&tokenizer).Begin(absl::StrCat(question, "\n", lead), /*parse_special=*/false);

@@ -8,6 +8,7 @@
 #include "server/data/example.h"
 #include "server/data/text_encoder.h"
 #include "server/evaluation/example_retrieval.h"
+#include "server/rpc/convert_chat.h"
 
 namespace attune {
 namespace {
@@ -22,21 +23,13 @@ absl::StatusOr<std::vector<int32_t>> TextTokens(const std::string& text, const S
 }
 
 absl::StatusOr<std::vector<int32_t>> ChatTokens(const v1::ChatPrompt& chat, const ServedModel& model) {
-  if (chat.messages().empty()) return InvalidField("prompt.chat.messages", "must hold at least one message");
-  std::vector<ChatTurn> turns;
-  for (const v1::ChatMessage& message : chat.messages()) {
-    if (message.role() != "system" && message.role() != "user" && message.role() != "assistant") {
-      return InvalidField(absl::StrCat("prompt.chat.messages[", turns.size(), "].role"),
-                          "must be \"system\", \"user\" or \"assistant\"");
-    }
-    turns.push_back({message.role(), message.content()});
-  }
+  ATTUNE_ASSIGN_OR_RETURN(const Conversation conversation, ConversationFrom(chat));
   if (model.chat_template() == nullptr) {
     return MakeError(absl::StatusCode::kFailedPrecondition, "NO_CHAT_TEMPLATE",
                      absl::StrCat("The model 'models/", model.info.id,
                                   "' has no chat template; give the prompt as text instead."));
   }
-  ATTUNE_ASSIGN_OR_RETURN(EncodedChat encoded, ChatEncoder(&model.tokenizer(), model.chat_template()).Prompt(turns));
+  ATTUNE_ASSIGN_OR_RETURN(EncodedChat encoded, ChatEncoder(&model.tokenizer(), model.chat_template()).Prompt(conversation));
   if (encoded.tokens.empty()) return InvalidField("prompt.chat", "renders to nothing");
   return std::move(encoded.tokens);
 }

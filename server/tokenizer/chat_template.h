@@ -9,10 +9,19 @@
 
 namespace attune {
 
-// One turn of a conversation. Roles: "system", "user", "assistant".
+// One turn of a conversation. Roles: "system", "user", "assistant", "tool" (what a tool answered).
 struct ChatTurn {
   std::string role;
   std::string content;
+  // What templates see of the message beside these: the text of a JSON object such as {"tool_calls": [...]}, its keys in
+  // the order in which templates may go through them; empty if there is nothing.
+  std::string more;
+  bool trains = true;  // an assistant's turn that carries loss
+};
+
+struct Conversation {
+  std::vector<ChatTurn> turns;
+  std::string tools;  // see ChatTemplate::Render
 };
 
 // Renders conversations with the Jinja subset that models' chat templates use.
@@ -27,8 +36,13 @@ class ChatTemplate {
 
   // The text that the model reads. With `add_generation_prompt` it ends where the
   // assistant's answer starts. INVALID_ARGUMENT (CHAT_TEMPLATE_ERROR) with the
-  // template's own message if it refuses the conversation (raise_exception).
-  absl::StatusOr<std::string> Render(const std::vector<ChatTurn>& turns, bool add_generation_prompt) const;
+  // template's own message if it refuses the conversation (raise_exception). `tools` is the text of a JSON list of the
+  // tools that the assistant may call, as transformers passes them on; empty: none.
+  absl::StatusOr<std::string> Render(const std::vector<ChatTurn>& turns, bool add_generation_prompt,
+                                     const std::string& tools = "") const;
+  absl::StatusOr<std::string> Render(const Conversation& chat, bool add_generation_prompt) const {
+    return Render(chat.turns, add_generation_prompt, chat.tools);
+  }
 
  private:
   struct Impl;

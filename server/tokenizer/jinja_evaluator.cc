@@ -208,6 +208,7 @@ Value Evaluator::Evaluate(const Expression& expression) {
       break;
     }
     case Kind::kNot: result = Value::Of(!item(0).Truthy()); break;
+    case Kind::kUnpack: result = runtime_->Fail("a value is unpacked outside of a call"); break;
     case Kind::kNegative:
     case Kind::kPositive: result = EvaluateNegative(expression); break;
     case Kind::kBinary: {
@@ -279,7 +280,14 @@ Value Evaluator::EvaluateNegative(const Expression& expression) {
 
 Arguments Evaluator::EvaluateArguments(const Expression& expression) {
   Arguments arguments;
-  for (size_t i = 1; i < expression.items.size(); ++i) arguments.values.push_back(Evaluate(*expression.items[i]));
+  for (size_t i = 1; i < expression.items.size(); ++i) {
+    const Expression& item = *expression.items[i];
+    if (item.kind != Kind::kUnpack) {
+      arguments.values.push_back(Evaluate(item));
+      continue;
+    }
+    for (Value& value : Iterate(runtime_, Evaluate(*item.items[0]))) arguments.values.push_back(std::move(value));
+  }
   for (const auto& [name, value] : expression.named) arguments.named.emplace_back(name, Evaluate(*value));
   return arguments;
 }

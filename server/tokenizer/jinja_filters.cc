@@ -55,6 +55,27 @@ Value Join(Runtime* runtime, const Value& input, const Arguments& arguments) {
   return runtime->MakeText(std::move(text));
 }
 
+// Pairs of a dictionary in the order of their keys, of any case.
+Value DictSort(Runtime* runtime, const Value& input, const Arguments& arguments) {
+  if (!arguments.values.empty() || !arguments.named.empty()) return runtime->Fail("arguments of dictsort are not supported");
+  if (input.dict() == nullptr) return runtime->Fail(absl::StrCat("dictsort of a value of kind ", input.KindName()));
+  std::vector<std::pair<std::string, const std::pair<Value, Value>*>> order;
+  for (const auto& item : input.dict()->items) {
+    if (!item.first.is_text()) return runtime->Fail("dictsort of keys that are no texts");
+    if (!runtime->Charge(static_cast<int64_t>(item.first.text().size()) + Runtime::kItemCost)) return Value();
+    order.emplace_back(Lower(item.first.text()), &item);
+  }
+  std::stable_sort(order.begin(), order.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  List* const sorted = runtime->NewList();
+  for (const auto& [key, item] : order) {
+    List* const pair = runtime->NewList(/*tuple=*/true);
+    runtime->Append(pair, item->first);
+    runtime->Append(pair, item->second);
+    runtime->Append(sorted, Value::Of(pair));
+  }
+  return Value::Of(sorted);
+}
+
 Value FirstOrLast(Runtime* runtime, const Value& input, bool first) {
   const std::vector<Value> items = Iterate(runtime, input);
   return items.empty() ? Value::UndefinedNamed("item") : first ? items.front() : items.back();
@@ -229,6 +250,7 @@ const std::map<absl::string_view, Filter>& Filters() {
       {"rejectattr", [](R r, V v, A a) { return Select(r, v, a, true, false); }},
       {"map", Map},
       {"items", [](R r, V v, A a) { return v.is_undefined() ? Value::Of(r->NewList()) : CallMethod(r, v, "items", a); }},
+      {"dictsort", DictSort},
       {"indent", Indent},
       {"reverse", [](R r, V v, A) { return Reverse(r, v); }},
   };

@@ -307,6 +307,8 @@ class Parser {
         call->named.emplace_back(std::move(name), std::move(value));
       } else if (!call->named.empty()) {
         Fail("an argument by place after one by name");
+      } else if (TakeOperator("*")) {
+        Add(call, Make(Kind::kUnpack, "", ParseExpression()));
       } else {
         Add(call, ParseExpression());
       }

@@ -28,6 +28,7 @@ struct Expression {
     kIndex,        // items[0] [ items[1] ]
     kSlice,        // items[0] [ items[1] : items[2] : items[3] ], each of the three may be null
     kCall,         // items[0] ( items[1]... , named )
+    kUnpack,       // * items[0], an argument of a call
     kFilter,       // items[0] | name ( items[1]... , named )
     kTest,         // items[0] is name ( items[1]... )
     kNot,          // items[0]

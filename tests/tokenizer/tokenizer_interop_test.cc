@@ -98,6 +98,46 @@ TEST_F(TokenizerInteropTest, ChatTemplatesRenderIdentically) {
   }
 }
 
+// What the templates of a hundred models make of turns, tools, and calls of them.
+TEST_F(TokenizerInteropTest, TemplatesOfModelsRenderIdentically) {
+  using OrderedJson = nlohmann::ordered_json;
+  std::ifstream in(references_ + "/chat_templates.jsonl");
+  int templates = 0, rendered = 0;
+  for (std::string line; std::getline(in, line); ++templates) {
+    const OrderedJson all = OrderedJson::parse(line);
+    const std::string name = all["name"];
+    const auto chat = ChatTemplate::Parse(all["template"], "<s>", "</s>");
+    if (!chat.ok()) {
+      ADD_FAILURE() << name << ": " << chat.status();
+      continue;
+    }
+    for (const OrderedJson& row : all["rows"]) {
+      std::vector<ChatTurn> turns;
+      for (OrderedJson message : row["messages"]) {
+        ChatTurn turn{message["role"], message["content"]};
+        message.erase("role");
+        message.erase("content");
+        if (!message.empty()) turn.more = message.dump();
+        turns.push_back(turn);
+      }
+      const std::string tools = row["tools"].is_null() ? "" : row["tools"].dump();
+      const auto text = (*chat)->Render(turns, row["add_generation_prompt"], tools);
+      if (row.contains("error")) {
+        EXPECT_EQ(GetErrorDetails(text.status()).reason, "CHAT_TEMPLATE_ERROR") << name << " " << row;
+        continue;
+      }
+      if (!text.ok()) {
+        ADD_FAILURE() << name << ": " << text.status() << " " << row["messages"] << tools;
+        continue;
+      }
+      EXPECT_EQ(*text, row["text"].get<std::string>()) << name << " " << row["messages"] << tools;
+      ++rendered;
+    }
+  }
+  EXPECT_GE(templates, 90);
+  EXPECT_GE(rendered, 2500);
+}
+
 TEST_P(OtherModelTest, IdsAndTextAreIdentical) {
   const std::string directory = references_ + "/models/" + GetParam();
   absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer;
