@@ -22,7 +22,8 @@ std::string TextOf(const Json& value) { return value.is_string() ? value.get<std
 const Json& FunctionOf(const Json& json) { return json.contains("function") ? json["function"] : json; }
 
 absl::Status AddCall(const Json& json, const std::string& place, v1::ChatMessage* message) {
-  if (!json.is_object() || !FunctionOf(json).is_object()) return UsageError(absl::StrCat(place, " has a tool call that is no object"));
+  if (!json.is_object() || !FunctionOf(json).is_object())
+    return UsageError(absl::StrCat(place, " has a tool call that is no object"));
   v1::ToolCall* const call = message->add_tool_calls();
   const Json& function = FunctionOf(json);
   if (json.contains("id")) call->set_id(TextOf(json["id"]));
@@ -42,12 +43,18 @@ absl::Status AddMessage(const Json& json, const std::string& place, v1::ChatProm
     }
     if (!value.is_string()) return UsageError(absl::StrCat(place, ": '", key, "' is no text"));
     const std::string text = value.get<std::string>();
-    if (key == "role") message->set_role(text);
-    else if (key == "content") message->set_content(text);
-    else if (key == "tool_call_id") message->set_tool_call_id(text);
-    else if (key == "name") message->set_name(text);
-    else if (key == "reasoning_content") message->set_reasoning_content(text);
-    else return UsageError(absl::StrCat(place, " has the key '", key, "', which requests have no place for"));
+    if (key == "role")
+      message->set_role(text);
+    else if (key == "content")
+      message->set_content(text);
+    else if (key == "tool_call_id")
+      message->set_tool_call_id(text);
+    else if (key == "name")
+      message->set_name(text);
+    else if (key == "reasoning_content")
+      message->set_reasoning_content(text);
+    else
+      return UsageError(absl::StrCat(place, " has the key '", key, "', which requests have no place for"));
   }
   return absl::OkStatus();
 }
@@ -70,10 +77,14 @@ absl::Status AddTools(absl::string_view text, v1::ChatPrompt* chat) {
     v1::Tool* const tool = chat->add_tools();
     for (const auto& [key, value] : FunctionOf(json).items()) {
       if (value.is_null() || key == "type") continue;
-      if (key == "name") tool->set_name(TextOf(value));
-      else if (key == "description") tool->set_description(TextOf(value));
-      else if (key == "parameters") tool->set_parameters(TextOf(value));
-      else return UsageError(absl::StrCat(place, " has the key '", key, "', which requests have no place for"));
+      if (key == "name")
+        tool->set_name(TextOf(value));
+      else if (key == "description")
+        tool->set_description(TextOf(value));
+      else if (key == "parameters")
+        tool->set_parameters(TextOf(value));
+      else
+        return UsageError(absl::StrCat(place, " has the key '", key, "', which requests have no place for"));
     }
   }
   return absl::OkStatus();

@@ -19,11 +19,13 @@ void PromptArgs::AddTo(CLI::App* command) {
   command->add_flag("-e,--escapes", escapes, "Understand \\n, \\t and \\\\ in the prompt and in --var");
   CLI::Option* turn = command->add_flag("--chat", chat, "Send the prompt as a user's turn, in the model's chat format");
   command->add_option("--system", system, "System message before the turn; goes with --chat")->needs(turn);
-  CLI::Option* messages = command->add_option(
-      "--messages", messages_file, "A conversation, as a JSON list of {\"role\", \"content\"}; a file, or - for standard input");
-  command->add_option("--tools", tools_file,
-                      "Tools that the model may call, as a JSON list of {\"type\": \"function\", \"function\": {\"name\", "
-                      "\"description\", \"parameters\"}}; a file; goes with --chat or --messages");
+  CLI::Option* messages =
+      command->add_option("--messages", messages_file,
+                          "A conversation, as a JSON list of {\"role\", \"content\"}; a file, or - for standard input");
+  command->add_option(
+      "--tools", tools_file,
+      "Tools that the model may call, as a JSON list of {\"type\": \"function\", \"function\": {\"name\", "
+      "\"description\", \"parameters\"}}; a file; goes with --chat or --messages");
   var->excludes(text_option);
   var->excludes(turn);
   messages->excludes(text_option);
@@ -57,7 +59,8 @@ absl::StatusOr<v1::Prompt> PromptArgs::Build(Context* context) const {
     return prompt;
   }
   if (text_option->count() == 0) {
-    return UsageError("no prompt: give it as text, as - for standard input, as --messages FILE, or as --var name=value");
+    return UsageError(
+        "no prompt: give it as text, as - for standard input, as --messages FILE, or as --var name=value");
   }
   std::string content = text == "-" ? ReadAll(context->in) : read(text);
   if (!chat) {

@@ -17,16 +17,18 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kOptionalFiles[] = {"generation_config.json", "tokenizer.json",         "tokenizer.model",
-                                          "tokenizer_config.json",  "special_tokens_map.json", "chat_template.jinja"};
+constexpr const char* kOptionalFiles[] = {"generation_config.json", "tokenizer.json",        "tekken.json",
+                                          "tokenizer.model",        "tokenizer_config.json", "special_tokens_map.json",
+                                          "chat_template.jinja"};
 constexpr char kWeights[] = "model.safetensors";
 constexpr char kIndex[] = "model.safetensors.index.json";
 constexpr char kAdapterConfig[] = "adapter_config.json", kAdapterWeights[] = "adapter_model.safetensors";
 
 absl::Status OutsideRoot(const std::string& path) {
   return MakeError(absl::StatusCode::kPermissionDenied, "OUTSIDE_IMPORT_ROOT",
-                   absl::StrCat("'", path, "' is not below a folder that models may be imported from (the server's "
-                                           "import roots)."));
+                   absl::StrCat("'", path,
+                                "' is not below a folder that models may be imported from (the server's "
+                                "import roots)."));
 }
 
 absl::Status NoModel(const std::string& message) {
@@ -35,8 +37,9 @@ absl::Status NoModel(const std::string& message) {
 
 absl::Status PickleRefused(const std::string& path) {
   return MakeError(absl::StatusCode::kInvalidArgument, "PICKLE_REFUSED",
-                   absl::StrCat("'", path, "' is in Python's pickle format, which can run code; convert the weights to "
-                                           "safetensors or GGUF."));
+                   absl::StrCat("'", path,
+                                "' is in Python's pickle format, which can run code; convert the weights to "
+                                "safetensors or GGUF."));
 }
 
 bool IsPickle(const fs::path& path) {

@@ -20,8 +20,9 @@ namespace {
 using Json = nlohmann::json;
 namespace fs = std::filesystem;
 
-constexpr const char* kTokenizerFiles[] = {"tokenizer.json",       "tokenizer.model",         "tokenizer_config.json",
-                                           "special_tokens_map.json", "chat_template.jinja", "generation_config.json"};
+constexpr const char* kTokenizerFiles[] = {
+    "tokenizer.json",          "tekken.json",         "tokenizer.model",       "tokenizer_config.json",
+    "special_tokens_map.json", "chat_template.jinja", "generation_config.json"};
 
 absl::Status CannotExport(const std::string& what) {
   return MakeError(absl::StatusCode::kFailedPrecondition, "EXPORT_UNSUPPORTED",
@@ -68,8 +69,13 @@ Json AddedTokensOf(const std::vector<std::string>& tokens, const std::vector<int
     const auto kind = static_cast<TokenKind>(types[id]);
     const bool special = kind == TokenKind::kControl || kind == TokenKind::kUnknown;
     if (!special && kind != TokenKind::kUserDefined) continue;
-    added.push_back({{"id", id}, {"content", tokens[id]}, {"single_word", false}, {"lstrip", false},
-                     {"rstrip", false}, {"normalized", false}, {"special", special}});
+    added.push_back({{"id", id},
+                     {"content", tokens[id]},
+                     {"single_word", false},
+                     {"lstrip", false},
+                     {"rstrip", false},
+                     {"normalized", false},
+                     {"special", special}});
   }
   return added;
 }

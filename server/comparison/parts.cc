@@ -20,7 +20,8 @@ constexpr size_t kMostChoices = 100, kLongestLabel = 200;
 SplitRow DescribeChat(const Row& row) {
   SplitRow described{LastAnswer(row.messages), ""};
   for (size_t i = 0; i + 1 < row.messages.size(); ++i) {
-    absl::StrAppend(&described.text, row.messages[i].role, "\x1f", row.messages[i].content, row.messages[i].more, "\x1e");
+    absl::StrAppend(&described.text, row.messages[i].role, "\x1f", row.messages[i].content, row.messages[i].more,
+                    "\x1e");
   }
   described.text += row.tools;
   return described;
@@ -138,8 +139,8 @@ std::string RowsToJsonl(const DatasetInfo& data, const std::vector<Row>& rows) {
   return bytes;
 }
 
-absl::StatusOr<DatasetInfo> StoreRows(DatasetStore* datasets, const DatasetInfo& source, DatasetStore::UploadOptions part,
-                                      const std::vector<Row>& rows) {
+absl::StatusOr<DatasetInfo> StoreRows(DatasetStore* datasets, const DatasetInfo& source,
+                                      DatasetStore::UploadOptions part, const std::vector<Row>& rows) {
   part.info.prompt_template = source.prompt_template;
   part.info.completion_template = source.completion_template;
   part.info.format = DatasetFormat::kJsonl;

@@ -54,7 +54,8 @@ std::string Placeholder(size_t index) { return absl::StrCat("\x02turn", index, "
 // The spans of those turns that hold the text of a control token. The template is
 // rendered with placeholders, which shows its own text around the turns; walking along
 // the real rendering with that gives where each turn is, stripped or not.
-absl::StatusOr<std::vector<ChatEncoder::Span>> ChatEncoder::UnsafeSpans(const Conversation& chat, bool add_generation_prompt,
+absl::StatusOr<std::vector<ChatEncoder::Span>> ChatEncoder::UnsafeSpans(const Conversation& chat,
+                                                                        bool add_generation_prompt,
                                                                         const std::string& text) const {
   const Turns& turns = chat.turns;
   if (encoder_.HoldsSpecial(chat.tools)) return UnsafeContent();
@@ -85,7 +86,8 @@ absl::StatusOr<std::vector<ChatEncoder::Span>> ChatEncoder::UnsafeSpans(const Co
   size_t position = between[0].size();
   for (size_t i = 0; i < turns.size(); ++i) {
     bool found = false;
-    for (absl::string_view content : {absl::string_view(turns[i].content), absl::StripAsciiWhitespace(turns[i].content)}) {
+    for (absl::string_view content :
+         {absl::string_view(turns[i].content), absl::StripAsciiWhitespace(turns[i].content)}) {
       absl::string_view here = whole.substr(position);
       if (!absl::StartsWith(here, content) || !absl::StartsWith(here.substr(content.size()), between[i + 1])) continue;
       if (is_unsafe[i]) unsafe.push_back({position, position + content.size()});

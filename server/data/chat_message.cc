@@ -30,8 +30,9 @@ std::string ReadCalls(Json* calls) {
     }
     const Json* const arguments = Find(function, "arguments");
     if (arguments == nullptr || arguments->is_object()) continue;
-    const Json parsed =
-        arguments->is_string() ? Json::parse(arguments->get<std::string>(), nullptr, /*allow_exceptions=*/false) : Json();
+    const Json parsed = arguments->is_string()
+                            ? Json::parse(arguments->get<std::string>(), nullptr, /*allow_exceptions=*/false)
+                            : Json();
     if (!parsed.is_object()) return "a tool call whose arguments are no JSON object";
     function["arguments"] = parsed;
   }
@@ -66,7 +67,8 @@ std::string ReadMessage(const Json& json, ChatTurn* turn) {
   }
   if (content != nullptr ? !content->is_string() : !calls) return "no text as content";
   if (content != nullptr) turn->content = content->get<std::string>();
-  if (turn->role == "assistant" && !calls && absl::StripAsciiWhitespace(turn->content).empty()) return "an empty answer";
+  if (turn->role == "assistant" && !calls && absl::StripAsciiWhitespace(turn->content).empty())
+    return "an empty answer";
   if (!more.empty()) turn->more = more.dump();
   return ReadWeight(json, turn);
 }

@@ -9,9 +9,9 @@
 // Messages of chats as JSON, in the form that OpenAI's files and transformers have.
 namespace attune {
 
-// {"role", "content", ...}: an assistant's content may be absent or null where it has "tool_calls"; its "weight" may be 0,
-// which keeps it from being trained on, or 1. Arguments of calls may be an object or its JSON text: templates see the object.
-// All other keys are for the template. Returns what is wrong, to be read after "has", or an empty text.
+// {"role", "content", ...}: an assistant's content may be absent or null where it has "tool_calls"; its "weight" may be
+// 0, which keeps it from being trained on, or 1. Arguments of calls may be an object or its JSON text: templates see
+// the object. All other keys are for the template. Returns what is wrong, to be read after "has", or an empty text.
 std::string ReadMessage(const nlohmann::ordered_json& json, ChatTurn* turn);
 
 // A list of objects, as its text, which is empty for none; or what is wrong, as above.

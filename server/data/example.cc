@@ -11,8 +11,9 @@ namespace attune {
 namespace {
 
 absl::Status AnswerTooLong(int64_t answer_tokens, int64_t max_tokens) {
-  return MakeError(absl::StatusCode::kOutOfRange, "ANSWER_TOO_LONG",
-                   absl::StrCat("The answer takes ", answer_tokens, " tokens, and an example at most ", max_tokens, "."));
+  return MakeError(
+      absl::StatusCode::kOutOfRange, "ANSWER_TOO_LONG",
+      absl::StrCat("The answer takes ", answer_tokens, " tokens, and an example at most ", max_tokens, "."));
 }
 
 absl::Status NoMessages() {
@@ -50,7 +51,10 @@ absl::StatusOr<ExampleRenderer> ExampleRenderer::Create(const Tokenizer* tokeniz
 
 ExampleRenderer::ExampleRenderer(const Tokenizer* tokenizer, const ChatTemplate* chat, RenderOptions options,
                                  PromptTemplate prompt, PromptTemplate completion)
-    : tokenizer_(tokenizer), encoder_(tokenizer), options_(std::move(options)), prompt_(std::move(prompt)),
+    : tokenizer_(tokenizer),
+      encoder_(tokenizer),
+      options_(std::move(options)),
+      prompt_(std::move(prompt)),
       completion_(std::move(completion)) {
   if (chat != nullptr) chat_.emplace(tokenizer, chat);
 }

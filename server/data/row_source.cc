@@ -41,8 +41,8 @@ std::string ReadMessages(const Json& json, RawRow* row) {
 
 // Lists of tools may come as text, too.
 std::string ReadToolsOfRow(const Json& json, RawRow* row) {
-  const std::string problem =
-      ReadTools(json.is_string() ? Json::parse(json.get<std::string>(), nullptr, /*allow_exceptions=*/false) : json, &row->tools);
+  const std::string problem = ReadTools(
+      json.is_string() ? Json::parse(json.get<std::string>(), nullptr, /*allow_exceptions=*/false) : json, &row->tools);
   return problem.empty() ? "" : "has " + problem;
 }
 

@@ -21,7 +21,7 @@ struct RawRow {
   Columns columns;  // text, numbers and booleans; other JSON values are left out
   bool has_messages = false;
   std::vector<ChatTurn> messages;
-  std::string tools;  // of a chat, as ChatTemplate::Render takes them
+  std::string tools;    // of a chat, as ChatTemplate::Render takes them
   std::string problem;  // empty if it was well-formed
 };
 

@@ -23,10 +23,10 @@
 namespace attune {
 namespace {
 
-constexpr size_t kMostScored = 1024;                                // answers under way: each takes a page of the cache
-constexpr int64_t kEmbeddedAhead = 16;                              // examples, where the prompt depends on them
-constexpr absl::Duration kPollInterval = absl::Milliseconds(100);   // how often progress is told while waiting
-constexpr absl::Duration kRetryInterval = absl::Milliseconds(50);   // after the engine's queue was full
+constexpr size_t kMostScored = 1024;                               // answers under way: each takes a page of the cache
+constexpr int64_t kEmbeddedAhead = 16;                             // examples, where the prompt depends on them
+constexpr absl::Duration kPollInterval = absl::Milliseconds(100);  // how often progress is told while waiting
+constexpr absl::Duration kRetryInterval = absl::Milliseconds(50);  // after the engine's queue was full
 
 // Where the engine leaves a score. Shared with its callback, which may come after
 // the evaluation has been given up.

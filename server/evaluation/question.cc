@@ -17,7 +17,8 @@ absl::StatusOr<std::vector<int32_t>> QuestionTokens(const ServedModel& model, co
                             ChatEncoder(&tokenizer, model.chat_template()).Prompt({{ChatTurn{"user", question}}}));
     return std::move(chat.tokens);
   }
-  std::vector<int32_t> tokens = TextEncoder(&tokenizer).Begin(absl::StrCat(question, "\n", lead), /*parse_special=*/false);
+  std::vector<int32_t> tokens =
+      TextEncoder(&tokenizer).Begin(absl::StrCat(question, "\n", lead), /*parse_special=*/false);
   if (tokenizer.add_bos() && tokenizer.bos_id() >= 0) tokens.insert(tokens.begin(), tokenizer.bos_id());
   return tokens;
 }

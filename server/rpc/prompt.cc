@@ -25,11 +25,12 @@ absl::StatusOr<std::vector<int32_t>> TextTokens(const std::string& text, const S
 absl::StatusOr<std::vector<int32_t>> ChatTokens(const v1::ChatPrompt& chat, const ServedModel& model) {
   ATTUNE_ASSIGN_OR_RETURN(const Conversation conversation, ConversationFrom(chat));
   if (model.chat_template() == nullptr) {
-    return MakeError(absl::StatusCode::kFailedPrecondition, "NO_CHAT_TEMPLATE",
-                     absl::StrCat("The model 'models/", model.info.id,
-                                  "' has no chat template; give the prompt as text instead."));
+    return MakeError(
+        absl::StatusCode::kFailedPrecondition, "NO_CHAT_TEMPLATE",
+        absl::StrCat("The model 'models/", model.info.id, "' has no chat template; give the prompt as text instead."));
   }
-  ATTUNE_ASSIGN_OR_RETURN(EncodedChat encoded, ChatEncoder(&model.tokenizer(), model.chat_template()).Prompt(conversation));
+  ATTUNE_ASSIGN_OR_RETURN(EncodedChat encoded,
+                          ChatEncoder(&model.tokenizer(), model.chat_template()).Prompt(conversation));
   if (encoded.tokens.empty()) return InvalidField("prompt.chat", "renders to nothing");
   return std::move(encoded.tokens);
 }
@@ -60,7 +61,8 @@ absl::StatusOr<std::vector<int32_t>> TemplateTokens(const v1::TemplateInput& inp
   const ModelInfo& info = model.info;
   if (info.prompt_template.empty() || info.dataset_kind != DatasetKind::kPromptCompletion) {
     return MakeError(absl::StatusCode::kFailedPrecondition, "NO_PROMPT_TEMPLATE",
-                     absl::StrCat("The model 'models/", info.id, "' was not tuned with a prompt template; give the "
+                     absl::StrCat("The model 'models/", info.id,
+                                  "' was not tuned with a prompt template; give the "
                                   "prompt as text or chat instead."));
   }
   RenderOptions options;

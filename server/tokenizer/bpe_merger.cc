@@ -38,6 +38,25 @@ absl::StatusOr<BpeMerger> BpeMerger::Create(const std::vector<std::string>& toke
   return merger;
 }
 
+BpeMerger BpeMerger::OfRankedTokens(const std::vector<std::string>& tokens) {
+  absl::flat_hash_map<absl::string_view, int32_t> index;
+  index.reserve(tokens.size());
+  for (size_t id = 0; id < tokens.size(); ++id) {
+    if (!tokens[id].empty()) index.try_emplace(tokens[id], static_cast<int32_t>(id));
+  }
+  BpeMerger merger;
+  for (size_t id = 0; id < tokens.size(); ++id) {
+    const absl::string_view token = tokens[id];
+    for (size_t cut = 1; cut < token.size(); ++cut) {
+      const auto left = index.find(token.substr(0, cut)), right = index.find(token.substr(cut));
+      if (left == index.end() || right == index.end()) continue;
+      const int32_t rank = static_cast<int32_t>(id);
+      merger.merges_.try_emplace(Key(left->second, right->second), Merge{rank, rank});
+    }
+  }
+  return merger;
+}
+
 BpeMerger::Merge BpeMerger::Find(int32_t left, int32_t right) const {
   const auto it = merges_.find(Key(left, right));
   return it == merges_.end() ? Merge() : it->second;

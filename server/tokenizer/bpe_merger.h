@@ -21,6 +21,10 @@ class BpeMerger {
   // UNSUPPORTED_TOKENIZER if a merge needs or makes a token that is not there.
   static absl::StatusOr<BpeMerger> Create(const std::vector<std::string>& tokens, const BpeMerges& merges);
 
+  // Merges of vocabularies that have no list of them (tiktoken's): two neighbours merge if they make a token together,
+  // and a token's rank is its id, however it is cut in two. Empty texts are no tokens.
+  static BpeMerger OfRankedTokens(const std::vector<std::string>& tokens);
+
   // Merges `symbols` in place, in O(n log n). Symbols may be any number.
   void Apply(std::vector<int32_t>* symbols) const;
 

@@ -22,6 +22,15 @@ std::vector<std::string> BytesOfTokens(const Vocabulary& vocabulary) {
   return bytes;
 }
 
+// Empty for the others.
+std::vector<std::string> OnlyNormal(const Vocabulary& vocabulary, const std::vector<std::string>& bytes) {
+  std::vector<std::string> normal(bytes.size());
+  for (size_t id = 0; id < bytes.size(); ++id) {
+    if (vocabulary.kinds[id] == TokenKind::kNormal) normal[id] = bytes[id];
+  }
+  return normal;
+}
+
 class ByteBpe : public VocabularyTokenizer {
  public:
   ByteBpe(Vocabulary vocabulary, std::vector<std::string> bytes, BpeMerger merger, Pretokenizer pretokenizer,
@@ -81,10 +90,12 @@ class ByteBpe : public VocabularyTokenizer {
 absl::StatusOr<std::unique_ptr<VocabularyTokenizer>> MakeByteBpe(Vocabulary vocabulary, const BpeMerges& merges,
                                                                  const ByteBpeOptions& options) {
   ATTUNE_RETURN_IF_ERROR(CheckVocabulary(vocabulary));
-  ATTUNE_ASSIGN_OR_RETURN(BpeMerger merger, BpeMerger::Create(vocabulary.tokens, merges));
-  ATTUNE_ASSIGN_OR_RETURN(Pretokenizer pretokenizer, Pretokenizer::Create(options.patterns));
   std::vector<std::string> bytes = BytesOfTokens(vocabulary);
-  return std::make_unique<ByteBpe>(std::move(vocabulary), std::move(bytes), std::move(merger), std::move(pretokenizer),
+  absl::StatusOr<BpeMerger> merger = options.merges_by_rank ? BpeMerger::OfRankedTokens(OnlyNormal(vocabulary, bytes))
+                                                            : BpeMerger::Create(vocabulary.tokens, merges);
+  if (!merger.ok()) return merger.status();
+  ATTUNE_ASSIGN_OR_RETURN(Pretokenizer pretokenizer, Pretokenizer::Create(options.patterns));
+  return std::make_unique<ByteBpe>(std::move(vocabulary), std::move(bytes), *std::move(merger), std::move(pretokenizer),
                                    options);
 }
 

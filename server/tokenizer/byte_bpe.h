@@ -17,6 +17,7 @@ struct ByteBpeOptions {
   bool normalizes = false;            // text comes into normalization form C first
   bool add_prefix_space = false;      // texts that do not begin with a space get one
   int32_t unk_id = -1;                // for bytes that the vocabulary lacks; -1: left out
+  bool merges_by_rank = false;        // there are no merges: see BpeMerger::OfRankedTokens
 };
 
 // Byte-level BPE as GPT-2 introduced it: text is split into words, a word's

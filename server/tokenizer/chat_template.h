@@ -13,8 +13,8 @@ namespace attune {
 struct ChatTurn {
   std::string role;
   std::string content;
-  // What templates see of the message beside these: the text of a JSON object such as {"tool_calls": [...]}, its keys in
-  // the order in which templates may go through them; empty if there is nothing.
+  // What templates see of the message beside these: the text of a JSON object such as {"tool_calls": [...]}, its keys
+  // in the order in which templates may go through them; empty if there is nothing.
   std::string more;
   bool trains = true;  // an assistant's turn that carries loss
 };

@@ -45,16 +45,25 @@ Evaluator::Flow Evaluator::RunStatement(const Statement& statement, std::string*
       runtime_->Charge(static_cast<int64_t>(statement.text.size()));
       *out += statement.text;
       return Flow::kOn;
-    case Statement::Kind::kOutput: *out += Printed(runtime_, Evaluate(*statement.expression)); return Flow::kOn;
-    case Statement::Kind::kIf: return RunIf(statement, out);
-    case Statement::Kind::kFor: return RunFor(statement, out);
-    case Statement::Kind::kSet: RunSet(statement); return Flow::kOn;
+    case Statement::Kind::kOutput:
+      *out += Printed(runtime_, Evaluate(*statement.expression));
+      return Flow::kOn;
+    case Statement::Kind::kIf:
+      return RunIf(statement, out);
+    case Statement::Kind::kFor:
+      return RunFor(statement, out);
+    case Statement::Kind::kSet:
+      RunSet(statement);
+      return Flow::kOn;
     case Statement::Kind::kMacro:
       Bind({statement.macro.name}, Value::Of(Callable{&statement.macro, ""}));
       return Flow::kOn;
-    case Statement::Kind::kBody: return Run(statement.body, out);
-    case Statement::Kind::kBreak: return Flow::kBreak;
-    case Statement::Kind::kContinue: return Flow::kContinue;
+    case Statement::Kind::kBody:
+      return Run(statement.body, out);
+    case Statement::Kind::kBreak:
+      return Flow::kBreak;
+    case Statement::Kind::kContinue:
+      return Flow::kContinue;
   }
   return Flow::kOn;
 }
@@ -182,19 +191,31 @@ Value Evaluator::Evaluate(const Expression& expression) {
   Value result;
   const auto item = [&](size_t i) { return Evaluate(*expression.items[i]); };
   switch (expression.kind) {
-    case Kind::kLiteral: result = expression.value; break;
-    case Kind::kName: result = Lookup(expression.name); break;
+    case Kind::kLiteral:
+      result = expression.value;
+      break;
+    case Kind::kName:
+      result = Lookup(expression.name);
+      break;
     case Kind::kList:
     case Kind::kTuple:
-    case Kind::kDict: result = EvaluateItems(expression); break;
-    case Kind::kAttribute: result = Attribute(runtime_, item(0), expression.name); break;
+    case Kind::kDict:
+      result = EvaluateItems(expression);
+      break;
+    case Kind::kAttribute:
+      result = Attribute(runtime_, item(0), expression.name);
+      break;
     case Kind::kIndex: {
       const Value object = item(0);
       result = Item(runtime_, object, item(1));
       break;
     }
-    case Kind::kSlice: result = EvaluateSlice(expression); break;
-    case Kind::kCall: result = EvaluateCall(expression); break;
+    case Kind::kSlice:
+      result = EvaluateSlice(expression);
+      break;
+    case Kind::kCall:
+      result = EvaluateCall(expression);
+      break;
     case Kind::kFilter: {
       const Value input = item(0);
       const Arguments arguments = EvaluateArguments(expression);
@@ -207,10 +228,16 @@ Value Evaluator::Evaluate(const Expression& expression) {
       if (runtime_->ok()) result = Value::Of(ApplyTest(runtime_, expression.name, input, arguments));
       break;
     }
-    case Kind::kNot: result = Value::Of(!item(0).Truthy()); break;
-    case Kind::kUnpack: result = runtime_->Fail("a value is unpacked outside of a call"); break;
+    case Kind::kNot:
+      result = Value::Of(!item(0).Truthy());
+      break;
+    case Kind::kUnpack:
+      result = runtime_->Fail("a value is unpacked outside of a call");
+      break;
     case Kind::kNegative:
-    case Kind::kPositive: result = EvaluateNegative(expression); break;
+    case Kind::kPositive:
+      result = EvaluateNegative(expression);
+      break;
     case Kind::kBinary: {
       const Value left = item(0);
       const Value right = item(1);
@@ -223,7 +250,9 @@ Value Evaluator::Evaluate(const Expression& expression) {
       if (result.Truthy() == (expression.kind == Kind::kAnd)) result = item(1);
       break;
     }
-    case Kind::kCompare: result = EvaluateCompare(expression); break;
+    case Kind::kCompare:
+      result = EvaluateCompare(expression);
+      break;
     case Kind::kConditional: {
       const bool chosen = item(1).Truthy();
       if (chosen || expression.items[2] != nullptr) result = item(chosen ? 0 : 2);

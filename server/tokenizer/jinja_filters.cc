@@ -57,7 +57,8 @@ Value Join(Runtime* runtime, const Value& input, const Arguments& arguments) {
 
 // Pairs of a dictionary in the order of their keys, of any case.
 Value DictSort(Runtime* runtime, const Value& input, const Arguments& arguments) {
-  if (!arguments.values.empty() || !arguments.named.empty()) return runtime->Fail("arguments of dictsort are not supported");
+  if (!arguments.values.empty() || !arguments.named.empty())
+    return runtime->Fail("arguments of dictsort are not supported");
   if (input.dict() == nullptr) return runtime->Fail(absl::StrCat("dictsort of a value of kind ", input.KindName()));
   std::vector<std::pair<std::string, const std::pair<Value, Value>*>> order;
   for (const auto& item : input.dict()->items) {
@@ -167,7 +168,8 @@ Value Map(Runtime* runtime, const Value& input, const Arguments& arguments) {
   List* const list = runtime->NewList();
   for (const Value& item : Iterate(runtime, input)) {
     if (!runtime->ok()) break;
-    Value value = attribute.empty() ? ApplyFilter(runtime, filter, item, rest) : AttributePath(runtime, item, attribute);
+    Value value =
+        attribute.empty() ? ApplyFilter(runtime, filter, item, rest) : AttributePath(runtime, item, attribute);
     if (value.is_undefined() && otherwise != nullptr) value = *otherwise;
     runtime->Append(list, std::move(value));
   }
@@ -176,7 +178,7 @@ Value Map(Runtime* runtime, const Value& input, const Arguments& arguments) {
 
 Value Indent(Runtime* runtime, const Value& input, const Arguments& arguments) {
   const Value *const width = arguments.Get(0, "width"), *const first = arguments.Get(1, "first"),
-              *const blank = arguments.Get(2, "blank");
+                     *const blank = arguments.Get(2, "blank");
   std::string pad = width != nullptr && width->is_text() ? width->text() : std::string(4, ' ');
   if (width != nullptr && width->is_int()) pad.assign(std::clamp<int64_t>(width->integer(), 0, 256), ' ');
   const std::string text = Printed(runtime, input);
@@ -184,8 +186,8 @@ Value Indent(Runtime* runtime, const Value& input, const Arguments& arguments) {
   for (size_t begin = 0; begin <= text.size() && out.size() <= Runtime::kMaxTextBytes;) {
     const size_t end = std::min(text.find('\n', begin), text.size());
     const bool is_first = begin == 0;
-    const bool pads = is_first ? first != nullptr && first->Truthy()
-                               : end > begin || (blank != nullptr && blank->Truthy());
+    const bool pads =
+        is_first ? first != nullptr && first->Truthy() : end > begin || (blank != nullptr && blank->Truthy());
     if (pads) out += pad;
     out.append(text, begin, end - begin);
     if (end < text.size()) out += '\n';
@@ -249,7 +251,8 @@ const std::map<absl::string_view, Filter>& Filters() {
       {"selectattr", [](R r, V v, A a) { return Select(r, v, a, true, true); }},
       {"rejectattr", [](R r, V v, A a) { return Select(r, v, a, true, false); }},
       {"map", Map},
-      {"items", [](R r, V v, A a) { return v.is_undefined() ? Value::Of(r->NewList()) : CallMethod(r, v, "items", a); }},
+      {"items",
+       [](R r, V v, A a) { return v.is_undefined() ? Value::Of(r->NewList()) : CallMethod(r, v, "items", a); }},
       {"dictsort", DictSort},
       {"indent", Indent},
       {"reverse", [](R r, V v, A) { return Reverse(r, v); }},
@@ -264,7 +267,12 @@ bool Divides(Runtime* runtime, const Value& value, const Value& by) {
 
 template <char op>
 bool Ordered(Runtime* runtime, const Value& value, const Arguments& arguments) {
-  constexpr const char* kOperator = op == '=' ? "==" : op == '!' ? "!=" : op == '<' ? "<" : op == '>' ? ">" : op == 'l' ? "<=" : ">=";
+  constexpr const char* kOperator = op == '='   ? "=="
+                                    : op == '!' ? "!="
+                                    : op == '<' ? "<"
+                                    : op == '>' ? ">"
+                                    : op == 'l' ? "<="
+                                                : ">=";
   return Compare(runtime, kOperator, value, FirstArgument(arguments));
 }
 

@@ -6,8 +6,8 @@
 
 namespace attune::jinja {
 
-// The value that Python's json.loads makes of a text, keys in their order; whole numbers beyond 64 bits become reals. An
-// error of the runtime, and undefined, if it is not JSON or nests deeper than 64.
+// The value that Python's json.loads makes of a text, keys in their order; whole numbers beyond 64 bits become reals.
+// An error of the runtime, and undefined, if it is not JSON or nests deeper than 64.
 Value ParseJson(absl::string_view text, Runtime* runtime);
 
 }  // namespace attune::jinja

@@ -201,9 +201,12 @@ class Parser {
   ExpressionPtr ParsePrimary() {
     const Token token = Next();
     switch (token.kind) {
-      case Token::Kind::kName: return ParseNameOrConstant(token.text);
-      case Token::Kind::kInteger: return Literal(Value::Of(token.integer));
-      case Token::Kind::kFloat: return Literal(Value::Of(token.real));
+      case Token::Kind::kName:
+        return ParseNameOrConstant(token.text);
+      case Token::Kind::kInteger:
+        return Literal(Value::Of(token.integer));
+      case Token::Kind::kFloat:
+        return Literal(Value::Of(token.real));
       case Token::Kind::kString: {
         std::string text = token.text;
         while (Peek().kind == Token::Kind::kString) text += Next().text;
@@ -214,7 +217,8 @@ class Parser {
         if (token.text == "[") return ParseItems(Kind::kList, "]");
         if (token.text == "{") return ParseDict();
         break;
-      default: break;
+      default:
+        break;
     }
     Fail(absl::StrCat("\"", token.text, "\" where a value should be"));
     return Literal(Value());
@@ -354,14 +358,17 @@ class Parser {
     switch (Peek().kind) {
       case Token::Kind::kString:
       case Token::Kind::kInteger:
-      case Token::Kind::kFloat: return true;
-      case Token::Kind::kOperator: return IsOperator("[") || IsOperator("{");
+      case Token::Kind::kFloat:
+        return true;
+      case Token::Kind::kOperator:
+        return IsOperator("[") || IsOperator("{");
       case Token::Kind::kName:
         for (const char* word : {"else", "or", "and", "if", "is", "in", "not", "recursive"}) {
           if (IsName(word)) return false;
         }
         return true;
-      default: return false;
+      default:
+        return false;
     }
   }
 

@@ -58,13 +58,13 @@ struct MacroStatement {
 
 struct Statement {
   enum class Kind {
-    kText,      // text
-    kOutput,    // expression
-    kIf,        // branches (null condition: else)
-    kFor,       // targets in expression if condition: body, else other
-    kSet,       // target or targets = expression; without expression: the body's text
-    kMacro,     // macro
-    kBody,      // body
+    kText,    // text
+    kOutput,  // expression
+    kIf,      // branches (null condition: else)
+    kFor,     // targets in expression if condition: body, else other
+    kSet,     // target or targets = expression; without expression: the body's text
+    kMacro,   // macro
+    kBody,    // body
     kBreak,
     kContinue,
   };

@@ -79,9 +79,12 @@ absl::StatusOr<std::unique_ptr<VocabularyTokenizer>> LoadByteBpe(const GgufFile&
     if (space == std::string::npos) return UnsupportedTokenizer(absl::StrCat("merge \"", line, "\" is not two tokens"));
     merges.emplace_back(line.substr(0, space), line.substr(space + 1));
   }
-  return MakeByteBpe(std::move(vocabulary), merges,
-                     {rule->patterns, rule->ignore_merges, rule->normalizes, /*add_prefix_space=*/false,
-                      settings->unk_id});
+  ByteBpeOptions options;
+  options.patterns = rule->patterns;
+  options.ignore_merges = rule->ignore_merges;
+  options.normalizes = rule->normalizes;
+  options.unk_id = settings->unk_id;
+  return MakeByteBpe(std::move(vocabulary), merges, options);
 }
 
 absl::StatusOr<std::unique_ptr<VocabularyTokenizer>> LoadSentencePiece(const GgufFile& file,
@@ -116,7 +119,8 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const GgufFile& file) {
   if (model == "llama") tokenizer = LoadSentencePiece(file, &settings);
   // Their special tokens take the blanks behind them, which the file does not say.
   ATTUNE_ASSIGN_OR_RETURN(const std::string architecture, file.Text("general.architecture", ""));
-  if (model == "llama" && architecture == "phi3") tokenizer = UnsupportedTokenizer("the SentencePiece tokenizer of a phi3 GGUF file");
+  if (model == "llama" && architecture == "phi3")
+    tokenizer = UnsupportedTokenizer("the SentencePiece tokenizer of a phi3 GGUF file");
   if (!tokenizer.ok()) return tokenizer.status();
   (*tokenizer)->Configure(settings);
   return std::move(*tokenizer);

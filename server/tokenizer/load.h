@@ -15,7 +15,7 @@ namespace attune {
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const GgufFile& file);
 
 // The tokenizer of a Hugging Face directory: tokenizer.json (byte-level BPE, or
-// BPE with byte fallback) or tokenizer.model (SentencePiece), with
+// BPE with byte fallback), tekken.json (see tekken.h) or tokenizer.model (SentencePiece), the first of these, with
 // tokenizer_config.json, generation_config.json and chat_template.jinja if present.
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::string& directory);
 

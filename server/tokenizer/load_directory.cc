@@ -9,6 +9,7 @@
 #include "server/tokenizer/json_file.h"
 #include "server/tokenizer/load.h"
 #include "server/tokenizer/sentencepiece_tokenizer.h"
+#include "server/tokenizer/tekken.h"
 #include "server/tokenizer/tokenizer_json.h"
 
 namespace attune {
@@ -21,7 +22,7 @@ constexpr int64_t kMaxTemplateBytes = 1 << 20;
 
 // The JSON files of a directory; null where it has none.
 struct Files {
-  json tokenizer, config, special, added, generation, model_config;
+  json tokenizer, tekken, config, special, added, generation, model_config;
 };
 
 absl::StatusOr<Files> ReadFiles(const std::string& directory) {
@@ -31,6 +32,7 @@ absl::StatusOr<Files> ReadFiles(const std::string& directory) {
     return absl::OkStatus();
   };
   ATTUNE_RETURN_IF_ERROR(read("tokenizer.json", &files.tokenizer));
+  if (files.tokenizer.is_null()) ATTUNE_RETURN_IF_ERROR(read("tekken.json", &files.tekken));
   ATTUNE_RETURN_IF_ERROR(read("tokenizer_config.json", &files.config));
   ATTUNE_RETURN_IF_ERROR(read("special_tokens_map.json", &files.special));
   ATTUNE_RETURN_IF_ERROR(read("added_tokens.json", &files.added));
@@ -116,7 +118,7 @@ absl::StatusOr<std::unique_ptr<VocabularyTokenizer>> LoadSentencePieceModel(cons
   if (SizeOnDisk(path) > kMaxModelBytes) return UnsupportedTokenizer("tokenizer.model is larger than 64 MiB");
   absl::StatusOr<std::string> contents = ReadFile(path);
   if (absl::IsNotFound(contents.status())) {
-    return UnsupportedTokenizer("the directory has neither tokenizer.json nor tokenizer.model");
+    return UnsupportedTokenizer("the directory has neither tokenizer.json nor tekken.json nor tokenizer.model");
   }
   if (!contents.ok()) return contents.status();
   std::string error;
@@ -125,15 +127,20 @@ absl::StatusOr<std::unique_ptr<VocabularyTokenizer>> LoadSentencePieceModel(cons
   return MakeSentencePiece(std::move(model), added, settings);
 }
 
+absl::StatusOr<std::unique_ptr<VocabularyTokenizer>> LoadVocabulary(const std::string& directory, const Files& files,
+                                                                    TokenizerSettings* settings) {
+  ATTUNE_ASSIGN_OR_RETURN(const std::vector<AddedToken> added, MoreAddedTokens(files));
+  if (!files.tokenizer.is_null()) return TokenizerFromJson(files.tokenizer, added, settings);
+  if (!files.tekken.is_null()) return TekkenFromJson(files.tekken, settings);
+  return LoadSentencePieceModel(absl::StrCat(directory, "/tokenizer.model"), added, settings);
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::string& directory) {
   ATTUNE_ASSIGN_OR_RETURN(const Files files, ReadFiles(directory));
-  ATTUNE_ASSIGN_OR_RETURN(const std::vector<AddedToken> added, MoreAddedTokens(files));
   TokenizerSettings settings;
-  absl::StatusOr<std::unique_ptr<VocabularyTokenizer>> loaded =
-      files.tokenizer.is_null() ? LoadSentencePieceModel(absl::StrCat(directory, "/tokenizer.model"), added, &settings)
-                                : TokenizerFromJson(files.tokenizer, added, &settings);
+  absl::StatusOr<std::unique_ptr<VocabularyTokenizer>> loaded = LoadVocabulary(directory, files, &settings);
   if (!loaded.ok()) return loaded.status();
   VocabularyTokenizer& tokenizer = **loaded;
   settings.bos_id = SpecialId(files, tokenizer, "bos", settings.bos_id);
@@ -142,8 +149,8 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::string& dire
   settings.pad_id = SpecialId(files, tokenizer, "pad", settings.pad_id);
   settings.more_end_ids = EndIds(files);
   // SentencePiece models begin with it unless they say no; a tokenizer.json says it in its post-processor.
-  const bool by_default =
-      files.tokenizer.is_null() || (settings.bos_id >= 0 && FirstTokenOfPostProcessor(files.tokenizer) == settings.bos_id);
+  const bool by_default = files.tokenizer.is_null() ||
+                          (settings.bos_id >= 0 && FirstTokenOfPostProcessor(files.tokenizer) == settings.bos_id);
   settings.add_bos = BoolOf(Member(files.config, "add_bos_token"), by_default);
   ATTUNE_ASSIGN_OR_RETURN(settings.chat_template, ReadChatTemplate(directory, files));
   tokenizer.Configure(settings);

@@ -18,17 +18,17 @@ namespace attune {
 namespace {
 
 using testing::CliResult;
+using ::testing::ElementsAre;
 using testing::FakeServer;
 using testing::FakeState;
-using testing::JobLife;
-using testing::RunAttune;
-using testing::Unavailable;
-using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using testing::JobLife;
 using ::testing::Not;
 using ::testing::Pair;
+using testing::RunAttune;
 using ::testing::StartsWith;
+using testing::Unavailable;
 using ::testing::UnorderedElementsAre;
 
 class CliTest : public ::testing::Test {
@@ -63,7 +63,8 @@ class CliTest : public ::testing::Test {
   }
   static std::vector<google::protobuf::Struct> JsonLines(const std::string& text) {
     std::vector<google::protobuf::Struct> lines;
-    for (absl::string_view line : absl::StrSplit(text, '\n', absl::SkipEmpty())) lines.push_back(Json(std::string(line)));
+    for (absl::string_view line : absl::StrSplit(text, '\n', absl::SkipEmpty()))
+      lines.push_back(Json(std::string(line)));
     return lines;
   }
 
@@ -76,16 +77,17 @@ TEST_F(CliTest, NotFoundIsThree) {
   CliResult r = Run({"models", "get", "none"});
   EXPECT_EQ(r.code, 3);
   EXPECT_EQ(r.out, "");
-  EXPECT_EQ(r.err, "error: There is no 'models/none'. (MODEL_NOT_FOUND)\nSee which models there are: attune models list\n");
+  EXPECT_EQ(r.err,
+            "error: There is no 'models/none'. (MODEL_NOT_FOUND)\nSee which models there are: attune models list\n");
 }
 
 TEST_F(CliTest, ExitCodesByKindOfError) {
   const std::vector<std::pair<grpc::StatusCode, int>> expected = {
-      {grpc::StatusCode::INVALID_ARGUMENT, 2},    {grpc::StatusCode::NOT_FOUND, 3},
-      {grpc::StatusCode::ALREADY_EXISTS, 4},      {grpc::StatusCode::FAILED_PRECONDITION, 4},
-      {grpc::StatusCode::ABORTED, 4},             {grpc::StatusCode::DEADLINE_EXCEEDED, 5},
-      {grpc::StatusCode::PERMISSION_DENIED, 6},   {grpc::StatusCode::RESOURCE_EXHAUSTED, 6},
-      {grpc::StatusCode::INTERNAL, 6},            {grpc::StatusCode::UNIMPLEMENTED, 6},
+      {grpc::StatusCode::INVALID_ARGUMENT, 2},  {grpc::StatusCode::NOT_FOUND, 3},
+      {grpc::StatusCode::ALREADY_EXISTS, 4},    {grpc::StatusCode::FAILED_PRECONDITION, 4},
+      {grpc::StatusCode::ABORTED, 4},           {grpc::StatusCode::DEADLINE_EXCEEDED, 5},
+      {grpc::StatusCode::PERMISSION_DENIED, 6}, {grpc::StatusCode::RESOURCE_EXHAUSTED, 6},
+      {grpc::StatusCode::INTERNAL, 6},          {grpc::StatusCode::UNIMPLEMENTED, 6},
   };
   for (const auto& [code, exit] : expected) {
     state().FailNext("GetModel", 1, grpc::Status(code, "no"));
@@ -217,9 +219,9 @@ TEST_F(CliTest, DeleteAndExport) {
 TEST_F(CliTest, UploadFillsTheHeader) {
   const std::string path = ::testing::TempDir() + "attune_cli_test.csv";
   ASSERT_TRUE(WriteFileDurably(path, "text,category\na,b\n").ok());
-  CliResult r = Run({"datasets", "upload", path, "--id", "d", "--template", "Text: {{text}}\\nLabel:",
-                     "--completion-template", " {{label}}", "--map", "category=label", "--format", "csv", "--kind",
-                     "prompt-completion", "--skip-bad-rows"});
+  CliResult r = Run({"datasets", "upload", path, "--id", "d", "--template",
+                     "Text: {{text}}\\nLabel:", "--completion-template", " {{label}}", "--map", "category=label",
+                     "--format", "csv", "--kind", "prompt-completion", "--skip-bad-rows"});
   EXPECT_EQ(r.code, 0) << r.err;
   EXPECT_EQ(state().uploaded, "text,category\na,b\n");
   auto header = state().RequestOf<v1::UploadDatasetRequest::Header>("UploadDataset");
@@ -244,12 +246,49 @@ TEST_F(CliTest, PreviewMarksLoss) {
 // ---- tune and jobs
 
 TEST_F(CliTest, TuneLoraFillsTheJob) {
-  CliResult r = Run({"tune", "--base", "m", "--data", "d", "--method", "lora", "--rank", "8", "--dropout", "0",
-                     "--targets", "q_proj,v_proj", "--rslora", "--epochs", "1.5", "--learning-rate", "2e-4",
-                     "--schedule", "linear", "--warmup-ratio", "0", "--eval-steps", "-1", "--no-keep-best", "--seed",
-                     "7", "--precision", "float32", "--quantize", "nf4", "--optimizer-state", "int8",
-                     "--validation-fraction", "-1", "--name", "j", "--output", "tuned",
-                     "--priority", "-3", "--label", "a=b"});
+  CliResult r = Run({"tune",
+                     "--base",
+                     "m",
+                     "--data",
+                     "d",
+                     "--method",
+                     "lora",
+                     "--rank",
+                     "8",
+                     "--dropout",
+                     "0",
+                     "--targets",
+                     "q_proj,v_proj",
+                     "--rslora",
+                     "--epochs",
+                     "1.5",
+                     "--learning-rate",
+                     "2e-4",
+                     "--schedule",
+                     "linear",
+                     "--warmup-ratio",
+                     "0",
+                     "--eval-steps",
+                     "-1",
+                     "--no-keep-best",
+                     "--seed",
+                     "7",
+                     "--precision",
+                     "float32",
+                     "--quantize",
+                     "nf4",
+                     "--optimizer-state",
+                     "int8",
+                     "--validation-fraction",
+                     "-1",
+                     "--name",
+                     "j",
+                     "--output",
+                     "tuned",
+                     "--priority",
+                     "-3",
+                     "--label",
+                     "a=b"});
   EXPECT_EQ(r.code, 0) << r.err;
   EXPECT_THAT(r.out, StartsWith("queued tuningJobs/j: LoRA, rank 8, rsLoRA of models/m on datasets/d\n"));
   auto request = state().RequestOf<v1::CreateTuningJobRequest>("CreateTuningJob");
@@ -278,9 +317,7 @@ TEST_F(CliTest, TuneLoraFillsTheJob) {
 }
 
 TEST_F(CliTest, TuneOtherMethods) {
-  auto job = [&](int i) {
-    return state().RequestOf<v1::CreateTuningJobRequest>("CreateTuningJob", i).tuning_job();
-  };
+  auto job = [&](int i) { return state().RequestOf<v1::CreateTuningJobRequest>("CreateTuningJob", i).tuning_job(); };
   Run({"tune", "--base", "m", "--data", "d", "--method", "soft-prompt", "--virtual-tokens", "30", "--init", "vocab"});
   EXPECT_EQ(job(0).soft_prompt().num_virtual_tokens(), 30);
   EXPECT_EQ(job(0).soft_prompt().init(), v1::SoftPromptTuning::SAMPLE_VOCAB);
@@ -506,6 +543,30 @@ TEST_F(CliTest, GenerateTakesPromptsInEveryWay) {
   ASSERT_EQ(prompt(2).chat().messages_size(), 2);
   EXPECT_EQ(prompt(2).chat().messages(0).role(), "system");
   EXPECT_EQ(prompt(2).chat().messages(1).content(), "hi");
+
+  TempFolder folder;
+  ASSERT_TRUE(
+      WriteFileDurably(folder.File("chat.json"),
+                       R"([{"role": "user", "content": "u"}, {"role": "assistant", "content": null, "tool_calls": [
+                                  {"id": "1", "function": {"name": "f", "arguments": {"b": 1, "a": 2}}}]},
+                                  {"role": "tool", "content": "7", "tool_call_id": "1", "name": "f"}])")
+          .ok());
+  ASSERT_TRUE(
+      WriteFileDurably(folder.File("tools.json"), R"([{"type": "function", "function": {"name": "f", "description": "d",
+                                  "parameters": {"type": "object"}}}])")
+          .ok());
+  Run({"generate", "m", "--messages", folder.File("chat.json"), "--tools", folder.File("tools.json")});
+  ASSERT_EQ(prompt(3).chat().messages_size(), 3);
+  EXPECT_EQ(prompt(3).chat().messages(1).tool_calls(0).name(), "f");
+  EXPECT_EQ(prompt(3).chat().messages(1).tool_calls(0).arguments(), R"({"b":1,"a":2})");
+  EXPECT_EQ(prompt(3).chat().messages(2).tool_call_id(), "1");
+  EXPECT_EQ(prompt(3).chat().tools(0).parameters(), R"({"type":"object"})");
+  const CliResult unknown =
+      Run({"generate", "m", "--messages", "-"}, R"([{"role": "user", "content": "u", "colour": "red"}])");
+  EXPECT_EQ(unknown.code, 2);
+  EXPECT_THAT(unknown.err, HasSubstr("'colour'"));
+  EXPECT_EQ(Run({"generate", "m", "hi", "--tools", folder.File("tools.json")}).code, 2);
+  EXPECT_EQ(Run({"generate", "m", "--messages", "-"}, "{}").code, 2);
 }
 
 TEST_F(CliTest, SeveralAnswersComeOneAfterTheOther) {

@@ -1,13 +1,15 @@
 #include "server/data/dataset.h"
 
-#include <random>
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include <random>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "common/error.h"
+#include "nlohmann/json.hpp"
+#include "server/data/chat_message.h"
 
 namespace attune {
 namespace {
@@ -37,8 +39,9 @@ std::string Problem(const std::string& line, DatasetInfo info = {}) {
 }
 
 TEST(DatasetTest, ReadsJsonl) {
-  Result result = Read("\xef\xbb\xbf{\"prompt\":\"p\",\"completion\":\"c\",\"n\":1.5,\"b\":true,\"z\":null,\"l\":[1]}\r\n\n"
-                       "{\"completion\":\"\\u00e9\",\"prompt\":\"\"}");
+  Result result = Read(
+      "\xef\xbb\xbf{\"prompt\":\"p\",\"completion\":\"c\",\"n\":1.5,\"b\":true,\"z\":null,\"l\":[1]}\r\n\n"
+      "{\"completion\":\"\\u00e9\",\"prompt\":\"\"}");
   ASSERT_TRUE(result.status.ok()) << result.status;
   EXPECT_EQ(result.info.format, DatasetFormat::kJsonl);
   EXPECT_EQ(result.info.kind, DatasetKind::kPromptCompletion);
@@ -61,6 +64,40 @@ TEST(DatasetTest, ReadsChats) {
   ASSERT_EQ(result.rows[0].messages.size(), 3u);
   EXPECT_EQ(result.rows[0].messages[2].role, "assistant");
   EXPECT_EQ(result.rows[0].messages[2].content, "a");
+}
+
+TEST(DatasetTest, ReadsChatsThatCallTools) {
+  Result result = Read(R"({"messages":[{"role":"user","content":"u"},{"role":"assistant","content":"no","weight":0},)"
+                       R"({"role":"assistant","content":null,"tool_calls":[{"id":"1","type":"function","function":)"
+                       R"({"name":"f","arguments":"{\"z\": 1, \"a\": 2}"}}]},)"
+                       R"({"role":"tool","content":"7","tool_call_id":"1"}],"tools":[{"type":"function","b":1,"a":2}]})"
+                       "\n"
+                       R"({"messages":[{"role":"assistant","content":"a"}],"tools":"[{\"name\": \"f\"}]"})");
+  ASSERT_TRUE(result.status.ok()) << result.status;
+  ASSERT_EQ(result.rows.size(), 2u);
+  const std::vector<ChatTurn>& messages = result.rows[0].messages;
+  ASSERT_EQ(messages.size(), 4u);
+  EXPECT_FALSE(messages[1].trains);
+  EXPECT_TRUE(messages[2].trains);
+  EXPECT_EQ(messages[2].content, "");
+  // Arguments become the object that templates write, keys in their order.
+  EXPECT_EQ(messages[2].more,
+            R"({"tool_calls":[{"id":"1","type":"function","function":{"name":"f","arguments":{"z":1,"a":2}}}]})");
+  EXPECT_EQ(messages[3].more, R"({"tool_call_id":"1"})");
+  EXPECT_EQ(result.rows[0].tools, R"([{"type":"function","b":1,"a":2}])");
+  EXPECT_EQ(result.rows[1].tools, R"([{"name":"f"}])");
+}
+
+TEST(DatasetTest, MessagesComeBackFromTheirJson) {
+  for (const ChatTurn& turn : {ChatTurn{"user", "u", R"({"name":"n"})"}, ChatTurn{"assistant", "a", "", false},
+                               ChatTurn{"assistant", "", R"({"tool_calls":[{"name":"f","arguments":{}}]})"}}) {
+    ChatTurn read;
+    EXPECT_EQ(ReadMessage(MessageToJson(turn), &read), "");
+    EXPECT_EQ(read.role, turn.role);
+    EXPECT_EQ(read.content, turn.content);
+    EXPECT_EQ(read.more, turn.more);
+    EXPECT_EQ(read.trains, turn.trains);
+  }
 }
 
 TEST(DatasetTest, DetectsTextAndTemplates) {
@@ -161,11 +198,26 @@ TEST(DatasetTest, BadMessagesHaveReasons) {
   auto problem = [](const std::string& messages) { return Problem("{\"messages\":" + messages + "}"); };
   EXPECT_THAT(problem("5"), HasSubstr("no list"));
   EXPECT_THAT(problem("[]"), HasSubstr("no list"));
-  EXPECT_THAT(problem("[1]"), HasSubstr("no object as message 1"));
+  EXPECT_THAT(problem("[1]"), HasSubstr("no object in message 1"));
   EXPECT_THAT(problem(R"([{"content":"c"}])"), HasSubstr("no role in message 1"));
   EXPECT_THAT(problem(R"([{"role":"user","content":"u"},{"role":"assistant","content":null}])"),
-              HasSubstr("content of message 2"));
-  EXPECT_THAT(problem(R"([{"role":"tool","content":"c"}])"), HasSubstr("unknown role in message 1"));
+              HasSubstr("no text as content in message 2"));
+  EXPECT_THAT(problem(R"([{"role":"judge","content":"c"}])"),
+              HasSubstr("unknown role; use system, user, assistant or tool in message 1"));
+  EXPECT_THAT(problem(R"([{"role":"tool","content":"c"}])"), HasSubstr("no message of the assistant"));
+  const auto answer = [&](const std::string& keys) { return problem(R"([{"role":"assistant",)" + keys + "}]"); };
+  EXPECT_THAT(answer(R"("tool_calls":5)"), HasSubstr("tool_calls that are no list"));
+  EXPECT_THAT(answer(R"("tool_calls":[{"function":{}}])"), HasSubstr("without the function's name"));
+  EXPECT_THAT(answer(R"("tool_calls":[{"function":{"name":"f","arguments":"[1"}}])"),
+              HasSubstr("arguments are no JSON object"));
+  EXPECT_THAT(answer(R"("content":"a","weight":0.5)"), HasSubstr("neither 0 nor 1"));
+  EXPECT_THAT(answer(R"("content":"a","weight":0)"), HasSubstr("no message of the assistant with a weight above 0"));
+  EXPECT_THAT(problem(R"([{"role":"user","content":"a","tool_calls":[]},{"role":"assistant","content":"a"}])"),
+              HasSubstr("not the assistant's"));
+  EXPECT_THAT(Problem(R"({"messages":[{"role":"assistant","content":"a"}],"tools":"x"})"),
+              HasSubstr("tools that are no list"));
+  EXPECT_THAT(Problem(R"({"messages":[{"role":"assistant","content":"a"}],"tools":[1]})"),
+              HasSubstr("a tool that is no object"));
   EXPECT_THAT(problem(R"([{"role":"user","content":"c"}])"), HasSubstr("no message of the assistant"));
   EXPECT_THAT(problem(R"([{"role":"assistant","content":" "}])"), HasSubstr("empty answer in message 1"));
 }

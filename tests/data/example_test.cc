@@ -1,11 +1,11 @@
 #include "server/data/example.h"
 
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
 #include <algorithm>
 #include <memory>
 #include <random>
-
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
 
 #include "absl/strings/str_cat.h"
 #include "common/error.h"
@@ -80,8 +80,9 @@ TEST(ExampleTest, LossOnThePromptIfAsked) {
 TEST(ExampleTest, ControlTokensInDataStayText) {
   FakeTokenizer tokenizer;
   Example example = Make(tokenizer, {}).Render(PromptRow("</s><|im_end|>", "<s></s>"), 0).value();
-  EXPECT_EQ(std::count_if(example.tokens.begin(), example.tokens.end(), [&](int32_t t) { return tokenizer.IsSpecial(t); }),
-            2);
+  EXPECT_EQ(
+      std::count_if(example.tokens.begin(), example.tokens.end(), [&](int32_t t) { return tokenizer.IsSpecial(t); }),
+      2);
   EXPECT_EQ(LossText(tokenizer, example), "<s></s></s>");
 }
 
@@ -96,7 +97,8 @@ TEST(ExampleTest, AnAnswerContinuesThePromptWithoutAnAddedSpace) {
 TEST(ExampleTest, AnswersByThemselves) {
   FakeTokenizer tokenizer;
   ExampleRenderer renderer = Make(tokenizer, {});
-  EXPECT_EQ(renderer.RenderAnswer({{"completion", "x"}}, true).value(), (std::vector<int32_t>{'x', FakeTokenizer::kEos}));
+  EXPECT_EQ(renderer.RenderAnswer({{"completion", "x"}}, true).value(),
+            (std::vector<int32_t>{'x', FakeTokenizer::kEos}));
   EXPECT_EQ(renderer.RenderAnswer({{"completion", "x"}}, false).value(), (std::vector<int32_t>{'x'}));
   EXPECT_EQ(Reason(renderer.RenderAnswer(Columns{}, true).status()), "MISSING_COLUMN");
 }
@@ -262,9 +264,66 @@ TEST_F(ChatExampleTest, LossIsOnTheAssistantsTurnsThroughTheirEnd) {
   EXPECT_FALSE(example.truncated);
 }
 
+TEST_F(ChatExampleTest, TurnsWithoutWeightCarryNoLoss) {
+  std::vector<ChatTurn> turns = {{"user", "u"},        {"assistant", "one"}, {"user", "v"},
+                                 {"assistant", "two"}, {"user", "w"},        {"assistant", "three"}};
+  turns[1].trains = false;
+  Example example = Renderer(1000).Render(Chat(turns), 0).value();
+  EXPECT_EQ(LossText(tokenizer_, example), "two<|im_end|>three<|im_end|>");
+  turns[5].trains = false;  // what follows the last that trains is left out
+  example = Renderer(1000).Render(Chat(turns), 0).value();
+  EXPECT_EQ(LossText(tokenizer_, example), "two<|im_end|>");
+  EXPECT_EQ(example.completion, "two<|im_end|>");
+}
+
+constexpr char kToolTemplate[] =
+    "{% if tools %}{{ '<|im_start|>tools\n' + (tools | tojson) + '<|im_end|>\n' }}{% endif %}"
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content']}}"
+    "{% for call in message.tool_calls or [] %}{{ '<call>' + call.function.name + (call.function.arguments | tojson) "
+    "}}{% endfor %}"
+    "{{ '<|im_end|>\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+
+TEST_F(ChatExampleTest, CallsOfToolsAreTheAssistantsToLearn) {
+  ExampleRenderer renderer = Renderer(1000, kToolTemplate);
+  Row row = Chat({{"user", "u"},
+                  {"assistant", "", R"({"tool_calls":[{"function":{"name":"f","arguments":{"b":1,"a":[]}}}]})"},
+                  {"tool", "7", R"({"tool_call_id":"1"})"},
+                  {"assistant", "seven"}});
+  row.tools = R"([{"type":"function","function":{"name":"f"}}])";
+  Example example = renderer.Render(row, 0).value();
+  EXPECT_EQ(Text(example.tokens),
+            "<|im_start|>tools\n[{\"type\": \"function\", \"function\": {\"name\": "
+            "\"f\"}}]<|im_end|>\n<|im_start|>user\nu<|im_end|>\n"
+            "<|im_start|>assistant\n<call>f{\"b\": 1, \"a\": []}<|im_end|>\n<|im_start|>tool\n7<|im_end|>\n"
+            "<|im_start|>assistant\nseven<|im_end|>");
+  EXPECT_EQ(LossText(tokenizer_, example), "<call>f{\"b\": 1, \"a\": []}<|im_end|>seven<|im_end|>");
+  // The last answer may be a call.
+  row.messages.resize(2);
+  EXPECT_EQ(renderer.Render(row, 0)->completion, "<call>f{\"b\": 1, \"a\": []}<|im_end|>");
+  // Control tokens in what is called, or in tools, have no safe place.
+  Row evil = row;
+  evil.messages[1].more = R"({"tool_calls":[{"function":{"name":"f","arguments":{"b":"<|im_end|>"}}}]})";
+  EXPECT_EQ(Reason(renderer.Render(evil, 0).status()), "UNSAFE_CHAT_CONTENT");
+  evil = row;
+  evil.tools = R"([{"name":"<|im_start|>"}])";
+  EXPECT_EQ(Reason(renderer.Render(evil, 0).status()), "UNSAFE_CHAT_CONTENT");
+}
+
+TEST_F(ChatExampleTest, AShorterConversationDoesNotBeginWithAToolsAnswer) {
+  std::vector<ChatTurn> turns = {
+      {"user", std::string(60, 'u')},
+      {"assistant", "", R"({"tool_calls":[{"name":"f","function":{"name":"f","arguments":{}}}]})"},
+      {"tool", "7"},
+      {"assistant", "x"},
+      {"user", "v"},
+      {"assistant", "y"}};
+  Example example = Renderer(60, kToolTemplate).Render(Chat(turns), 0).value();
+  EXPECT_TRUE(example.truncated);
+  EXPECT_EQ(Text(example.tokens), "<|im_start|>user\nv<|im_end|>\n<|im_start|>assistant\ny<|im_end|>");
+}
+
 TEST_F(ChatExampleTest, WhatFollowsTheLastAnswerIsLeftOut) {
-  Example example =
-      Renderer(1000).Render(Chat({{"user", "u"}, {"assistant", "a"}, {"user", "bye"}}), 0).value();
+  Example example = Renderer(1000).Render(Chat({{"user", "u"}, {"assistant", "a"}, {"user", "bye"}}), 0).value();
   EXPECT_EQ(example.tokens.back(), FakeTokenizer::kEnd);
   EXPECT_THAT(Text(example.tokens), ::testing::Not(HasSubstr("bye")));
 }
@@ -299,8 +358,7 @@ TEST_F(ChatExampleTest, ControlTokensInMessagesStayText) {
 TEST_F(ChatExampleTest, MessagesThatATemplateStripsAreFoundAsWell) {
   std::string source = kChatml;
   source.replace(source.find("message['content']"), 18, "message['content'] | trim");
-  Example example =
-      Renderer(1000, source).Render(Chat({{"user", "  <|im_end|> "}, {"assistant", " a "}}), 0).value();
+  Example example = Renderer(1000, source).Render(Chat({{"user", "  <|im_end|> "}, {"assistant", " a "}}), 0).value();
   EXPECT_EQ(std::count(example.tokens.begin(), example.tokens.end(), FakeTokenizer::kEnd), 2);
   EXPECT_EQ(LossText(tokenizer_, example), "a<|im_end|>");
 }
@@ -310,8 +368,7 @@ TEST_F(ChatExampleTest, HiddenControlTokensAreRefused) {
   source.replace(source.find("message['content']"), 18, "(message['content'] | upper)");
   absl::StatusOr<std::unique_ptr<ChatTemplate>> parsed = ChatTemplate::Parse(source, "<s>", "</s>");
   if (!parsed.ok()) GTEST_SKIP() << "upper is not supported: " << parsed.status();
-  absl::Status status =
-      Renderer(1000, source).Render(Chat({{"user", "x<|im_end|>"}, {"assistant", "a"}}), 0).status();
+  absl::Status status = Renderer(1000, source).Render(Chat({{"user", "x<|im_end|>"}, {"assistant", "a"}}), 0).status();
   EXPECT_EQ(Reason(status), "UNSAFE_CHAT_CONTENT");
 }
 
@@ -377,7 +434,8 @@ TEST_F(ChatExampleTest, CuttingRandomChats) {
     EXPECT_LE(static_cast<int64_t>(example->tokens.size()), limit);
     EXPECT_EQ(Answer(*example), answer);
     EXPECT_TRUE(IsValidUtf8(example->prompt));
-    EXPECT_EQ(renderer.RenderPrompt(Chat(turns), static_cast<int64_t>(answer.size()), nullptr).value(), Prompt(*example));
+    EXPECT_EQ(renderer.RenderPrompt(Chat(turns), static_cast<int64_t>(answer.size()), nullptr).value(),
+              Prompt(*example));
   }
   EXPECT_GT(rendered, 300);
 }

@@ -8,18 +8,32 @@ OUTPUT_FOLDER/tokenizer.jsonl      {"text", "ids"}: SmolLM2's ids by transformer
 OUTPUT_FOLDER/chat_template.jsonl  {"template", "messages", "add_generation_prompt", "text" or "error"} by jinja2
 OUTPUT_FOLDER/models/NAME/         other tokenizers in Hugging Face's or GGUF's layout, each with its own
                                    tokenizer.jsonl {"text", "ids", "decoded"}
+OUTPUT_FOLDER/texts.jsonl          20,000 more texts, generated and real: rows of Reuters R8 ($ATTUNE_R8, where it is there)
+                                   and lines of Python's own library
+OUTPUT_FOLDER/models/NAME/ids.bin  what the tokenizer makes of them: int32, for each its number of ids, then these
+OUTPUT_FOLDER/models/NAME/decoded.jsonl  {"index", "decoded"} where decoding does not give the text back
+
+Mistral's own tokenizers are among the models, out of the package mistral-common (downloaded, not installed).
 """
 
+import array
+import base64
+import glob
 import io
 import json
 import os
 import random
+import subprocess
 import sys
+import sysconfig
+import tempfile
+import zipfile
 
 import gguf
 import jinja2.ext
 import jinja2.sandbox
 import sentencepiece
+import tiktoken
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer
@@ -45,13 +59,58 @@ SEEDS = [
 ]
 
 
-def texts():
+MANY = 20000
+
+
+MANY_TEXTS = []
+
+
+def is_known(text):
+    # Unicode versions differ in what is assigned: keep to what all know.
+    return all(c.isprintable() or c.isspace() or ord(c) < 0x20 or ord(c) == 0x7F for c in text)
+
+
+def real_texts():
+    rows = []
+    for path in sorted(glob.glob(os.path.join(os.environ.get("ATTUNE_R8", ""), "*.jsonl"))):
+        with open(path, encoding="utf-8") as lines:
+            rows += [json.loads(line)["text"][:300] for line in lines][:3000]
+    library = sysconfig.get_paths()["stdlib"]
+    for path in sorted(glob.glob(os.path.join(library, "*.py")) + glob.glob(os.path.join(library, "lib2to3", "*.txt"))):
+        with open(path, encoding="utf-8") as source:
+            rows += [line for line in source.read().splitlines() if line.strip()]
+    return [row for row in dict.fromkeys(rows) if is_known(row)]
+
+
+def many_texts():
+    real = real_texts()
+    random.seed(20261126)
+    real = random.sample(real, min(len(real), MANY // 2))
+    return (real + texts(MANY))[:MANY]
+
+
+def write_many(path, ids_of, decode):
+    numbers = array.array("i")
+    differing = []
+    for index, text in enumerate(MANY_TEXTS):
+        ids = ids_of(text)
+        numbers.append(len(ids))
+        numbers.extend(ids)
+        decoded = decode(ids)
+        if decoded != text:
+            differing.append({"index": index, "decoded": decoded})
+    with open(os.path.join(path, "ids.bin"), "wb") as out:
+        numbers.tofile(out)
+    write_lines(os.path.join(path, "decoded.jsonl"), differing)
+
+
+def texts(count=700):
     random.seed(20240601)
     found = list(dict.fromkeys(SEEDS))
     ranges = [(0x20, 0x7E), (0xA0, 0x24F), (0x370, 0x3FF), (0x400, 0x4FF), (0x590, 0x6FF), (0x900, 0x97F), (0x2000, 0x206F),
               (0x2190, 0x22FF), (0x3040, 0x30FF), (0x4E00, 0x9FFF), (0xAC00, 0xD7A3), (0x1F300, 0x1F6FF), (0x10000, 0x10FFFF)]
     glue = ["", " ", "  ", "\n", "\n\n", "\t", " \n", "   "]
-    while len(found) < 700:
+    while len(found) < count:
         kind = random.randrange(4)
         if kind == 0:
             parts = [random.choice(SEEDS)[:random.randrange(1, 30)] for _ in range(random.randrange(2, 6))]
@@ -63,8 +122,7 @@ def texts():
         else:
             words = "the of and to in for is on that by this with you it not or be are from at as your all have new".split()
             text = " ".join(random.choice(words) for _ in range(random.randrange(3, 40))).capitalize() + "."
-        # Unicode versions differ in what is assigned: keep to what all know.
-        if all(c.isprintable() or c.isspace() or ord(c) < 0x20 or ord(c) == 0x7F for c in text):
+        if is_known(text):
             found.append(text)
     return found
 
@@ -98,6 +156,8 @@ def save_directory(folder, name, backend, config):
     with open(os.path.join(path, "tokenizer_config.json"), "w") as out:
         json.dump(config, out)
     write_lines(os.path.join(path, "tokenizer.jsonl"), rows_of(backend))
+    write_many(path, lambda text: backend.encode(text, add_special_tokens=False).ids,
+               lambda ids: backend.decode(ids, skip_special_tokens=False))
 
 
 def byte_level_directories(folder, backend):
@@ -138,6 +198,40 @@ def sentencepiece_rows(processor):
         yield {"text": text, "ids": ids, "decoded": processor.decode(ids)}
 
 
+def write_many_sentencepiece(path, processor):
+    # Attune finds control tokens in texts; the library does not.
+    hidden = ("<unk>", "<s>", "</s>")
+    write_many(path, lambda text: [] if any(token in text for token in hidden) else processor.encode(text), processor.decode)
+
+
+def mistral_models(folder):
+    with tempfile.TemporaryDirectory() as downloads:
+        subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input", "--dest", downloads,
+                        "mistral-common==1.13.1"], check=True)
+        with zipfile.ZipFile(glob.glob(os.path.join(downloads, "mistral_common-*.whl"))[0]) as archive:
+            for name in archive.namelist():
+                base = os.path.basename(name)
+                if "/data/" in name and (".model.v" in base or base.startswith("tekken")):
+                    mistral_model(folder, base, archive.read(name))
+
+
+def mistral_model(folder, name, contents):
+    path = os.path.join(folder, "models", "mistral_" + name.replace(".", "_").replace("_json", ""))
+    os.makedirs(path, exist_ok=True)
+    is_tekken = name.startswith("tekken")
+    with open(os.path.join(path, "tekken.json" if is_tekken else "tokenizer.model"), "wb") as out:
+        out.write(contents)
+    if not is_tekken:
+        return write_many_sentencepiece(path, sentencepiece.SentencePieceProcessor(model_proto=contents))
+    root = json.loads(contents)
+    special, size = root["config"]["default_num_special_tokens"], root["config"]["default_vocab_size"]
+    ranks = {base64.b64decode(item["token_bytes"]): item["rank"] for item in root["vocab"] if item["rank"] < size - special}
+    encoding = tiktoken.Encoding(name=name, pat_str=root["config"]["pattern"], mergeable_ranks=ranks, special_tokens={})
+    hidden = ("<unk>", "<s>", "</s>")
+    write_many(path, lambda text: [] if any(t in text for t in hidden) else [i + special for i in encoding.encode_ordinary(text)],
+               lambda ids: encoding.decode([i - special for i in ids]))
+
+
 def sentencepiece_models(folder):
     for kind in ("bpe", "unigram"):
         model = train_sentencepiece(kind)
@@ -147,6 +241,7 @@ def sentencepiece_models(folder):
         with open(os.path.join(path, "tokenizer.model"), "wb") as out:
             out.write(model)
         write_lines(os.path.join(path, "tokenizer.jsonl"), sentencepiece_rows(processor))
+        write_many_sentencepiece(path, processor)
         if kind == "bpe":
             sentencepiece_gguf(folder, processor)
             marked_directories(folder, processor)
@@ -390,8 +485,11 @@ def main():
     tokenizer, backend = smollm(model)
     write_lines(os.path.join(folder, "tokenizer.jsonl"), ({"text": row["text"], "ids": row["ids"]} for row in rows_of(backend)))
     write_lines(os.path.join(folder, "chat_template.jsonl"), chat_rows(tokenizer.chat_template))
+    MANY_TEXTS[:] = many_texts()
+    write_lines(os.path.join(folder, "texts.jsonl"), MANY_TEXTS)
     byte_level_directories(folder, backend)
     sentencepiece_models(folder)
+    mistral_models(folder)
 
 
 if __name__ == "__main__":

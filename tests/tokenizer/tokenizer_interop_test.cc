@@ -2,7 +2,10 @@
 // ATTUNE_TEST_REFERENCES is its output folder, ATTUNE_TEST_MODEL its GGUF file.
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
+#include <iterator>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -164,10 +167,60 @@ TEST_P(OtherModelTest, IdsAndTextAreIdentical) {
   }
 }
 
+class ManyTextsTest : public TokenizerInteropTest, public ::testing::WithParamInterface<const char*> {};
+
+// 20,000 texts, generated and real.
+TEST_P(ManyTextsTest, IdsAndRoundTripsAreIdentical) {
+  const std::string directory = references_ + "/models/" + GetParam();
+  const auto tokenizer = LoadTokenizer(directory);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  const std::vector<json> texts = ReadLines(references_ + "/texts.jsonl");
+  ASSERT_GE(texts.size(), 20000u);
+  std::ifstream in(directory + "/ids.bin", std::ios::binary);
+  const std::string bytes((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
+  std::vector<int32_t> numbers(bytes.size() / sizeof(int32_t));
+  std::memcpy(numbers.data(), bytes.data(), numbers.size() * sizeof(int32_t));
+  std::map<size_t, std::string> decoded;
+  for (const json& row : ReadLines(directory + "/decoded.jsonl")) decoded[row["index"]] = row["decoded"];
+  size_t at = 0;
+  int compared = 0, failures = 0;
+  for (size_t i = 0; i < texts.size() && failures < 10; ++i) {
+    ASSERT_LT(at, numbers.size());
+    const size_t count = numbers[at++];
+    ASSERT_LE(at + count, numbers.size());
+    std::vector<int32_t> expected(numbers.begin() + at, numbers.begin() + at + count);
+    at += count;
+    if (count == 0) continue;
+    const std::string text = texts[i];
+    std::vector<int32_t> ids = (*tokenizer)->Encode(text, /*parse_special=*/true);
+    const std::string back = (*tokenizer)->Decode(ids, /*skip_special=*/false);
+    const auto other = decoded.find(i);
+    if (std::string(GetParam()) == "sentencepiece_unigram") {
+      std::sort(ids.begin(), ids.end());  // see above
+      std::sort(expected.begin(), expected.end());
+    }
+    EXPECT_EQ(ids, expected) << texts[i];
+    EXPECT_EQ(back, other == decoded.end() ? text : other->second) << texts[i];
+    failures += ids != expected;
+    ++compared;
+  }
+  EXPECT_GE(compared, failures == 0 ? 19000 : 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Layouts, ManyTextsTest,
+                         ::testing::Values("smollm", "gpt2", "gpt2_prefix", "digits", "llama3", "qwen2", "prepend",
+                                           "metaspace_first", "metaspace_always", "metaspace_never",
+                                           "sentencepiece_bpe", "sentencepiece_unigram", "mistral_tokenizer_model_v1",
+                                           "mistral_mistral_instruct_tokenizer_240216_model_v2",
+                                           "mistral_mistral_instruct_tokenizer_240323_model_v3",
+                                           "mistral_mistral_instruct_tokenizer_241114_model_v7",
+                                           "mistral_tekken_240718", "mistral_tekken_240911"),
+                         [](const auto& info) { return std::string(info.param); });
+
 INSTANTIATE_TEST_SUITE_P(Layouts, OtherModelTest,
                          ::testing::Values("smollm", "gpt2", "gpt2_prefix", "digits", "llama3", "qwen2", "prepend",
-                                           "metaspace_first", "metaspace_always", "metaspace_never", "sentencepiece_bpe",
-                                           "sentencepiece_unigram", "gguf_llama"),
+                                           "metaspace_first", "metaspace_always", "metaspace_never",
+                                           "sentencepiece_bpe", "sentencepiece_unigram", "gguf_llama"),
                          [](const auto& info) { return std::string(info.param); });
 
 }  // namespace
