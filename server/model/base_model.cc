@@ -14,6 +14,7 @@
 #include "server/model/kernels/packed_weight.h"
 #include "server/model/kernels/quantized_matrix.h"
 #include "server/model/kernels/tiled_weight.h"
+#include "server/model/matrix_reader.h"
 #include "server/model/rope.h"
 #include "server/model/tensor_source.h"
 #include "server/model/torch_target.h"
@@ -71,6 +72,7 @@ class Loader {
   // In the blocks that the target asks for, or null.
   std::shared_ptr<const PackedWeight> QuantizeForDecoding(const at::Tensor& values) const;
   std::shared_ptr<const TiledWeight> Tile(const std::vector<TensorSource::Entry>& entries, const at::Tensor& values) const;
+  absl::StatusOr<std::vector<TensorSource::Entry>> Find(const Parts& parts, int64_t columns);
   // In fp32 on the host, and in the target's type on its device.
   absl::StatusOr<at::Tensor> HostMatrix(const Parts& parts, int64_t columns, const Blocks& blocks);
   absl::StatusOr<at::Tensor> Matrix(const Parts& parts, int64_t columns, const Blocks& blocks);
@@ -170,19 +172,30 @@ std::shared_ptr<const TiledWeight> Loader::Tile(const std::vector<TensorSource::
   return TileForDecoding(values, target_);
 }
 
+absl::StatusOr<std::vector<TensorSource::Entry>> Loader::Find(const Parts& parts, int64_t columns) {
+  std::vector<TensorSource::Entry> entries;
+  for (const auto& [name, rows] : parts) {
+    ATTUNE_ASSIGN_OR_RETURN(TensorSource::Entry entry, source_->Get(name, rows, columns));
+    entries.push_back(entry);
+  }
+  return entries;
+}
+
 absl::StatusOr<at::Tensor> Loader::Matrix(const Parts& parts, int64_t columns, const Blocks& blocks) {
-  ATTUNE_ASSIGN_OR_RETURN(const at::Tensor values, HostMatrix(parts, columns, blocks));
-  return values.to(DeviceOf(target_), TypeOf(target_));
+  const bool as_loaded = target_.decode_weights == ComputeTarget::DecodeWeights::kAsLoaded;
+  if (!as_loaded && (blocks.packed || blocks.tiled)) {
+    ATTUNE_ASSIGN_OR_RETURN(const at::Tensor values, HostMatrix(parts, columns, blocks));
+    return values.to(DeviceOf(target_), TypeOf(target_));
+  }
+  ATTUNE_ASSIGN_OR_RETURN(const std::vector<TensorSource::Entry> entries, Find(parts, columns));
+  if (blocks.packed && target_.device == ComputeTarget::Device::kCpu) *blocks.packed = Pack(entries);
+  return ReadMatrix(entries, target_);
 }
 
 absl::StatusOr<at::Tensor> Loader::HostMatrix(const Parts& parts, int64_t columns, const Blocks& blocks) {
-  std::vector<TensorSource::Entry> entries;
+  ATTUNE_ASSIGN_OR_RETURN(const std::vector<TensorSource::Entry> entries, Find(parts, columns));
   int64_t rows = 0;
-  for (const auto& [name, part_rows] : parts) {
-    ATTUNE_ASSIGN_OR_RETURN(TensorSource::Entry entry, source_->Get(name, part_rows, columns));
-    entries.push_back(entry);
-    rows += part_rows;
-  }
+  for (const TensorSource::Entry& entry : entries) rows += entry.rows;
   at::Tensor values = at::empty({rows, columns}, at::kFloat);
   float* out = values.mutable_data_ptr<float>();
   for (const TensorSource::Entry& entry : entries) {
@@ -368,6 +381,7 @@ absl::StatusOr<std::shared_ptr<const BaseModel>> LoadBaseModel(const std::string
     ATTUNE_RETURN_IF_ERROR(SetRopeTable(source.get(), model.get()));
     ATTUNE_RETURN_IF_ERROR(source->CheckAllUsed());
     model->bytes = WeightBytes(model->weights);
+    Synchronize(target);  // others read the weights on streams of their own
     return LoadTokenizerAndTemplate(*source, tokenizer_directory, model.get());
   });
   if (!status.ok()) return status;
