@@ -50,6 +50,7 @@ void AddMethod(const LoraSpec& spec, Lines* lines) {
   if (spec.dropout) Add("dropout", Number(*spec.dropout), lines);
   Add("modules", ModulesText(spec.target_modules), lines);
   if (spec.use_rslora) Add("rsLoRA", "yes", lines);
+  if (spec.use_dora) Add("DoRA", "yes", lines);
   if (spec.learning_rate_ratio > 1) Add("LoRA+, learning rate of B over A", Number(spec.learning_rate_ratio), lines);
 }
 void AddMethod(const SoftPromptSpec& spec, Lines* lines) {

@@ -108,6 +108,7 @@ std::string DescribeMethod(const v1::TuningJob& job) {
     if (job.lora().rank() > 0) absl::StrAppend(&text, ", rank ", job.lora().rank());
     if (job.lora().alpha() > 0) absl::StrAppend(&text, ", alpha ", job.lora().alpha());
     if (job.lora().use_rslora()) text += ", rsLoRA";
+    if (job.lora().use_dora()) text += ", DoRA";
     if (job.lora().learning_rate_ratio() > 1) absl::StrAppend(&text, ", LoRA+ with ratio ", job.lora().learning_rate_ratio());
     return text;
   }

@@ -30,7 +30,7 @@ struct TuneArgs {
   double alpha = 0;
   std::optional<double> dropout;
   std::vector<std::string> targets;
-  bool rslora = false;
+  bool rslora = false, dora = false;
   double learning_rate_ratio = 0;
   // Soft prompt, prefix.
   int32_t virtual_tokens = 0;
@@ -82,6 +82,7 @@ void AddMethodOptions(CLI::App* command, TuneArgs* args) {
                                          "up_proj, down_proj (default: all; ia3: k_proj, v_proj, down_proj)"))
       ->delimiter(',');
   belongs_to("lora", command->add_flag("--rslora", args->rslora, "Scale by the square root of the rank"));
+  belongs_to("lora", command->add_flag("--dora", args->dora, "Train the lengths of weight rows apart from their directions (DoRA)"));
   belongs_to("lora", command->add_option("--learning-rate-ratio", args->learning_rate_ratio,
                                          "LoRA+: B's learning rate over A's, e.g. 16 (default: 1)"));
   belong_to(virtual_tokens, command->add_option("--virtual-tokens", args->virtual_tokens, "1 to 1024 (default: 20)"));
@@ -182,6 +183,7 @@ absl::Status SetLora(const TuneArgs& args, v1::LoraTuning* lora) {
   if (args.dropout) lora->set_dropout(*args.dropout);
   lora->set_use_rslora(args.rslora);
   lora->set_learning_rate_ratio(args.learning_rate_ratio);
+  lora->set_use_dora(args.dora);
   return SetTargets(args, lora);
 }
 

@@ -12,11 +12,14 @@
 
 namespace attune {
 
-// LoRA on one projection: y += scale * (x A^T) B^T. Hu et al. 2021.
+// LoRA on one projection: y += scale * (x A^T) B^T. Hu et al. 2021. With DoRA (Liu et al. 2024) what y is without its bias
+// is then multiplied, output by output, by magnitude / |W + scale * B A|: see dora.h.
 struct LoraModule {
   at::Tensor a_RI;  // undefined where the projection is not adapted
   at::Tensor b_OR;
   double scale = 0;  // alpha / r, or alpha / sqrt(r) with rsLoRA
+  at::Tensor magnitude_O;     // DoRA's; undefined without
+  at::Tensor output_scale_O;  // what that comes to over the base model's weights; undefined while it trains
   bool defined() const { return a_RI.defined(); }
 };
 
@@ -25,6 +28,7 @@ struct LoraAdapter {
   double alpha = 0;
   double dropout = 0;  // while training
   bool use_rslora = false;
+  bool use_dora = false;  // all modules have magnitudes
   // [layer][projection]
   std::vector<std::array<LoraModule, kProjections>> layers;
 };

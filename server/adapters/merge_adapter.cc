@@ -9,7 +9,9 @@ at::Tensor OnCpu(const at::Tensor& x) { return x.to(at::kCPU, at::kFloat); }
 
 // The rows of a projection, fp32 on the CPU, as the adapter makes them.
 at::Tensor Merged(const at::Tensor& rows, const LoraModule& module) {
-  return rows.add(at::matmul(OnCpu(module.b_OR), OnCpu(module.a_RI)).mul_(module.scale));
+  const at::Tensor merged = rows.add(at::matmul(OnCpu(module.b_OR), OnCpu(module.a_RI)).mul_(module.scale));
+  if (!module.magnitude_O.defined()) return merged;
+  return merged * (OnCpu(module.magnitude_O) / at::linalg_vector_norm(merged, 2, {1})).unsqueeze(1);
 }
 
 at::Tensor Merged(at::Tensor rows, const Ia3Adapter::Layer& scales, Projection projection) {

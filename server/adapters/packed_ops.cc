@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include "server/adapters/dora.h"
 #include "server/model/kernels/cuda/mixed_bits.h"
 #include "server/model/kernels/lora_linear.h"
 #include "server/model/torch_target.h"
@@ -20,7 +21,27 @@ at::Tensor PackedOps::MultiplyLora(const LoraAdapter& lora, int64_t layer, Linea
   }
   // Each product of each layer draws its own mask.
   const uint32_t stream = DropoutSeed(static_cast<int64_t>(dropout_seed_), layer * kLinears + static_cast<uint32_t>(which));
-  return LoraLinear(x, w, terms, dropout_, stream);
+  const at::Tensor y = LoraLinear(x, w, terms, dropout_, stream);
+  return lora.use_dora ? WithMagnitudes(lora.layers[layer], which, w, y) : y;
+}
+
+at::Tensor PackedOps::WithMagnitudes(const std::array<LoraModule, kProjections>& modules, Linear which, const at::Tensor& w,
+                                     const at::Tensor& y) const {
+  std::vector<at::Tensor> parts;
+  for (int p = 0; p < kProjections; ++p) {
+    const ProjectionSlice slice = SliceOf(config_, static_cast<Projection>(p));
+    if (slice.linear != which) continue;
+    at::Tensor part = y.narrow(1, slice.row, slice.rows);
+    const LoraModule& module = modules[p];
+    if (module.magnitude_O.defined()) {
+      const at::Tensor scale = module.output_scale_O.defined()
+                                   ? module.output_scale_O
+                                   : module.magnitude_O / RowNorms(w.narrow(0, slice.row, slice.rows), module);
+      part = part * scale.to(y.scalar_type());
+    }
+    parts.push_back(part);
+  }
+  return at::cat(parts, 1);
 }
 
 at::Tensor PackedOps::MultiplyScaled(const Ia3Adapter::Layer& scales, Linear which, at::Tensor x,

@@ -28,6 +28,9 @@ class PackedOps final : public LayerOps {
  private:
   at::Tensor MultiplyLora(const LoraAdapter& lora, int64_t layer, Linear which, const at::Tensor& x,
                           const at::Tensor& w) const;
+  // DoRA's lengths of a product's outputs.
+  at::Tensor WithMagnitudes(const std::array<LoraModule, kProjections>& modules, Linear which, const at::Tensor& w,
+                            const at::Tensor& y) const;
   // x W^T + b under IA3's scales, of which those of the outputs are the bias's, too.
   at::Tensor MultiplyScaled(const Ia3Adapter::Layer& scales, Linear which, at::Tensor x, const at::Tensor& w,
                             const at::Tensor& bias) const;

@@ -9,6 +9,7 @@
 #include "common/log.h"
 #include "common/resource_name.h"
 #include "server/adapters/adapter.h"
+#include "server/adapters/dora.h"
 #include "server/adapters/formats/peft.h"
 #include "server/adapters/perplexity.h"
 #include "server/data/text_prompt.h"
@@ -183,6 +184,13 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> Residency::Load(const ModelIn
     if (info.kind == ModelKind::kTextPrompt) return MakeTextPrompt(info, *base, directory);
     ATTUNE_ASSIGN_OR_RETURN(std::unique_ptr<Adapter> adapter, LoadPeft(directory, base->base->config, *target_,
                             {base->base->rope_cos_PH, base->base->rope_sin_PH}));
+    if (adapter->lora && adapter->lora->use_dora) {
+      ATTUNE_RETURN_IF_ERROR(CatchTorch([&]() -> absl::Status {
+        ATTUNE_RETURN_IF_ERROR(PrepareDora(*base->base, adapter->lora.get()));
+        Synchronize(*target_);
+        return absl::OkStatus();
+      }));
+    }
     served = MakeServed(info, base->base, std::move(adapter));
   }
   {

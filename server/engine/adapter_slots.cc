@@ -47,6 +47,18 @@ int32_t AdapterSlots::SlotOf(const Ia3Adapter& ia3, uint64_t uid) {
   });
 }
 
+int32_t AdapterSlots::ScaleSlotOf(const LoraAdapter& lora, uint64_t uid) {
+  return scales_.SlotOf(uid, [&](void* line) {
+    auto* entries = static_cast<const void**>(line);
+    for (int64_t layer = 0; layer < layers_; ++layer, entries += cuda::kScaleEntries) {
+      for (int p = 0; p < kProjections; ++p) {
+        const at::Tensor& scale = lora.layers[layer][p].output_scale_O;
+        if (scale.defined()) entries[p] = scale.const_data_ptr();
+      }
+    }
+  });
+}
+
 const cuda::LoraEntry* AdapterSlots::loras() const {
   return static_cast<const cuda::LoraEntry*>(loras_.table().const_data_ptr());
 }

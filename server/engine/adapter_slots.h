@@ -23,6 +23,8 @@ class AdapterSlots {
   // cuda::MostGroupedRanks(), else c10::Error. The adapter's tensors must live while steps use the slot.
   int32_t SlotOf(const LoraAdapter& lora, uint64_t uid);
   int32_t SlotOf(const Ia3Adapter& ia3, uint64_t uid);
+  // Of DoRA's scales of outputs, among IA3's. REQUIRES: lora.use_dora, and its scales are there.
+  int32_t ScaleSlotOf(const LoraAdapter& lora, uint64_t uid);
 
   const cuda::LoraEntry* loras() const;
   int64_t entries_per_slot() const;

@@ -301,8 +301,10 @@ GpuRunner::Batch GpuRunner::MakeBatch(const std::vector<ForwardItem>& items) {
     }
     const Ia3Adapter* ia3 = item.adapter ? item.adapter->ia3.get() : nullptr;
     if (ia3) segment.scale_slot = slots_.SlotOf(*ia3, item.adapter_uid);
-    TORCH_CHECK(!ia3 || segment.scale_slot >= 0, "more IA3 adapters in one step than slots");
-    batch.has_scales = batch.has_scales || ia3;
+    const bool is_dora = lora && lora->use_dora;
+    if (is_dora) segment.scale_slot = slots_.ScaleSlotOf(*lora, item.adapter_uid);
+    TORCH_CHECK(!(ia3 || is_dora) || segment.scale_slot >= 0, "more IA3 and DoRA adapters in one step than slots");
+    batch.has_scales = batch.has_scales || ia3 || is_dora;
     int64_t prompt = 0;
     while (HasPromptRows(item) && prompt < item.count && item.tokens[prompt] < 0) ++prompt;
     if (prompt > 0) batch.prompts.push_back({item.adapter, row, -1 - item.tokens[0], prompt});

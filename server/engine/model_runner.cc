@@ -73,9 +73,11 @@ class PagedOps final : public LayerOps {
     const at::Tensor scaled = which == Linear::kDown ? ScaleInner(layer, x) : x;
     at::Tensor y = Product(scaled, weights.linear[index], weights.packed[index].get(), weights.tiled[index].get(),
                            base_.target.batch_invariant);
-    if (weights.bias[index].defined()) y.add_(weights.bias[index]);
     for (const AdapterRows& rows : adapters_) {
       if (rows.adapter->lora) AddLora(rows, layer, which, x, y);
+    }
+    if (weights.bias[index].defined()) y.add_(weights.bias[index]);
+    for (const AdapterRows& rows : adapters_) {
       if (rows.adapter->ia3) ScaleOutputs(rows, layer, which, y);
     }
     return y;
@@ -122,16 +124,21 @@ class PagedOps final : public LayerOps {
       const ProjectionSlice slice = SliceOf(base_.config, static_cast<Projection>(p));
       if (slice.linear != which || !module.defined()) continue;
       at::Tensor to = y.narrow(0, rows.first, rows.count).narrow(1, slice.row, slice.rows);
-      if (base_.target.batch_invariant) {
-        to.add_(InBlocks(InBlocks(part.to(module.a_RI.scalar_type()), module.a_RI), module.b_OR), module.scale);
-        continue;
-      }
-      const at::Tensor u = at::mm(part.to(module.a_RI.scalar_type()), module.a_RI.t());
-      if (u.scalar_type() == y.scalar_type()) {
-        to.addmm_(u, module.b_OR.t(), 1, module.scale);
-      } else {
-        to.add_(at::mm(u, module.b_OR.t()), module.scale);
-      }
+      AddTerm(module, part, to);
+      if (module.output_scale_O.defined()) to.mul_(module.output_scale_O);
+    }
+  }
+
+  void AddTerm(const LoraModule& module, const at::Tensor& x, at::Tensor to) const {
+    if (base_.target.batch_invariant) {
+      to.add_(InBlocks(InBlocks(x.to(module.a_RI.scalar_type()), module.a_RI), module.b_OR), module.scale);
+      return;
+    }
+    const at::Tensor u = at::mm(x.to(module.a_RI.scalar_type()), module.a_RI.t());
+    if (u.scalar_type() == to.scalar_type()) {
+      to.addmm_(u, module.b_OR.t(), 1, module.scale);
+    } else {
+      to.add_(at::mm(u, module.b_OR.t()), module.scale);
     }
   }
 

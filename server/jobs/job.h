@@ -75,6 +75,7 @@ struct LoraSpec {
   std::vector<TargetModule> target_modules;  // empty: all seven
   bool use_rslora = false;
   double learning_rate_ratio = 0;  // LoRA+: B's over A's; 0: 1
+  bool use_dora = false;
   bool operator==(const LoraSpec&) const = default;
 };
 

@@ -22,6 +22,7 @@ void VisitFields(Is<LoraSpec> auto& s, auto f) {
   f("target_modules", s.target_modules);
   f("use_rslora", s.use_rslora);
   f("learning_rate_ratio", s.learning_rate_ratio);
+  f("use_dora", s.use_dora);
 }
 
 void VisitFields(Is<SoftPromptSpec> auto& s, auto f) {

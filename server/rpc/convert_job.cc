@@ -111,6 +111,7 @@ absl::StatusOr<MethodSpec> ToMethod(const v1::TuningJob& job) {
       for (int module : in.target_modules()) out.target_modules.push_back(static_cast<TargetModule>(module));
       out.use_rslora = in.use_rslora();
       out.learning_rate_ratio = in.learning_rate_ratio();
+      out.use_dora = in.use_dora();
       return out;
     }
     case v1::TuningJob::kSoftPrompt: {
@@ -151,6 +152,7 @@ void SetMethod(const LoraSpec& in, v1::TuningJob* job) {
   for (TargetModule module : in.target_modules) out->add_target_modules(static_cast<v1::TargetModule>(module));
   out->set_use_rslora(in.use_rslora);
   out->set_learning_rate_ratio(in.learning_rate_ratio);
+  out->set_use_dora(in.use_dora);
 }
 
 void SetMethod(const SoftPromptSpec& in, v1::TuningJob* job) {

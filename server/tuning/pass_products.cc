@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include "server/adapters/dora.h"
 #include "server/model/kernels/matmul.h"
 
 namespace attune {
@@ -25,11 +26,17 @@ struct PassProducts::Product {
     int64_t first_column = 0;
     Tensor computed, gradient;
   };
+  // DoRA's of a term: m, the master itself, and its gradient, a view of the flat buffer; |W|^2, |V| and m / |V| of its rows, fp32, and the last in the pass's type.
+  struct Magnitude {
+    size_t term = 0;
+    Tensor computed, gradient, squares_O, norm_O, scale_O;
+  };
   Tensor weight_OI;        // with rows that train: those, or put together from frozen and trained ones
   bool is_joined = false;  // the latter
   uint32_t number = 0;     // of its dropout masks
   Tensor a_RI, da_RI;      // all A's that read the product's input
   std::vector<LoraTerm> terms;
+  std::vector<Magnitude> magnitudes;
   std::vector<TrainedRows> trained;
   Tensor bias_O;  // undefined where there is none; with values that train: put together from frozen and trained ones
   std::vector<TrainedRows> trained_biases;
@@ -76,6 +83,15 @@ void PassProducts::AddLora(const LoraAdapter& lora, int64_t layer) {
                 "the A's of one product must be neighbours");
     product.terms.push_back({parameters_->Computed(module.b_OR), parameters_->Gradient(module.b_OR), slice.row,
                              ranks[which], rank, module.scale});
+    if (module.magnitude_O.defined()) {
+      const Tensor weight = ProjectionWeight(base_->config, base_->weights.layers[layer], static_cast<Projection>(p), type_);
+      Product::Magnitude magnitude{product.terms.size() - 1, module.magnitude_O.detach(),
+                                   parameters_->Gradient(module.magnitude_O)};
+      magnitude.squares_O = at::linalg_vector_norm(weight, 2, {1}, false, at::kFloat).square_();
+      magnitude.norm_O = at::empty_like(magnitude.squares_O);
+      magnitude.scale_O = at::empty({slice.rows}, weight.options());
+      product.magnitudes.push_back(std::move(magnitude));
+    }
     ranks[which] += rank;
     product.a_RI = computed.narrow(0, begin[which], ranks[which] * width).view({ranks[which], width});
     product.da_RI = parameters_->gradients().narrow(0, begin[which], ranks[which] * width).view_as(product.a_RI);
@@ -162,6 +178,10 @@ void PassProducts::Begin(const StepSeed& seed, bool replaces, const Tensor& fore
   dropout_ = trained_dropout_;
   for (auto& layer : products_) {
     for (Product& product : layer) {
+      if (!product.magnitudes.empty()) {
+        const int64_t index = &layer - products_.data(), which = &product - layer.data();
+        SetMagnitudeScales(&product, Weight(index, static_cast<Linear>(which)));
+      }
       for (const Product::TrainedRows& values : product.trained_biases) {
         product.bias_O.narrow(0, values.first_row, values.computed.size(0)).copy_(values.computed);
       }
@@ -195,15 +215,47 @@ Tensor PassProducts::Multiply(int64_t layer, Linear which, const Tensor& x, Tens
   const Product& product = At(layer, which);
   const Tensor& scale = product.inputs.computed;
   Tensor y = MatMul(scale.defined() ? x * scale : x, As::kIs, Weight(layer, which), As::kTransposed);
-  if (product.bias_O.defined()) y.add_(product.bias_O);
-  for (const Product::Scale& out : product.outputs) y.narrow(1, out.first_column, out.computed.size(0)).mul_(out.computed);
-  if (product.terms.empty()) return y;
-  if (!u->defined()) *u = Shrink(product, Dropped(product, x, first_row), first_row);
+  if (!product.terms.empty() && !u->defined()) *u = Shrink(product, Dropped(product, x, first_row), first_row);
   for (const Product::LoraTerm& term : product.terms) {
     MatMul(u->narrow(1, term.first_rank, term.rank), As::kIs, term.b_OR, As::kTransposed, term.scale, 1,
            y.narrow(1, term.first_column, term.b_OR.size(0)));
   }
+  for (const Product::Magnitude& magnitude : product.magnitudes) {
+    y.narrow(1, product.terms[magnitude.term].first_column, magnitude.scale_O.size(0)).mul_(magnitude.scale_O);
+  }
+  if (product.bias_O.defined()) y.add_(product.bias_O);
+  for (const Product::Scale& out : product.outputs) y.narrow(1, out.first_column, out.computed.size(0)).mul_(out.computed);
   return y;
+}
+
+// |W + s B A|^2 = |W|^2 + 2 s (W A^T) . B + s^2 (B A A^T) . B, row by row: nothing of the weight's size is made.
+void PassProducts::SetMagnitudeScales(Product* product, const Tensor& weight) const {
+  for (Product::Magnitude& magnitude : product->magnitudes) {
+    const Product::LoraTerm& term = product->terms[magnitude.term];
+    const Tensor a = product->a_RI.narrow(0, term.first_rank, term.rank), b = term.b_OR.to(at::kFloat);
+    const Tensor w = weight.narrow(0, term.first_column, b.size(0));
+    const Tensor wa_OR = MatMul(w, As::kIs, a, As::kTransposed).to(at::kFloat);
+    const Tensor a32 = a.to(at::kFloat), aa_RR = at::matmul(a32, a32.t());
+    const Tensor squares = magnitude.squares_O + at::sum((2 * term.scale) * wa_OR * b + (term.scale * term.scale) * at::matmul(b, aa_RR) * b, 1);
+    magnitude.norm_O.copy_(squares.clamp_min_(1e-30).sqrt_());
+    magnitude.scale_O.copy_(magnitude.computed / magnitude.norm_O);
+  }
+}
+
+// What the outputs were before they were scaled is computed again.
+Tensor PassProducts::MagnitudesBackward(const Product& product, const Tensor& weight, const Tensor& dy, const Tensor& x,
+                                        const Tensor& u) const {
+  const Tensor before = dy.clone();
+  for (const Product::Magnitude& magnitude : product.magnitudes) {
+    const Product::LoraTerm& term = product.terms[magnitude.term];
+    const int64_t columns = magnitude.scale_O.size(0);
+    const Tensor part = before.narrow(1, term.first_column, columns);
+    const Tensor y = MatMul(x, As::kIs, weight.narrow(0, term.first_column, columns), As::kTransposed);
+    MatMul(u.narrow(1, term.first_rank, term.rank), As::kIs, term.b_OR, As::kTransposed, term.scale, 1, y);
+    Tensor(magnitude.gradient).add_(at::sum(part * y, 0, false, at::kFloat).div_(magnitude.norm_O));
+    part.mul_(magnitude.scale_O);
+  }
+  return before;
 }
 
 // What the outputs were before they were scaled is computed again: IA3's are few.
@@ -240,6 +292,12 @@ Tensor PassProducts::MultiplyBackward(int64_t layer, Linear which, const Tensor&
   if (!product.outputs.empty()) {
     dy = ScalesBackward(product, Weight(layer, which), dy, inputs.computed.defined() ? x * inputs.computed : x);
   }
+  Tensor dropped;
+  if (!product.terms.empty()) {
+    dropped = Dropped(product, x, first_row);
+    if (!u_TR->defined()) *u_TR = Shrink(product, dropped, first_row);
+  }
+  if (!product.magnitudes.empty()) dy = MagnitudesBackward(product, Weight(layer, which), dy, x, *u_TR);
   if (needs_dx || inputs.computed.defined()) dx = MatMul(dy, As::kIs, Weight(layer, which), As::kIs);
   if (inputs.computed.defined()) {
     Tensor(inputs.gradient).add_(at::sum(dx * x, 0, false, at::kFloat));
@@ -251,8 +309,6 @@ Tensor PassProducts::MultiplyBackward(int64_t layer, Linear which, const Tensor&
   }
   BiasBackward(product, dy, first_row);
   if (product.terms.empty()) return dx;
-  const Tensor dropped = Dropped(product, x, first_row);
-  if (!u_TR->defined()) *u_TR = Shrink(product, dropped, first_row);
   const Tensor& u = *u_TR;
   Tensor du = at::empty_like(u);
   for (const Product::LoraTerm& term : product.terms) {

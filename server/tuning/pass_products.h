@@ -15,7 +15,7 @@
 namespace attune {
 
 // The layers' matrix products with what a method adds to them, forward and backward,
-// differentiated by hand: LoRA's terms accumulate into the product's output, IA3's scales multiply it, gradients
+// differentiated by hand: LoRA's terms accumulate into the product's output, DoRA's and IA3's scales multiply it, gradients
 // add up in the flat fp32 buffer as the products make them, and frozen weights get none.
 // Not thread-safe.
 class PassProducts {
@@ -61,6 +61,11 @@ class PassProducts {
   at::Tensor Weight(int64_t layer, Linear which) const;
   // x under the product's dropout mask.
   at::Tensor Dropped(const Product& product, const at::Tensor& x, int64_t first_row) const;
+  // What DoRA multiplies outputs by, of the parameters as they are.
+  void SetMagnitudeScales(Product* product, const at::Tensor& weight_OI) const;
+  // dy before those scales; adds the magnitudes' gradients. u_TR as in the forward pass.
+  at::Tensor MagnitudesBackward(const Product& product, const at::Tensor& weight_OI, const at::Tensor& dy_TO,
+                                const at::Tensor& x_TI, const at::Tensor& u_TR) const;
   // Clears what other jobs' ranks make of a row.
   void ClearForeign(const Product& product, at::Tensor u_TR, int64_t first_row) const;
   // LoRA's inner product.

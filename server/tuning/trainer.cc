@@ -53,7 +53,7 @@ Trainer::Trainer(const BaseModel* base, Method* method, const Batcher* batches, 
   // Joint passes hand out gradients in the usual order of parameters.
   const auto& parameters = method->parameters();
   const bool has_rates = std::any_of(parameters.begin(), parameters.end(), [](const Parameter& p) { return p.rate != 1; });
-  if (joint && method->lora() && !has_rates) joint_ = joint->Join(base, *method->lora(), PassType(h), &flat_, arbiter);
+  if (joint && method->lora() && !method->lora()->use_dora && !has_rates) joint_ = joint->Join(base, *method->lora(), PassType(h), &flat_, arbiter);
   Synchronize(base->target);
   making_.reset();
 }

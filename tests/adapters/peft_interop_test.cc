@@ -13,6 +13,7 @@
 #include "common/error.h"
 #include "common/file.h"
 #include "nlohmann/json.hpp"
+#include "server/adapters/dora.h"
 #include "server/adapters/exporter.h"
 #include "server/adapters/packed_ops.h"
 #include "server/adapters/residency.h"
@@ -84,6 +85,9 @@ class PeftReferenceTest : public ::testing::Test {
     auto adapter = LoadPeft(absl::StrCat(folder_, "/", name), base_->config, {}, {base_->rope_cos_PH, base_->rope_sin_PH});
     ASSERT_TRUE(adapter.ok()) << adapter.status();
     ExpectSame(adapter->get(), name);
+    if (!(*adapter)->lora || !(*adapter)->lora->use_dora) return;
+    ASSERT_TRUE(PrepareDora(*base_, (*adapter)->lora.get()).ok());  // as what serves has it
+    ExpectSame(adapter->get(), name);
   }
 
   std::string folder_;
@@ -93,6 +97,7 @@ class PeftReferenceTest : public ::testing::Test {
 
 TEST_F(PeftReferenceTest, BaseModelAgrees) { ExpectSame(nullptr, "base"); }
 TEST_F(PeftReferenceTest, LoraAgrees) { ExpectSameWithAdapter("lora"); }
+TEST_F(PeftReferenceTest, DoraAgrees) { ExpectSameWithAdapter("dora"); }
 TEST_F(PeftReferenceTest, PromptTuningAgrees) { ExpectSameWithAdapter("prompt"); }
 TEST_F(PeftReferenceTest, PrefixTuningAgrees) { ExpectSameWithAdapter("prefix"); }
 TEST_F(PeftReferenceTest, Ia3Agrees) {
@@ -130,6 +135,7 @@ class PeftImportTest : public PeftReferenceTest {
 
 TEST_F(PeftImportTest, EveryKindServesWithPeftsLogits) {
   const std::map<std::string, ModelKind> kinds = {{"lora", ModelKind::kLora},
+                                                  {"dora", ModelKind::kLora},
                                                   {"prompt", ModelKind::kSoftPrompt},
                                                   {"prefix", ModelKind::kPrefix},
                                                   {"ia3", ModelKind::kIa3},
@@ -234,17 +240,20 @@ TEST_F(PeftCheckTest, TransformersOpensAMergedModel) {
   const std::string path = Export("lora", ExportFormat::kSafetensors, "merged");
   EXPECT_TRUE(Check(absl::StrCat("model ", path, " ", WriteLogits("lora"))));
   EXPECT_TRUE(Check(absl::StrCat("tokenizer ", path, " ", WriteIds(residency_->Acquire("gguf").value()->tokenizer()))));
+  PublishAdapter("dora", "gguf", *RandomDora(*residency_->Acquire("gguf").value()->base, 4));
+  EXPECT_TRUE(Check(absl::StrCat("model ", Export("dora", ExportFormat::kSafetensors, "dora"), " ", WriteLogits("dora"))));
 }
 
 TEST_F(PeftCheckTest, PeftOpensAdapters) {
   auto lora = RandomLora(config_);
   lora->lora->layers[0][2] = LoraModule();  // not the same projections in every layer
   PublishAdapter("lora", "hf", *lora);
+  PublishAdapter("dora", "hf", *RandomDora(*residency_->Acquire("hf").value()->base, 4));
   PublishAdapter("prompt", "hf", *RandomSoftPrompt(config_));
   PublishAdapter("prefix", "hf", *RandomPrefix(config_, 5));
   PublishAdapter("ia3", "hf", *RandomIa3(config_));
   const std::string base = Export("hf", ExportFormat::kDefault, "base");
-  for (const char* id : {"lora", "prompt", "prefix", "ia3"}) {
+  for (const char* id : {"lora", "dora", "prompt", "prefix", "ia3"}) {
     const std::string path = Export(id, ExportFormat::kPeft, id);
     EXPECT_TRUE(Check(absl::StrCat("adapter ", path, " ", base, " ", WriteLogits(id)))) << id;
   }

@@ -147,7 +147,7 @@ TEST_F(PeftTest, RefusesByName) {
   AddLora();
   ASSERT_TRUE(Load(LoraJson()).ok()) << Load(LoraJson()).status();
   const std::pair<const char*, Json> refused[] = {
-      {"use_dora", true}, {"modules_to_save", {"lm_head"}}, {"bias", "all"}, {"init_lora_weights", "pissa"},
+      {"modules_to_save", {"lm_head"}}, {"bias", "all"}, {"init_lora_weights", "pissa"},
       {"init_lora_weights", "olora"}, {"fan_in_fan_out", true}, {"layer_replication", Json::array({{0, 1}})},
       {"target_parameters", {"x"}}, {"lora_bias", true}, {"use_qalora", true}, {"trainable_token_indices", {1}},
       {"alora_invocation_tokens", {1, 2}}, {"task_type", "SEQ_CLS"}, {"peft_type", "LOHA"}, {"of_a_later_version", 3}};

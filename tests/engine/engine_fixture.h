@@ -73,6 +73,7 @@ class EngineTest : public ::testing::Test {
   std::shared_ptr<const Adapter> Prefix(int64_t tokens) {
     return RandomPrefix(base_->config, tokens, base_->weights.embedding_VD.options());
   }
+  std::shared_ptr<const Adapter> Dora() { return RandomDora(*base_, 4, base_->weights.embedding_VD.options()); }
   std::shared_ptr<const Adapter> Ia3() { return RandomIa3(base_->config, base_->weights.embedding_VD.options()); }
 
   // The likeliest continuation, by whole forward passes.

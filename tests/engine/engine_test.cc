@@ -60,11 +60,11 @@ TEST_P(MixedBatchTest, EveryRequestGetsWhatItWouldGetAlone) {
   SwapLog log;
   Start(&log);
   const std::vector<std::shared_ptr<const ServedModel>> models = {Model(), Model(Lora()), Model(Prompt(5)), Model(Lora()),
-                                                                  Model(Prefix(6)), Model(Ia3())};
+                                                                  Model(Prefix(6)), Model(Ia3()), Model(Dora())};
   std::vector<std::unique_ptr<Generation>> running;
   std::vector<GenerateParams> asked;
   std::vector<Ids> expected;
-  for (int i = 0; i < 18; ++i) {
+  for (int i = 0; i < 21; ++i) {
     const auto& model = models[i % models.size()];
     const Ids prompt = MakePrompt(1 + (i * 11) % 40, i);
     expected.push_back(Greedy(*model, prompt, 12));
@@ -123,7 +123,7 @@ TEST_F(EngineTest, PromptsThatBeginAlikeAreReadOnceAndAnswerTheSame) {
     PrefixLog log;
     engine_ = MakeEngine(options_, base_->target, arbiter_.get(), &Clock::Real(), &log);
     const std::vector<std::shared_ptr<const ServedModel>> models = {Model(), Model(Lora()), Model(Prompt(5)),
-                                                                    Model(Prefix(5)), Model(Ia3())};
+                                                                    Model(Prefix(5)), Model(Ia3()), Model(Dora())};
     for (const auto& model : models) {
       for (int last : {7, 7, 9}) {  // the same again, and one that ends differently
         Ids tokens = MakePrompt(40, 3);

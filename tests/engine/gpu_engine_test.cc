@@ -157,7 +157,8 @@ class GpuEngineTest : public ::testing::TestWithParam<Shape> {
   std::vector<Asked> Mixed(int count) {
     const std::vector<std::shared_ptr<const ServedModel>> models = {Model(), Model(Lora(4)), Model(Prompt(5)),
                                                                     Model(Lora(16)), Model(Lora(3, false)),
-                                                                    Model(Prefix(20)), Model(Ia3()), Model(Ia3())};
+                                                                    Model(Prefix(20)), Model(Ia3()), Model(Ia3()),
+                                                                    Model(RandomDora(*base_, 8, base_->weights.embedding_VD.options()))};
     std::vector<Asked> asked;
     for (int i = 0; i < count; ++i) {
       asked.push_back({models[i % models.size()], MakePrompt(1 + (i * 37) % 150, i), 20 + i % 7, nullptr});

@@ -3,7 +3,7 @@
     peft_reference.py FOLDER
 
 FOLDER/peft/base is a small random Llama as transformers saves it, with a tokenizer;
-FOLDER/peft/lora, prompt, prefix, ia3 and ia3_outputs are random adapters over it as PEFT saves them.
+FOLDER/peft/lora, dora, prompt, prefix, ia3 and ia3_outputs are random adapters over it as PEFT saves them.
 FOLDER/peft/logits.safetensors holds, for each of a few sequences i, tokens_{i} and the
 logits base_{i}, lora_{i} and so on (without those of the virtual tokens).
 """
@@ -67,6 +67,9 @@ def main() -> None:
     lora = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=6, lora_dropout=0.1, use_rslora=True,
                       target_modules=["q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"],
                       rank_pattern={"layers.1.self_attn.q_proj": 7}, alpha_pattern={".*down_proj": 9})
+    dora = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=6, use_dora=True,
+                      target_modules=["q_proj", "k_proj", "o_proj", "up_proj", "down_proj"],
+                      rank_pattern={"layers.1.self_attn.q_proj": 7})
     prompt = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=VIRTUAL_TOKENS)
     prefix = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=VIRTUAL_TOKENS)
     ia3 = IA3Config(task_type="CAUSAL_LM")
@@ -75,6 +78,7 @@ def main() -> None:
     trained = {
         "base": load_base(folder / "base"),
         "lora": make_adapter(folder / "base", lora, folder / "lora"),
+        "dora": make_adapter(folder / "base", dora, folder / "dora"),
         "prompt": make_adapter(folder / "base", prompt, folder / "prompt"),
         "prefix": make_adapter(folder / "base", prefix, folder / "prefix"),
         "ia3": make_adapter(folder / "base", ia3, folder / "ia3"),

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "server/adapters/adapter.h"
+#include "server/adapters/dora.h"
 
 namespace attune {
 
@@ -34,6 +35,25 @@ inline std::unique_ptr<Adapter> RandomLoraOfRank(const ModelConfig& config, int6
                   (at::randn({slice.rows, rank}) * 0.05).to(options), 2.0};
     }
   }
+  return adapter;
+}
+
+// The same with DoRA's magnitudes, not those of the base model's rows.
+inline std::unique_ptr<Adapter> RandomDora(const BaseModel& base, int64_t rank, const at::TensorOptions& options = {},
+                                           bool all = true) {
+  auto adapter = RandomLoraOfRank(base.config, rank, options, all);
+  adapter->lora->use_dora = true;
+  for (int64_t i = 0; i < base.config.layers; ++i) {
+    for (int p = 0; p < kProjections; ++p) {
+      LoraModule& module = adapter->lora->layers[i][p];
+      if (!module.defined()) continue;
+      const at::Tensor norms =
+          RowNorms(ProjectionWeight(base.config, base.weights.layers[i], static_cast<Projection>(p), at::kFloat), module);
+      module.magnitude_O = (norms * (1 + 0.3 * at::randn_like(norms))).to(options);
+    }
+  }
+  const absl::Status status = PrepareDora(base, adapter->lora.get());
+  TORCH_CHECK(status.ok(), status.ToString());
   return adapter;
 }
 

@@ -42,6 +42,12 @@ LoraSpec Lora(double dropout, std::vector<TargetModule> targets = {}) {
   return spec;
 }
 
+LoraSpec Dora(double dropout, std::vector<TargetModule> targets = {}) {
+  LoraSpec spec = Lora(dropout, std::move(targets));
+  spec.use_dora = true;
+  return spec;
+}
+
 SoftPromptSpec Prompt() {
   SoftPromptSpec spec;
   spec.num_virtual_tokens = 3;
@@ -349,6 +355,9 @@ INSTANTIATE_TEST_SUITE_P(
                       PassCase{"GpuPrefix", PrefixOf(), true}, PassCase{"GpuIa3", Scales(), true},
                       PassCase{"Full", FullSpec{}, false}, PassCase{"LastLayer", LastLayer(), false},
                       PassCase{"Scattered", Scattered(), false}, PassCase{"Norms", Norms(), false},
+                      PassCase{"Dora", Dora(0), false}, PassCase{"DoraDropout", Dora(0.3), false},
+                      PassCase{"DoraOnSome", Dora(0, kSome), false}, PassCase{"DoraNf4", Dora(0), false, WeightFormat::kNf4},
+                      PassCase{"GpuDora", Dora(0), true}, PassCase{"GpuDoraOnSome", Dora(0, kSome), true},
                       PassCase{"LoraInt8", Lora(0), false, WeightFormat::kInt8},
                       PassCase{"LoraNf4", Lora(0), false, WeightFormat::kNf4},
                       PassCase{"GpuLoraInt8", Lora(0), true, WeightFormat::kInt8},
@@ -367,6 +376,7 @@ INSTANTIATE_TEST_SUITE_P(
                       PassCase{"Qwen2BiasesAndNorms", Norms(), false, kDense, "qwen2"},
                       PassCase{"Qwen2LastLayer", LastLayer(), false, kDense, "qwen2"},
                       PassCase{"Qwen2Lora", Lora(0.3), false, kDense, "qwen2"},
+                      PassCase{"Qwen2Dora", Dora(0), false, kDense, "qwen2"},
                       PassCase{"Qwen2Ia3OnSome", Scales(kSome), false, kDense, "qwen2"},
                       PassCase{"Qwen2LoraNf4", Lora(0), false, WeightFormat::kNf4, "qwen2"},
                       PassCase{"Qwen3Full", FullSpec{}, false, kDense, "qwen3"},

@@ -26,7 +26,7 @@ const std::set<std::string>& KnownKeys(PeftConfig::Type type) {
                                 "peft_version", "auto_mapping"};
   static const auto* const lora = [] {
     auto* keys = new std::set<std::string>{
-        "r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules", "exclude_modules", "layers_to_transform",
+        "r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "target_modules", "exclude_modules", "layers_to_transform",
         "layers_pattern", "rank_pattern", "alpha_pattern", "bias", "init_lora_weights",
         // Of starts and of other layouts that are refused, or void without them.
         "loftq_config", "eva_config", "corda_config", "lora_ga_config", "megatron_config", "megatron_core",
@@ -199,6 +199,7 @@ absl::Status ReadLora(const Json& json, PeftConfig* config) {
   ATTUNE_RETURN_IF_ERROR(ReadReal(json, "lora_alpha", -limit, limit, &config->alpha));
   ATTUNE_RETURN_IF_ERROR(ReadReal(json, "lora_dropout", 0, 1, &config->dropout));
   ATTUNE_RETURN_IF_ERROR(ReadBool(json, "use_rslora", &config->use_rslora));
+  ATTUNE_RETURN_IF_ERROR(ReadBool(json, "use_dora", &config->use_dora));
   ATTUNE_RETURN_IF_ERROR(ReadPatterns(json, "rank_pattern", 1, static_cast<double>(kMaxRank), &config->rank_pattern));
   ATTUNE_RETURN_IF_ERROR(ReadPatterns(json, "alpha_pattern", -limit, limit, &config->alpha_pattern));
   ATTUNE_ASSIGN_OR_RETURN(config->targets, ReadTargets(json, {"q_proj", "v_proj"}));

@@ -38,6 +38,7 @@ struct PeftConfig {
   double alpha = 8;
   double dropout = 0;
   bool use_rslora = false;
+  bool use_dora = false;
   PeftTargets targets;
   // For modules whose path, or its end after a point, matches: the first counts.
   std::vector<std::pair<Regex, double>> rank_pattern, alpha_pattern;

@@ -9,6 +9,8 @@
 namespace attune {
 namespace {
 
+constexpr char kMagnitude[] = ".lora_magnitude_vector";
+
 // Each projection of a module has the module's A, and its own rows of the module's B.
 absl::Status TakeModule(const PeftConfig& peft, const ModelConfig& config, const FileModule& module,
                         const std::string& path, TensorReader* reader, std::array<LoraModule, kProjections>* layer) {
@@ -18,13 +20,30 @@ absl::Status TakeModule(const PeftConfig& peft, const ModelConfig& config, const
   const int64_t in = InputSize(config, module.linear);
   ATTUNE_ASSIGN_OR_RETURN(const at::Tensor a_RI, reader->Take(name + ".lora_A.weight", {rank, in}));
   ATTUNE_ASSIGN_OR_RETURN(const at::Tensor b_OR, reader->Take(name + ".lora_B.weight", {module.rows, rank}));
+  at::Tensor magnitude_O;
+  if (peft.use_dora) {
+    ATTUNE_ASSIGN_OR_RETURN(magnitude_O, reader->Take(name + kMagnitude, {module.rows}));
+  }
   int64_t row = 0;
   for (const Projection projection : module.projections) {
     const int64_t rows = SliceOf(config, projection).rows;
-    (*layer)[static_cast<int>(projection)] = {a_RI, b_OR.narrow(0, row, rows), scale};
+    LoraModule& own = (*layer)[static_cast<int>(projection)];
+    own = {a_RI, b_OR.narrow(0, row, rows), scale};
+    if (magnitude_O.defined()) own.magnitude_O = magnitude_O.narrow(0, row, rows);
     row += rows;
   }
   return absl::OkStatus();
+}
+
+// DoRA's lengths of a module's rows. A projection without would need the base model's: training adapts all or none.
+at::Tensor JoinedMagnitude(const std::array<LoraModule, kProjections>& layer, const FileModule& module) {
+  std::vector<at::Tensor> parts;
+  for (const Projection projection : module.projections) {
+    const at::Tensor& own = layer[static_cast<int>(projection)].magnitude_O;
+    if (own.defined()) parts.push_back(own);
+  }
+  TORCH_CHECK(parts.empty() || parts.size() == module.projections.size(), "DoRA adapts only a part of ", module.path);
+  return parts.empty() ? at::Tensor() : at::cat(parts);
 }
 
 // The LoRA of a module whose projections have their own: their A's one below the other, and their B's on the
@@ -54,7 +73,9 @@ LoraModule Joined(const std::array<LoraModule, kProjections>& layer, const FileM
     }
     b_parts.push_back(std::move(b_OR));
   }
-  return {at::cat(a_parts), at::cat(b_parts), scale};
+  LoraModule joined{at::cat(a_parts), at::cat(b_parts), scale};
+  joined.magnitude_O = JoinedMagnitude(layer, module);
+  return joined;
 }
 
 // An integer where it is one: PEFT's fields are typed so.
@@ -87,6 +108,7 @@ absl::Status LoadLora(const PeftConfig& peft, const ModelConfig& config, TensorR
   lora->alpha = peft.alpha;
   lora->dropout = peft.dropout;
   lora->use_rslora = peft.use_rslora;
+  lora->use_dora = peft.use_dora;
   lora->layers.resize(config.layers);
   int64_t modules = 0;
   for (int64_t layer = 0; layer < config.layers; ++layer) {
@@ -118,6 +140,7 @@ nlohmann::ordered_json SaveLora(const LoraAdapter& lora, const ModelConfig& conf
       paths[layer].push_back(path);
       writer->Add(absl::StrCat(kPeftPrefix, path, ".lora_A.weight"), module.a_RI);
       writer->Add(absl::StrCat(kPeftPrefix, path, ".lora_B.weight"), module.b_OR);
+      if (module.magnitude_O.defined()) writer->Add(absl::StrCat(kPeftPrefix, path, kMagnitude), module.magnitude_O);
       const double rank = static_cast<double>(module.a_RI.size(0));
       const double alpha = module.scale * (lora.use_rslora ? std::sqrt(rank) : rank);
       if (module.a_RI.size(0) != lora.rank) ranks[path] = module.a_RI.size(0);
@@ -129,7 +152,7 @@ nlohmann::ordered_json SaveLora(const LoraAdapter& lora, const ModelConfig& conf
           {"use_rslora", lora.use_rslora},    {"target_modules", TargetModules(paths)},
           {"rank_pattern", ranks},            {"alpha_pattern", alphas},
           {"bias", "none"},                   {"fan_in_fan_out", false},
-          {"init_lora_weights", true},        {"use_dora", false}};
+          {"init_lora_weights", true},        {"use_dora", lora.use_dora}};
 }
 
 }  // namespace attune

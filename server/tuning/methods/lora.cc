@@ -5,7 +5,10 @@
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
+#include "common/error.h"
+#include "server/adapters/dora.h"
 #include "server/adapters/formats/peft.h"
+#include "server/model/file_modules.h"
 #include "server/model/torch_target.h"
 #include "server/tuning/methods/method.h"
 
@@ -23,18 +26,25 @@ class LoraMethod final : public Method {
     lora.alpha = spec.alpha > 0 ? spec.alpha : 2.0 * lora.rank;
     lora.dropout = spec.dropout.value_or(0.05);
     lora.use_rslora = spec.use_rslora;
+    lora.use_dora = spec.use_dora;
     lora.layers.resize(base_->config.layers);
     rate_of_b_ = std::max(1.0, spec.learning_rate_ratio);
     std::vector<Parameter> fast;  // with a rate of their own B's stand behind all A's, so that the optimizer has two runs
     at::Generator generator = at::detail::createCPUGenerator(seed);
     for (int64_t i = 0; i < base_->config.layers; ++i) {
-      std::vector<Parameter> pending;  // the B's of the product at hand
+      std::vector<Parameter> pending, magnitudes;  // the B's of the product at hand, and its magnitudes
       for (int p = 0; p < kProjections; ++p) {
-        if (IsTargeted(spec, p)) pending.push_back(AddModule(i, static_cast<Projection>(p), &generator));
+        if (IsTargeted(spec, p)) {
+          pending.push_back(AddModule(i, static_cast<Projection>(p), &generator));
+          if (spec.use_dora) magnitudes.push_back(AddMagnitude(i, static_cast<Projection>(p)));
+        }
         const bool last = p + 1 == kProjections || LinearOf(p + 1) != LinearOf(p);
+        if (!last) continue;
         std::vector<Parameter>& to = rate_of_b_ == 1 ? parameters_ : fast;
-        if (last) to.insert(to.end(), pending.begin(), pending.end());
-        if (last) pending.clear();
+        to.insert(to.end(), pending.begin(), pending.end());
+        parameters_.insert(parameters_.end(), magnitudes.begin(), magnitudes.end());
+        pending.clear();
+        magnitudes.clear();
       }
     }
     parameters_.insert(parameters_.end(), fast.begin(), fast.end());
@@ -82,16 +92,48 @@ class LoraMethod final : public Method {
     return {name + ".lora_B", module.b_OR, rate_of_b_};
   }
 
+  // DoRA's: with B at zero they are the lengths of the base model's rows.
+  Parameter AddMagnitude(int64_t layer, Projection projection) {
+    LoraModule& module = adapter_.lora->layers[layer][static_cast<int>(projection)];
+    const at::Tensor weight = ProjectionWeight(base_->config, base_->weights.layers[layer], projection, at::kFloat);
+    module.magnitude_O = RowNorms(weight, module);
+    module.magnitude_O.set_requires_grad(true);
+    return {absl::StrCat("layers.", layer, ".", ProjectionPath(projection), ".lora_magnitude"), module.magnitude_O};
+  }
+
   const std::shared_ptr<const BaseModel> base_;
   double rate_of_b_ = 1;
   Adapter adapter_;
   std::vector<Parameter> parameters_;
 };
 
+// What no server could use afterwards, or no file hold.
+absl::Status CheckDora(const LoraSpec& spec, const BaseModel& base) {
+  auto is_targeted = [&](Projection projection) {
+    const auto module = static_cast<TargetModule>(static_cast<int>(projection) + 1);
+    return spec.target_modules.empty() ||
+           std::find(spec.target_modules.begin(), spec.target_modules.end(), module) != spec.target_modules.end();
+  };
+  for (const FileModule& module : FileModules(base.config)) {
+    const auto targeted = std::count_if(module.projections.begin(), module.projections.end(), is_targeted);
+    if (targeted == 0) continue;
+    if (targeted != static_cast<int64_t>(module.projections.size())) {
+      return InvalidField("tuning_job.lora.target_modules", absl::StrCat("must name all or none of the projections of ", module.path,
+                                                                         " with DoRA"));
+    }
+    if (base.target.device == ComputeTarget::Device::kCuda && HasBias(base.config, module.linear)) {
+      return InvalidField("tuning_job.lora.use_dora", absl::StrCat("is not supported over ", module.path,
+                                                                   " on a GPU, because it has a bias; leave it out of target_modules"));
+    }
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Method>> MakeLora(const LoraSpec& spec, std::shared_ptr<const BaseModel> base,
                                                  uint64_t seed) {
+  if (spec.use_dora) ATTUNE_RETURN_IF_ERROR(CheckDora(spec, *base));
   return std::make_unique<LoraMethod>(spec, std::move(base), seed);
 }
 

@@ -23,7 +23,7 @@ int64_t LoraParameters(const LoraSpec& spec, const ModelConfig& config) {
     for (TargetModule module : spec.target_modules) targeted = targeted || static_cast<int>(module) == p + 1;
     if (!targeted) continue;
     const ProjectionSlice slice = SliceOf(config, projection);
-    per_layer += rank * (InputSize(config, slice.linear) + slice.rows);
+    per_layer += rank * (InputSize(config, slice.linear) + slice.rows) + (spec.use_dora ? slice.rows : 0);
   }
   return per_layer * config.layers;
 }
