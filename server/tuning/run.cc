@@ -39,7 +39,8 @@ absl::StatusOr<JobOutcome> TuningRun::Run() {
     // A prefix begins with a pass of the base model.
     const Arbiter::Turn turn =
         deps_.arbiter ? deps_.arbiter->Acquire(WorkClass::kTraining, Sharing::kAlone) : Arbiter::Turn();
-    ATTUNE_ASSIGN_OR_RETURN(method_, MakeMethod(job_.spec.method, plan_.model->base, *h.seed));
+    ATTUNE_ASSIGN_OR_RETURN(method_, MakeMethod(plan_.method, plan_.model->base, *h.seed));
+    if (plan_.put_start_values) ATTUNE_RETURN_IF_ERROR(plan_.put_start_values(method_.get()));
     Synchronize(plan_.model->base->target);
     return absl::OkStatus();
   }));
@@ -61,6 +62,8 @@ absl::StatusOr<JobOutcome> TuningRun::Run() {
   }));
   ATTUNE_RETURN_IF_ERROR(MakeDirectories(absl::StrCat(deps_.checkpoint_directory, "/", job_.spec.id)));
   ATTUNE_RETURN_IF_ERROR(Restore());
+  state_.base_model = job_.spec.base_model;
+  state_.method = plan_.method;
   ATTUNE_RETURN_IF_ERROR(control_.SetRunning(h, plan_.data.report));
   const absl::StatusOr<bool> finished = Train();
   AddEnergy(energy_.TakeAll());  // of a run that failed, too

@@ -1,6 +1,7 @@
 #ifndef ATTUNE_SERVER_TUNING_RUN_H_
 #define ATTUNE_SERVER_TUNING_RUN_H_
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -22,6 +23,8 @@ namespace attune {
 struct PlannedRun {
   std::shared_ptr<const ServedModel> model;
   PreparedData data;
+  MethodSpec method;  // with what start values left open filled in
+  std::function<absl::Status(Method*)> put_start_values;  // null: the method's own
   Hyperparameters hyperparameters;  // resolved
   int64_t virtual_tokens = 0;
   int64_t trainable_parameters = 0;

@@ -37,7 +37,7 @@ MemoryInputs MemoryInputsOf(const TuningRunnerDeps& deps, const PlannedRun& plan
   inputs.micro_batch_tokens = batcher.MaxTokens();
   if (inputs.on_gpu) inputs.micro_batch_tokens = BucketTokens(inputs.micro_batch_tokens);
   inputs.loss_tokens = std::min(inputs.micro_batch_tokens, MostLossTokens(plan.data.train, h.batch_size));
-  if (const auto* lora = std::get_if<LoraSpec>(&spec.method)) inputs.lora_rank = lora->rank ? lora->rank : 16;
+  if (const auto* lora = std::get_if<LoraSpec>(&plan.method)) inputs.lora_rank = lora->rank ? lora->rank : 16;
   inputs.trains_weights = TrainsWeights(spec.method);
   inputs.bfloat16 = h.precision == "bfloat16";
   inputs.quantized = QuantizedWeightBytes(deps, plan) > 0;
@@ -80,7 +80,7 @@ class TuningRunner final : public JobRunner {
                                                                                "tuned_model_id"));
     }
     ATTUNE_ASSIGN_OR_RETURN(PlannedRun plan, PlanRun(deps_, spec, PlanFor::kEstimate, nullptr));
-    ATTUNE_RETURN_IF_ERROR(CheckStart(spec.method, plan.model->tokenizer()));
+    if (!spec.start_from) ATTUNE_RETURN_IF_ERROR(CheckStart(spec.method, plan.model->tokenizer()));
     const int64_t quantized_bytes = QuantizedWeightBytes(deps_, plan);
     const ModelConfig& config = plan.model->base->config;
     JobEstimate estimate;
