@@ -70,7 +70,7 @@ struct TuneArgs {
   std::string prompt_template, completion_template;
   int32_t max_tokens = 0;
   double validation_fraction = 0;
-  bool train_on_prompt = false;
+  bool train_on_prompt = false, split_long_texts = false;
 
   // Options that belong to some methods, to refuse them with another.
   std::vector<std::pair<CLI::Option*, std::vector<std::string>>> method_options;
@@ -191,6 +191,8 @@ void AddDataOptions(CLI::App* command, TuneArgs* args) {
   command->add_option("--validation-fraction", args->validation_fraction,
                     "Share of the rows held out, 0 to 0.5; negative: none (default: 0.1)");
   command->add_flag("--train-on-prompt", args->train_on_prompt, "Also learn to produce the prompt");
+  command->add_flag("--split-long-texts", args->split_long_texts,
+                    "Plain text: make several examples of what is longer than --max-tokens, instead of cutting it");
 }
 
 // `tuning`: a method's message.
@@ -339,6 +341,7 @@ absl::StatusOr<v1::TuningJob> MakeJob(const TuneArgs& args) {
   ATTUNE_ASSIGN_OR_RETURN(*data.mutable_prompt_template(), ReadTemplate(args.prompt_template));
   ATTUNE_ASSIGN_OR_RETURN(*data.mutable_completion_template(), ReadTemplate(args.completion_template));
   data.set_train_on_prompt(args.train_on_prompt);
+  data.set_split_long_texts(args.split_long_texts);
   data.set_max_sequence_tokens(args.max_tokens);
   data.set_validation_fraction(args.validation_fraction);
   return job;

@@ -21,13 +21,13 @@ const std::string& Renamed(const std::string& name, const ColumnMapping& mapping
   return it == mapping.end() ? name : it->second;
 }
 
-// Reads a `messages` list into `row`; returns what is wrong with it, or an empty text.
-std::string ReadMessages(const Json& json, RawRow* row) {
-  if (!json.is_array() || json.empty()) return "has 'messages' that are no list with a message";
-  row->messages.clear();
-  bool answered = false;
+// Reads the list of messages `name`; returns what is wrong with it, or an empty text.
+std::string ReadTurns(const std::string& name, const Json& json, std::vector<ChatTurn>* turns) {
+  if (!json.is_array() || json.empty()) return absl::StrCat("has '", name, "' that are no list with a message");
+  turns->clear();
   for (const Json& message : json) {
-    std::string number = absl::StrCat("message ", row->messages.size() + 1);
+    std::string number = absl::StrCat("message ", turns->size() + 1);
+    if (name != "messages") absl::StrAppend(&number, " of '", name, "'");
     if (!message.is_object()) return absl::StrCat("has no object as ", number);
     auto role = message.find("role"), content = message.find("content");
     if (role == message.end() || !role->is_string()) return absl::StrCat("has no role in ", number);
@@ -36,19 +36,29 @@ std::string ReadMessages(const Json& json, RawRow* row) {
     if (turn.role != "system" && turn.role != "user" && turn.role != "assistant") {
       return absl::StrCat("has an unknown role in ", number, "; use system, user or assistant");
     }
-    if (turn.role == "assistant") {
-      if (absl::StripAsciiWhitespace(turn.content).empty()) return absl::StrCat("has an empty answer in ", number);
-      answered = true;
+    if (turn.role == "assistant" && absl::StripAsciiWhitespace(turn.content).empty()) {
+      return absl::StrCat("has an empty answer in ", number);
     }
-    row->messages.push_back(std::move(turn));
+    turns->push_back(std::move(turn));
   }
-  return answered ? "" : "has no message of the assistant";
+  return "";
+}
+
+// Where the list `name` of a row is kept; null for other columns.
+std::vector<ChatTurn>* TurnsOf(const std::string& name, RawRow* row) {
+  if (name == "messages") return &row->messages;
+  if (name == "prompt") return &row->prompt;
+  if (name == "chosen") return &row->chosen;
+  return name == "rejected" ? &row->rejected : nullptr;
 }
 
 void ReadValue(const std::string& name, const Json& value, RawRow* row) {
-  if (name == "messages" && !value.is_string()) {
-    row->has_messages = true;
-    row->problem = ReadMessages(value, row);
+  std::vector<ChatTurn>* const turns = TurnsOf(name, row);
+  const bool is_messages = name == "messages" && !value.is_string();
+  if (is_messages || (turns != nullptr && value.is_array())) {
+    row->has_messages = row->has_messages || is_messages;
+    const std::string problem = ReadTurns(name, value, turns);
+    if (row->problem.empty()) row->problem = problem;
   } else if (value.is_string()) {
     row->columns[name] = value.get<std::string>();
   } else if (value.is_number() || value.is_boolean()) {

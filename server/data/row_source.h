@@ -21,6 +21,7 @@ struct RawRow {
   Columns columns;  // text, numbers and booleans; other JSON values are left out
   bool has_messages = false;
   std::vector<ChatTurn> messages;
+  std::vector<ChatTurn> prompt, chosen, rejected;  // empty where these are no lists
   std::string problem;  // empty if it was well-formed
 };
 

@@ -154,6 +154,7 @@ struct DataOptions {
   bool train_on_prompt = false;
   int32_t max_sequence_tokens = 0;
   double validation_fraction = 0;
+  bool split_long_texts = false;
   bool operator==(const DataOptions&) const = default;
 };
 

@@ -101,6 +101,7 @@ void VisitFields(Is<DataOptions> auto& s, auto f) {
   f("train_on_prompt", s.train_on_prompt);
   f("max_sequence_tokens", s.max_sequence_tokens);
   f("validation_fraction", s.validation_fraction);
+  f("split_long_texts", s.split_long_texts);
 }
 
 void VisitFields(Is<JobSpec> auto& s, auto f) {

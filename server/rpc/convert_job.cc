@@ -249,6 +249,7 @@ v1::DataOptions ToProto(const DataOptions& in) {
   out.set_train_on_prompt(in.train_on_prompt);
   out.set_max_sequence_tokens(in.max_sequence_tokens);
   out.set_validation_fraction(in.validation_fraction);
+  out.set_split_long_texts(in.split_long_texts);
   return out;
 }
 

@@ -61,6 +61,10 @@ std::string StateToJson(const TrainingState& s, int64_t optimizer_steps) {
                         {"best_validation_loss", s.best_validation_loss},
                         {"best_step", s.best_step},
                         {"evaluations_since_best", s.evaluations_since_best}};
+  if (s.validation_preference_accuracy != 0 || s.validation_reward_margin != 0) {
+    json["validation_reward_margin"] = s.validation_reward_margin;
+    json["validation_preference_accuracy"] = s.validation_preference_accuracy;
+  }
   if (!s.base_model.empty()) json["base_model"] = s.base_model;
   if (s.method) json["method"] = ToJson(*s.method);
   return json.dump();
@@ -99,9 +103,11 @@ absl::StatusOr<TrainingState> ReadState(const std::string& directory, int64_t* o
   if (!json.is_object()) return BadCheckpoint(directory, "state.json is no JSON object");
   TrainingState state;
   try {
-    state = {json.at("step"), json.at("trained_tokens"), json.at("validation_loss"),
+    state = TrainingState{json.at("step"), json.at("trained_tokens"), json.at("validation_loss"),
              json.at("validation_token_accuracy"), json.at("best_validation_loss"), json.at("best_step"),
-             json.at("evaluations_since_best"), "", std::nullopt};
+             json.at("evaluations_since_best")};
+    state.validation_reward_margin = json.value("validation_reward_margin", 0.0);
+    state.validation_preference_accuracy = json.value("validation_preference_accuracy", 0.0);
     *optimizer_steps = json.value("optimizer_steps", state.step);
     state.base_model = json.value("base_model", "");
   } catch (const nlohmann::json::exception& error) {

@@ -22,6 +22,8 @@ struct TrainingState {
   double best_validation_loss = 0;
   int64_t best_step = -1;  // -1: no evaluation yet
   int64_t evaluations_since_best = 0;
+  // Of preferences.
+  double validation_reward_margin = 0, validation_preference_accuracy = 0;
   // What the tensors belong to, for jobs that start from them. Unset in checkpoints of older versions.
   std::string base_model;            // id
   std::optional<MethodSpec> method;  // with what start values left open filled in

@@ -7,6 +7,7 @@
 #include "server/tuning/defaults.h"
 #include "server/tuning/run.h"
 #include "server/tuning/start_values.h"
+#include "server/tuning/teacher.h"
 
 namespace attune {
 namespace {
@@ -35,6 +36,10 @@ absl::StatusOr<PlannedRun> PlanRun(const TuningRunnerDeps& deps, const JobSpec& 
                                                               "export it merged and import that"));
   }
   const BaseModel& base = *plan.model->base;
+  if (spec.distillation) {
+    ATTUNE_ASSIGN_OR_RETURN(const auto teacher, deps.residency->Describe(spec.distillation->teacher));
+    ATTUNE_RETURN_IF_ERROR(CheckTeacher(*teacher, *base.tokenizer));
+  }
   plan.method = spec.method;
   if (spec.start_from) {
     ATTUNE_ASSIGN_OR_RETURN(StartValues start, FindStartValues(deps, spec, base));
@@ -52,10 +57,11 @@ absl::StatusOr<PlannedRun> PlanRun(const TuningRunnerDeps& deps, const JobSpec& 
                                                  base.config.context - plan.virtual_tokens, seed, stop));
   AutoInputs inputs;
   inputs.parameters = base.config.Parameters();
-  inputs.train_examples = plan.data.train.size();
+  inputs.train_examples = plan.data.train_groups();
   inputs.train_tokens = Tokens(plan.data.train);
   inputs.validation_tokens = Tokens(plan.data.validation);
   inputs.target = base.target;
+  inputs.is_preference = spec.dpo.has_value();
   plan.hyperparameters = ResolveHyperparameters(plan.method, spec.hyperparameters, inputs);
   return plan;
 }

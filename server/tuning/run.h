@@ -50,6 +50,10 @@ class TuningRun {
   absl::StatusOr<JobOutcome> Run();
 
  private:
+  // Sets what the preferences are measured against: by the base model or, if the job has one, by the start.
+  absl::Status ScoreReferences();
+  // Has the teacher of a distillation read the examples.
+  absl::Status AskTeacher();
   absl::Status Restore();
   // Steps until the end or a stop; true if all steps are done.
   absl::StatusOr<bool> Train();

@@ -30,13 +30,14 @@ int64_t MostLossTokens(const std::vector<Example>& examples, int64_t batch_size)
 
 MemoryInputs MemoryInputsOf(const TuningRunnerDeps& deps, const PlannedRun& plan, const JobSpec& spec) {
   const Hyperparameters& h = plan.hyperparameters;
-  Batcher batcher(&plan.data.train, h.batch_size, h.micro_batch_tokens, plan.virtual_tokens, *h.seed);
+  Batcher batcher(&plan.data.train, h.batch_size, h.micro_batch_tokens, plan.virtual_tokens, *h.seed,
+                  plan.data.group_size);
   MemoryInputs inputs;
   inputs.trainable_parameters = plan.trainable_parameters;
   inputs.on_gpu = deps.target.device == ComputeTarget::Device::kCuda;
   inputs.micro_batch_tokens = batcher.MaxTokens();
   if (inputs.on_gpu) inputs.micro_batch_tokens = BucketTokens(inputs.micro_batch_tokens);
-  inputs.loss_tokens = std::min(inputs.micro_batch_tokens, MostLossTokens(plan.data.train, h.batch_size));
+  inputs.loss_tokens = std::min(inputs.micro_batch_tokens, MostLossTokens(plan.data.train, h.batch_size * plan.data.group_size));
   if (const auto* lora = std::get_if<LoraSpec>(&plan.method)) inputs.lora_rank = lora->rank ? lora->rank : 16;
   inputs.trains_weights = TrainsWeights(spec.method);
   inputs.bfloat16 = h.precision == "bfloat16";
