@@ -10,8 +10,9 @@ namespace attune {
 namespace {
 
 absl::Status NoPreferences() {
-  return MakeError(absl::StatusCode::kInvalidArgument, "NO_PREFERENCES",
-                   "The row has no chosen and rejected answer; direct preference optimisation needs rows of preferences.");
+  return MakeError(
+      absl::StatusCode::kInvalidArgument, "NO_PREFERENCES",
+      "The row has no chosen and rejected answer; direct preference optimisation needs rows of preferences.");
 }
 
 // The row with one of its answers alone.
@@ -29,7 +30,9 @@ absl::StatusOr<Row> WithAnswer(const Row& row, bool is_chat, bool is_chosen) {
   return one;
 }
 
-int64_t AnswerTokens(const Example& example) { return static_cast<int64_t>(example.tokens.size()) - example.prompt_tokens; }
+int64_t AnswerTokens(const Example& example) {
+  return static_cast<int64_t>(example.tokens.size()) - example.prompt_tokens;
+}
 
 }  // namespace
 

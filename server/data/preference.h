@@ -19,7 +19,8 @@ struct PreferenceExamples {
   Example chosen, rejected;
 };
 
-// Renders rows of preferences as ExampleRenderer does two rows that differ in their answer: completion templates see it as
+// Renders rows of preferences as ExampleRenderer does two rows that differ in their answer: completion templates see it
+// as
 // {{completion}}, chats as their last turn. What does not fit max_tokens behind the longer answer is taken off
 // both prompts. Immutable: thread-safe; the tokenizer and the chat template must outlive it.
 class PreferenceRenderer {

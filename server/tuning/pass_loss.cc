@@ -44,9 +44,9 @@ struct TeacherChunk {
   Tensor losses_N, correct_N;
 };
 
-// With q the student's probabilities at the temperature, p the teacher's over its likeliest tokens S, p_R and q_R what is
-// left for the others: the loss is (1 - w) -log softmax(z)[target] + w T^2 (sum_S p log(p / q) + p_R log(p_R / q_R)), and
-// its gradient (1 - w) (softmax(z) - onehot) + w T (q - t), where t is p in S and p_R q / q_R elsewhere.
+// With q the student's probabilities at the temperature, p the teacher's over its likeliest tokens S, p_R and q_R what
+// is left for the others: the loss is (1 - w) -log softmax(z)[target] + w T^2 (sum_S p log(p / q) + p_R log(p_R /
+// q_R)), and its gradient (1 - w) (softmax(z) - onehot) + w T (q - t), where t is p in S and p_R q / q_R elsewhere.
 TeacherChunk LossOfChunk(Tensor* logits_NV, const Tensor& targets_N, const TeacherRows& teacher,
                          const PassOptions& options) {
   const double w = options.teacher_weight, t = options.temperature;
@@ -77,8 +77,7 @@ TeacherChunk LossOfChunk(Tensor* logits_NV, const Tensor& targets_N, const Teach
 
 PassLoss TeacherLoss(const Tensor& h, const Tensor& head, const PassBatch& batch, const PassOptions& options,
                      bool needs_gradient, const Tensor& head_gradient, const std::function<void()>& pause) {
-  constexpr int64_t kElements = int64_t{1} << 24;  // several matrices of fp32 logits live at a time
-  const int64_t rows = h.size(0), chunk = std::max<int64_t>(1, std::min<int64_t>(1024, kElements / head.size(0)));
+  const int64_t rows = h.size(0), chunk = TeacherLossRows(head.size(0));
   const at::TensorOptions on_device = h.options();
   PassLoss loss{{at::zeros({}, on_device.dtype(at::kDouble)), at::zeros({}, on_device.dtype(at::kLong)), Tensor()},
                 needs_gradient ? at::empty_like(h) : Tensor()};
@@ -103,6 +102,11 @@ PassLoss TeacherLoss(const Tensor& h, const Tensor& head, const PassBatch& batch
 }
 
 }  // namespace
+
+int64_t TeacherLossRows(int64_t vocabulary) {
+  constexpr int64_t kElements = int64_t{1} << 24, kMost = 1024;
+  return std::max<int64_t>(1, std::min(kMost, kElements / vocabulary));
+}
 
 PassOptions PassOptionsOf(const JobSpec& spec) {
   PassOptions options;
@@ -132,7 +136,7 @@ PassLoss ComputeLoss(const Tensor& h, const Tensor& head, const PassBatch& batch
     return TeacherLoss(h, head, batch, options, needs_gradient, head_gradient, pause);
   }
   const JointRows& joint = batch.joint;
-  const Tensor scale = !needs_gradient                ? Tensor()
+  const Tensor scale = !needs_gradient            ? Tensor()
                        : joint.scales_N.defined() ? joint.scales_N
                                                   : batch.loss_tokens.to(at::kFloat).reciprocal();
   const CrossEntropySums sums =

@@ -37,12 +37,14 @@ absl::StatusOr<PlannedRun> PlanRun(const TuningRunnerDeps& deps, const JobSpec& 
   }
   const BaseModel& base = *plan.model->base;
   if (spec.distillation) {
-    ATTUNE_ASSIGN_OR_RETURN(const auto teacher, deps.residency->Describe(spec.distillation->teacher));
-    ATTUNE_RETURN_IF_ERROR(CheckTeacher(*teacher, *base.tokenizer));
+    const std::string& teacher = spec.distillation->teacher;
+    ATTUNE_ASSIGN_OR_RETURN(plan.teacher, use == PlanFor::kRun ? deps.residency->Acquire(teacher)
+                                                               : deps.residency->Describe(teacher));
+    ATTUNE_RETURN_IF_ERROR(CheckTeacher(*plan.teacher, *base.tokenizer));
   }
   plan.method = spec.method;
   if (spec.start_from) {
-    ATTUNE_ASSIGN_OR_RETURN(StartValues start, FindStartValues(deps, spec, base));
+    ATTUNE_ASSIGN_OR_RETURN(StartValues start, FindStartValues(deps, spec, base, use == PlanFor::kRun));
     plan.method = std::move(start.method);
     plan.put_start_values = std::move(start.put);
   }

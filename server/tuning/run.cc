@@ -46,6 +46,7 @@ absl::StatusOr<JobOutcome> TuningRun::Run() {
         deps_.arbiter ? deps_.arbiter->Acquire(WorkClass::kTraining, Sharing::kAlone) : Arbiter::Turn();
     ATTUNE_ASSIGN_OR_RETURN(method_, MakeMethod(plan_.method, plan_.model->base, *h.seed));
     if (plan_.put_start_values) ATTUNE_RETURN_IF_ERROR(plan_.put_start_values(method_.get()));
+    plan_.put_start_values = nullptr;  // and what it holds
     Synchronize(plan_.model->base->target);
     return absl::OkStatus();
   }));
@@ -85,7 +86,7 @@ absl::StatusOr<JobOutcome> TuningRun::Run() {
 }
 
 absl::Status TuningRun::ScoreReferences() {
-  const bool is_start = plan_.put_start_values != nullptr;
+  const bool is_start = job_.spec.start_from.has_value();
   const at::ScalarType type = plan_.hyperparameters.precision == "bfloat16" ? at::kBFloat16 : at::kFloat;
   for (auto [batches, examples] : {std::pair(train_.get(), &plan_.data.train),
                                    std::pair(validation_.get(), &plan_.data.validation)}) {
@@ -102,11 +103,10 @@ absl::Status TuningRun::ScoreReferences() {
 }
 
 absl::Status TuningRun::AskTeacher() {
-  const DistillationSpec& spec = *job_.spec.distillation;
-  ATTUNE_ASSIGN_OR_RETURN(const std::shared_ptr<const ServedModel> teacher, deps_.residency->Acquire(spec.teacher));
-  ATTUNE_RETURN_IF_ERROR(CheckTeacher(*teacher, plan_.model->tokenizer()));
+  const std::shared_ptr<const ServedModel> teacher = std::move(plan_.teacher);
   for (std::vector<Example>* examples : {&plan_.data.train, &plan_.data.validation}) {
-    ATTUNE_RETURN_IF_ERROR(ScoreTeacher(*teacher, spec, deps_.arbiter, [this] { return Stopped(); }, examples));
+    ATTUNE_RETURN_IF_ERROR(ScoreTeacher(*teacher, *job_.spec.distillation, deps_.arbiter, [this] { return Stopped(); },
+                                        examples));
   }
   return absl::OkStatus();
 }
@@ -124,7 +124,11 @@ absl::Status TuningRun::Restore() {
     }
     ATTUNE_RETURN_IF_ERROR(control_.Log(absl::StrCat("passed over a checkpoint: ", state.status().message())));
   }
-  return absl::OkStatus();
+  if (!job_.spec.start_from) return absl::OkStatus();
+  const StartPoint& start = *job_.spec.start_from;
+  return control_.Log(absl::StrCat("starts from the values of ",
+                                   start.model.empty() ? absl::StrCat("tuningJobs/", start.job, "/checkpoints/", start.step)
+                                                       : absl::StrCat("models/", start.model)));
 }
 
 bool TuningRun::ShouldStopEarly() const {

@@ -25,6 +25,7 @@ struct PlannedRun {
   PreparedData data;
   MethodSpec method;  // with what start values left open filled in
   std::function<absl::Status(Method*)> put_start_values;  // null: the method's own
+  std::shared_ptr<const ServedModel> teacher;  // of a distillation, until it has read the examples
   Hyperparameters hyperparameters;  // resolved
   int64_t virtual_tokens = 0;
   int64_t trainable_parameters = 0;

@@ -43,6 +43,8 @@ MemoryInputs MemoryInputsOf(const TuningRunnerDeps& deps, const PlannedRun& plan
   inputs.bfloat16 = h.precision == "bfloat16";
   inputs.quantized = QuantizedWeightBytes(deps, plan) > 0;
   inputs.is_8bit_optimizer = h.optimizer_state == "int8";
+  if (spec.dpo) inputs.pairs = std::min<int64_t>(h.batch_size, inputs.micro_batch_tokens / 2);
+  inputs.has_teacher = spec.distillation.has_value();
   return inputs;
 }
 

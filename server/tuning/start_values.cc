@@ -28,7 +28,8 @@ absl::Status Uneven() { return InvalidField(kField, "is an adapter whose layers 
 
 // Of a shape's setting that must be the start's, or unset.
 absl::Status Differs(const std::string& field, const std::string& of_start) {
-  return InvalidField(absl::StrCat("tuning_job.", field), absl::StrCat("must be ", of_start, ", as of start_from, or unset"));
+  return InvalidField(absl::StrCat("tuning_job.", field),
+                      absl::StrCat("must be ", of_start, ", as of start_from, or unset"));
 }
 
 absl::StatusOr<std::vector<TargetModule>> TargetsOf(const LoraAdapter& lora) {
@@ -80,7 +81,8 @@ absl::StatusOr<MethodSpec> MethodOf(const Ia3Adapter& ia3) {
 std::set<TargetModule> AsSet(const std::vector<TargetModule>& modules) { return {modules.begin(), modules.end()}; }
 
 std::string Names(const std::set<TargetModule>& modules) {
-  return absl::StrJoin(modules, ", ", [](std::string* out, TargetModule m) { absl::StrAppend(out, TargetModuleName(m)); });
+  return absl::StrJoin(modules, ", ",
+                       [](std::string* out, TargetModule m) { absl::StrAppend(out, TargetModuleName(m)); });
 }
 
 std::set<TargetModule> Every() {
@@ -137,7 +139,8 @@ absl::StatusOr<MethodSpec> Merge(PrefixSpec asked, const PrefixSpec& start) {
 
 absl::StatusOr<MethodSpec> Merge(PartialSpec asked, const PartialSpec& start) {
   if (asked == start) return asked;
-  return InvalidField("tuning_job.partial", "must select what start_from's checkpoint holds: the same settings as its job's");
+  return InvalidField("tuning_job.partial",
+                      "must select what start_from's checkpoint holds: the same settings as its job's");
 }
 absl::StatusOr<MethodSpec> Merge(FullSpec asked, const FullSpec&) { return asked; }
 absl::StatusOr<MethodSpec> Merge(TextPromptSpec, const TextPromptSpec&) {
@@ -145,12 +148,14 @@ absl::StatusOr<MethodSpec> Merge(TextPromptSpec, const TextPromptSpec&) {
 }
 
 absl::Status OtherMethod(absl::string_view of_start, const MethodSpec& asked) {
-  return InvalidField("tuning_job.method", absl::StrCat("must be ", of_start, ", as of start_from, not ", MethodName(asked)));
+  return InvalidField("tuning_job.method",
+                      absl::StrCat("must be ", of_start, ", as of start_from, not ", MethodName(asked)));
 }
 
 absl::Status CheckBase(const std::string& of_start, const JobSpec& spec) {
   if (of_start == spec.base_model) return absl::OkStatus();
-  return InvalidField("tuning_job.base_model", absl::StrCat("must be models/", of_start, ", which start_from was tuned over"));
+  return InvalidField("tuning_job.base_model",
+                      absl::StrCat("must be models/", of_start, ", which start_from was tuned over"));
 }
 
 void Copy(const at::Tensor& from, const at::Tensor& to) {
@@ -183,8 +188,9 @@ absl::StatusOr<StartValues> FromAdapter(const TuningRunnerDeps& deps, const JobS
   // The values as they were trained, whatever the device computes in.
   ComputeTarget on_host;
   on_host.type = ComputeTarget::Type::kFloat32;
-  ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const Adapter> adapter,
-                          LoadPeft(deps.registry->Directory(info.id), base.config, on_host, MakeRopeTable(base.config)));
+  ATTUNE_ASSIGN_OR_RETURN(
+      std::shared_ptr<const Adapter> adapter,
+      LoadPeft(deps.registry->Directory(info.id), base.config, on_host, MakeRopeTable(base.config)));
   ATTUNE_ASSIGN_OR_RETURN(const MethodSpec has, MethodOf(*adapter));
   StartValues start;
   ATTUNE_ASSIGN_OR_RETURN(start.method, MergeMethods(spec.method, has));
@@ -202,21 +208,24 @@ absl::Status PutWeights(const BaseModel& start, const BaseModel& base, Method* m
   const std::vector<NamedParameter> frozen = NamedParameters(base.config, base.weights);
   if (values.size() != frozen.size()) return InvalidField(kField, "is a network of another shape");
   for (size_t i = 0; i < values.size(); ++i) {
-    if (values[i].tensor.sizes() != frozen[i].tensor.sizes()) return InvalidField(kField, "is a network of another shape");
+    if (values[i].tensor.sizes() != frozen[i].tensor.sizes())
+      return InvalidField(kField, "is a network of another shape");
     const auto& trained = method->parameters();
     const auto found = std::find_if(trained.begin(), trained.end(),
                                     [&](const Parameter& parameter) { return parameter.name == values[i].name; });
     if (found != trained.end()) {
       Copy(values[i].tensor, found->leaf);
     } else if (!at::equal(values[i].tensor, frozen[i].tensor)) {
-      return InvalidField("tuning_job.partial", absl::StrCat("must train '", values[i].name, "', in which start_from differs from the base "
+      return InvalidField("tuning_job.partial", absl::StrCat("must train '", values[i].name,
+                                                             "', in which start_from differs from the base "
                                                              "model; or make start_from the base model"));
     }
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<StartValues> FromModel(const TuningRunnerDeps& deps, const JobSpec& spec, const BaseModel& base) {
+absl::StatusOr<StartValues> FromModel(const TuningRunnerDeps& deps, const JobSpec& spec, const BaseModel& base,
+                                      bool loads) {
   const std::string& id = spec.start_from->model;
   ATTUNE_ASSIGN_OR_RETURN(const ModelInfo info, deps.registry->Get(id));
   if (info.kind == ModelKind::kBase || info.kind == ModelKind::kTextPrompt) {
@@ -226,23 +235,26 @@ absl::StatusOr<StartValues> FromModel(const TuningRunnerDeps& deps, const JobSpe
   ATTUNE_RETURN_IF_ERROR(CheckBase(info.base_model, spec));
   if (info.kind != ModelKind::kFullWeights) return FromAdapter(deps, spec, info, base);
   if (!TrainsWeights(spec.method)) return OtherMethod("full or partial", spec.method);
-  return StartValues{spec.method, [&deps, id, &base](Method* method) -> absl::Status {
-                       ATTUNE_ASSIGN_OR_RETURN(auto model, deps.residency->Acquire(id));
-                       return PutWeights(*model->base, base, method);
-                     }};
+  StartValues start{spec.method, nullptr};
+  if (!loads) return start;
+  ATTUNE_ASSIGN_OR_RETURN(const std::shared_ptr<const ServedModel> model, deps.residency->Acquire(id));
+  start.put = [model, &base](Method* method) { return PutWeights(*model->base, base, method); };
+  return start;
 }
 
 absl::StatusOr<StartValues> FromCheckpoint(const TuningRunnerDeps& deps, const JobSpec& spec) {
   const std::string name = absl::StrCat(spec.start_from->job, "/", spec.start_from->step);
   const std::string directory = absl::StrCat(deps.checkpoint_directory, "/", name);
   if (!std::filesystem::exists(directory)) {
-    return MakeError(absl::StatusCode::kNotFound, "CHECKPOINT_NOT_FOUND",
-                     absl::StrCat("there is no tuningJobs/", spec.start_from->job, "/checkpoints/", spec.start_from->step,
-                                  " that training could start from; attune jobs checkpoints lists those there are"));
+    return MakeError(
+        absl::StatusCode::kNotFound, "CHECKPOINT_NOT_FOUND",
+        absl::StrCat("there is no tuningJobs/", spec.start_from->job, "/checkpoints/", spec.start_from->step,
+                     " that training could start from; attune jobs checkpoints lists those there are"));
   }
   ATTUNE_ASSIGN_OR_RETURN(const TrainingState state, ReadTrainingState(directory));
   if (!state.method) {
-    return InvalidField(kField, "is a checkpoint of an older version, which does not tell its shape; start from the job's model");
+    return InvalidField(
+        kField, "is a checkpoint of an older version, which does not tell its shape; start from the job's model");
   }
   ATTUNE_RETURN_IF_ERROR(CheckBase(state.base_model, spec));
   StartValues start;
@@ -263,12 +275,13 @@ absl::StatusOr<MethodSpec> MethodOf(const Adapter& adapter) {
 
 absl::StatusOr<MethodSpec> MergeMethods(const MethodSpec& asked, const MethodSpec& start) {
   if (asked.index() != start.index()) return OtherMethod(MethodName(start), asked);
-  return std::visit(
-      [&](const auto& spec) { return Merge(spec, std::get<std::decay_t<decltype(spec)>>(start)); }, asked);
+  return std::visit([&](const auto& spec) { return Merge(spec, std::get<std::decay_t<decltype(spec)>>(start)); },
+                    asked);
 }
 
-absl::StatusOr<StartValues> FindStartValues(const TuningRunnerDeps& deps, const JobSpec& spec, const BaseModel& base) {
-  return spec.start_from->model.empty() ? FromCheckpoint(deps, spec) : FromModel(deps, spec, base);
+absl::StatusOr<StartValues> FindStartValues(const TuningRunnerDeps& deps, const JobSpec& spec, const BaseModel& base,
+                                            bool loads) {
+  return spec.start_from->model.empty() ? FromCheckpoint(deps, spec) : FromModel(deps, spec, base, loads);
 }
 
 }  // namespace attune

@@ -89,7 +89,8 @@ absl::Status CheckTeacher(const ServedModel& teacher, const Tokenizer& tokenizer
   }
   const Tokenizer& other = teacher.tokenizer();
   bool is_same = other.vocab_size() == tokenizer.vocab_size();
-  for (int32_t id = 0; is_same && id < tokenizer.vocab_size(); ++id) is_same = other.TokenBytes(id) == tokenizer.TokenBytes(id);
+  for (int32_t id = 0; is_same && id < tokenizer.vocab_size(); ++id)
+    is_same = other.TokenBytes(id) == tokenizer.TokenBytes(id);
   return is_same ? absl::OkStatus() : InvalidField(kField, "must have the base model's tokens");
 }
 
@@ -107,8 +108,9 @@ absl::Status ScoreTeacher(const ServedModel& teacher, const DistillationSpec& sp
       Example& example = (*examples)[next];
       const int64_t length = static_cast<int64_t>(example.tokens.size());
       if (length > teacher.context_tokens()) {
-        return InvalidField(kField, absl::StrCat("has room for ", teacher.context_tokens(), " tokens, and an example has ", length,
-                                                 "; set data.max_sequence_tokens"));
+        return InvalidField(
+            kField, absl::StrCat("has room for ", teacher.context_tokens(), " tokens, and an example has ", length,
+                                 "; set data.max_sequence_tokens"));
       }
       if (!pack.empty() && tokens + length > kPackedTokens) break;
       tokens += length;

@@ -20,8 +20,8 @@ absl::Status CheckTeacher(const ServedModel& teacher, const Tokenizer& tokenizer
 
 // Has the teacher read every example once and sets what it says of the answers' tokens: at the temperature, its top_k
 // likeliest. Of an answer's token that nothing stands before the teacher says what the data do. INVALID_ARGUMENT
-// (INVALID_FIELD) for an example that it has no room for. `arbiter` and `stop` may be null; the latter is asked now and then, and true gives
-// CANCELLED.
+// (INVALID_FIELD) for an example that it has no room for. `arbiter` and `stop` may be null; the latter is asked now and
+// then, and true gives CANCELLED.
 absl::Status ScoreTeacher(const ServedModel& teacher, const DistillationSpec& spec, Arbiter* arbiter,
                           const std::function<bool()>& stop, std::vector<Example>* examples);
 

@@ -1,8 +1,8 @@
 #include "server/data/preference.h"
 
-#include <algorithm>
-
 #include <gtest/gtest.h>
+
+#include <algorithm>
 
 #include "common/error.h"
 #include "tests/testing/fake_tokenizer.h"
@@ -37,7 +37,8 @@ TEST(PreferenceTest, BothAnswersStandBehindOnePrompt) {
   EXPECT_EQ(renderer->options().kind, DatasetKind::kPromptCompletion);
   const PreferenceExamples pair = renderer->Render(Preference("pq", "x", "yz"), 4).value();
   EXPECT_EQ(pair.chosen.tokens, (std::vector<int32_t>{FakeTokenizer::kBos, 'p', 'q', '-', 'x', FakeTokenizer::kEos}));
-  EXPECT_EQ(pair.rejected.tokens, (std::vector<int32_t>{FakeTokenizer::kBos, 'p', 'q', '-', 'y', 'z', FakeTokenizer::kEos}));
+  EXPECT_EQ(pair.rejected.tokens,
+            (std::vector<int32_t>{FakeTokenizer::kBos, 'p', 'q', '-', 'y', 'z', FakeTokenizer::kEos}));
   EXPECT_EQ(pair.chosen.has_loss, (std::vector<uint8_t>{0, 0, 0, 1, 1, 1}));
   EXPECT_EQ(pair.rejected.has_loss, (std::vector<uint8_t>{0, 0, 0, 1, 1, 1, 1}));
   EXPECT_EQ(pair.chosen.row, 4);
@@ -59,21 +60,26 @@ TEST(PreferenceTest, BothPromptsAreCutAlike) {
 TEST(PreferenceTest, RefusesWhatItCannotRender) {
   FakeTokenizer tokenizer;
   const auto renderer = PreferenceRenderer::Create(&tokenizer, nullptr, Options(10));
-  EXPECT_EQ(GetErrorDetails(renderer->Render(Preference("p", "a", std::string(20, 'b')), 0).status()).reason, "ANSWER_TOO_LONG");
+  EXPECT_EQ(GetErrorDetails(renderer->Render(Preference("p", "a", std::string(20, 'b')), 0).status()).reason,
+            "ANSWER_TOO_LONG");
   Row row;
   row.columns = {{"prompt", "p"}, {"chosen", "a"}};
   EXPECT_EQ(GetErrorDetails(renderer->Render(row, 0).status()).reason, "NO_PREFERENCES");
   RenderOptions chats = Options();
   chats.kind = DatasetKind::kChatPreference;
-  EXPECT_EQ(GetErrorDetails(PreferenceRenderer::Create(&tokenizer, nullptr, chats).status()).reason, "NO_CHAT_TEMPLATE");
-  EXPECT_EQ(GetErrorDetails(ExampleRenderer::Create(&tokenizer, nullptr, Options()).status()).reason, "PREFERENCE_DATA");
+  EXPECT_EQ(GetErrorDetails(PreferenceRenderer::Create(&tokenizer, nullptr, chats).status()).reason,
+            "NO_CHAT_TEMPLATE");
+  EXPECT_EQ(GetErrorDetails(ExampleRenderer::Create(&tokenizer, nullptr, Options()).status()).reason,
+            "PREFERENCE_DATA");
 }
 
 TEST(PreferenceTest, ChatsCarryLossOnTheirLastAnswerAlone) {
   FakeTokenizer tokenizer;
   const auto chat = ChatTemplate::Parse(
-      "{% for message in messages %}[{{ message['role'] }}:{{ message['content'] }}]{% endfor %}"
-      "{% if add_generation_prompt %}[assistant:{% endif %}", "", "").value();
+                        "{% for message in messages %}[{{ message['role'] }}:{{ message['content'] }}]{% endfor %}"
+                        "{% if add_generation_prompt %}[assistant:{% endif %}",
+                        "", "")
+                        .value();
   RenderOptions options = Options();
   options.kind = DatasetKind::kChatPreference;
   const auto renderer = PreferenceRenderer::Create(&tokenizer, chat.get(), options);

@@ -5,9 +5,11 @@
 FOLDER/objectives holds what plain torch code over transformers and PEFT computes in fp32 with two small random models:
 
 base/, teacher/          models with the same tokens
-steps.json               the data, and loss, gradient norm and measures of ten optimizer steps with each objective and method
-steps_{name}.safetensors     of what trains, by Attune's names: start.{name}, gradient.{name} of the first step, after.{name} ten
-teacher.safetensors      ids_{i} and log_probabilities_{i}: the teacher's likeliest tokens for each answer token of example i
+steps.json               the data, and loss, gradient norm and measures of ten steps with each objective and method
+steps_{name}.safetensors     of what trains, by Attune's names: start.{name}, gradient.{name} of the first step,
+                         after.{name} ten
+teacher.safetensors      ids_{i} and log_probabilities_{i}: the teacher's likeliest tokens for each answer token of
+                         example i
 """
 
 import contextlib
@@ -71,7 +73,7 @@ class Preferences:
 
 
 class Distillation:
-    """Likelihood of the answers, mixed with the divergence from a teacher's likeliest tokens and one bucket for the rest."""
+    """Likelihood of the answers, mixed with the divergence from a teacher's likeliest tokens and a bucket of the rest."""
 
     def __init__(self, teacher):
         self._examples = []

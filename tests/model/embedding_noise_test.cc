@@ -15,7 +15,8 @@ using at::Tensor;
 
 constexpr int64_t kColumns = 512;
 
-// Sequences of 2 virtual tokens and 8, 1 and 0 others, one that is empty, and one of 50 without virtual tokens, as padding is.
+// Sequences of 2 virtual tokens and 8, 1 and 0 others, one that is empty, and one of 50 without virtual tokens, as
+// padding is.
 struct Packed {
   Tensor ids_T, starts_int32;
 };

@@ -92,7 +92,8 @@ class ObjectivesTest : public ::testing::Test {
     const FlatParameters flat(method->parameters(), at::kFloat);
     DirectPass pass(base_.get(), method.get(), &flat, at::kFloat, 0, options_);
     const MicroBatch batch = Batcher(&examples_, 4, 1 << 20, 0, 1, group_size_).Step(0)[0];
-    const int64_t divisor = static_cast<int64_t>(group_size_ == 2 ? batch.reference_margins.size() : batch.targets.size());
+    const int64_t divisor =
+        static_cast<int64_t>(group_size_ == 2 ? batch.reference_margins.size() : batch.targets.size());
     for (const PassShape& shape : {ExactShape(batch), BucketShape(batch)}) {
       const at::Tensor packed = PackBatch(batch, shape, 1, divisor, false);
       const PassResult result =
@@ -136,14 +137,16 @@ class ObjectivesTest : public ::testing::Test {
         EXPECT_NEAR(result->loss, loss, kStepTolerance * loss) << name << ", step " << step;
         EXPECT_NEAR(result->gradient_norm, norm, 5 * kStepTolerance * norm) << name << ", step " << step;
         if (group_size_ == 1) continue;
-        EXPECT_NEAR(result->reward_margin, expected.at("reward_margin")[step].get<double>(), 1e-3) << name << ", step " << step;
+        EXPECT_NEAR(result->reward_margin, expected.at("reward_margin")[step].get<double>(), 1e-3)
+            << name << ", step " << step;
         // Of a model that is its own reference it is rounding's choice.
         if (step == 0 && std::abs(loss - std::log(2)) < 1e-6) continue;
         EXPECT_EQ(result->preference_accuracy, expected.at("preference_accuracy")[step].get<double>());
       }
       double worst = 0;
       for (const Parameter& parameter : method->parameters()) {
-        const at::Tensor start = Values(*tensors, "start." + parameter.name), after = Values(*tensors, "after." + parameter.name);
+        const at::Tensor start = Values(*tensors, "start." + parameter.name),
+                         after = Values(*tensors, "after." + parameter.name);
         const double change = (after - start).norm().item<double>();
         const double difference = (parameter.leaf.detach() - after).norm().item<double>();
         EXPECT_GT(change, 0) << parameter.name;
@@ -179,7 +182,8 @@ TEST_F(ObjectivesTest, DirectPreferenceOptimizationAgrees) {
   options_.beta = dpo.at("beta").get<double>();
   options_.label_smoothing = dpo.at("label_smoothing").get<double>();
   const Batcher batcher(&examples_, 4, 40, 0, 1, 2);
-  const auto scores = ScoreAnswersOfBase(*base_, at::kFloat, batcher, static_cast<int64_t>(examples_.size()), nullptr, {});
+  const auto scores =
+      ScoreAnswersOfBase(*base_, at::kFloat, batcher, static_cast<int64_t>(examples_.size()), nullptr, {});
   ASSERT_TRUE(scores.ok()) << scores.status();
   for (size_t i = 0; i < examples_.size(); ++i) examples_[i].reference_log_probability = (*scores)[i];
   Check("dpo");
@@ -197,8 +201,10 @@ TEST_F(ObjectivesTest, DistillationAgrees) {
   teacher.tokenizer_view = teacher.base->tokenizer.get();
   teacher.context = teacher.base->config.context;
   ASSERT_TRUE(CheckTeacher(teacher, *base_->tokenizer).ok());
-  DistillationSpec spec{.teacher = "teacher", .top_k = given.at("top_k").get<int32_t>(),
-                        .temperature = given.at("temperature").get<double>(), .weight = given.at("weight").get<double>()};
+  DistillationSpec spec{.teacher = "teacher",
+                        .top_k = given.at("top_k").get<int32_t>(),
+                        .temperature = given.at("temperature").get<double>(),
+                        .weight = given.at("weight").get<double>()};
   const absl::Status scored = ScoreTeacher(teacher, spec, nullptr, {}, &examples_);
   ASSERT_TRUE(scored.ok()) << scored;
   const auto expected = Tensors("teacher");
@@ -208,7 +214,8 @@ TEST_F(ObjectivesTest, DistillationAgrees) {
     const at::Tensor ids = Values(*expected, absl::StrCat("ids_", i)).to(at::kInt).flatten().contiguous();
     const at::Tensor values = Values(*expected, absl::StrCat("log_probabilities_", i)).flatten();
     ASSERT_EQ(static_cast<int64_t>(found.ids.size()), ids.numel());
-    EXPECT_EQ(found.ids, std::vector<int32_t>(ids.const_data_ptr<int32_t>(), ids.const_data_ptr<int32_t>() + ids.numel()));
+    EXPECT_EQ(found.ids,
+              std::vector<int32_t>(ids.const_data_ptr<int32_t>(), ids.const_data_ptr<int32_t>() + ids.numel()));
     EXPECT_LT((at::tensor(found.log_probabilities) - values).abs().max().item<double>(), 1e-4);
   }
   options_.temperature = spec.temperature;

@@ -19,8 +19,8 @@ class ObjectivesTest : public RunnerFixture {
     RunnerFixture::SetUp();
     std::string rows;
     for (int i = 0; i < 24; ++i) {
-      rows += absl::StrCat(R"({"prompt": "row )", i, R"( says", "chosen": " the )", i % 5, R"(", "rejected": " hell )", i % 3,
-                           "\"}\n");
+      rows += absl::StrCat(R"({"prompt": "row )", i, R"( says", "chosen": " the )", i % 5, R"(", "rejected": " hell )",
+                           i % 3, "\"}\n");
     }
     Upload("pairs", rows);
   }
@@ -41,7 +41,8 @@ class ObjectivesTest : public RunnerFixture {
 };
 
 TEST_F(ObjectivesTest, PreferencesAreLearned) {
-  for (const auto& [id, method] : {std::pair<const char*, MethodSpec>("lora", Lora()), {"full", FullSpec{}}, {"ia3", Ia3Spec{}}}) {
+  for (const auto& [id, method] :
+       {std::pair<const char*, MethodSpec>("lora", Lora()), {"full", FullSpec{}}, {"ia3", Ia3Spec{}}}) {
     Job job = Dpo(id, method, 20);
     if (std::holds_alternative<Ia3Spec>(method)) job.spec.hyperparameters.learning_rate = 0.1;
     const absl::Status status = Run(job);
@@ -63,7 +64,8 @@ TEST_F(ObjectivesTest, TheReferenceIsTheBaseModelOrTheStart) {
   ASSERT_TRUE(Run(Dpo("base", Lora(), 1)).ok());
   EXPECT_NEAR(control_->progress.train_loss, std::log(2), 1e-6);
   ASSERT_TRUE(Run(Dpo("prompt", SoftPromptSpec{.num_virtual_tokens = 3}, 1)).ok());
-  EXPECT_GT(std::abs(control_->progress.train_loss - std::log(2)), 1e-3) << "a soft prompt changes what the base model says";
+  EXPECT_GT(std::abs(control_->progress.train_loss - std::log(2)), 1e-3)
+      << "a soft prompt changes what the base model says";
   ASSERT_TRUE(Run(MakeJob("first", SoftPromptSpec{.num_virtual_tokens = 3})).ok());
   Job next = Dpo("next", SoftPromptSpec{}, 1);
   next.spec.start_from = StartPoint{.model = "first-model"};
@@ -126,10 +128,11 @@ TEST_F(ObjectivesTest, AStudentComesToSayWhatItsTeacherDoes) {
   // Without the teacher's part it is the usual loss.
   const double hard = distill("hard", 0, 1);
   ASSERT_TRUE(Run([&] {
-    Job job = MakeJob("usual", FullSpec{});
-    job.spec.hyperparameters.max_steps = 1;
-    return job;
-  }()).ok());
+                Job job = MakeJob("usual", FullSpec{});
+                job.spec.hyperparameters.max_steps = 1;
+                return job;
+              }())
+                  .ok());
   EXPECT_NEAR(hard, control_->progress.train_loss, 1e-5 * hard);
 }
 
@@ -182,7 +185,8 @@ TEST_F(ObjectivesTest, LongTextsAreCutOrSplitAndPackedWithoutPadding) {
   EXPECT_EQ(all.truncated_examples, 0);
   EXPECT_GT(all.train_examples, 40);
   EXPECT_EQ(registry_->Get("split-model")->dataset_kind, DatasetKind::kText);
-  // Every byte and every end token is predicted once, but for the first of each text (the tokenizer has no begin token) and bytes that it merges.
+  // Every byte and every end token is predicted once, but for the first of each text (the tokenizer has no begin token)
+  // and bytes that it merges.
   EXPECT_GT(all.train_loss_tokens, lost.train_loss_tokens);
   EXPECT_LE(all.train_loss_tokens, bytes + 20);
   EXPECT_GE(all.train_loss_tokens, bytes - 20);
@@ -191,7 +195,8 @@ TEST_F(ObjectivesTest, LongTextsAreCutOrSplitAndPackedWithoutPadding) {
 // Parts of one text in training and validation would make the latter too good.
 TEST_F(ObjectivesTest, TextsAreHeldOutWhole) {
   std::string rows;
-  for (int i = 0; i < 10; ++i) rows += absl::StrCat("{\"text\": \"", std::string(60, static_cast<char>('a' + i)), "\"}\n");
+  for (int i = 0; i < 10; ++i)
+    rows += absl::StrCat("{\"text\": \"", std::string(60, static_cast<char>('a' + i)), "\"}\n");
   Upload("letters", rows);
   Job job = MakeJob("held", Lora());
   job.spec.dataset = "letters";

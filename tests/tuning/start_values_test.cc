@@ -44,7 +44,8 @@ struct MethodCase {
 
 class EveryStartTest : public StartValuesTest, public ::testing::WithParamInterface<MethodCase> {};
 
-// The published values of a job that goes nowhere are those of the model that it started from; a start of its own is not.
+// The published values of a job that goes nowhere are those of the model that it started from; a start of its own is
+// not.
 TEST_P(EveryStartTest, BeginsWithATunedModelsValues) {
   const Job first = MakeJob("first", GetParam().method);
   ASSERT_TRUE(Run(first).ok());
@@ -70,12 +71,13 @@ TEST_P(EveryStartTest, BeginsWithACheckpointsValues) {
 
 INSTANTIATE_TEST_SUITE_P(
     Methods, EveryStartTest,
-    ::testing::Values(MethodCase{"Lora", LoraSpec{.rank = 4, .alpha = 12, .use_rslora = true}, "adapter_model.safetensors"},
-                      MethodCase{"Ia3", Ia3Spec{{TargetModule::kQProj, TargetModule::kDownProj}}, "adapter_model.safetensors"},
-                      MethodCase{"SoftPrompt", SoftPromptSpec{.num_virtual_tokens = 3}, "adapter_model.safetensors"},
-                      MethodCase{"Prefix", PrefixSpec{.num_virtual_tokens = 1}, "adapter_model.safetensors"},
-                      MethodCase{"Full", FullSpec{}, "model.safetensors"},
-                      MethodCase{"Partial", PartialSpec{.last_layers = 1}, "model.safetensors"}),
+    ::testing::Values(
+        MethodCase{"Lora", LoraSpec{.rank = 4, .alpha = 12, .use_rslora = true}, "adapter_model.safetensors"},
+        MethodCase{"Ia3", Ia3Spec{{TargetModule::kQProj, TargetModule::kDownProj}}, "adapter_model.safetensors"},
+        MethodCase{"SoftPrompt", SoftPromptSpec{.num_virtual_tokens = 3}, "adapter_model.safetensors"},
+        MethodCase{"Prefix", PrefixSpec{.num_virtual_tokens = 1}, "adapter_model.safetensors"},
+        MethodCase{"Full", FullSpec{}, "model.safetensors"},
+        MethodCase{"Partial", PartialSpec{.last_layers = 1}, "model.safetensors"}),
     [](const auto& info) { return std::string(info.param.name); });
 
 TEST_F(StartValuesTest, OpenSettingsOfTheShapeAreTheStarts) {
@@ -83,6 +85,7 @@ TEST_F(StartValuesTest, OpenSettingsOfTheShapeAreTheStarts) {
   Job second = Still(MakeJob("second", LoraSpec{}));
   second.spec.start_from = StartPoint{.model = "first-model"};
   ASSERT_TRUE(Run(second).ok());
+  EXPECT_EQ(control_->logs[0], "starts from the values of models/first-model");
   EXPECT_EQ(Bytes("second-model", "adapter_model.safetensors"), Bytes("first-model", "adapter_model.safetensors"));
   // Its checkpoints tell the shape that was filled in.
   const TrainingState state = ReadTrainingState(temp_.File("jobs/second/1")).value();

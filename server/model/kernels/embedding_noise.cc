@@ -38,8 +38,8 @@ void AddEmbeddingNoise(const Tensor& x_TD, const Tensor& ids_T, const Tensor& st
   if (UsesCudaKernels(x_TD)) {
     cuda::EmbeddingNoise(CudaTypeOf(x_TD), x_TD.mutable_data_ptr(), ids_T.const_data_ptr<int64_t>(),
                          starts_int32.const_data_ptr<int32_t>(), starts_int32.numel() - 1, virtual_tokens, alpha,
-                         seed.on_device.defined() ? seed.on_device.const_data_ptr<int64_t>() : nullptr, seed.value, rows,
-                         columns, CurrentCudaStream());
+                         seed.on_device.defined() ? seed.on_device.const_data_ptr<int64_t>() : nullptr, seed.value,
+                         rows, columns, CurrentCudaStream());
     return;
   }
   const std::vector<float> magnitudes = Magnitudes(ids_T, starts_int32, virtual_tokens, alpha, columns);
