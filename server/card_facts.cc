@@ -92,7 +92,28 @@ void AddTraining(const Hyperparameters& h, Lines* lines) {
   Add("precision", h.precision, lines);
   if (h.quantization != "none") Add("base model's weights in training", h.quantization, lines);
   if (h.optimizer_state != "float32") Add("optimizer state", h.optimizer_state, lines);
+  AddPositive("NEFTune's noise", h.neftune_noise_alpha, lines);
   if (h.seed) Add("seed", absl::StrCat(*h.seed), lines);
+}
+
+void AddStartAndObjective(const JobSpec& spec, Lines* lines) {
+  if (spec.start_from) {
+    Add("training started from", spec.start_from->model.empty()
+                                     ? absl::StrCat("step ", spec.start_from->step, " of job ", spec.start_from->job)
+                                     : spec.start_from->model, lines);
+  }
+  if (spec.dpo) {
+    Add("objective", "direct preference optimisation", lines);
+    Add("beta", Number(spec.dpo->beta > 0 ? spec.dpo->beta : 0.1), lines);
+    AddPositive("label smoothing", spec.dpo->label_smoothing, lines);
+  }
+  if (!spec.distillation) return;
+  const DistillationSpec& distillation = *spec.distillation;
+  Add("objective", "distillation", lines);
+  Add("teacher", distillation.teacher, lines);
+  Add("teacher's tokens", absl::StrCat(distillation.top_k > 0 ? distillation.top_k : 16), lines);
+  Add("weight of the teacher's part", Number(distillation.weight.value_or(0.5)), lines);
+  Add("temperature", Number(distillation.temperature > 0 ? distillation.temperature : 1), lines);
 }
 
 void AddJob(const Job& job, ModelCardFacts* facts) {
@@ -105,6 +126,7 @@ void AddJob(const Job& job, ModelCardFacts* facts) {
     facts->left_out_examples = job.data_report->dropped_examples;
   }
   std::visit([&](const auto& method) { AddMethod(method, &facts->settings); }, job.spec.method);
+  AddStartAndObjective(job.spec, &facts->settings);
   if (job.resolved_hyperparameters) AddTraining(*job.resolved_hyperparameters, &facts->settings);
   if (job.training_seconds > 0) Add("time in steps and evaluations", SecondsText(job.training_seconds), &facts->cost);
   if (job.energy_joules) Add("energy of the device in that time", EnergyText(*job.energy_joules), &facts->cost);

@@ -82,8 +82,9 @@ void AddUpload(CLI::App* group, Context* context) {
   AddRepeated(command, "--map", args->mapping, "Rename a column before templates apply, from=to; may be repeated");
   command->add_option("--format", args->format, "jsonl, csv or tsv (default: by the first byte)")
       ->check(CLI::IsMember({"jsonl", "csv", "tsv"}));
-  command->add_option("--kind", args->kind, "prompt-completion, chat or text (default: by the first row)")
-      ->check(CLI::IsMember({"prompt-completion", "chat", "text"}));
+  command->add_option("--kind", args->kind,
+                      "prompt-completion, chat, text, preference or chat-preference (default: by the first row)")
+      ->check(CLI::IsMember({"prompt-completion", "chat", "text", "preference", "chat-preference"}));
   command->add_flag("--skip-bad-rows", args->skip_bad_rows, "Leave bad rows out and count them, instead of failing");
   AddRepeated(command, "--label", args->labels, "Label as key=value; may be repeated");
   command->callback([context, args] {

@@ -48,7 +48,8 @@ std::string DescribeSettings(const v1::Hyperparameters& h) {
                       h.precision(), h.quantization().empty() || h.quantization() == "none"
                                          ? ""
                                          : absl::StrCat(" over ", h.quantization(), " weights"),
-                      h.optimizer_state() == "int8" ? ", 8-bit optimizer state" : "");
+                      h.optimizer_state() == "int8" ? ", 8-bit optimizer state" : "",
+                      h.neftune_noise_alpha() > 0 ? absl::StrCat(", NEFTune ", FormatNumber(h.neftune_noise_alpha())) : "");
 }
 
 std::string DescribeProgress(const v1::JobProgress& p) {
@@ -59,8 +60,13 @@ std::string DescribeProgress(const v1::JobProgress& p) {
   std::string text = absl::StrCat("step ", p.step(), "/", p.total_steps(), ", loss ", FormatNumber(p.train_loss()));
   if (p.validation_loss() > 0) {
     absl::StrAppend(&text, ", validation loss ", FormatNumber(p.validation_loss()), " (best ",
-                    FormatNumber(p.best_validation_loss()), "), token accuracy ",
-                    FormatNumber(p.validation_token_accuracy()));
+                    FormatNumber(p.best_validation_loss()), "), ");
+    if (p.validation_preference_accuracy() > 0) {
+      absl::StrAppend(&text, "preferred ", FormatNumber(p.validation_preference_accuracy()), ", reward margin ",
+                      FormatNumber(p.validation_reward_margin()));
+    } else {
+      absl::StrAppend(&text, "token accuracy ", FormatNumber(p.validation_token_accuracy()));
+    }
   }
   return text;
 }
@@ -76,6 +82,21 @@ std::string DescribeTextPrompt(const v1::TextPromptSearch& search) {
   if (search.has_max_examples()) absl::StrAppend(&text, ", at most ", search.max_examples(), " examples");
   if (search.max_calls() > 0) absl::StrAppend(&text, ", at most ", search.max_calls(), " calls");
   return text;
+}
+
+// Empty for the usual one.
+std::string DescribeObjective(const v1::TuningJob& job) {
+  if (job.has_dpo()) {
+    const double beta = job.dpo().beta() > 0 ? job.dpo().beta() : 0.1;
+    std::string text = absl::StrCat("direct preference optimisation, beta ", FormatNumber(beta));
+    if (job.dpo().label_smoothing() > 0) absl::StrAppend(&text, ", label smoothing ", FormatNumber(job.dpo().label_smoothing()));
+    return text;
+  }
+  if (!job.has_distillation()) return "";
+  const v1::Distillation& d = job.distillation();
+  return absl::StrCat("distillation of ", d.teacher(), ", weight ", FormatNumber(d.has_weight() ? d.weight() : 0.5),
+                      ", top ", d.top_k() > 0 ? d.top_k() : 16, ", temperature ",
+                      FormatNumber(d.temperature() > 0 ? d.temperature() : 1));
 }
 
 std::string DescribePartial(const v1::PartialTuning& partial) {
@@ -186,6 +207,8 @@ void PrintJob(std::ostream& out, const v1::TuningJob& job) {
                        {"error", error},
                        {"method", DescribeMethod(job)},
                        {"base model", job.base_model()},
+                       {"starts from", job.start_from()},
+                       {"objective", DescribeObjective(job)},
                        {"dataset", job.dataset()},
                        {"validation dataset", job.validation_dataset()},
                        {"progress", DescribeProgress(job.progress())},

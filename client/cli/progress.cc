@@ -32,6 +32,7 @@ std::string FormatJobProgress(absl::string_view job, v1::TuningJob::State state,
   std::vector<std::string> parts;
   const bool is_search = p.train_loss() == 0;  // which trains nothing
   if (step > 0 && !is_search) parts.push_back(absl::StrFormat("loss %.3f", p.train_loss()));
+  if (step > 0 && p.preference_accuracy() > 0) parts.push_back(absl::StrFormat("preferred %.3f", p.preference_accuracy()));
   if (step > 0 && p.validation_score() > 0) parts.push_back(absl::StrFormat("score %.3f", p.validation_score()));
   if (running && p.tokens_per_second() > 0) parts.push_back(FormatCount(p.tokens_per_second()) + " tok/s");
   if (running && step > 0 && p.eta_seconds() >= 0) parts.push_back(FormatSeconds(p.eta_seconds()) + " left");
@@ -48,6 +49,11 @@ std::string FormatEvaluation(const v1::JobProgress& p) {
     return absl::StrFormat("call %d/%d  best score %.3f", p.step(), p.total_steps(), p.validation_score());
   }
   bool best = p.validation_loss() <= p.best_validation_loss();
+  if (p.validation_preference_accuracy() > 0) {
+    return absl::StrFormat("step %d/%d  validation loss %.3f  preferred %.3f, margin %.3f%s", p.step(), p.total_steps(),
+                           p.validation_loss(), p.validation_preference_accuracy(), p.validation_reward_margin(),
+                           best ? "  best so far" : "");
+  }
   return absl::StrFormat("step %d/%d  validation loss %.3f  token accuracy %.3f%s", p.step(), p.total_steps(),
                          p.validation_loss(), p.validation_token_accuracy(), best ? "  best so far" : "");
 }

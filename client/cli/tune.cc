@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "client/cli/commands.h"
@@ -47,6 +48,15 @@ struct TuneArgs {
   std::vector<std::string> parameters;
   bool biases_and_norms = false;
 
+  // Start and objective.
+  std::string start_from, teacher;
+  bool dpo = false;
+  double dpo_beta = 0, dpo_label_smoothing = 0, distillation_temperature = 0, neftune_alpha = 0;
+  int32_t teacher_top_k = 0;
+  std::optional<double> distillation_weight;
+  // Options that go with another alone.
+  std::vector<CLI::Option*> dpo_options, distillation_options;
+
   // Hyperparameters; zero or unset is "auto".
   double epochs = 0, learning_rate = 0, learning_rate_multiplier = 0;
   int64_t max_steps = 0, micro_batch_tokens = 0, eval_steps = 0, checkpoint_steps = 0;
@@ -60,7 +70,7 @@ struct TuneArgs {
   std::string prompt_template, completion_template;
   int32_t max_tokens = 0;
   double validation_fraction = 0;
-  bool train_on_prompt = false;
+  bool train_on_prompt = false, split_long_texts = false;
 
   // Options that belong to some methods, to refuse them with another.
   std::vector<std::pair<CLI::Option*, std::vector<std::string>>> method_options;
@@ -121,6 +131,25 @@ void AddSearchOptions(CLI::App* command, TuneArgs* args) {
   add(command->add_option("--max-minutes", args->max_minutes, "Most minutes of searching (default: any)"));
 }
 
+void AddObjectiveOptions(CLI::App* command, TuneArgs* args) {
+  command->option_defaults()->group("Start and objective (default: the likelihood of the answers)");
+  command->add_option("--start-from", args->start_from,
+                      "Start from a tuned model's values, or a checkpoint's (tuningJobs/JOB/checkpoints/STEP), of the "
+                      "same method, base model and shape");
+  command->add_flag("--dpo", args->dpo, "Direct preference optimisation, on rows of prompt, chosen and rejected");
+  args->dpo_options = {
+      command->add_option("--dpo-beta", args->dpo_beta, "Smaller goes farther from the reference (default: 0.1)"),
+      command->add_option("--dpo-label-smoothing", args->dpo_label_smoothing,
+                          "Share of pairs thought to be labelled wrongly, 0 to below 0.5 (default: 0)")};
+  command->add_option("--teacher", args->teacher, "Distillation: learn this model's probabilities, too");
+  args->distillation_options = {
+      command->add_option("--teacher-top-k", args->teacher_top_k, "Its likeliest tokens, 1 to 1024 (default: 16)"),
+      command->add_option("--distillation-weight", args->distillation_weight,
+                          "Of the teacher's part of the loss, 0 to 1 (default: 0.5)"),
+      command->add_option("--distillation-temperature", args->distillation_temperature,
+                          "Of both models' probabilities in it (default: 1)")};
+}
+
 void AddTrainingOptions(CLI::App* command, TuneArgs* args) {
   // Options added from here on are listed under this heading.
   command->option_defaults()->group("Training (unset options take the method's proven default)");
@@ -151,6 +180,8 @@ void AddTrainingOptions(CLI::App* command, TuneArgs* args) {
       ->check(CLI::IsMember({"none", "int8", "nf4"}));
   command->add_option("--optimizer-state", args->optimizer_state, "AdamW's moments: float32 or int8 (default: float32)")
       ->check(CLI::IsMember({"float32", "int8"}));
+  command->add_option("--neftune-alpha", args->neftune_alpha,
+                      "NEFTune: noise on the embedded input while training, e.g. 5 (default: 0, none)");
 }
 
 void AddDataOptions(CLI::App* command, TuneArgs* args) {
@@ -161,6 +192,8 @@ void AddDataOptions(CLI::App* command, TuneArgs* args) {
   command->add_option("--validation-fraction", args->validation_fraction,
                     "Share of the rows held out, 0 to 0.5; negative: none (default: 0.1)");
   command->add_flag("--train-on-prompt", args->train_on_prompt, "Also learn to produce the prompt");
+  command->add_flag("--split-long-texts", args->split_long_texts,
+                    "Plain text: make several examples of what is longer than --max-tokens, instead of cutting it");
 }
 
 // `tuning`: a method's message.
@@ -263,6 +296,33 @@ void SetHyperparameters(const TuneArgs& args, v1::Hyperparameters* h) {
   h->set_precision(args.precision);
   h->set_quantization(args.quantization);
   h->set_optimizer_state(args.optimizer_state);
+  h->set_neftune_noise_alpha(args.neftune_alpha);
+}
+
+absl::Status SetStartAndObjective(const TuneArgs& args, v1::TuningJob* job) {
+  // A checkpoint is named in full.
+  const bool is_checkpoint = absl::StartsWith(args.start_from, absl::StrCat(kTuningJobs, "/"));
+  job->set_start_from(is_checkpoint ? args.start_from : FullName(kModels, args.start_from));
+  auto refuse = [](const std::vector<CLI::Option*>& options, const char* needed) -> absl::Status {
+    for (const CLI::Option* option : options) {
+      if (option->count() > 0) return UsageError(absl::StrCat(option->get_name(), " goes with ", needed));
+    }
+    return absl::OkStatus();
+  };
+  if (!args.dpo) ATTUNE_RETURN_IF_ERROR(refuse(args.dpo_options, "--dpo"));
+  if (args.teacher.empty()) ATTUNE_RETURN_IF_ERROR(refuse(args.distillation_options, "--teacher"));
+  if (args.dpo && !args.teacher.empty()) return UsageError("--dpo and --teacher exclude each other");
+  if (args.dpo) {
+    job->mutable_dpo()->set_beta(args.dpo_beta);
+    job->mutable_dpo()->set_label_smoothing(args.dpo_label_smoothing);
+  }
+  if (args.teacher.empty()) return absl::OkStatus();
+  v1::Distillation& distillation = *job->mutable_distillation();
+  distillation.set_teacher(FullName(kModels, args.teacher));
+  distillation.set_top_k(args.teacher_top_k);
+  distillation.set_temperature(args.distillation_temperature);
+  if (args.distillation_weight) distillation.set_weight(*args.distillation_weight);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<v1::TuningJob> MakeJob(const TuneArgs& args) {
@@ -277,11 +337,13 @@ absl::StatusOr<v1::TuningJob> MakeJob(const TuneArgs& args) {
   ATTUNE_ASSIGN_OR_RETURN(auto labels, ParsePairs(args.labels, "--label"));
   for (const auto& [key, value] : labels) (*job.mutable_labels())[key] = value;
   ATTUNE_RETURN_IF_ERROR(SetMethod(args, &job));
+  ATTUNE_RETURN_IF_ERROR(SetStartAndObjective(args, &job));
   SetHyperparameters(args, job.mutable_hyperparameters());
   v1::DataOptions& data = *job.mutable_data();
   ATTUNE_ASSIGN_OR_RETURN(*data.mutable_prompt_template(), ReadTemplate(args.prompt_template));
   ATTUNE_ASSIGN_OR_RETURN(*data.mutable_completion_template(), ReadTemplate(args.completion_template));
   data.set_train_on_prompt(args.train_on_prompt);
+  data.set_split_long_texts(args.split_long_texts);
   data.set_max_sequence_tokens(args.max_tokens);
   data.set_validation_fraction(args.validation_fraction);
   return job;
@@ -337,6 +399,7 @@ void AddTuneCommand(CLI::App* app, Context* context) {
       ->excludes(watch);
   AddMethodOptions(command, args.get());
   AddSearchOptions(command, args.get());
+  AddObjectiveOptions(command, args.get());
   AddTrainingOptions(command, args.get());
   AddDataOptions(command, args.get());
   command->callback([context, args] { context->action = [context, args] { return Tune(context, *args); }; });

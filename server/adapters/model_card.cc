@@ -26,6 +26,8 @@ const char* Rows(DatasetKind kind) {
     case DatasetKind::kPromptCompletion: return "prompts with completions";
     case DatasetKind::kChat: return "conversations";
     case DatasetKind::kText: return "plain text";
+    case DatasetKind::kPreference: return "preferences between completions";
+    case DatasetKind::kChatPreference: return "preferences between answers in conversations";
     case DatasetKind::kUnspecified: break;
   }
   return "";
@@ -36,6 +38,8 @@ const char* MeasuredOn(absl::string_view metric) {
   if (metric == "train_loss") return "answer tokens of the last training step, nats a token";
   if (metric == "validation_loss") return "answer tokens of the validation examples, nats a token; lower is better";
   if (metric == "validation_token_accuracy") return "answer tokens of the validation examples that were the likeliest";
+  if (metric == "validation_preference_accuracy") return "validation pairs whose preferred answer gained more than the other";
+  if (metric == "validation_reward_margin") return "validation pairs: by how much more it gained, times beta, nats";
   if (metric == "trained_tokens") return "tokens that training read, all passes";
   if (metric == "steps") return "optimizer steps";
   if (metric == "trainable_parameters") return "numbers that training changed";

@@ -83,6 +83,10 @@ absl::Status AdviceRun::ReadData() {
     return MakeError(absl::StatusCode::kFailedPrecondition, "NO_ANSWERS",
                      "Plain text has no answers that could be judged; give rows with prompts and completions.");
   }
+  if (data_.kind == DatasetKind::kPreference || data_.kind == DatasetKind::kChatPreference) {
+    return MakeError(absl::StatusCode::kFailedPrecondition, "PREFERENCE_DATA",
+                     "Preferences have no one answer that could be judged; give rows with prompts and completions.");
+  }
   UseTemplates(request_.data, &data_);
   ATTUNE_ASSIGN_OR_RETURN(rows_, deps_.datasets->ReadRows(data_.id));
   if (rows_.size() < 2) {

@@ -26,6 +26,10 @@ bool IsTemplate(ContenderKind kind) {
 
 // Chats and plain text have no template that a prompt could be.
 absl::Status CheckKind(const ComparisonSpec& spec, DatasetKind data) {
+  if (data == DatasetKind::kPreference || data == DatasetKind::kChatPreference) {
+    return InvalidField("comparison.dataset", "must not hold preferences: they have no one answer that could be judged",
+                        "PREFERENCE_DATA");
+  }
   if (data == DatasetKind::kPromptCompletion) return absl::OkStatus();
   const bool has_template = std::any_of(spec.contenders.begin(), spec.contenders.end(), IsTemplate);
   if (!has_template && spec.hand_prompt.empty()) return absl::OkStatus();

@@ -54,7 +54,18 @@ absl::Status ReadRows(absl::string_view bytes, DatasetInfo* info, const std::fun
     ++info->row_count;
     for (const auto& [name, value] : raw.columns) columns.insert(name);
     if (raw.has_messages) columns.insert("messages");
-    if (on_row) on_row(Row{raw.line, std::move(raw.columns), std::move(raw.messages), std::move(raw.tools)});
+    for (const auto& [turns, name] : {std::pair(&raw.prompt, "prompt"), std::pair(&raw.chosen, "chosen"),
+                                      std::pair(&raw.rejected, "rejected")}) {
+      if (!turns->empty()) columns.insert(name);
+    }
+    if (!on_row) return;
+    Row row;
+    if (check.kind() == DatasetKind::kChatPreference) JoinChatPreference(raw, &row);
+    row.line = raw.line;
+    row.columns = std::move(raw.columns);
+    row.messages = std::move(raw.messages);
+    row.tools = std::move(raw.tools);
+    on_row(std::move(row));
   };
   if (info->format == DatasetFormat::kJsonl) {
     ReadJsonlRows(bytes, info->column_mapping, take);

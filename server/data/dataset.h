@@ -20,7 +20,7 @@ inline constexpr char kDefaultPromptTemplate[] = "{{prompt}}";
 inline constexpr char kDefaultCompletionTemplate[] = "{{completion}}";
 
 enum class DatasetFormat { kUnspecified = 0, kJsonl = 1, kCsv = 2, kTsv = 3 };
-enum class DatasetKind { kUnspecified = 0, kPromptCompletion = 1, kChat = 2, kText = 3 };
+enum class DatasetKind { kUnspecified = 0, kPromptCompletion = 1, kChat = 2, kText = 3, kPreference = 4, kChatPreference = 5 };
 
 // One good row.
 struct Row {
@@ -28,6 +28,7 @@ struct Row {
   Columns columns;                 // after the column mapping; numbers and booleans as their JSON text
   std::vector<ChatTurn> messages;  // for kChat
   std::string tools;               // of a chat: a JSON list's text, or empty
+  std::vector<ChatTurn> chosen, rejected;  // for kChatPreference: whole chats, which differ in their last turn
 };
 
 // A bad one.
@@ -62,7 +63,9 @@ struct DatasetInfo {
 // skipped_row_count and row_errors. A row is bad if it is no JSON object / has
 // another number of fields than the header, is not UTF-8, lacks a column that a
 // template needs, has an empty completion or text, or a malformed `messages`
-// (needs at least one assistant turn that trains, known roles, string contents: see chat_message.h) or `tools`.
+// (needs at least one assistant turn that trains, known roles, string contents: see chat_message.h) or `tools`; of
+// preferences also if an answer is
+// missing, empty or the same as the other, or if the chats before them differ.
 // `on_row` is called for each good row, in order; it may be null.
 // INVALID_ARGUMENT (EMPTY_DATASET) if there is no good row, (BAD_FORMAT) for a
 // malformed header line, (BAD_TEMPLATE).

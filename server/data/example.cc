@@ -39,6 +39,10 @@ std::vector<ChatTurn> ThroughLastAnswer(std::vector<ChatTurn> turns) {
 absl::StatusOr<ExampleRenderer> ExampleRenderer::Create(const Tokenizer* tokenizer, const ChatTemplate* chat,
                                                         RenderOptions options) {
   if (options.kind == DatasetKind::kUnspecified) return InvalidField("kind", "must be known");
+  if (options.kind == DatasetKind::kPreference || options.kind == DatasetKind::kChatPreference) {
+    return MakeError(absl::StatusCode::kInvalidArgument, "PREFERENCE_DATA",
+                     "The data are preferences, which are for direct preference optimisation (dpo) alone.");
+  }
   if (options.max_tokens < 1) return InvalidField("max_sequence_tokens", "must be at least 1");
   if (options.kind == DatasetKind::kChat && chat == nullptr) {
     return MakeError(absl::StatusCode::kInvalidArgument, "NO_CHAT_TEMPLATE",
@@ -66,6 +70,10 @@ bool ExampleRenderer::begins_with_bos() const {
 
 absl::StatusOr<Example> ExampleRenderer::Render(const Row& row, int64_t index) const {
   if (options_.kind == DatasetKind::kText) return RenderText(row, index);
+  return RenderAtMost(row, index, options_.max_tokens);
+}
+
+absl::StatusOr<Example> ExampleRenderer::RenderAtMost(const Row& row, int64_t index, int64_t max_tokens) const {
   Row trimmed;
   if (options_.kind == DatasetKind::kChat) {
     trimmed.messages = ThroughLastAnswer(row.messages);
@@ -75,7 +83,7 @@ absl::StatusOr<Example> ExampleRenderer::Render(const Row& row, int64_t index) c
 
   ATTUNE_ASSIGN_OR_RETURN(Piece answer, Answer(used));
   int64_t answer_tokens = static_cast<int64_t>(answer.tokens.size());
-  ATTUNE_ASSIGN_OR_RETURN(Piece prompt, Prompt(used, options_.max_tokens - answer_tokens));
+  ATTUNE_ASSIGN_OR_RETURN(Piece prompt, Prompt(used, max_tokens - answer_tokens));
   Example example;
   example.row = index;
   example.prompt_tokens = static_cast<int64_t>(prompt.tokens.size());
@@ -87,6 +95,34 @@ absl::StatusOr<Example> ExampleRenderer::Render(const Row& row, int64_t index) c
   example.prompt = std::move(prompt.text);
   example.completion = std::move(answer.text);
   return example;
+}
+
+absl::StatusOr<std::vector<Example>> ExampleRenderer::RenderAll(const Row& row, int64_t index) const {
+  if (options_.kind == DatasetKind::kText && options_.split_long_texts) return SplitText(row, index);
+  ATTUNE_ASSIGN_OR_RETURN(Example example, Render(row, index));
+  return std::vector<Example>{std::move(example)};
+}
+
+absl::StatusOr<std::vector<Example>> ExampleRenderer::SplitText(const Row& row, int64_t index) const {
+  ATTUNE_ASSIGN_OR_RETURN(const std::string text, TextColumn(row.columns));
+  std::vector<int32_t> tokens = encoder_.Begin(text, false);
+  if (begins_with_bos()) tokens.insert(tokens.begin(), tokenizer_->bos_id());
+  if (tokenizer_->eos_id() >= 0) tokens.push_back(tokenizer_->eos_id());
+  const int64_t count = static_cast<int64_t>(tokens.size());
+  // One token of each later part is the one before's; a part of one token alone would train nothing.
+  const int64_t most = std::max<int64_t>(2, options_.max_tokens);
+  std::vector<Example> parts;
+  for (int64_t begin = 0; begin == 0 || begin + 1 < count; begin += most - 1) {
+    Example& part = parts.emplace_back();
+    part.row = index;
+    part.tokens.assign(tokens.begin() + begin, tokens.begin() + std::min(count, begin + most));
+    part.has_loss.assign(part.tokens.size(), 1);
+    const bool has_context = begin > 0 || begins_with_bos();
+    if (has_context) part.has_loss[0] = 0;
+    part.prompt_tokens = has_context ? 1 : 0;
+    part.completion = tokenizer_->Decode({part.tokens.begin() + part.prompt_tokens, part.tokens.end()}, true);
+  }
+  return parts;
 }
 
 absl::StatusOr<Example> ExampleRenderer::RenderText(const Row& row, int64_t index) const {

@@ -16,6 +16,14 @@
 
 namespace attune {
 
+// What a teacher says of an answer: for each token that carries loss, in order, its k likeliest tokens there and their
+// log-probabilities, nats.
+struct TeacherTokens {
+  int64_t k = 0;  // 0: no teacher
+  std::vector<int32_t> ids;
+  std::vector<float> log_probabilities;  // as many
+};
+
 // A row as the model reads it.
 struct Example {
   int64_t row = 0;                 // index in the dataset, from 0
@@ -24,6 +32,9 @@ struct Example {
   int64_t prompt_tokens = 0;       // tokens before the (last) answer
   bool truncated = false;          // the prompt was cut
   std::string prompt, completion;  // rendered text, after cutting
+  // Of a preference's answer, nats: what the reference gives it, set before training.
+  double reference_log_probability = 0;
+  TeacherTokens teacher;  // of distillation, set before training
 };
 
 // How rows become examples. Fields as in DataOptions of tuning_job.proto.
@@ -33,6 +44,7 @@ struct RenderOptions {
   std::string completion_template = "{{completion}}";
   bool train_on_prompt = false;
   int64_t max_tokens = 2048;  // of the whole example
+  bool split_long_texts = false;
 };
 
 // Renders rows: training, preview and evaluation all use it, so that they see the
@@ -50,6 +62,7 @@ struct RenderOptions {
 class ExampleRenderer {
  public:
   // INVALID_ARGUMENT: (BAD_TEMPLATE), (NO_CHAT_TEMPLATE) for kChat without `chat`,
+  // (PREFERENCE_DATA) for rows of preferences, which PreferenceRenderer is for,
   // (INVALID_FIELD) for an unspecified kind or max_tokens below 1.
   static absl::StatusOr<ExampleRenderer> Create(const Tokenizer* tokenizer, const ChatTemplate* chat,
                                                 RenderOptions options);
@@ -57,6 +70,12 @@ class ExampleRenderer {
   // OUT_OF_RANGE (ANSWER_TOO_LONG) if the answer alone does not fit; INVALID_ARGUMENT
   // (MISSING_COLUMN), (NO_MESSAGES) and ChatEncoder's errors.
   absl::StatusOr<Example> Render(const Row& row, int64_t index) const;
+  // What training makes of the row: Render's example or, of a text that is longer and is to be split, its parts in order. The
+  // end token is the last part's; each other part but the first begins with the token that ended the one before, which
+  // carries no loss there.
+  absl::StatusOr<std::vector<Example>> RenderAll(const Row& row, int64_t index) const;
+  // The same in at most so many tokens. Not for kText.
+  absl::StatusOr<Example> RenderAtMost(const Row& row, int64_t index, int64_t max_tokens) const;
 
   // The prompt of a request or an evaluation: as Render's, without the answer, with
   // room left for `answer_tokens`. `truncated` (may be null) tells whether it was cut.
@@ -88,6 +107,7 @@ class ExampleRenderer {
   absl::StatusOr<Piece> Prompt(const Row& row, int64_t room) const;
   absl::StatusOr<Piece> Answer(const Row& row) const;
   absl::StatusOr<Example> RenderText(const Row& row, int64_t index) const;
+  absl::StatusOr<std::vector<Example>> SplitText(const Row& row, int64_t index) const;
   bool begins_with_bos() const;
 
   const Tokenizer* tokenizer_;

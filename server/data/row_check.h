@@ -10,6 +10,10 @@
 
 namespace attune {
 
+// Puts the chats of a row of preferences between chats into `joined`, each with what comes before the answers. What is
+// wrong with the row; empty if nothing is.
+std::string JoinChatPreference(const RawRow& row, Row* joined);
+
 // Decides which rows of a dataset are good. Not thread-safe.
 class RowCheck {
  public:
@@ -27,6 +31,9 @@ class RowCheck {
   RowCheck(DatasetKind kind, bool has_templates, PromptTemplate prompt, PromptTemplate completion);
   DatasetKind Detect(const RawRow& row) const;
   std::string PromptCompletionProblem(const Columns& columns) const;
+  // Whether the row has two answers, and no template takes another column for the answer.
+  bool HasPreference(const RawRow& row) const;
+  std::string PreferenceProblem(Columns columns) const;
 
   DatasetKind kind_;
   bool has_templates_;  // other than the defaults

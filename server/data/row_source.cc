@@ -22,21 +22,19 @@ const std::string& Renamed(const std::string& name, const ColumnMapping& mapping
   return it == mapping.end() ? name : it->second;
 }
 
-// Reads a `messages` list into `row`; returns what is wrong with it, or an empty text.
-std::string ReadMessages(const Json& json, RawRow* row) {
-  if (!json.is_array() || json.empty()) return "has 'messages' that are no list with a message";
-  row->messages.clear();
-  bool answered = false, trains = false;
+// Reads the list of messages `name`; returns what is wrong with it, or an empty text.
+std::string ReadTurns(const std::string& name, const Json& json, std::vector<ChatTurn>* turns) {
+  if (!json.is_array() || json.empty()) return absl::StrCat("has '", name, "' that are no list with a message");
+  turns->clear();
   for (const Json& message : json) {
     ChatTurn turn;
     const std::string problem = ReadMessage(message, &turn);
-    if (!problem.empty()) return absl::StrCat("has ", problem, " in message ", row->messages.size() + 1);
-    answered = answered || turn.role == "assistant";
-    trains = trains || (turn.role == "assistant" && turn.trains);
-    row->messages.push_back(std::move(turn));
+    if (!problem.empty()) {
+      return absl::StrCat("has ", problem, " in message ", turns->size() + 1, name == "messages" ? "" : absl::StrCat(" of '", name, "'"));
+    }
+    turns->push_back(std::move(turn));
   }
-  if (!answered) return "has no message of the assistant";
-  return trains ? "" : "has no message of the assistant with a weight above 0";
+  return "";
 }
 
 // Lists of tools may come as text, too.
@@ -46,10 +44,21 @@ std::string ReadToolsOfRow(const Json& json, RawRow* row) {
   return problem.empty() ? "" : "has " + problem;
 }
 
+// Where the list `name` of a row is kept; null for other columns.
+std::vector<ChatTurn>* TurnsOf(const std::string& name, RawRow* row) {
+  if (name == "messages") return &row->messages;
+  if (name == "prompt") return &row->prompt;
+  if (name == "chosen") return &row->chosen;
+  return name == "rejected" ? &row->rejected : nullptr;
+}
+
 void ReadValue(const std::string& name, const Json& value, RawRow* row) {
-  if (name == "messages" && !value.is_string()) {
-    row->has_messages = true;
-    row->problem = ReadMessages(value, row);
+  std::vector<ChatTurn>* const turns = TurnsOf(name, row);
+  const bool is_messages = name == "messages" && !value.is_string();
+  if (is_messages || (turns != nullptr && value.is_array())) {
+    row->has_messages = row->has_messages || is_messages;
+    const std::string problem = ReadTurns(name, value, turns);
+    if (row->problem.empty()) row->problem = problem;
   } else if (value.is_string()) {
     row->columns[name] = value.get<std::string>();
   } else if (value.is_number() || value.is_boolean()) {
@@ -76,7 +85,8 @@ RawRow ReadJsonRow(absl::string_view line, const ColumnMapping& mapping) {
       }
     }
     const auto tools = json.find("tools");
-    if (row.has_messages && row.problem.empty() && tools != json.end() && !tools->is_null()) {
+    const bool is_chat = row.has_messages || !row.prompt.empty() || !row.chosen.empty();
+    if (is_chat && row.problem.empty() && tools != json.end() && !tools->is_null()) {
       row.problem = ReadToolsOfRow(*tools, &row);
     }
   }

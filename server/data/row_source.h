@@ -22,6 +22,7 @@ struct RawRow {
   bool has_messages = false;
   std::vector<ChatTurn> messages;
   std::string tools;    // of a chat, as ChatTemplate::Render takes them
+  std::vector<ChatTurn> prompt, chosen, rejected;  // empty where these are no lists
   std::string problem;  // empty if it was well-formed
 };
 

@@ -145,6 +145,7 @@ struct Hyperparameters {
   std::string precision;  // "", "auto", "float32", "bfloat16"
   std::string quantization;     // of the frozen base model: "", "none", "int8", "nf4"
   std::string optimizer_state;  // "", "float32", "int8"
+  double neftune_noise_alpha = 0;  // 0: no noise
   bool operator==(const Hyperparameters&) const = default;
 };
 
@@ -154,7 +155,32 @@ struct DataOptions {
   bool train_on_prompt = false;
   int32_t max_sequence_tokens = 0;
   double validation_fraction = 0;
+  bool split_long_texts = false;
   bool operator==(const DataOptions&) const = default;
+};
+
+// Where training starts: a tuned model, or another job's checkpoint.
+struct StartPoint {
+  std::string model;  // id; empty: a checkpoint
+  std::string job;    // id
+  int64_t step = 0;
+  bool operator==(const StartPoint&) const = default;
+};
+
+// Direct preference optimisation (Rafailov et al. 2023).
+struct DpoSpec {
+  double beta = 0;  // 0: 0.1
+  double label_smoothing = 0;
+  bool operator==(const DpoSpec&) const = default;
+};
+
+// Learning from another model's probabilities.
+struct DistillationSpec {
+  std::string teacher;           // model id
+  int32_t top_k = 0;             // 0: 16
+  double temperature = 0;        // 0: 1
+  std::optional<double> weight;  // unset: 0.5
+  bool operator==(const DistillationSpec&) const = default;
 };
 
 // What the user asked for; never changes once the job is queued.
@@ -166,6 +192,10 @@ struct JobSpec {
   std::string validation_dataset;  // empty: none
   std::string tuned_model_id;      // empty before creation: derived
   MethodSpec method;
+  std::optional<StartPoint> start_from;
+  // The objective: at most one; none: the likelihood of the answers.
+  std::optional<DpoSpec> dpo;
+  std::optional<DistillationSpec> distillation;
   Hyperparameters hyperparameters;
   DataOptions data;
   int32_t priority = 0;
@@ -196,6 +226,11 @@ struct JobProgress {
   double validation_score = 0;
   // Most of the device that the job's tensors took at once so far, beside the base model's; 0 before the first step.
   int64_t peak_memory_bytes = 0;
+  // Of preferences alone.
+  double reward_margin = 0;
+  double preference_accuracy = 0;
+  double validation_reward_margin = 0;
+  double validation_preference_accuracy = 0;
   bool operator==(const JobProgress&) const = default;
 };
 

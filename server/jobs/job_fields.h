@@ -75,6 +75,25 @@ void VisitFields(Is<Hyperparameters> auto& s, auto f) {
   f("precision", s.precision);
   f("quantization", s.quantization);
   f("optimizer_state", s.optimizer_state);
+  f("neftune_noise_alpha", s.neftune_noise_alpha);
+}
+
+void VisitFields(Is<StartPoint> auto& s, auto f) {
+  f("model", s.model);
+  f("job", s.job);
+  f("step", s.step);
+}
+
+void VisitFields(Is<DpoSpec> auto& s, auto f) {
+  f("beta", s.beta);
+  f("label_smoothing", s.label_smoothing);
+}
+
+void VisitFields(Is<DistillationSpec> auto& s, auto f) {
+  f("teacher", s.teacher);
+  f("top_k", s.top_k);
+  f("temperature", s.temperature);
+  f("weight", s.weight);
 }
 
 void VisitFields(Is<DataOptions> auto& s, auto f) {
@@ -83,6 +102,7 @@ void VisitFields(Is<DataOptions> auto& s, auto f) {
   f("train_on_prompt", s.train_on_prompt);
   f("max_sequence_tokens", s.max_sequence_tokens);
   f("validation_fraction", s.validation_fraction);
+  f("split_long_texts", s.split_long_texts);
 }
 
 void VisitFields(Is<JobSpec> auto& s, auto f) {
@@ -93,6 +113,9 @@ void VisitFields(Is<JobSpec> auto& s, auto f) {
   f("validation_dataset", s.validation_dataset);
   f("tuned_model_id", s.tuned_model_id);
   f("method", s.method);
+  f("start_from", s.start_from);
+  f("dpo", s.dpo);
+  f("distillation", s.distillation);
   f("hyperparameters", s.hyperparameters);
   f("data", s.data);
   f("priority", s.priority);
@@ -120,6 +143,10 @@ void VisitFields(Is<JobProgress> auto& s, auto f) {
   f("eta_seconds", s.eta_seconds);
   f("validation_score", s.validation_score);
   f("peak_memory_bytes", s.peak_memory_bytes);
+  f("reward_margin", s.reward_margin);
+  f("preference_accuracy", s.preference_accuracy);
+  f("validation_reward_margin", s.validation_reward_margin);
+  f("validation_preference_accuracy", s.validation_preference_accuracy);
 }
 
 void VisitFields(Is<DataReport> auto& s, auto f) {

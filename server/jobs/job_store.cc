@@ -417,7 +417,15 @@ absl::StatusOr<std::vector<std::string>> JobStore::ActiveUsersOfDataset(absl::st
 }
 
 absl::StatusOr<std::vector<std::string>> JobStore::ActiveUsersOfModel(absl::string_view model) const {
-  return SelectIds(*database_, absl::StrCat("base_model = ?1 AND ", kUnfinished), {model});
+  return SelectIds(*database_,
+                   absl::StrCat("(base_model = ?1 OR json_extract(spec, '$.start_from.model') = ?1 OR "
+                                "json_extract(spec, '$.distillation.teacher') = ?1) AND ",
+                                kUnfinished),
+                   {model});
+}
+
+absl::StatusOr<std::vector<std::string>> JobStore::ActiveUsersOfCheckpoints(absl::string_view job) const {
+  return SelectIds(*database_, absl::StrCat("json_extract(spec, '$.start_from.job') = ?1 AND ", kUnfinished), {job});
 }
 
 absl::StatusOr<std::vector<std::string>> JobStore::ActiveMakersOfModel(absl::string_view model) const {

@@ -90,9 +90,11 @@ class JobStore {
   // OK if there is none.
   absl::Status RemoveCheckpoint(absl::string_view id, int64_t step);
 
-  // Ids of the unfinished jobs that need a dataset, or a model as their base.
+  // Ids of the unfinished jobs that need a dataset, or a model as their base, start or teacher.
   absl::StatusOr<std::vector<std::string>> ActiveUsersOfDataset(absl::string_view dataset) const;
   absl::StatusOr<std::vector<std::string>> ActiveUsersOfModel(absl::string_view model) const;
+  // Those that start from a checkpoint of the job.
+  absl::StatusOr<std::vector<std::string>> ActiveUsersOfCheckpoints(absl::string_view job) const;
   // Those of the unfinished jobs that will publish a model.
   absl::StatusOr<std::vector<std::string>> ActiveMakersOfModel(absl::string_view model) const;
 

@@ -197,6 +197,12 @@ absl::StatusOr<Job> JobManager::Resume(absl::string_view id, absl::string_view e
 
 absl::Status JobManager::Delete(absl::string_view id, absl::string_view etag) {
   absl::MutexLock command(&command_mutex_);
+  ATTUNE_ASSIGN_OR_RETURN(const std::vector<std::string> users, store_->ActiveUsersOfCheckpoints(id));
+  if (!users.empty()) {
+    return MakeError(absl::StatusCode::kFailedPrecondition, "JOB_IN_USE",
+                     absl::StrCat("tuningJobs/", users[0], " starts from a checkpoint of tuningJobs/", id,
+                                  "; wait for it or cancel it first."));
+  }
   // Files go first: a crash in between leaves an ended job without files, which
   // can be deleted again, and not files without a job.
   ATTUNE_ASSIGN_OR_RETURN(const Job job, Update(id, etag, [](Job& job) {

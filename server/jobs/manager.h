@@ -103,7 +103,8 @@ class JobManager {
   // Queues a paused job again. FAILED_PRECONDITION (JOB_NOT_PAUSED).
   absl::StatusOr<Job> Resume(absl::string_view id, absl::string_view etag)
       ABSL_LOCKS_EXCLUDED(command_mutex_, mutex_);
-  // Removes an ended job with its files. FAILED_PRECONDITION (JOB_NOT_ENDED).
+  // Removes an ended job with its files. FAILED_PRECONDITION (JOB_NOT_ENDED), (JOB_IN_USE) while an unfinished job starts
+  // from one of its checkpoints.
   absl::Status Delete(absl::string_view id, absl::string_view etag) ABSL_LOCKS_EXCLUDED(command_mutex_, mutex_);
 
   struct EventBatch {

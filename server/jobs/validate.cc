@@ -160,6 +160,8 @@ void CheckHyperparameters(const Hyperparameters& h, Checker& checker) {
       "hyperparameters.quantization", "must be \"none\", \"int8\" or \"nf4\"");
   checker.Require(h.optimizer_state.empty() || h.optimizer_state == "float32" || h.optimizer_state == "int8",
                   "hyperparameters.optimizer_state", "must be \"float32\" or \"int8\"");
+  checker.Require(h.neftune_noise_alpha >= 0 && h.neftune_noise_alpha <= 1000, "hyperparameters.neftune_noise_alpha",
+                  "must be 0 to 1000");
 }
 
 // Full and partial tuning write the weights that quantisation would round away.
@@ -176,6 +178,44 @@ void CheckSearch(const JobSpec& spec, Checker& checker) {
   checker.Require(!spec.data.train_on_prompt, "data.train_on_prompt", "must be false with text_prompt");
   checker.Require(!spec.validation_dataset.empty() || spec.data.validation_fraction >= 0, "data.validation_fraction",
                   "must not be negative with text_prompt, which chooses by validation rows");
+}
+
+void CheckStartFrom(const JobSpec& spec, Checker& checker) {
+  if (!spec.start_from) return;
+  const StartPoint& start = *spec.start_from;
+  checker.Require(!std::holds_alternative<TextPromptSpec>(spec.method), "start_from", "must be unset with text_prompt");
+  if (!start.model.empty()) {
+    checker.RequireId(start.model, "tuning_job.start_from");
+  } else {
+    checker.RequireId(start.job, "tuning_job.start_from");
+    checker.Require(start.step > 0, "start_from", "must name a checkpoint's step, from 1");
+  }
+  auto require_unset = [&](SoftPromptSpec::Init init, const std::string& text, const std::string& method) {
+    checker.Require(init == SoftPromptSpec::Init::kUnspecified, method + ".init", "must be unset with start_from");
+    checker.Require(text.empty(), method + ".init_text", "must be unset with start_from");
+  };
+  if (const auto* s = std::get_if<SoftPromptSpec>(&spec.method)) require_unset(s->init, s->init_text, "soft_prompt");
+  if (const auto* s = std::get_if<PrefixSpec>(&spec.method)) require_unset(s->init, s->init_text, "prefix");
+}
+
+void CheckObjective(const JobSpec& spec, Checker& checker) {
+  const bool searches = std::holds_alternative<TextPromptSpec>(spec.method);
+  if (spec.dpo) {
+    checker.Require(!searches, "dpo", "must be unset with text_prompt");
+    checker.Require(spec.dpo->beta >= 0 && spec.dpo->beta <= 100, "dpo.beta", "must be above 0 and at most 100, or unset");
+    checker.Require(spec.dpo->label_smoothing >= 0 && spec.dpo->label_smoothing < 0.5, "dpo.label_smoothing",
+                    "must be at least 0 and below 0.5");
+    checker.Require(!spec.data.train_on_prompt, "data.train_on_prompt", "must be false with dpo");
+  }
+  if (!spec.distillation) return;
+  const DistillationSpec& distillation = *spec.distillation;
+  checker.Require(!spec.dpo, "distillation", "must be unset with dpo");
+  checker.Require(!searches, "distillation", "must be unset with text_prompt");
+  checker.RequireId(distillation.teacher, "tuning_job.distillation.teacher");
+  checker.RequireRangeOrUnset(distillation.top_k, 1, 1024, "distillation.top_k");
+  checker.Require(distillation.temperature >= 0 && distillation.temperature <= 100, "distillation.temperature",
+                  "must be above 0 and at most 100, or unset");
+  checker.Require(InUnitInterval(distillation.weight.value_or(0)), "distillation.weight", "must be 0 to 1");
 }
 
 void CheckLabels(const std::map<std::string, std::string>& labels, Checker& checker) {
@@ -210,6 +250,8 @@ absl::Status ValidateJobSpec(const JobSpec& spec) {
   checker.Require(!lora || lora->learning_rate_ratio <= 1 || spec.hyperparameters.optimizer_state != "int8",
                   "lora.learning_rate_ratio", "needs optimizer_state \"float32\"");
   CheckHyperparameters(spec.hyperparameters, checker);
+  CheckStartFrom(spec, checker);
+  CheckObjective(spec, checker);
   CheckSearch(spec, checker);
   const std::string& quantization = spec.hyperparameters.quantization;
   checker.Require(quantization.empty() || quantization == "none" || !TrainsWeights(spec.method),

@@ -89,6 +89,7 @@ DataOptions ToDataOptions(const v1::DataOptions& options) {
   out.train_on_prompt = options.train_on_prompt();
   out.max_sequence_tokens = options.max_sequence_tokens();
   out.validation_fraction = options.validation_fraction();
+  out.split_long_texts = options.split_long_texts();
   return out;
 }
 

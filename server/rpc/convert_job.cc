@@ -1,6 +1,8 @@
 #include "server/rpc/convert_job.h"
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "common/error.h"
 #include "common/resource_name.h"
@@ -46,6 +48,7 @@ Hyperparameters ToHyperparameters(const v1::Hyperparameters& in) {
   out.precision = in.precision();
   out.quantization = in.quantization();
   out.optimizer_state = in.optimizer_state();
+  out.neftune_noise_alpha = in.neftune_noise_alpha();
   return out;
 }
 
@@ -73,6 +76,7 @@ v1::Hyperparameters ToProto(const Hyperparameters& in) {
   out.set_precision(in.precision);
   out.set_quantization(in.quantization);
   out.set_optimizer_state(in.optimizer_state);
+  out.set_neftune_noise_alpha(in.neftune_noise_alpha);
   return out;
 }
 
@@ -188,6 +192,53 @@ void SetMethod(const TextPromptSpec& in, v1::TuningJob* job) {
   out->set_max_minutes(in.max_minutes);
 }
 
+// "models/{id}" or "tuningJobs/{job}/checkpoints/{step}".
+absl::StatusOr<StartPoint> ToStartPoint(const std::string& name) {
+  constexpr char kField[] = "tuning_job.start_from";
+  StartPoint start;
+  const std::vector<std::string> parts = absl::StrSplit(name, '/');
+  if (parts.size() == 4 && parts[0] == kTuningJobs && parts[2] == "checkpoints") {
+    ATTUNE_ASSIGN_OR_RETURN(start.job, ParseName(kTuningJobs, absl::StrCat(parts[0], "/", parts[1]), kField));
+    if (absl::SimpleAtoi(parts[3], &start.step) && start.step > 0) return start;
+    return InvalidField(kField, absl::StrCat("'", parts[3], "' is no checkpoint's step"));
+  }
+  if (parts[0] == kModels) {
+    ATTUNE_ASSIGN_OR_RETURN(start.model, ParseName(kModels, name, kField));
+    return start;
+  }
+  return InvalidField(kField, "must be models/{id} or tuningJobs/{job}/checkpoints/{step}");
+}
+
+std::string StartPointName(const StartPoint& start) {
+  if (!start.model.empty()) return Name(kModels, start.model);
+  return absl::StrCat(Name(kTuningJobs, start.job), "/checkpoints/", start.step);
+}
+
+absl::Status ToObjective(const v1::TuningJob& job, JobSpec* spec) {
+  if (job.has_dpo()) spec->dpo = DpoSpec{job.dpo().beta(), job.dpo().label_smoothing()};
+  if (!job.has_distillation()) return absl::OkStatus();
+  const v1::Distillation& in = job.distillation();
+  DistillationSpec& out = spec->distillation.emplace();
+  ATTUNE_ASSIGN_OR_RETURN(out.teacher, ParseName(kModels, in.teacher(), "tuning_job.distillation.teacher"));
+  out.top_k = in.top_k();
+  out.temperature = in.temperature();
+  ATTUNE_COPY_OPTIONAL(in, out, weight);
+  return absl::OkStatus();
+}
+
+void SetObjective(const JobSpec& spec, v1::TuningJob* job) {
+  if (spec.dpo) {
+    job->mutable_dpo()->set_beta(spec.dpo->beta);
+    job->mutable_dpo()->set_label_smoothing(spec.dpo->label_smoothing);
+  }
+  if (!spec.distillation) return;
+  v1::Distillation& out = *job->mutable_distillation();
+  out.set_teacher(Name(kModels, spec.distillation->teacher));
+  out.set_top_k(spec.distillation->top_k);
+  out.set_temperature(spec.distillation->temperature);
+  ATTUNE_SET_OPTIONAL(*spec.distillation, out, weight);
+}
+
 #undef ATTUNE_COPY_OPTIONAL
 #undef ATTUNE_SET_OPTIONAL
 
@@ -200,6 +251,7 @@ v1::DataOptions ToProto(const DataOptions& in) {
   out.set_train_on_prompt(in.train_on_prompt);
   out.set_max_sequence_tokens(in.max_sequence_tokens);
   out.set_validation_fraction(in.validation_fraction);
+  out.set_split_long_texts(in.split_long_texts);
   return out;
 }
 
@@ -221,6 +273,10 @@ v1::JobProgress ToProto(const JobProgress& in) {
   out.set_eta_seconds(in.eta_seconds);
   out.set_validation_score(in.validation_score);
   out.set_peak_memory_bytes(in.peak_memory_bytes);
+  out.set_reward_margin(in.reward_margin);
+  out.set_preference_accuracy(in.preference_accuracy);
+  out.set_validation_reward_margin(in.validation_reward_margin);
+  out.set_validation_preference_accuracy(in.validation_preference_accuracy);
   return out;
 }
 
@@ -250,6 +306,10 @@ absl::StatusOr<JobSpec> ToJobSpec(const v1::TuningJob& job, absl::string_view id
   }
   spec.tuned_model_id = std::string(absl::StripPrefix(job.tuned_model_id(), "models/"));
   ATTUNE_ASSIGN_OR_RETURN(spec.method, ToMethod(job));
+  if (!job.start_from().empty()) {
+    ATTUNE_ASSIGN_OR_RETURN(spec.start_from, ToStartPoint(job.start_from()));
+  }
+  ATTUNE_RETURN_IF_ERROR(ToObjective(job, &spec));
   spec.hyperparameters = ToHyperparameters(job.hyperparameters());
   spec.data = ToDataOptions(job.data());
   spec.priority = job.priority();
@@ -270,6 +330,8 @@ v1::TuningJob ToProto(const Job& job) {
   out.set_validation_dataset(Name(kDatasets, spec.validation_dataset));
   out.set_tuned_model_id(spec.tuned_model_id);
   std::visit([&](const auto& method) { SetMethod(method, &out); }, spec.method);
+  if (spec.start_from) out.set_start_from(StartPointName(*spec.start_from));
+  SetObjective(spec, &out);
   *out.mutable_hyperparameters() = ToProto(spec.hyperparameters);
   *out.mutable_data() = ToProto(spec.data);
   out.set_priority(spec.priority);

@@ -1,12 +1,16 @@
 #include "server/rpc/dataset_service.h"
 
 #include <algorithm>
+#include <functional>
 #include <limits>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "common/error.h"
 #include "common/resource_name.h"
+#include "server/data/preference.h"
 #include "server/rpc/check.h"
 #include "server/rpc/convert_dataset.h"
 #include "server/rpc/paging.h"
@@ -35,6 +39,7 @@ RenderOptions ToRenderOptions(const v1::DataOptions& data, const DatasetInfo& in
   out.completion_template = data.completion_template().empty() ? info.completion_template : data.completion_template();
   out.train_on_prompt = data.train_on_prompt();
   out.max_tokens = std::min(model.context_tokens(), kDefaultSequenceTokens);
+  out.split_long_texts = data.split_long_texts();
   if (data.max_sequence_tokens() > 0) out.max_tokens = data.max_sequence_tokens();
   return out;
 }
@@ -115,6 +120,28 @@ grpc::Status DatasetService::DeleteDataset(grpc::ServerContext* context, const v
   });
 }
 
+namespace {
+
+// What training makes of a row: one example, the parts of a long text, or the two of a preference.
+using PreviewRenderer = std::function<absl::StatusOr<std::vector<Example>>(const Row&, int64_t)>;
+
+absl::StatusOr<PreviewRenderer> MakePreviewRenderer(const Tokenizer& tokenizer, const ChatTemplate* chat,
+                                                    const RenderOptions& options) {
+  if (IsPreference(options.kind)) {
+    ATTUNE_ASSIGN_OR_RETURN(PreferenceRenderer renderer, PreferenceRenderer::Create(&tokenizer, chat, options));
+    return [renderer](const Row& row, int64_t index) -> absl::StatusOr<std::vector<Example>> {
+      ATTUNE_ASSIGN_OR_RETURN(PreferenceExamples pair, renderer.Render(row, index));
+      return std::vector<Example>{std::move(pair.chosen), std::move(pair.rejected)};
+    };
+  }
+  ATTUNE_ASSIGN_OR_RETURN(ExampleRenderer renderer, ExampleRenderer::Create(&tokenizer, chat, options));
+  return [renderer](const Row& row, int64_t index) -> absl::StatusOr<std::vector<Example>> {
+    return renderer.RenderAll(row, index);
+  };
+}
+
+}  // namespace
+
 absl::Status DatasetService::DoPreview(Call& call, const v1::PreviewDatasetRequest& request,
                                        v1::PreviewDatasetResponse* response) {
   ATTUNE_ASSIGN_OR_RETURN(std::string id, DatasetId(call, request.name()));
@@ -124,17 +151,17 @@ absl::Status DatasetService::DoPreview(Call& call, const v1::PreviewDatasetReque
   ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model, deps_.models(model_id, ""));
   ATTUNE_RETURN_IF_ERROR(CheckRangeOrUnset(request.data().max_sequence_tokens(), 8, model->context_tokens(),
                                            "data.max_sequence_tokens"));
-  ATTUNE_ASSIGN_OR_RETURN(ExampleRenderer renderer,
-                          ExampleRenderer::Create(&model->tokenizer(), model->chat_template(),
-                                                  ToRenderOptions(request.data(), info, *model)));
+  const RenderOptions options = ToRenderOptions(request.data(), info, *model);
+  ATTUNE_ASSIGN_OR_RETURN(const PreviewRenderer render,
+                          MakePreviewRenderer(model->tokenizer(), model->chat_template(), options));
   ATTUNE_ASSIGN_OR_RETURN(std::vector<Row> rows, deps_.datasets->ReadRows(id));
   const int count = request.count() > 0 ? request.count() : 3;
   const int64_t end = static_cast<int64_t>(rows.size());
   for (int64_t i = request.offset(); i < end && response->examples_size() < count; ++i) {
-    absl::StatusOr<Example> example = renderer.Render(rows[i], i);
-    if (absl::IsOutOfRange(example.status())) continue;  // training drops it too
-    ATTUNE_RETURN_IF_ERROR(example.status());
-    *response->add_examples() = ToProto(*example, model->tokenizer());
+    const absl::StatusOr<std::vector<Example>> examples = render(rows[i], i);
+    if (absl::IsOutOfRange(examples.status())) continue;  // training drops it too
+    ATTUNE_RETURN_IF_ERROR(examples.status());
+    for (const Example& example : *examples) *response->add_examples() = ToProto(example, model->tokenizer());
   }
   return absl::OkStatus();
 }

@@ -41,6 +41,10 @@ absl::Status TuningService::CheckResources(const JobSpec& spec) const {
                      {{"base_model", absl::StrCat(kModels, "/", base.base_model)}},
                      {{"tuning_job.base_model", "must not be an adapter"}});
   }
+  if (spec.start_from && !spec.start_from->model.empty()) {
+    ATTUNE_RETURN_IF_ERROR(deps_.models->Get(spec.start_from->model).status());
+  }
+  if (spec.distillation) ATTUNE_RETURN_IF_ERROR(deps_.models->Get(spec.distillation->teacher).status());
   ATTUNE_RETURN_IF_ERROR(deps_.datasets->Get(spec.dataset).status());
   if (spec.validation_dataset.empty()) return absl::OkStatus();
   return deps_.datasets->Get(spec.validation_dataset).status();

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/error.h"
 #include "common/file.h"
+#include "server/jobs/job_fields.h"
 #include "server/model/torch_target.h"
 #include "server/model/weights/safetensors.h"
 
@@ -52,15 +53,21 @@ absl::Status LoadTensors(const std::string& directory, const std::vector<StateTe
 }
 
 std::string StateToJson(const TrainingState& s, int64_t optimizer_steps) {
-  return nlohmann::json{{"step", s.step},
+  nlohmann::json json{{"step", s.step},
                         {"optimizer_steps", optimizer_steps},  // fewer, if some steps had nothing to learn from
                         {"trained_tokens", s.trained_tokens},
                         {"validation_loss", s.validation_loss},
                         {"validation_token_accuracy", s.validation_token_accuracy},
                         {"best_validation_loss", s.best_validation_loss},
                         {"best_step", s.best_step},
-                        {"evaluations_since_best", s.evaluations_since_best}}
-      .dump();
+                        {"evaluations_since_best", s.evaluations_since_best}};
+  if (s.validation_preference_accuracy != 0 || s.validation_reward_margin != 0) {
+    json["validation_reward_margin"] = s.validation_reward_margin;
+    json["validation_preference_accuracy"] = s.validation_preference_accuracy;
+  }
+  if (!s.base_model.empty()) json["base_model"] = s.base_model;
+  if (s.method) json["method"] = ToJson(*s.method);
+  return json.dump();
 }
 
 }  // namespace
@@ -88,20 +95,40 @@ absl::Status SaveCheckpoint(const std::string& directory, const TrainingState& s
   return status;
 }
 
-absl::StatusOr<TrainingState> LoadCheckpoint(const std::string& directory, Method* method, AdamW* optimizer) {
+namespace {
+
+absl::StatusOr<TrainingState> ReadState(const std::string& directory, int64_t* optimizer_steps) {
   ATTUNE_ASSIGN_OR_RETURN(std::string text, ReadFile(directory + "/state.json"));
   nlohmann::json json = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!json.is_object()) return BadCheckpoint(directory, "state.json is no JSON object");
   TrainingState state;
-  int64_t optimizer_steps = 0;
   try {
-    state = {json.at("step"), json.at("trained_tokens"), json.at("validation_loss"),
+    state = TrainingState{json.at("step"), json.at("trained_tokens"), json.at("validation_loss"),
              json.at("validation_token_accuracy"), json.at("best_validation_loss"), json.at("best_step"),
              json.at("evaluations_since_best")};
-    optimizer_steps = json.value("optimizer_steps", state.step);
+    state.validation_reward_margin = json.value("validation_reward_margin", 0.0);
+    state.validation_preference_accuracy = json.value("validation_preference_accuracy", 0.0);
+    *optimizer_steps = json.value("optimizer_steps", state.step);
+    state.base_model = json.value("base_model", "");
   } catch (const nlohmann::json::exception& error) {
     return BadCheckpoint(directory, error.what());
   }
+  if (const auto spec = json.find("method"); spec != json.end()) {
+    if (!FromJson(*spec, &state.method.emplace())) return BadCheckpoint(directory, "its method cannot be read");
+  }
+  return state;
+}
+
+}  // namespace
+
+absl::StatusOr<TrainingState> ReadTrainingState(const std::string& directory) {
+  int64_t optimizer_steps = 0;
+  return ReadState(directory, &optimizer_steps);
+}
+
+absl::StatusOr<TrainingState> LoadCheckpoint(const std::string& directory, Method* method, AdamW* optimizer) {
+  int64_t optimizer_steps = 0;
+  ATTUNE_ASSIGN_OR_RETURN(TrainingState state, ReadState(directory, &optimizer_steps));
   ATTUNE_RETURN_IF_ERROR(CatchTorch([&] { return LoadTensors(directory, SavedTensors(*method, optimizer)); }));
   optimizer->set_steps(optimizer_steps);
   return state;

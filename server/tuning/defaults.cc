@@ -56,7 +56,8 @@ Hyperparameters ResolveHyperparameters(const MethodSpec& method, const Hyperpara
   }
   if (h.learning_rate_multiplier == 0) h.learning_rate_multiplier = 1;
   if (h.learning_rate == 0) {
-    h.learning_rate = AutoLearningRate(method, inputs.parameters) * h.learning_rate_multiplier;
+    h.learning_rate = AutoLearningRate(method, inputs.parameters) * h.learning_rate_multiplier *
+                      (inputs.is_preference ? 0.1 : 1.0);
   }
   if (h.schedule == LearningRateSchedule::kUnspecified) h.schedule = LearningRateSchedule::kCosine;
   if (!h.warmup_ratio) h.warmup_ratio = 0.05;

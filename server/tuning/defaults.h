@@ -14,6 +14,7 @@ struct AutoInputs {
   int64_t train_examples = 0;
   int64_t train_tokens = 0, validation_tokens = 0;  // one pass
   ComputeTarget target;
+  bool is_preference = false;  // with dpo, whose gradient needs no help to go far: a tenth of the rates
 };
 
 // Whether a method trains the model's own weights, all or some.

@@ -6,8 +6,8 @@
 #include <utility>
 
 #include "server/adapters/packed_ops.h"
-#include "server/model/kernels/cross_entropy.h"
 #include "server/model/kernels/elementwise.h"
+#include "server/model/kernels/embedding_noise.h"
 #include "server/model/kernels/head_norm.h"
 #include "server/model/kernels/rows.h"
 
@@ -52,11 +52,12 @@ std::vector<Keep> ChooseKeep(const ModelConfig& config, int64_t tokens, int64_t 
 }
 
 DirectPass::DirectPass(const BaseModel* base, const Method* method, const FlatParameters* parameters,
-                       at::ScalarType type, double dropout)
+                       at::ScalarType type, double dropout, const PassOptions& options)
     : base_(base),
       method_(method),
       parameters_(parameters),
       type_(type),
+      options_(options),
       rope_{base->rope_cos_PH, base->rope_sin_PH},
       products_(base, method, parameters, type, dropout),
       host_(base->target, base->config.layers),
@@ -287,17 +288,9 @@ Tensor DirectPass::BackwardHead(const PassBatch& batch, const Tensor& x, Result*
   const Tensor predicting = TakeRows(x, batch.loss_rows_N);
   Tensor inverse_rms;
   const Tensor h = RmsNormForward(predicting, final_norm_.weight_D, base_->config.rms_epsilon, &inverse_rms);
-  const JointRows& joint = batch.joint;
-  const Tensor scale = joint.scales_N.defined() ? joint.scales_N : batch.loss_tokens.to(at::kFloat).reciprocal();
-  const CrossEntropySums sums = LinearCrossEntropySums(h, Head(), batch.targets_N, scale, true, head_gradient_VD_,
-                                                       pause_);
-  result->loss_sum = sums.loss_sum;
-  if (joint.scales_N.defined()) {
-    const Tensor losses = sums.losses_N.to(at::kDouble).unsqueeze(1).expand_as(joint.foreign_NP);
-    result->loss_sum = losses.masked_fill(joint.foreign_NP, 0).sum(0);
-  }
-  result->correct = sums.correct;
-  return TakeRows(NormBackward(final_norm_, sums.dh_ND, predicting, inverse_rms, Tensor()), batch.row_of_T);
+  const PassLoss loss = ComputeLoss(h, Head(), batch, options_, /*needs_gradient=*/true, head_gradient_VD_, pause_);
+  *result = loss.result;
+  return TakeRows(NormBackward(final_norm_, loss.dh_ND, predicting, inverse_rms, Tensor()), batch.row_of_T);
 }
 
 Tensor DirectPass::Head() const {
@@ -336,7 +329,7 @@ void DirectPass::ClearGradients() const {
   }
 }
 
-Tensor DirectPass::Begin(PassBatch* batch, bool replaces) {
+Tensor DirectPass::Begin(PassBatch* batch, bool replaces, bool trains) {
   StepSeed seed{.seeds_T = batch->joint.step_seeds_T, .rows_T = batch->joint.rows_T};
   if (batch->step_seed.is_cuda()) {
     seed.on_device = batch->step_seed;
@@ -345,34 +338,47 @@ Tensor DirectPass::Begin(PassBatch* batch, bool replaces) {
   }
   products_.Begin(seed, replaces, batch->joint.foreign_TP);
   const Tensor x = Embed(*batch);
+  if (trains && options_.noise_alpha > 0) {
+    AddEmbeddingNoise(x, batch->tokens_T, batch->sequences.starts_int32, method_->virtual_tokens(),
+                      options_.noise_alpha, seed);
+  }
   PrepareAttention(x, AttentionShapeOf(base_->config), &batch->sequences);
   return x;
 }
 
-DirectPass::Result DirectPass::Evaluate(PassBatch batch) {
-  at::NoGradGuard no_grad;
-  Tensor x = Begin(&batch, false), delta;
+Tensor DirectPass::ForwardOnly(PassBatch* batch) {
+  Tensor x = Begin(batch, /*replaces=*/false, /*trains=*/false), delta;
   products_.TurnDropoutOff();
   for (int64_t i = 0; i < base_->config.layers; ++i) {
     LayerState s;
     s.keep = Keep::kInput;  // in chunks, where there are many rows
     s.x = delta.defined() ? x + delta : x;
-    delta = Forward(i, batch, &s);
+    delta = Forward(i, *batch, &s);
     x = s.x2;
     Pause();
   }
-  const Tensor predicting = TakeRows(x + delta, batch.loss_rows_N);
   Tensor inverse_rms;
-  const Tensor h = RmsNormForward(predicting, final_norm_.weight_D, base_->config.rms_epsilon, &inverse_rms);
-  const CrossEntropySums sums = LinearCrossEntropySums(h, Head(), batch.targets_N, Tensor(), false, {}, pause_);
-  return {sums.loss_sum, sums.correct};
+  return RmsNormForward(TakeRows(x + delta, batch->loss_rows_N), final_norm_.weight_D, base_->config.rms_epsilon,
+                        &inverse_rms);
+}
+
+DirectPass::Result DirectPass::Evaluate(PassBatch batch) {
+  at::NoGradGuard no_grad;
+  const Tensor h = ForwardOnly(&batch);
+  return ComputeLoss(h, Head(), batch, options_, /*needs_gradient=*/false, {}, pause_).result;
+}
+
+Tensor DirectPass::Losses(PassBatch batch) {
+  at::NoGradGuard no_grad;
+  const Tensor h = ForwardOnly(&batch);
+  return RowLosses(h, Head(), batch, pause_);
 }
 
 DirectPass::Result DirectPass::Run(PassBatch batch, const std::vector<Keep>& keep, bool is_first) {
   at::NoGradGuard no_grad;
   host_.Reset();
   if (is_first) ClearGradients();
-  Tensor x = Begin(&batch, is_first);
+  Tensor x = Begin(&batch, is_first, /*trains=*/true);
   std::vector<LayerState> layers(base_->config.layers);
   Tensor delta;
   for (int64_t i = 0; i < base_->config.layers; ++i) {

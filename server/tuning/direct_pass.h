@@ -14,6 +14,7 @@
 #include "server/tuning/host_store.h"
 #include "server/tuning/methods/method.h"
 #include "server/tuning/pass_batch.h"
+#include "server/tuning/pass_loss.h"
 #include "server/tuning/pass_products.h"
 
 namespace attune {
@@ -48,23 +49,22 @@ class DirectPass {
   // Rows of a feed-forward part at a time in layers that keep their input alone.
   static constexpr int64_t kFeedForwardRows = 8192;
 
-  // All arguments must outlive this. `type` is what the pass computes in.
+  // All arguments must outlive this. `type` is what the pass computes in. Noise is not for joint batches.
   DirectPass(const BaseModel* base, const Method* method, const FlatParameters* parameters, at::ScalarType type,
-             double dropout);
+             double dropout, const PassOptions& options = {});
   ~DirectPass();
 
-  struct Result {
-    at::Tensor loss_sum;  // double scalar, of the rows that carry loss; of a joint batch, one a place
-    at::Tensor correct;   // int64 scalar
-  };
+  using Result = PassResult;
   // Puts the gradients of loss_sum / loss_tokens into the flat buffer: adds them, or, on the
   // first pass of a step, replaces what is there. `keep` has an entry a layer.
   Result Run(PassBatch batch, const std::vector<Keep>& keep, bool is_first);
   // Called wherever a pass may be held up for a while: after each layer, forward and backward, and
   // each chunk of the head's rows. Not within captures: see PassGraphs.
   void SetPause(std::function<void()> pause) { pause_ = std::move(pause); }
-  // Forward only, without dropout and gradients.
+  // Forward only, without dropout, noise and gradients.
   Result Evaluate(PassBatch batch);
+  // Likewise, -log p of each loss row's target, fp32, on the device; 0 of padding.
+  at::Tensor Losses(PassBatch batch);
 
  private:
   struct LayerState;
@@ -80,8 +80,8 @@ class DirectPass {
   at::Tensor Multiply(int64_t layer, Linear which, const at::Tensor& x, LayerState* state);
   at::Tensor MultiplyBackward(int64_t layer, Linear which, const at::Tensor& dy, const at::Tensor& x,
                               LayerState* state, bool needs_dx);
-  // The embedded tokens, with everything ready for the layers.
-  at::Tensor Begin(PassBatch* batch, bool replaces);
+  // The embedded tokens, under noise if it `trains`, with everything ready for the layers.
+  at::Tensor Begin(PassBatch* batch, bool replaces, bool trains);
   bool InChunks(const LayerState& state) const;
   // Norms of queries and keys, where the model has them: in place, and from the gradients of what they made.
   void NormHeads(int64_t layer, const at::Tensor& qkv_TE, LayerState* state) const;
@@ -106,6 +106,8 @@ class DirectPass {
   at::Tensor Backward(int64_t layer, const PassBatch& batch, const at::Tensor& dy, LayerState* state);
   at::Tensor BackwardHead(const PassBatch& batch, const at::Tensor& x, Result* result);
   at::Tensor Head() const;
+  // The normalised hidden states at the batch's loss rows, without dropout, noise and gradients.
+  at::Tensor ForwardOnly(PassBatch* batch);
   at::Tensor Embed(const PassBatch& batch) const;
   // Zeroes the gradients that a pass can only add to.
   void ClearGradients() const;
@@ -119,6 +121,7 @@ class DirectPass {
   const Method* const method_;
   const FlatParameters* const parameters_;
   const at::ScalarType type_;
+  const PassOptions options_;
   const RopeTable rope_;
   PassProducts products_;
   std::vector<Norm> attention_norms_, ffn_norms_, q_norms_, k_norms_;  // the latter two: empty without them

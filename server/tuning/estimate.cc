@@ -11,6 +11,7 @@
 #include "server/model/kernels/cross_entropy.h"
 #include "server/model/torch_target.h"
 #include "server/tuning/direct_pass.h"
+#include "server/tuning/pass_loss.h"
 
 namespace attune {
 
@@ -77,8 +78,13 @@ int64_t BackwardBytes(const TokenBytes& token, Keep keep, int64_t tokens) {
 // Logits of one chunk, and hidden states at rows that carry loss with their gradients.
 int64_t HeadBytes(const ModelConfig& config, const TokenBytes& token, const MemoryInputs& inputs) {
   const int64_t rows = std::min(CrossEntropyRows(inputs.on_gpu, config.vocab), inputs.loss_tokens);
+  constexpr int64_t kDouble = 8, kFloat = 4;
+  int64_t objective = inputs.pairs * inputs.loss_tokens * 3 * kDouble;  // whose row is whose, thrice
+  if (inputs.has_teacher) {
+    objective += std::min(TeacherLossRows(config.vocab), inputs.loss_tokens) * config.vocab * kTeacherMatrices * kFloat;
+  }
   return rows * config.vocab * ElementBytes(inputs) + inputs.loss_tokens * 4 * token.hidden +
-         inputs.micro_batch_tokens * 2 * token.hidden;
+         inputs.micro_batch_tokens * 2 * token.hidden + objective;
 }
 
 }  // namespace

@@ -19,6 +19,8 @@ struct MemoryInputs {
   bool quantized = false;              // the base model's weights
   bool is_8bit_optimizer = false;
   bool on_gpu = false;
+  int64_t pairs = 0;         // of preferences in one forward pass, at most; 0: none
+  bool has_teacher = false;  // distillation
   int64_t activation_bytes = 0;  // layers keep what fits; see ChooseKeep. 0: everything
 };
 

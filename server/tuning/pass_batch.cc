@@ -37,9 +37,20 @@ struct Layout {
         own_rows(step_seeds + shape.tokens),
         place_of_loss(own_rows + shape.tokens),
         loss_tokens(place_of_loss + shape.loss_rows),
-        end(shape.places > 0 ? loss_tokens + shape.loss_rows : alone_end) {}
+        // Of preferences alone.
+        pair_of(alone_end),
+        signs(pair_of + shape.loss_rows),
+        margins(signs + shape.loss_rows),
+        is_pair(margins + shape.pairs),
+        // With a teacher alone.
+        teacher(alone_end),
+        end(shape.places > 0  ? loss_tokens + shape.loss_rows
+            : shape.pairs > 0 ? is_pair + shape.pairs
+            : shape.top_k > 0 ? teacher + shape.loss_rows * shape.top_k
+                              : alone_end) {}
   int64_t tokens, positions, row_of, starts, loss_rows, targets, alone_end;
-  int64_t place_of, step_seeds, own_rows, place_of_loss, loss_tokens, end;
+  int64_t place_of, step_seeds, own_rows, place_of_loss, loss_tokens;
+  int64_t pair_of, signs, margins, is_pair, teacher, end;
 };
 
 }  // namespace
@@ -50,6 +61,8 @@ PassShape ExactShape(const MicroBatch& batch) {
   for (size_t i = 0; i + 1 < batch.starts.size(); ++i) {
     shape.longest = std::max(shape.longest, batch.starts[i + 1] - batch.starts[i]);
   }
+  shape.pairs = static_cast<int64_t>(batch.reference_margins.size());
+  shape.top_k = batch.teacher.k;
   return shape;
 }
 
@@ -61,6 +74,8 @@ PassShape Bucket(const MicroBatch& batch, int64_t times) {
   const PassShape exact = ExactShape(batch);
   PassShape shape{RoundUp(exact.tokens, times * kTokenStep), RoundUp(exact.sequences + 1, times * kSequenceStep),
                   RoundUp(exact.loss_rows, times * kLossRowStep), 0};
+  shape.pairs = exact.pairs > 0 ? RoundUp(exact.pairs, times * kSequenceStep / 2) : 0;
+  shape.top_k = exact.top_k;
   // The padding is a sequence, too.
   shape.longest = RoundUp(std::max(exact.longest, shape.tokens - exact.tokens), times * kLongestStep);
   return shape;
@@ -75,6 +90,50 @@ PassShape JointShape(const MicroBatch& batch, int64_t places) {
   shape.places = places;
   return shape;
 }
+
+namespace {
+
+// Whose each loss row is, and what the reference gave. The packed vector is of integers: margins go as their bits.
+void PackPreferences(const MicroBatch& batch, const Layout& layout, int64_t* data) {
+  std::fill(data + layout.pair_of, data + layout.signs, -1);
+  std::fill(data + layout.signs, data + layout.margins, 0);
+  std::fill(data + layout.margins, data + layout.end, 0);
+  size_t sequence = 0;
+  for (size_t i = 0; i < batch.loss_rows.size(); ++i) {
+    while (batch.loss_rows[i] >= batch.starts[sequence + 1]) ++sequence;
+    data[layout.pair_of + i] = static_cast<int64_t>(sequence / 2);
+    data[layout.signs + i] = sequence % 2 == 0 ? 1 : -1;
+  }
+  for (size_t p = 0; p < batch.reference_margins.size(); ++p) {
+    data[layout.margins + p] = std::bit_cast<int64_t>(batch.reference_margins[p]);
+    data[layout.is_pair + p] = 1;
+  }
+}
+
+// An id and its log-probability's bits in each integer.
+void PackTeacher(const TeacherTokens& teacher, const PassShape& shape, const Layout& layout, int64_t* data) {
+  for (int64_t i = 0; i < shape.loss_rows * shape.top_k; ++i) {
+    const bool is_padding = i >= static_cast<int64_t>(teacher.ids.size());
+    const int64_t id = is_padding ? i % shape.top_k : teacher.ids[i];
+    const uint32_t bits = is_padding ? 0 : std::bit_cast<uint32_t>(teacher.log_probabilities[i]);
+    data[layout.teacher + i] = static_cast<int64_t>(static_cast<uint64_t>(bits) << 32) | id;
+  }
+}
+
+TeacherRows ViewTeacher(const at::Tensor& packed, const PassShape& shape, const Layout& layout) {
+  const at::Tensor both = packed.narrow(0, layout.teacher, shape.loss_rows * shape.top_k).view({-1, shape.top_k});
+  return {both.bitwise_and(0xFFFFFFFFLL), both.bitwise_right_shift(32).to(at::kInt).view(at::kFloat)};
+}
+
+PreferenceRows ViewPreferences(const at::Tensor& packed, const PassShape& shape, const Layout& layout) {
+  const at::Tensor pairs = at::arange(shape.pairs, packed.options()).unsqueeze(1);
+  const at::Tensor is_of = packed.narrow(0, layout.pair_of, shape.loss_rows).unsqueeze(0).eq(pairs);
+  const at::Tensor signs = packed.narrow(0, layout.signs, shape.loss_rows).to(at::kDouble).unsqueeze(0);
+  return {is_of.to(at::kDouble) * signs, packed.narrow(0, layout.margins, shape.pairs).view(at::kDouble),
+          packed.narrow(0, layout.is_pair, shape.pairs).to(at::kDouble)};
+}
+
+}  // namespace
 
 at::Tensor PackBatch(const MicroBatch& batch, const PassShape& shape, int64_t step_seed, int64_t loss_tokens,
                      bool pinned) {
@@ -101,6 +160,8 @@ at::Tensor PackBatch(const MicroBatch& batch, const PassShape& shape, int64_t st
     data[layout.targets + i] = batch.targets[i];
     data[layout.row_of + batch.loss_rows[i]] = i;
   }
+  if (shape.pairs > 0) PackPreferences(batch, layout, data);
+  if (shape.top_k > 0) PackTeacher(batch.teacher, shape, layout, data);
   return packed;
 }
 
@@ -152,6 +213,8 @@ PassBatch ViewBatch(const at::Tensor& packed, const PassShape& shape, const at::
   batch.sequences.positions_T = packed.narrow(0, layout.positions, shape.tokens);
   batch.sequences.starts_int32 = packed.narrow(0, layout.starts, shape.sequences + 1).to(at::kInt);
   batch.sequences.longest = shape.longest;
+  if (shape.pairs > 0) batch.preferences = ViewPreferences(packed, shape, layout);
+  if (shape.top_k > 0) batch.teacher = ViewTeacher(packed, shape, layout);
   if (shape.places > 0) batch.joint = ViewJointRows(packed, shape, layout);
   if (host.defined()) {
     const int64_t* data = host.const_data_ptr<int64_t>();

@@ -16,6 +16,8 @@ namespace attune {
 struct PassShape {
   int64_t tokens = 0, sequences = 0, loss_rows = 0, longest = 0;
   int64_t places = 0;  // of a joint batch; 0: it is one job's
+  int64_t pairs = 0;   // of a batch of preferences; 0: it is none
+  int64_t top_k = 0;   // of the teacher's tokens for each loss row; 0: there is no teacher
   auto operator<=>(const PassShape&) const = default;
 };
 
@@ -42,14 +44,29 @@ struct JointRows {
   at::Tensor scales_N;                // fp32: 1 / the loss tokens of the row's job
 };
 
+// Which loss rows of a batch of preferences are whose. P pairs, of which some may be padding.
+struct PreferenceRows {
+  at::Tensor signs_PN;    // double: 1 where row n is of pair p's chosen answer, -1 of its rejected one, else 0
+  at::Tensor margins_P;   // double: the reference's log-probability of the chosen answer less that of the rejected
+  at::Tensor is_pair_P;   // double: 1, or 0 for padding
+};
+
+// What the teacher says of each loss row; of padding nothing that counts.
+struct TeacherRows {
+  at::Tensor ids_NK;                // int64, different ones in each row
+  at::Tensor log_probabilities_NK;  // fp32
+};
+
 // A packed micro-batch as the pass reads it. All int64, on the device. Padding tokens
 // form a sequence of their own that carries no loss.
 struct PassBatch {
-  at::Tensor step_seed, loss_tokens;    // scalars; the loss is the sum over rows / loss_tokens
+  at::Tensor step_seed, loss_tokens;    // scalars; the loss is the sum over rows (of preferences, pairs) / loss_tokens
   at::Tensor tokens_T;                  // token ids; virtual token i is -1 - i
   at::Tensor row_of_T;                  // the token's place among the loss rows, or -1
   at::Tensor loss_rows_N, targets_N;    // rows whose next token is trained, and that token; -1 for padding
   PackedSequences sequences;
+  PreferenceRows preferences;  // undefined of other batches
+  TeacherRows teacher;         // likewise
   JointRows joint;  // of a joint batch; then step_seed and loss_tokens mean nothing
 };
 

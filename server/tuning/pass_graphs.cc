@@ -157,7 +157,8 @@ void PassGraphs::DropGraphsFor(const PassShape& shape) {
 void PassGraphs::Capture(const Key& key, bool in_pieces, Graph* graph) {
   const at::TensorOptions options = graph->input.options();
   const std::vector<int64_t> sums(key.shape.places > 0 ? 1 : 0, key.shape.places);
-  graph->result = {at::zeros(sums, options.dtype(at::kDouble)), at::zeros({}, options)};
+  graph->result = {at::zeros(sums, options.dtype(at::kDouble)), at::zeros({}, options),
+                   at::zeros({}, options.dtype(at::kDouble))};
   at::cuda::MempoolId_t pool = at::cuda::graph_pool_handle();
   for (const auto& [other_key, other] : graphs_) {
     if (!other->pieces.empty()) pool = other->pieces[0]->pool();
@@ -187,6 +188,7 @@ void PassGraphs::Capture(const Key& key, bool in_pieces, Graph* graph) {
           pass_->Run(ViewBatch(graph->input, key.shape), KeepFor(key.shape), key.is_first);
       graph->result.loss_sum.copy_(result.loss_sum);
       graph->result.correct.copy_(result.correct);
+      if (result.margin_sum.defined()) graph->result.margin_sum.copy_(result.margin_sum);
     } catch (...) {
       // The stream must leave its capture, whatever the capture is worth.
       try {

@@ -6,6 +6,8 @@
 #include "common/error.h"
 #include "server/tuning/defaults.h"
 #include "server/tuning/run.h"
+#include "server/tuning/start_values.h"
+#include "server/tuning/teacher.h"
 
 namespace attune {
 namespace {
@@ -34,22 +36,35 @@ absl::StatusOr<PlannedRun> PlanRun(const TuningRunnerDeps& deps, const JobSpec& 
                                                               "export it merged and import that"));
   }
   const BaseModel& base = *plan.model->base;
-  plan.virtual_tokens = VirtualTokens(spec.method);
+  if (spec.distillation) {
+    const std::string& teacher = spec.distillation->teacher;
+    ATTUNE_ASSIGN_OR_RETURN(plan.teacher, use == PlanFor::kRun ? deps.residency->Acquire(teacher)
+                                                               : deps.residency->Describe(teacher));
+    ATTUNE_RETURN_IF_ERROR(CheckTeacher(*plan.teacher, *base.tokenizer));
+  }
+  plan.method = spec.method;
+  if (spec.start_from) {
+    ATTUNE_ASSIGN_OR_RETURN(StartValues start, FindStartValues(deps, spec, base, use == PlanFor::kRun));
+    plan.method = std::move(start.method);
+    plan.put_start_values = std::move(start.put);
+  }
+  plan.virtual_tokens = VirtualTokens(plan.method);
   if (plan.virtual_tokens >= base.config.context) {
     return InvalidField(absl::StrCat("tuning_job.", MethodName(spec.method), ".num_virtual_tokens"),
                         "leaves no room in the model's context");
   }
-  ATTUNE_ASSIGN_OR_RETURN(plan.trainable_parameters, CountTrainable(spec.method, base));
+  ATTUNE_ASSIGN_OR_RETURN(plan.trainable_parameters, CountTrainable(plan.method, base));
   const uint64_t seed = spec.hyperparameters.seed.value_or(42);
   ATTUNE_ASSIGN_OR_RETURN(plan.data, PrepareData(*deps.datasets, spec, *base.tokenizer, base.chat_template.get(),
                                                  base.config.context - plan.virtual_tokens, seed, stop));
   AutoInputs inputs;
   inputs.parameters = base.config.Parameters();
-  inputs.train_examples = plan.data.train.size();
+  inputs.train_examples = plan.data.train_groups();
   inputs.train_tokens = Tokens(plan.data.train);
   inputs.validation_tokens = Tokens(plan.data.validation);
   inputs.target = base.target;
-  plan.hyperparameters = ResolveHyperparameters(spec.method, spec.hyperparameters, inputs);
+  inputs.is_preference = spec.dpo.has_value();
+  plan.hyperparameters = ResolveHyperparameters(plan.method, spec.hyperparameters, inputs);
   return plan;
 }
 

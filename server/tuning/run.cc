@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -9,6 +11,9 @@
 #include "common/file.h"
 #include "common/log.h"
 #include "server/model/torch_target.h"
+#include "server/tuning/pass_loss.h"
+#include "server/tuning/reference.h"
+#include "server/tuning/teacher.h"
 
 namespace attune {
 namespace {
@@ -39,28 +44,38 @@ absl::StatusOr<JobOutcome> TuningRun::Run() {
     // A prefix begins with a pass of the base model.
     const Arbiter::Turn turn =
         deps_.arbiter ? deps_.arbiter->Acquire(WorkClass::kTraining, Sharing::kAlone) : Arbiter::Turn();
-    ATTUNE_ASSIGN_OR_RETURN(method_, MakeMethod(job_.spec.method, plan_.model->base, *h.seed));
+    ATTUNE_ASSIGN_OR_RETURN(method_, MakeMethod(plan_.method, plan_.model->base, *h.seed));
+    if (plan_.put_start_values) ATTUNE_RETURN_IF_ERROR(plan_.put_start_values(method_.get()));
+    plan_.put_start_values = nullptr;  // and what it holds
     Synchronize(plan_.model->base->target);
     return absl::OkStatus();
   }));
   train_ = std::make_unique<Batcher>(&plan_.data.train, h.batch_size, h.micro_batch_tokens, plan_.virtual_tokens,
-                                     *h.seed);
+                                     *h.seed, plan_.data.group_size);
   if (!plan_.data.validation.empty()) {
     // No larger than the batches that the job was admitted with.
     validation_ = std::make_unique<Batcher>(&plan_.data.validation, h.batch_size,
                                             std::min(h.micro_batch_tokens, train_->MaxTokens()),
-                                            plan_.virtual_tokens, *h.seed);
+                                            plan_.virtual_tokens, *h.seed, plan_.data.group_size);
   }
   const int64_t activation_bytes =
       ActivationBudgetWithin(job_.memory_bytes - QuantizedWeightBytes(deps_, plan_), plan_.model->base->config,
                              MemoryInputsOf(deps_, plan_, job_.spec));
+  const bool may_share = !job_.spec.dpo && !job_.spec.distillation;
   ATTUNE_RETURN_IF_ERROR(CatchTorch([&] {
     trainer_ = std::make_unique<Trainer>(plan_.model->base.get(), method_.get(), train_.get(), h, deps_.arbiter,
-                                         activation_bytes, joint_);
+                                         activation_bytes, may_share ? joint_ : nullptr, PassOptionsOf(job_.spec));
     return absl::OkStatus();
   }));
   ATTUNE_RETURN_IF_ERROR(MakeDirectories(absl::StrCat(deps_.checkpoint_directory, "/", job_.spec.id)));
+  // References before an earlier run's checkpoint takes the start values' place.
+  absl::Status scored = job_.spec.dpo ? ScoreReferences() : absl::OkStatus();
+  if (job_.spec.distillation) scored = AskTeacher();
+  if (absl::IsCancelled(scored)) return JobOutcome{};
+  ATTUNE_RETURN_IF_ERROR(scored);
   ATTUNE_RETURN_IF_ERROR(Restore());
+  state_.base_model = job_.spec.base_model;
+  state_.method = plan_.method;
   ATTUNE_RETURN_IF_ERROR(control_.SetRunning(h, plan_.data.report));
   const absl::StatusOr<bool> finished = Train();
   AddEnergy(energy_.TakeAll());  // of a run that failed, too
@@ -68,6 +83,32 @@ absl::StatusOr<JobOutcome> TuningRun::Run() {
   if (*finished) return Publish();
   if (control_.stop_request() != StopRequest::kCancel) ATTUNE_RETURN_IF_ERROR(Checkpoint());
   return JobOutcome{};
+}
+
+absl::Status TuningRun::ScoreReferences() {
+  const bool is_start = job_.spec.start_from.has_value();
+  const at::ScalarType type = plan_.hyperparameters.precision == "bfloat16" ? at::kBFloat16 : at::kFloat;
+  for (auto [batches, examples] : {std::pair(train_.get(), &plan_.data.train),
+                                   std::pair(validation_.get(), &plan_.data.validation)}) {
+    if (!batches) continue;
+    const int64_t count = static_cast<int64_t>(examples->size());
+    const auto stop = [this] { return Stopped(); };
+    absl::StatusOr<std::vector<double>> scores =
+        is_start ? trainer_->ScoreAnswers(*batches, count, stop)
+                 : ScoreAnswersOfBase(*plan_.model->base, type, *batches, count, deps_.arbiter, stop);
+    ATTUNE_RETURN_IF_ERROR(scores.status());
+    for (int64_t i = 0; i < count; ++i) (*examples)[i].reference_log_probability = (*scores)[i];
+  }
+  return absl::OkStatus();
+}
+
+absl::Status TuningRun::AskTeacher() {
+  const std::shared_ptr<const ServedModel> teacher = std::move(plan_.teacher);
+  for (std::vector<Example>* examples : {&plan_.data.train, &plan_.data.validation}) {
+    ATTUNE_RETURN_IF_ERROR(ScoreTeacher(*teacher, *job_.spec.distillation, deps_.arbiter, [this] { return Stopped(); },
+                                        examples));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status TuningRun::Restore() {
@@ -83,7 +124,11 @@ absl::Status TuningRun::Restore() {
     }
     ATTUNE_RETURN_IF_ERROR(control_.Log(absl::StrCat("passed over a checkpoint: ", state.status().message())));
   }
-  return absl::OkStatus();
+  if (!job_.spec.start_from) return absl::OkStatus();
+  const StartPoint& start = *job_.spec.start_from;
+  return control_.Log(absl::StrCat("starts from the values of ",
+                                   start.model.empty() ? absl::StrCat("tuningJobs/", start.job, "/checkpoints/", start.step)
+                                                       : absl::StrCat("models/", start.model)));
 }
 
 bool TuningRun::ShouldStopEarly() const {
@@ -147,6 +192,8 @@ absl::Status TuningRun::EvaluateNow() {
   control_.AddTrainingSeconds(SecondsSince(start));
   state_.validation_loss = result.loss;
   state_.validation_token_accuracy = result.token_accuracy;
+  state_.validation_reward_margin = result.reward_margin;
+  state_.validation_preference_accuracy = result.preference_accuracy;
   if (state_.best_step < 0 || result.loss < state_.best_validation_loss) {
     state_.best_validation_loss = result.loss;
     state_.best_step = state_.step;
@@ -228,7 +275,12 @@ ModelInfo TuningRun::DescribeTunedModel() const {
   if (state_.best_step >= 0) {
     info.metrics["validation_loss"] =
         *plan_.hyperparameters.keep_best ? state_.best_validation_loss : state_.validation_loss;
-    info.metrics["validation_token_accuracy"] = state_.validation_token_accuracy;
+    if (job_.spec.dpo) {
+      info.metrics["validation_reward_margin"] = state_.validation_reward_margin;
+      info.metrics["validation_preference_accuracy"] = state_.validation_preference_accuracy;
+    } else {
+      info.metrics["validation_token_accuracy"] = state_.validation_token_accuracy;
+    }
   }
   info.metrics["trained_tokens"] = static_cast<double>(state_.trained_tokens);
   info.metrics["steps"] = static_cast<double>(state_.step);
@@ -250,6 +302,10 @@ JobProgress TuningRun::Progress() const {
   progress.tokens_per_second = tokens_per_second_;
   progress.learning_rate = last_.learning_rate;
   progress.gradient_norm = last_.gradient_norm;
+  progress.reward_margin = last_.reward_margin;
+  progress.preference_accuracy = last_.preference_accuracy;
+  progress.validation_reward_margin = state_.validation_reward_margin;
+  progress.validation_preference_accuracy = state_.validation_preference_accuracy;
   progress.eta_seconds = seconds_per_step_ > 0 ? seconds_per_step_ * (h.max_steps - state_.step) : -1;
   // An earlier run of the job may have taken more.
   progress.peak_memory_bytes =

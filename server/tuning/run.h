@@ -1,6 +1,7 @@
 #ifndef ATTUNE_SERVER_TUNING_RUN_H_
 #define ATTUNE_SERVER_TUNING_RUN_H_
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -22,6 +23,9 @@ namespace attune {
 struct PlannedRun {
   std::shared_ptr<const ServedModel> model;
   PreparedData data;
+  MethodSpec method;  // with what start values left open filled in
+  std::function<absl::Status(Method*)> put_start_values;  // null: the method's own
+  std::shared_ptr<const ServedModel> teacher;  // of a distillation, until it has read the examples
   Hyperparameters hyperparameters;  // resolved
   int64_t virtual_tokens = 0;
   int64_t trainable_parameters = 0;
@@ -47,6 +51,10 @@ class TuningRun {
   absl::StatusOr<JobOutcome> Run();
 
  private:
+  // Sets what the preferences are measured against: by the base model or, if the job has one, by the start.
+  absl::Status ScoreReferences();
+  // Has the teacher of a distillation read the examples.
+  absl::Status AskTeacher();
   absl::Status Restore();
   // Steps until the end or a stop; true if all steps are done.
   absl::StatusOr<bool> Train();

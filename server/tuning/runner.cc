@@ -30,18 +30,21 @@ int64_t MostLossTokens(const std::vector<Example>& examples, int64_t batch_size)
 
 MemoryInputs MemoryInputsOf(const TuningRunnerDeps& deps, const PlannedRun& plan, const JobSpec& spec) {
   const Hyperparameters& h = plan.hyperparameters;
-  Batcher batcher(&plan.data.train, h.batch_size, h.micro_batch_tokens, plan.virtual_tokens, *h.seed);
+  Batcher batcher(&plan.data.train, h.batch_size, h.micro_batch_tokens, plan.virtual_tokens, *h.seed,
+                  plan.data.group_size);
   MemoryInputs inputs;
   inputs.trainable_parameters = plan.trainable_parameters;
   inputs.on_gpu = deps.target.device == ComputeTarget::Device::kCuda;
   inputs.micro_batch_tokens = batcher.MaxTokens();
   if (inputs.on_gpu) inputs.micro_batch_tokens = BucketTokens(inputs.micro_batch_tokens);
-  inputs.loss_tokens = std::min(inputs.micro_batch_tokens, MostLossTokens(plan.data.train, h.batch_size));
-  if (const auto* lora = std::get_if<LoraSpec>(&spec.method)) inputs.lora_rank = lora->rank ? lora->rank : 16;
+  inputs.loss_tokens = std::min(inputs.micro_batch_tokens, MostLossTokens(plan.data.train, h.batch_size * plan.data.group_size));
+  if (const auto* lora = std::get_if<LoraSpec>(&plan.method)) inputs.lora_rank = lora->rank ? lora->rank : 16;
   inputs.trains_weights = TrainsWeights(spec.method);
   inputs.bfloat16 = h.precision == "bfloat16";
   inputs.quantized = QuantizedWeightBytes(deps, plan) > 0;
   inputs.is_8bit_optimizer = h.optimizer_state == "int8";
+  if (spec.dpo) inputs.pairs = std::min<int64_t>(h.batch_size, inputs.micro_batch_tokens / 2);
+  inputs.has_teacher = spec.distillation.has_value();
   return inputs;
 }
 
@@ -80,7 +83,7 @@ class TuningRunner final : public JobRunner {
                                                                                "tuned_model_id"));
     }
     ATTUNE_ASSIGN_OR_RETURN(PlannedRun plan, PlanRun(deps_, spec, PlanFor::kEstimate, nullptr));
-    ATTUNE_RETURN_IF_ERROR(CheckStart(spec.method, plan.model->tokenizer()));
+    if (!spec.start_from) ATTUNE_RETURN_IF_ERROR(CheckStart(spec.method, plan.model->tokenizer()));
     const int64_t quantized_bytes = QuantizedWeightBytes(deps_, plan);
     const ModelConfig& config = plan.model->base->config;
     JobEstimate estimate;

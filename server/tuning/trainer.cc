@@ -13,6 +13,7 @@
 #include "server/model/kernels/cuda/launch.h"
 #include "server/model/torch_target.h"
 #include "server/tuning/pass_graphs.h"
+#include "server/tuning/reference.h"
 
 namespace attune {
 namespace {
@@ -31,7 +32,7 @@ at::ScalarType PassType(const Hyperparameters& h) { return h.precision == "bfloa
 }  // namespace
 
 Trainer::Trainer(const BaseModel* base, Method* method, const Batcher* batches, const Hyperparameters& h,
-                 Arbiter* arbiter, int64_t activation_bytes, JointPasses* joint)
+                 Arbiter* arbiter, int64_t activation_bytes, JointPasses* joint, const PassOptions& options)
     : base_(base),
       method_(method),
       batches_(batches),
@@ -40,7 +41,7 @@ Trainer::Trainer(const BaseModel* base, Method* method, const Batcher* batches, 
       stream_(base->target),
       making_(std::make_unique<OwnStream::Scope>(stream_)),
       flat_(method->parameters(), PassType(h)),
-      direct_(base, method, &flat_, PassType(h), method->lora() ? method->lora()->dropout : 0),
+      direct_(base, method, &flat_, PassType(h), method->lora() ? method->lora()->dropout : 0, options),
       optimizer_(method->parameters(), h, &flat_) {
   if (activation_bytes == 0) {
     const Arbiter::Turn turn = TakeTurn();  // asking gives memory back, which no capture elsewhere would survive
@@ -53,7 +54,8 @@ Trainer::Trainer(const BaseModel* base, Method* method, const Batcher* batches, 
   // Joint passes hand out gradients in the usual order of parameters.
   const auto& parameters = method->parameters();
   const bool has_rates = std::any_of(parameters.begin(), parameters.end(), [](const Parameter& p) { return p.rate != 1; });
-  if (joint && method->lora() && !method->lora()->use_dora && !has_rates) joint_ = joint->Join(base, *method->lora(), PassType(h), &flat_, arbiter);
+  const bool may_join = joint && method->lora() && !method->lora()->use_dora && !has_rates && options.noise_alpha == 0;
+  if (may_join) joint_ = joint->Join(base, *method->lora(), PassType(h), &flat_, arbiter);
   Synchronize(base->target);
   making_.reset();
 }
@@ -134,6 +136,7 @@ Trainer::PreparedStep Trainer::Prepare(int64_t step) const {
   for (const MicroBatch& batch : batches) {
     prepared.tokens += batch.tokens.size();
     prepared.loss_tokens += batch.targets.size();
+    prepared.pairs += batch.reference_margins.size();
   }
   int64_t seed = static_cast<int64_t>(FirstSeed(step));
   for (const MicroBatch& batch : batches) {
@@ -144,11 +147,11 @@ Trainer::PreparedStep Trainer::Prepare(int64_t step) const {
       prepared.seeds.push_back(batch_seed);
     }
     if (graphs_) {
-      prepared.batches.push_back(graphs_->Pack(batch, batch_seed, prepared.loss_tokens));
+      prepared.batches.push_back(graphs_->Pack(batch, batch_seed, prepared.divisor()));
       continue;
     }
     const PassShape shape = ExactShape(batch);
-    prepared.batches.push_back({shape, PackBatch(batch, shape, batch_seed, prepared.loss_tokens, /*pinned=*/false),
+    prepared.batches.push_back({shape, PackBatch(batch, shape, batch_seed, prepared.divisor(), /*pinned=*/false),
                                 static_cast<int64_t>(batch.tokens.size())});
   }
   return prepared;
@@ -189,7 +192,12 @@ absl::StatusOr<Trainer::StepSums> Trainer::Accumulate(const PreparedStep& step, 
     } else {
       has_joined_ = false;
       Arbiter::Turn turn = TakeTurn(SharingOf(batch, is_first));
-      sums.loss += RunPass(batch, is_first, &turn).loss_sum.item<double>();  // waits for the pass
+      const DirectPass::Result result = RunPass(batch, is_first, &turn);
+      sums.loss += result.loss_sum.item<double>();  // waits for the pass
+      if (step.pairs > 0) {
+        sums.margin += result.margin_sum.item<double>();
+        sums.correct += result.correct.item<int64_t>();
+      }
     }
     if (!std::isfinite(sums.loss)) {
       if (!sums.was_joint) return NotFinite(step.step, "loss");
@@ -203,7 +211,11 @@ absl::Status Trainer::Take(const PreparedStep& step, bool may_join, StepSums* su
   // From its first micro-batch on, which takes no notice of gradients that a failed try left.
   ATTUNE_ASSIGN_OR_RETURN(*sums, WithRoom([&] { return Accumulate(step, may_join); }));
   if (!std::isfinite(sums->loss)) return NotFinite(step.step, "loss");
-  result->loss = step.loss_tokens ? sums->loss / step.loss_tokens : 0;
+  result->loss = step.loss_tokens ? sums->loss / step.divisor() : 0;
+  if (step.pairs > 0) {
+    result->reward_margin = sums->margin / step.pairs;
+    result->preference_accuracy = static_cast<double>(sums->correct) / step.pairs;
+  }
   if (step.loss_tokens == 0) return absl::OkStatus();  // nothing to learn from: nothing changes
   // Many parameters' step fills the device; few ones' is over before it counts.
   const Arbiter::Turn turn = TakeTurn(graphs_ ? Sharing::kShared : Sharing::kAlone);
@@ -239,7 +251,7 @@ DirectPass::Result Trainer::EvaluatePass(const PassBatch& batch) {
 
 absl::StatusOr<ValidationResult> Trainer::Evaluate(const Batcher& batches, const std::function<bool()>& stop) {
   ValidationResult result;
-  int64_t tokens = 0, correct = 0;
+  int64_t tokens = 0, pairs = 0, correct = 0;
   const OwnStream::Scope scope(stream_);
   absl::Status status = CatchTorch([&]() -> absl::Status {
     RefreshOnce();
@@ -253,13 +265,37 @@ absl::StatusOr<ValidationResult> Trainer::Evaluate(const Batcher& batches, const
       result.loss += found.loss_sum.item<double>();
       correct += found.correct.item<int64_t>();
       tokens += batch.targets.size();
+      pairs += batch.reference_margins.size();
+      if (found.margin_sum.defined()) result.reward_margin += found.margin_sum.item<double>();
     }
     return absl::OkStatus();
   });
   if (!status.ok()) return status;
-  result.loss /= std::max<int64_t>(1, tokens);
-  result.token_accuracy = static_cast<double>(correct) / std::max<int64_t>(1, tokens);
+  const int64_t count = std::max<int64_t>(1, pairs > 0 ? pairs : tokens);
+  result.loss /= count;
+  result.reward_margin /= count;
+  (pairs > 0 ? result.preference_accuracy : result.token_accuracy) = static_cast<double>(correct) / count;
   return result;
+}
+
+absl::StatusOr<std::vector<double>> Trainer::ScoreAnswers(const Batcher& batches, int64_t examples,
+                                                          const std::function<bool()>& stop) {
+  const OwnStream::Scope scope(stream_);
+  is_fresh_ = false;
+  auto score = [&](const PassBatch& batch) {
+    return WithRoom([&] {
+      Arbiter::Turn turn = TakeTurn();
+      const Pausing pausing(this, &turn);
+      return direct_.Losses(batch).cpu();
+    });
+  };
+  ATTUNE_RETURN_IF_ERROR(CatchTorch([&]() -> absl::Status {
+    RefreshOnce();
+    return absl::OkStatus();
+  }));
+  absl::StatusOr<std::vector<double>> scores = SumAnswers(batches, examples, base_->target, score, stop);
+  is_fresh_ = false;  // the parameters may be others when training begins
+  return scores;
 }
 
 }  // namespace attune

@@ -5,6 +5,7 @@
 #include <functional>
 #include <future>
 #include <memory>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "server/data/batcher.h"
@@ -22,19 +23,23 @@ namespace attune {
 class PassGraphs;
 
 struct StepResult {
-  double loss = 0;  // mean over the step's answer tokens, nats
+  double loss = 0;  // mean over the step's answer tokens, or pairs of preferences, nats
   int64_t tokens = 0, loss_tokens = 0;
   double gradient_norm = 0;  // before clipping
   double learning_rate = 0;
+  // Of preferences: means over the step's pairs.
+  double reward_margin = 0, preference_accuracy = 0;
 };
 
 struct ValidationResult {
-  double loss = 0;            // mean over answer tokens, nats
-  double token_accuracy = 0;  // 0 to 1
+  double loss = 0;            // mean over answer tokens, or pairs of preferences, nats
+  double token_accuracy = 0;  // 0 to 1; 0 of preferences
+  // Of preferences: means over all pairs.
+  double reward_margin = 0, preference_accuracy = 0;
 };
 
 // Takes optimizer steps of one method over one stream of batches, each micro-batch by a
-// DirectPass. The loss of a step is the mean over all its answer tokens, however it is cut
+// DirectPass. The loss of a step is the mean over all its answer tokens (of preferences, its pairs), however it is cut
 // into micro-batches. Each micro-batch takes one turn on the device, which passes that
 // would not fill it share with other trainers': each has a stream of its own, or, where
 // `joint` is given, they are one batch (JointPass). Gradients are summed in a fixed order. Not
@@ -44,8 +49,9 @@ class Trainer {
   // All arguments must outlive this; `arbiter` and `joint` may be null. REQUIRES: `h` is resolved.
   // Activations that do not fit into `activation_bytes` are computed again; 0: a share of
   // the memory that is free now.
+  // `options`: what else the job asks of its passes. REQUIRES: no `joint` with preferences or a teacher.
   Trainer(const BaseModel* base, Method* method, const Batcher* batches, const Hyperparameters& h, Arbiter* arbiter,
-          int64_t activation_bytes = 0, JointPasses* joint = nullptr);
+          int64_t activation_bytes = 0, JointPasses* joint = nullptr, const PassOptions& options = {});
   ~Trainer();
 
   // Takes step number `step` (from 0). Parameters may be changed from outside before the
@@ -58,6 +64,11 @@ class Trainer {
   // between micro-batches; true gives CANCELLED.
   absl::StatusOr<ValidationResult> Evaluate(const Batcher& batches, const std::function<bool()>& stop);
 
+  // The log-probability of each example's answer, summed over its tokens, nats, as the parameters are now: they may be
+  // changed from outside afterwards. `stop` as above.
+  absl::StatusOr<std::vector<double>> ScoreAnswers(const Batcher& batches, int64_t examples,
+                                                   const std::function<bool()>& stop);
+
   AdamW& optimizer() { return optimizer_; }
   // Its part of the most memory that passes shared with other jobs took; 0 without such.
   int64_t joint_bytes() const { return joint_ ? joint_->bytes() : 0; }
@@ -66,12 +77,16 @@ class Trainer {
   // An optimizer step's data, tokenised, cut and packed: micro-batches without loss are left out.
   struct PreparedStep {
     int64_t step = -1, tokens = 0, loss_tokens = 0;
+    int64_t pairs = 0;  // of preferences
+    int64_t divisor() const { return pairs > 0 ? pairs : loss_tokens; }
     std::vector<PackedMicroBatch> batches;
     std::vector<MicroBatch> unpacked;  // the same, where they may go into joint passes
     std::vector<int64_t> seeds;
   };
   struct StepSums {
     double loss = 0;
+    double margin = 0;    // of preferences
+    int64_t correct = 0;  // likewise
     bool was_joint = false;
   };
   Arbiter::Turn TakeTurn(Sharing sharing = Sharing::kAlone);

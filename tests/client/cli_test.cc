@@ -139,6 +139,9 @@ TEST(CliUsageTest, MistakesAreTwoAndSaySo) {
       {"tune", "--base", "m", "--data", "d", "--method", "full", "--rank", "8"},
       {"tune", "--base", "m", "--data", "d", "--method", "lora", "--targets", "q_proj,head"},
       {"tune", "--base", "m", "--data", "d", "--method", "lora", "--watch", "--estimate"},
+      {"tune", "--base", "m", "--data", "d", "--method", "lora", "--dpo-beta", "0.1"},
+      {"tune", "--base", "m", "--data", "d", "--method", "lora", "--teacher-top-k", "8"},
+      {"tune", "--base", "m", "--data", "d", "--method", "lora", "--dpo", "--teacher", "t"},
       {"jobs", "list", "--state", "asleep"},
       {"generate", "m"},
       {"generate", "m", "text", "--var", "a=b"},
@@ -314,6 +317,34 @@ TEST_F(CliTest, TuneLoraFillsTheJob) {
   EXPECT_DOUBLE_EQ(job.data().validation_fraction(), -1);
   EXPECT_EQ(job.tuned_model_id(), "tuned");
   EXPECT_EQ(job.priority(), -3);
+}
+
+TEST_F(CliTest, TuneStartsAndObjectives) {
+  auto job = [&](int i) {
+    return state().RequestOf<v1::CreateTuningJobRequest>("CreateTuningJob", i).tuning_job();
+  };
+  const std::vector<std::string> tune = {"tune", "--base", "m", "--data", "d", "--method", "lora"};
+  auto run = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), tune.begin(), tune.end());
+    const CliResult r = Run(more);
+    EXPECT_EQ(r.code, 0) << r.err;
+  };
+  run({"--start-from", "earlier", "--dpo", "--dpo-beta", "0.2", "--dpo-label-smoothing", "0.1", "--neftune-alpha", "5"});
+  EXPECT_EQ(job(0).start_from(), "models/earlier");
+  EXPECT_DOUBLE_EQ(job(0).dpo().beta(), 0.2);
+  EXPECT_DOUBLE_EQ(job(0).dpo().label_smoothing(), 0.1);
+  EXPECT_DOUBLE_EQ(job(0).hyperparameters().neftune_noise_alpha(), 5);
+  run({"--start-from", "tuningJobs/j/checkpoints/12", "--teacher", "big", "--teacher-top-k", "8",
+       "--distillation-weight", "0", "--distillation-temperature", "2", "--split-long-texts"});
+  EXPECT_EQ(job(1).start_from(), "tuningJobs/j/checkpoints/12");
+  EXPECT_EQ(job(1).distillation().teacher(), "models/big");
+  EXPECT_EQ(job(1).distillation().top_k(), 8);
+  EXPECT_TRUE(job(1).distillation().has_weight());
+  EXPECT_DOUBLE_EQ(job(1).distillation().temperature(), 2);
+  EXPECT_TRUE(job(1).data().split_long_texts());
+  run({});
+  EXPECT_EQ(job(2).start_from(), "");
+  EXPECT_EQ(job(2).objective_case(), v1::TuningJob::OBJECTIVE_NOT_SET);
 }
 
 TEST_F(CliTest, TuneOtherMethods) {

@@ -38,6 +38,39 @@ std::multiset<int64_t> ExamplesOf(const std::vector<MicroBatch>& batches) {
   return found;
 }
 
+TEST(BatcherTest, PairsAreNeverDivided) {
+  std::vector<Example> examples = MakeExamples({5, 3, 9, 2, 4, 4, 7, 6, 1, 2});
+  for (size_t i = 0; i < examples.size(); ++i) examples[i].reference_log_probability = -static_cast<double>(i * i);
+  const Batcher batcher(&examples, 2, 14, 0, 1, /*group_size=*/2);
+  EXPECT_EQ(batcher.steps_per_epoch(), 3);
+  std::multiset<int64_t> seen;
+  for (int64_t step = 0; step < 3; ++step) {
+    for (const MicroBatch& batch : batcher.Step(step)) {
+      ASSERT_EQ(batch.examples.size(), 2 * batch.reference_margins.size());
+      for (size_t p = 0; p < batch.reference_margins.size(); ++p) {
+        const int64_t chosen = batch.examples[2 * p], rejected = batch.examples[2 * p + 1];
+        EXPECT_EQ(chosen % 2, 0);
+        EXPECT_EQ(rejected, chosen + 1);
+        EXPECT_EQ(batch.reference_margins[p], static_cast<double>(rejected * rejected - chosen * chosen));
+        seen.insert(chosen);
+      }
+    }
+  }
+  EXPECT_THAT(seen, ElementsAre(0, 2, 4, 6, 8));
+  EXPECT_EQ(batcher.MaxTokens(), 14);
+  EXPECT_EQ(Batcher(&examples, 1, 4, 0, 1, 2).MaxTokens(), 13) << "a pair that does not fit goes alone";
+}
+
+TEST(BatcherTest, WhatTheTeacherSaysGoesWithItsRow) {
+  std::vector<Example> examples = {MakeExample(1, 3, 3), MakeExample(2, 2, 1)};
+  examples[0].teacher = {2, {10, 11, 20, 21, 30, 31}, {-1, -2, -3, -4, -5, -6}};
+  examples[1].teacher = {2, {40, 41}, {-7, -8}};
+  const MicroBatch batch = Batcher(&examples, 2, 100, 0, 1).All()[0];
+  EXPECT_THAT(batch.targets, ElementsAre(101, 102, 201));
+  EXPECT_THAT(batch.teacher.ids, ElementsAre(20, 21, 30, 31, 40, 41)) << "the first token of all is not predicted";
+  EXPECT_THAT(batch.teacher.log_probabilities, ElementsAre(-3, -4, -5, -6, -7, -8));
+}
+
 TEST(BatcherTest, PacksWithoutPaddingAndMarksTheRowsBeforeTrainedTokens) {
   const std::vector<Example> examples = {MakeExample(1, 3, 2), MakeExample(2, 2, 1)};
   const std::vector<MicroBatch> batches = Batcher(&examples, 2, 100, 0, 1).All();

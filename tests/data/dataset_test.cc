@@ -222,6 +222,61 @@ TEST(DatasetTest, BadMessagesHaveReasons) {
   EXPECT_THAT(problem(R"([{"role":"assistant","content":" "}])"), HasSubstr("empty answer in message 1"));
 }
 
+TEST(DatasetTest, ReadsPreferences) {
+  Result result = Read(R"({"prompt":"p","chosen":"good","rejected":"bad"})");
+  ASSERT_TRUE(result.status.ok()) << result.status;
+  EXPECT_EQ(result.info.kind, DatasetKind::kPreference);
+  EXPECT_EQ(result.rows[0].columns.at("rejected"), "bad");
+  // A template that takes one of the answers makes them prompts with completions.
+  DatasetInfo info;
+  info.completion_template = "{{chosen}}";
+  EXPECT_EQ(Read(R"({"prompt":"p","chosen":"good","rejected":"bad"})", info).info.kind, DatasetKind::kPromptCompletion);
+  // One around either answer does not.
+  info.completion_template = " {{completion}}.";
+  EXPECT_EQ(Read(R"({"prompt":"p","chosen":"good","rejected":"bad"})", info).info.kind, DatasetKind::kPreference);
+  EXPECT_EQ(Read("prompt,chosen,rejected\np,a,b\n").info.kind, DatasetKind::kPreference);
+}
+
+TEST(DatasetTest, ReadsPreferencesOfChats) {
+  const std::string user = R"({"role":"user","content":"u"})", good = R"({"role":"assistant","content":"good"})",
+                    bad = R"({"role":"assistant","content":"bad"})";
+  for (const std::string& line :
+       {R"({"chosen":[)" + user + "," + good + R"(],"rejected":[)" + user + "," + bad + "]}",
+        R"({"prompt":[)" + user + R"(],"chosen":[)" + good + R"(],"rejected":[)" + bad + "]}",
+        R"({"messages":[)" + user + R"(],"chosen":"good","rejected":"bad"})"}) {
+    const Result result = Read(line);
+    ASSERT_TRUE(result.status.ok()) << line << result.status;
+    EXPECT_EQ(result.info.kind, DatasetKind::kChatPreference);
+    const Row& row = result.rows[0];
+    ASSERT_EQ(row.chosen.size(), 2u) << line;
+    ASSERT_EQ(row.rejected.size(), 2u) << line;
+    EXPECT_EQ(row.chosen[0].content, "u");
+    EXPECT_EQ(row.chosen[1].content, "good");
+    EXPECT_EQ(row.rejected[1].content, "bad");
+  }
+}
+
+TEST(DatasetTest, BadPreferencesHaveReasons) {
+  DatasetInfo text, chat;
+  text.kind = DatasetKind::kPreference;
+  chat.kind = DatasetKind::kChatPreference;
+  EXPECT_THAT(Problem(R"({"prompt":"p","chosen":"a"})", text), HasSubstr("lacks the column 'rejected'"));
+  EXPECT_THAT(Problem(R"({"prompt":"p","chosen":"a","rejected":" "})", text), HasSubstr("an empty 'rejected'"));
+  EXPECT_THAT(Problem(R"({"prompt":"p","chosen":"a","rejected":"a"})", text), HasSubstr("the same answer"));
+  EXPECT_THAT(Problem(R"({"chosen":"a","rejected":"b"})", text), HasSubstr("lacks the column 'prompt'"));
+  const std::string user = R"({"role":"user","content":"u"})", answer = R"({"role":"assistant","content":"a"})";
+  auto problem = [&](const std::string& chosen, const std::string& rejected) {
+    return Problem("{\"chosen\":[" + chosen + "],\"rejected\":[" + rejected + "]}", chat);
+  };
+  EXPECT_THAT(problem(user + "," + answer, user + "," + answer), HasSubstr("the same answer"));
+  EXPECT_THAT(problem(user, user + "," + answer), HasSubstr("'chosen' that does not end with the assistant"));
+  EXPECT_THAT(problem(user + "," + answer, R"({"role":"user","content":"other"},{"role":"assistant","content":"b"})"),
+              HasSubstr("differ before the last answer"));
+  EXPECT_THAT(problem(answer, R"({"role":"assistant","content":"b"})"), HasSubstr("no message before the answers"));
+  EXPECT_THAT(problem(user + "," + answer, "5"), HasSubstr("no object in message 1 of 'rejected'"));
+  EXPECT_THAT(Problem(R"({"messages":[)" + user + R"(],"chosen":"a"})", chat), HasSubstr("lacks 'rejected'"));
+}
+
 TEST(DatasetTest, EmptyUploadsAreRefused) {
   for (const char* bytes : {"", "\n\n", "prompt,completion\n", "\xef\xbb\xbf"}) {
     Result result = Read(bytes);

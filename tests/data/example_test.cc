@@ -52,6 +52,37 @@ std::vector<int32_t> Prompt(const Example& example) {
   return {example.tokens.begin(), example.tokens.begin() + example.prompt_tokens};
 }
 
+TEST(ExampleTest, LongTextsAreSplitSoThatEveryTokenIsPredictedOnce) {
+  FakeTokenizer tokenizer;
+  RenderOptions options = Limited(5);
+  options.kind = DatasetKind::kText;
+  options.split_long_texts = true;
+  const ExampleRenderer renderer = Make(tokenizer, options);
+  Row row;
+  row.columns = {{"text", "abcdefghij"}};
+  const std::vector<Example> parts = renderer.RenderAll(row, 3).value();
+  std::vector<int32_t> predicted;
+  for (const Example& part : parts) {
+    EXPECT_EQ(part.row, 3);
+    EXPECT_FALSE(part.truncated);
+    EXPECT_LE(part.tokens.size(), 5u);
+    EXPECT_EQ(part.has_loss[0], 0);
+    for (size_t t = 0; t < part.tokens.size(); ++t) {
+      if (part.has_loss[t]) predicted.push_back(part.tokens[t]);
+    }
+  }
+  EXPECT_EQ(predicted, (std::vector<int32_t>{'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i', 'j', FakeTokenizer::kEos}));
+  ASSERT_EQ(parts.size(), 3u);
+  EXPECT_EQ(parts[1].tokens, (std::vector<int32_t>{'d', 'e', 'f', 'g', 'h'}));
+  // One that fits is as without splitting, and one that would leave a single token for a part leaves none.
+  row.columns["text"] = "ab";
+  EXPECT_EQ(renderer.RenderAll(row, 0)->at(0).tokens, renderer.Render(row, 0)->tokens);
+  row.columns["text"] = "abc";
+  EXPECT_EQ(renderer.RenderAll(row, 0)->size(), 1u);
+  row.columns["text"] = "abcdefg";
+  EXPECT_EQ(renderer.RenderAll(row, 0)->size(), 2u);
+}
+
 TEST(ExampleTest, PromptAndCompletion) {
   FakeTokenizer tokenizer;
   Example example = Make(tokenizer, {}).Render(PromptRow("pq", " x"), 7).value();

@@ -381,6 +381,51 @@ class ServicesTest(unittest.TestCase):
         self.assertEqual((error.code, error.fields),
                          (Code.INVALID_ARGUMENT, ["tuning_job.hyperparameters.quantization"]), error)
 
+    def finished(self, job, job_id):
+        name = self.server.create_job(job, job_id).name
+        done = self.wait_for(name, (State.SUCCEEDED, State.FAILED))
+        self.assertEqual(done.state, State.SUCCEEDED, done)
+        return done
+
+    def test_preferences_from_a_tuned_models_values(self):
+        rows = "".join(json.dumps({"text": f"It is day {i}", "chosen": "glad", "rejected": "sad"}) + "\n"
+                       for i in range(24)).encode()
+        pairs = self.server.upload("pairs", rows, prompt_template=MOOD["prompt_template"],
+                                   completion_template=" {{completion}}")
+        self.assertEqual(pairs.kind, dataset.Dataset.PREFERENCE)
+        preview = self.server.datasets.PreviewDataset(dataset_service.PreviewDatasetRequest(
+            name=pairs.name, model="models/smollm2", count=2))
+        self.assertEqual([example.completion for example in preview.examples], [" glad", " sad"])
+        job = lora_job(tuned_model_id="mood-dpo", start_from="models/mood-lora")
+        job.dataset = pairs.name
+        job.dpo.beta = 0.3
+        done = self.finished(job, "preferences")
+        self.assertEqual((done.start_from, done.dpo.beta), ("models/mood-lora", 0.3))
+        self.assertGreater(done.progress.reward_margin, 0)
+        self.assertGreater(done.progress.validation_preference_accuracy, 0.5)
+        tuned = self.server.models.GetModel(model_service.GetModelRequest(name="models/mood-dpo"))
+        self.assertEqual(tuned.metrics["validation_preference_accuracy"], done.progress.validation_preference_accuracy)
+        wrong = lora_job(start_from="models/mood-lora")
+        wrong.lora.rank = 3
+        with self.assertRaises(grpc.RpcError) as context:
+            self.server.create_job(wrong)
+        error = Error(context.exception)
+        self.assertEqual((error.code, error.fields), (Code.INVALID_ARGUMENT, ["tuning_job.lora.rank"]), error)
+        plain = lora_job()
+        plain.dataset = pairs.name
+        self.fails(Code.INVALID_ARGUMENT, "PREFERENCE_DATA", self.server.create_job, plain)
+
+    def test_a_checkpoint_is_a_start_and_a_model_a_teacher(self):
+        job = lora_job(tuned_model_id="mood-pupil", start_from="tuningJobs/first/checkpoints/3",
+                       hyperparameters={"neftune_noise_alpha": 5})
+        job.distillation.teacher = "models/mood-lora"
+        job.distillation.weight = 1
+        done = self.finished(job, "pupil")
+        # It is its teacher, but for noise.
+        self.assertLess(done.progress.train_loss, 0.5)
+        self.fails(Code.NOT_FOUND, "CHECKPOINT_NOT_FOUND", self.server.create_job,
+                   lora_job(start_from="tuningJobs/first/checkpoints/99"))
+
     def test_pause_resume_cancel_delete(self):
         # Waits for its own first step, so that pausing meets a job at work.
         name = self.server.create_job(lora_job(hyperparameters={"max_steps": 100000}), "long").name

@@ -31,7 +31,8 @@ Hyperparameters FullHyperparameters() {
           .seed = std::numeric_limits<int64_t>::min(),
           .precision = "bfloat16",
           .quantization = "int8",
-          .optimizer_state = "int8"};
+          .optimizer_state = "int8",
+          .neftune_noise_alpha = 5};
 }
 
 JobSpec FullJobSpec(MethodSpec method) {
@@ -43,8 +44,11 @@ JobSpec FullJobSpec(MethodSpec method) {
   spec.validation_dataset = "v";
   spec.tuned_model_id = "t";
   spec.method = std::move(method);
+  spec.start_from = StartPoint{"m2", "j2", 12};
+  spec.dpo = DpoSpec{0.2, 0.1};
+  spec.distillation = DistillationSpec{"big", 20, 2, 0.0};
   spec.hyperparameters = FullHyperparameters();
-  spec.data = {"{{a}}", "{{b}}", true, 512, -1};
+  spec.data = {"{{a}}", "{{b}}", true, 512, -1, true};
   spec.priority = -5;
   spec.tenant = "x";
   spec.labels = {{"k", "v"}, {"", ""}};
@@ -79,7 +83,8 @@ TEST(JobJsonTest, UnsetIsNotZero) {
 
 TEST(JobJsonTest, ProgressKeepsNanAndInfinity) {
   JobProgress progress{.step = 7, .total_steps = 9, .epoch = 0.5, .trained_tokens = 100, .eta_seconds = 0,
-                       .peak_memory_bytes = int64_t{3} << 40};
+                       .peak_memory_bytes = int64_t{3} << 40, .reward_margin = -1, .preference_accuracy = 0.5,
+                       .validation_reward_margin = 2, .validation_preference_accuracy = 0.75};
   progress.train_loss = std::numeric_limits<double>::quiet_NaN();
   progress.gradient_norm = std::numeric_limits<double>::infinity();
   progress.validation_loss = -std::numeric_limits<double>::infinity();

@@ -350,6 +350,20 @@ TEST_F(JobStoreTest, UnfinishedJobsUseTheirDataAndModel) {
   EXPECT_THAT(*store_->ActiveUsersOfDataset("data-3"), IsEmpty());
 }
 
+TEST_F(JobStoreTest, StartsAndTeachersAreInUse) {
+  Job start = Wanted("start", "data"), teacher = Wanted("teacher", "data"), checkpoint = Wanted("checkpoint", "data");
+  start.spec.start_from = StartPoint{.model = "earlier"};
+  teacher.spec.distillation = DistillationSpec{.teacher = "larger"};
+  checkpoint.spec.start_from = StartPoint{.job = "done", .step = 3};
+  for (const Job& job : {start, teacher, checkpoint}) ASSERT_TRUE(store_->Create(job, "").ok());
+  EXPECT_THAT(*store_->ActiveUsersOfModel("earlier"), ElementsAre("start"));
+  EXPECT_THAT(*store_->ActiveUsersOfModel("larger"), ElementsAre("teacher"));
+  EXPECT_THAT(*store_->ActiveUsersOfCheckpoints("done"), ElementsAre("checkpoint"));
+  EXPECT_THAT(*store_->ActiveUsersOfCheckpoints("start"), IsEmpty());
+  ASSERT_TRUE(Move("start", JobState::kCancelled).ok());
+  EXPECT_THAT(*store_->ActiveUsersOfModel("earlier"), IsEmpty());
+}
+
 TEST_F(JobStoreTest, TenantSecondsForgetWhatEndedLongAgo) {
   Make("old", "data", "a");
   Make("new", "data", "a");

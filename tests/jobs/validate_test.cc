@@ -41,6 +41,23 @@ TEST(ValidateTest, DefaultsAreValidForEveryMethod) {
   EXPECT_TRUE(ValidateJobSpec(GoodSpec(TextPromptSpec())).ok());
 }
 
+TEST(ValidateTest, StartsAndObjectivesThatExcludeEachOtherAreRefused) {
+  JobSpec spec = GoodSpec(SoftPromptSpec{.init = SoftPromptSpec::Init::kText, .init_text = "x"});
+  spec.start_from = StartPoint{.model = "m"};
+  EXPECT_THAT(BadFields(spec), UnorderedElementsAre("tuning_job.soft_prompt.init", "tuning_job.soft_prompt.init_text"));
+  spec = GoodSpec();
+  spec.dpo = DpoSpec();
+  spec.distillation = DistillationSpec{.teacher = "t"};
+  EXPECT_THAT(BadFields(spec), UnorderedElementsAre("tuning_job.distillation"));
+  spec.distillation.reset();
+  spec.data.train_on_prompt = true;
+  EXPECT_THAT(BadFields(spec), UnorderedElementsAre("tuning_job.data.train_on_prompt"));
+  spec = GoodSpec(TextPromptSpec());
+  spec.start_from = StartPoint{.model = "m"};
+  spec.dpo = DpoSpec();
+  EXPECT_THAT(BadFields(spec), UnorderedElementsAre("tuning_job.start_from", "tuning_job.dpo"));
+}
+
 TEST(ValidateTest, EveryFieldHasItsRange) {
   struct Case {
     std::string field;
@@ -116,6 +133,20 @@ TEST(ValidateTest, EveryFieldHasItsRange) {
       CASE("hyperparameters.max_checkpoints", hyperparameters.max_checkpoints, 100, 101),
       CASE("hyperparameters.precision", hyperparameters.precision, "bfloat16", "bf16"),
       CASE("hyperparameters.quantization", hyperparameters.quantization, "nf4", "int4"),
+      CASE("hyperparameters.neftune_noise_alpha", hyperparameters.neftune_noise_alpha, 1000, -1),
+      CASE("hyperparameters.neftune_noise_alpha", hyperparameters.neftune_noise_alpha, 0, nan),
+      CASE("start_from", start_from, (StartPoint{.model = "a"}), (StartPoint{.model = "A"})),
+      CASE("start_from", start_from, (StartPoint{.job = "j", .step = 1}), (StartPoint{.job = "j", .step = 0})),
+      CASE("dpo.beta", dpo, DpoSpec{.beta = 100}, DpoSpec{.beta = 101}),
+      CASE("dpo.beta", dpo, DpoSpec{}, DpoSpec{.beta = nan}),
+      CASE("dpo.label_smoothing", dpo, DpoSpec{.label_smoothing = 0.49}, DpoSpec{.label_smoothing = 0.5}),
+      CASE("distillation.teacher", distillation, DistillationSpec{.teacher = "t"}, DistillationSpec{}),
+      CASE("distillation.top_k", distillation, (DistillationSpec{.teacher = "t", .top_k = 1024}),
+           (DistillationSpec{.teacher = "t", .top_k = 1025})),
+      CASE("distillation.temperature", distillation, (DistillationSpec{.teacher = "t", .temperature = 100}),
+           (DistillationSpec{.teacher = "t", .temperature = infinity})),
+      CASE("distillation.weight", distillation, (DistillationSpec{.teacher = "t", .weight = 1.0}),
+           (DistillationSpec{.teacher = "t", .weight = 1.5})),
       CASE("hyperparameters.optimizer_state", hyperparameters.optimizer_state, "int8", "fp8"),
       CASE("data.max_sequence_tokens", data.max_sequence_tokens, 8, 7),
       CASE("data.validation_fraction", data.validation_fraction, 0.5, 0.51),

@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include "common/error.h"
+
 namespace attune {
 namespace {
 
@@ -42,12 +44,14 @@ v1::TuningJob FullJob() {
   h->set_precision("float32");
   h->set_quantization("nf4");
   h->set_optimizer_state("int8");
+  h->set_neftune_noise_alpha(5);
   v1::DataOptions* data = job.mutable_data();
   data->set_prompt_template("{{a}}");
   data->set_completion_template("{{b}}");
   data->set_train_on_prompt(true);
   data->set_max_sequence_tokens(99);
   data->set_validation_fraction(-1);
+  data->set_split_long_texts(true);
   return job;
 }
 
@@ -82,6 +86,15 @@ TEST(ConvertJobTest, EveryFieldSurvivesForEveryMethod) {
   lora.mutable_lora()->set_use_rslora(true);
   lora.mutable_lora()->set_learning_rate_ratio(16);
   lora.mutable_hyperparameters()->set_optimizer_state("float32");
+  lora.set_start_from("models/earlier");
+  lora.mutable_dpo()->set_beta(0.2);
+  lora.mutable_dpo()->set_label_smoothing(0.1);
+  lora.mutable_data()->set_train_on_prompt(false);
+  full.set_start_from("tuningJobs/j/checkpoints/12");
+  full.mutable_distillation()->set_teacher("models/big");
+  full.mutable_distillation()->set_top_k(20);
+  full.mutable_distillation()->set_temperature(2);
+  full.mutable_distillation()->set_weight(0);
   v1::TuningJob soft = FullJob();
   soft.mutable_soft_prompt()->set_num_virtual_tokens(5);
   soft.mutable_soft_prompt()->set_init(v1::SoftPromptTuning::TEXT);
@@ -112,6 +125,18 @@ TEST(ConvertJobTest, EveryFieldSurvivesForEveryMethod) {
     EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(job, back))
         << job.DebugString() << "became\n"
         << back.DebugString();
+  }
+}
+
+TEST(ConvertJobTest, StartsThatNameNothingAreRefused) {
+  for (const char* name : {"earlier", "datasets/a", "models/A", "tuningJobs/j", "tuningJobs/j/checkpoints/0",
+                           "tuningJobs/j/checkpoints/last", "tuningJobs/J/checkpoints/1"}) {
+    v1::TuningJob job = FullJob();
+    job.mutable_ia3();
+    job.set_start_from(name);
+    const absl::Status status = ToJobSpec(job, "x").status();
+    ASSERT_FALSE(status.ok()) << name;
+    EXPECT_EQ(GetErrorDetails(status).violations[0].field, "tuning_job.start_from") << name;
   }
 }
 

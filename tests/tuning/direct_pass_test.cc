@@ -13,6 +13,7 @@
 #include "server/adapters/packed_ops.h"
 #include "server/model/kernels/cross_entropy.h"
 #include "server/model/kernels/cuda/launch.h"
+#include "server/model/kernels/embedding_noise.h"
 #include "server/model/torch_target.h"
 #include "server/tuning/pass_graphs.h"
 #include "tests/testing/gpu.h"
@@ -32,6 +33,7 @@ struct PassCase {
   bool gpu;
   WeightFormat format = WeightFormat::kDense;
   const char* family = "llama";
+  double noise_alpha = 0;
 };
 
 LoraSpec Lora(double dropout, std::vector<TargetModule> targets = {}) {
@@ -109,11 +111,13 @@ class DirectPassTest : public ::testing::TestWithParam<PassCase> {
     at::manual_seed(3);
     for (const Parameter& p : method_->parameters()) at::Tensor(p.leaf).add_(at::randn_like(p.leaf) * 0.1);
     flat_ = std::make_unique<FlatParameters>(method_->parameters(), TypeOf(target));
-    direct_ = std::make_unique<DirectPass>(base_.get(), method_.get(), flat_.get(), TypeOf(target), Dropout());
+    direct_ = std::make_unique<DirectPass>(base_.get(), method_.get(), flat_.get(), TypeOf(target), Dropout(),
+                                           PassOptions{.noise_alpha = GetParam().noise_alpha});
     batch_ = Batch({5, 1, 9, 3}, {2, 1, 4, 2});
   }
 
   double Dropout() const { return method_->lora() ? method_->lora()->dropout : 0; }
+  bool IsRandom() const { return Dropout() > 0 || GetParam().noise_alpha > 0; }
 
   // Sequences of these lengths, each with loss on its last tokens.
   MicroBatch Batch(const std::vector<int64_t>& lengths, const std::vector<int64_t>& losses) const {
@@ -143,6 +147,12 @@ class DirectPassTest : public ::testing::TestWithParam<PassCase> {
     const RopeTable rope{base_->rope_cos_PH, base_->rope_sin_PH};
     PackedOps ops(base_->config, weights, rope, sequences, moved(batch_.tokens), method_->adapter(), Dropout(), kSeed);
     at::Tensor x = EmbedTokens(weights.embedding_VD, method_->soft_prompt_ND(), moved(batch_.tokens), at::kFloat);
+    if (GetParam().noise_alpha > 0) {
+      const at::Tensor noise = at::zeros(x.sizes(), x.options().requires_grad(false));
+      AddEmbeddingNoise(noise, moved(batch_.tokens), sequences.starts_int32, method_->virtual_tokens(),
+                        GetParam().noise_alpha, {.value = kSeed});
+      x = x + noise;
+    }
     at::Tensor hidden = RunDecoder(base_->config, weights, x, &ops).index_select(0, moved(batch_.loss_rows));
     CrossEntropy result = LinearCrossEntropy(hidden, weights.head_VD, moved(batch_.targets));
     std::vector<at::Tensor> leaves;
@@ -226,7 +236,7 @@ TEST_P(DirectPassTest, EvaluatesWithoutDropoutAndGradients) {
   const DirectPass::Result result = direct_->Evaluate(moved);
   EXPECT_TRUE(at::equal(flat_->gradients(), before));
   const DirectPass::Result trained = direct_->Run(moved, std::vector<Keep>(base_->config.layers, Keep::kAll), true);
-  if (Dropout() > 0) {
+  if (IsRandom()) {
     EXPECT_NE(result.loss_sum.item<double>(), trained.loss_sum.item<double>());
     return;
   }
@@ -277,7 +287,7 @@ TEST_P(DirectPassTest, ReplayedGraphsFollowTheirInput) {
   ExpectSame(run(), Direct(BucketShape(batch_), Keep::kAll));
   const Outcome before = run();
   const Outcome other_mask = Collect(graphs.Run(graphs.Pack(batch_, kSeed + 1, kLossTokens), true));
-  EXPECT_EQ(before.loss == other_mask.loss, Dropout() == 0);
+  EXPECT_EQ(before.loss == other_mask.loss, !IsRandom());
   EXPECT_EQ(graphs.captured(), 2);
 }
 
@@ -365,7 +375,13 @@ INSTANTIATE_TEST_SUITE_P(
                       PassCase{"GpuLora", Lora(0), true}, PassCase{"GpuLoraDropout", Lora(0.3), true},
                       PassCase{"GpuLoraOnSome", Lora(0, kSome), true}, PassCase{"GpuSoftPrompt", Prompt(), true},
                       PassCase{"GpuFull", FullSpec{}, true}, PassCase{"GpuLastLayer", LastLayer(), true},
-                      PassCase{"GpuScattered", Scattered(), true}, PassCase{"GpuNorms", Norms(), true}),
+                      PassCase{"GpuScattered", Scattered(), true}, PassCase{"GpuNorms", Norms(), true},
+                      PassCase{"LoraNoise", Lora(0), false, WeightFormat::kDense, "llama", 5},
+                      PassCase{"SoftPromptNoise", Prompt(), false, WeightFormat::kDense, "llama", 5},
+                      PassCase{"FullNoise", FullSpec{}, false, WeightFormat::kDense, "llama", 5},
+                      PassCase{"GpuLoraNoise", Lora(0), true, WeightFormat::kDense, "llama", 5},
+                      PassCase{"GpuSoftPromptNoise", Prompt(), true, WeightFormat::kDense, "llama", 5},
+                      PassCase{"GpuFullNoise", FullSpec{}, true, WeightFormat::kDense, "llama", 5}),
     [](const auto& info) { return std::string(info.param.name); });
 
 constexpr WeightFormat kDense = WeightFormat::kDense;

@@ -55,6 +55,13 @@ TEST(EstimateTest, CountsWhatJobsDiffersIn) {
   inputs.quantized = true;
   EXPECT_EQ(EstimateTrainingBytes(config, inputs), usual + 2 * 2 * config.intermediate * config.hidden);
   inputs = SomeInputs();
+  inputs.has_teacher = true;
+  const int64_t taught = EstimateTrainingBytes(config, inputs);
+  EXPECT_GT(taught, usual);
+  inputs.has_teacher = false;
+  inputs.pairs = 4096;  // whose rows are told apart by matrices of pairs by rows
+  EXPECT_GT(EstimateTrainingBytes(config, inputs), usual + int64_t{1} * 4096 * 16384);
+  inputs = SomeInputs();
   inputs.micro_batch_tokens = inputs.loss_tokens = 8192;
   EXPECT_LT(EstimateTrainingBytes(config, inputs), 0.7 * usual);
 }

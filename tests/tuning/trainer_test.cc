@@ -75,8 +75,10 @@ class TrainerTest : public ::testing::Test {
     EXPECT_TRUE(method.ok()) << method.status();
     run.method = std::move(*method);
     run.batcher = std::make_unique<Batcher>(&examples_, h.batch_size, h.micro_batch_tokens,
-                                            run.method->virtual_tokens(), *h.seed);
-    run.trainer = std::make_unique<Trainer>(base_.get(), run.method.get(), run.batcher.get(), h, arbiter_);
+                                            run.method->virtual_tokens(), *h.seed, group_size_);
+    PassOptions options = options_;
+    options.noise_alpha = noise_alpha_;
+    run.trainer = std::make_unique<Trainer>(base_.get(), run.method.get(), run.batcher.get(), h, arbiter_, 0, nullptr, options);
     return run;
   }
 
@@ -99,6 +101,9 @@ class TrainerTest : public ::testing::Test {
   std::shared_ptr<const BaseModel> base_;
   std::vector<Example> examples_;
   std::string optimizer_state_;
+  double noise_alpha_ = 0;
+  int64_t group_size_ = 1;
+  PassOptions options_;
   Arbiter* arbiter_ = nullptr;
 };
 
@@ -185,6 +190,7 @@ TEST_P(EveryMethodTest, GradientAccumulationGivesTheLargeBatchsStep) {
 }
 
 TEST_P(EveryMethodTest, ResumesToBitIdenticalParameters) {
+  noise_alpha_ = 3;  // which is drawn from the seed, as dropout is
   Run straight = Make(Spec()), before = Make(Spec()), after = Make(Spec());
   for (int64_t step = 0; step < 8; ++step) Step(&straight, step);
   for (int64_t step = 0; step < 5; ++step) Step(&before, step);
@@ -291,6 +297,103 @@ TEST_F(TrainerTest, DropoutMakesTheSameStepEachTime) {
   Step(&without, 0);  // B starts at zero: the first step is the base model's either way
   EXPECT_NE(Step(&without, 1).loss, Step(&a, 1).loss);
 }
+
+TEST_F(TrainerTest, NoiseMakesTheSameStepEachTimeAndNoneInEvaluation) {
+  LoraSpec spec = SmallLora();
+  spec.dropout = 0;
+  Run quiet = Make(spec);
+  noise_alpha_ = 5;
+  Run a = Make(spec), b = Make(spec);
+  const double evaluated = a.trainer->Evaluate(*a.batcher, {})->loss;
+  EXPECT_EQ(evaluated, quiet.trainer->Evaluate(*quiet.batcher, {})->loss);
+  for (int64_t step = 0; step < 3; ++step) {
+    const double loss = Step(&a, step).loss;
+    EXPECT_EQ(loss, Step(&b, step).loss);
+    EXPECT_NE(loss, Step(&quiet, step).loss);
+  }
+}
+
+// Objectives beside the answers' likelihood, over the same examples.
+class ObjectiveStepsTest : public TrainerTest, public ::testing::WithParamInterface<bool> {
+ protected:
+  void SetUp() override {
+    TrainerTest::SetUp();
+    std::mt19937 random(5);
+    if (GetParam()) {
+      group_size_ = 2;
+      options_.beta = 0.4;
+      options_.label_smoothing = 0.1;
+      for (Example& example : examples_) example.reference_log_probability = -static_cast<double>(random() % 100) / 10;
+      return;
+    }
+    options_.temperature = 2;
+    options_.teacher_weight = 0.6;
+    for (Example& example : examples_) {
+      const int64_t rows = std::count(example.has_loss.begin(), example.has_loss.end(), 1);
+      example.teacher.k = 3;
+      for (int64_t i = 0; i < 3 * rows; ++i) {
+        example.teacher.ids.push_back(static_cast<int32_t>(80 * (i % 3) + random() % 80));
+        example.teacher.log_probabilities.push_back(-1.5f - static_cast<float>(random() % 100) / 50);
+      }
+    }
+  }
+  MethodSpec Spec() const {
+    LoraSpec spec = SmallLora();
+    spec.dropout = 0;
+    return spec;
+  }
+  std::vector<StepResult> Take(Run* run) {
+    std::vector<StepResult> results;
+    for (int64_t step = 0; step < 8; ++step) results.push_back(Step(run, step));
+    return results;
+  }
+};
+
+TEST_P(ObjectiveStepsTest, MicroBatchesGiveTheLargeBatchsSteps) {
+  Run whole = Make(Spec()), pieces = Make(Spec(), 20);
+  const std::vector<StepResult> a = Take(&whole), b = Take(&pieces);
+  for (size_t i = 0; i < a.size(); ++i) {
+    EXPECT_NEAR(a[i].loss, b[i].loss, 1e-4 * std::abs(a[i].loss));
+    EXPECT_NEAR(a[i].gradient_norm, b[i].gradient_norm, 1e-3 * a[i].gradient_norm);
+    EXPECT_NEAR(a[i].reward_margin, b[i].reward_margin, 1e-3);
+    EXPECT_EQ(a[i].preference_accuracy, b[i].preference_accuracy);
+  }
+}
+
+TEST_P(ObjectiveStepsTest, EvaluationSeesWhatAStepDoes) {
+  Run run = Make(Spec(), 1000, 12);
+  const auto evaluated = run.trainer->Evaluate(*run.batcher, {});
+  ASSERT_TRUE(evaluated.ok());
+  const StepResult step = Step(&run, 0);
+  EXPECT_NEAR(evaluated->loss, step.loss, 1e-5 * std::abs(step.loss));
+  EXPECT_NEAR(evaluated->reward_margin, step.reward_margin, 1e-5);
+  EXPECT_EQ(evaluated->preference_accuracy, step.preference_accuracy);
+}
+
+TEST_P(ObjectiveStepsTest, GpuGivesTheCpusSteps) {
+  const std::optional<ComputeTarget> gpu = FindGpu(), fast = FindGpu(ComputeTarget::Type::kBfloat16);
+  if (!gpu) GTEST_SKIP() << "no GPU";
+  Run on_cpu = Make(Spec());
+  const std::vector<StepResult> expected = Take(&on_cpu);
+  Load(*gpu);
+  Run exact = Make(Spec());
+  const std::vector<StepResult> found = Take(&exact);
+  // Replayed as graphs from a shape's second batch on, the same each time.
+  Load(*fast);
+  Run a = Make(Spec(), 40), b = Make(Spec(), 40);
+  const std::vector<StepResult> once = Take(&a), again = Take(&b);
+  for (size_t i = 0; i < expected.size(); ++i) {
+    EXPECT_NEAR(found[i].loss, expected[i].loss, 1e-3 * std::abs(expected[i].loss)) << i;
+    EXPECT_NEAR(found[i].reward_margin, expected[i].reward_margin, 1e-2) << i;
+    EXPECT_NEAR(once[i].loss, expected[i].loss, 0.05 * std::abs(expected[i].loss) + 0.02) << i;
+    EXPECT_EQ(once[i].loss, again[i].loss) << i;
+    EXPECT_EQ(once[i].reward_margin, again[i].reward_margin) << i;
+  }
+  ExpectIdentical(Values(a), Values(b));
+}
+
+INSTANTIATE_TEST_SUITE_P(Objectives, ObjectiveStepsTest, ::testing::Bool(),
+                         [](const auto& info) { return std::string(info.param ? "Preferences" : "Teacher"); });
 
 TEST_F(TrainerTest, PartialTrainsNothingElse) {
   PartialSpec spec;

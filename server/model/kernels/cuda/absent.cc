@@ -55,6 +55,10 @@ void DropoutRows(Type, const void*, const void*, double, const int64_t*, const i
                  int64_t, Stream) {
   std::abort();
 }
+void EmbeddingNoise(Type, void*, const int64_t*, const int32_t*, int64_t, int64_t, double, const int64_t*, int64_t,
+                    int64_t, int64_t, Stream) {
+  std::abort();
+}
 void CopyPages(const PagePairs&, const int64_t*, int64_t, int64_t, Stream) { std::abort(); }
 void MovePages(const PageMoves&, const int64_t*, int64_t, int64_t, bool, Stream) { std::abort(); }
 void SpreadBlocks(Type, const void*, void*, const BlockCopy*, int64_t, int64_t, Stream) { std::abort(); }

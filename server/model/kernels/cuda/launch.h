@@ -65,6 +65,12 @@ void Dropout(Type type, const void* x, const void* addend, double p, const int64
 void DropoutRows(Type type, const void* x_TD, const void* addend_TD, double p, const int64_t* step_seeds_T,
                  const int64_t* rows_T, uint32_t which, void* y_TD, int64_t rows, int64_t columns, Stream stream);
 
+// Adds NEFTune's noise to x_TD in place: see embedding_noise.h. `starts`: sequences + 1 rows. The seed is on the
+// device where `step_seed` is not null.
+void EmbeddingNoise(Type type, void* x_TD, const int64_t* ids_T, const int32_t* starts, int64_t sequences,
+                    int64_t virtual_tokens, double alpha, const int64_t* step_seed, int64_t seed_value, int64_t rows,
+                    int64_t columns, Stream stream);
+
 // Per row: losses_N[r] = -log softmax(logits)[target], correct_N[r] whether the target
 // is the likeliest, and the logits become (softmax - onehot) * scale[r * scale_stride] (1 if null).
 // A negative target leaves zeros.
