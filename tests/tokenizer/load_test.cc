@@ -266,6 +266,21 @@ TEST_F(LoadDirectoryTest, ByteFallbackBpe) {
   EXPECT_FALSE((*Load())->add_bos());
 }
 
+// Gemma's splits at blanks when there are none any more.
+TEST_F(LoadDirectoryTest, ByteFallbackBpeThatSplitsAtBlanks) {
+  json changed = MarkedJson();
+  changed["normalizer"] = changed["normalizer"]["normalizers"][1];
+  changed["pre_tokenizer"] = {{"type", "Split"}, {"pattern", {{"String", " "}}}, {"behavior", "MergedWithPrevious"}, {"invert", false}};
+  changed["decoder"]["decoders"].erase(3);
+  WriteJson("tokenizer.json", changed);
+  const auto tokenizer = Load();
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_THAT((*tokenizer)->Encode("a a  a", true), ElementsAre(5, 6, 4, 6));
+  EXPECT_EQ((*tokenizer)->Decode({5, 6, 4, 6}, true), "a a  a");
+  changed["normalizer"] = nullptr;
+  EXPECT_THAT(LoadMessage(changed), HasSubstr("MergedWithPrevious"));
+}
+
 TEST_F(LoadDirectoryTest, WhatIsNotSupportedIsNamed) {
   const auto with = [](const char* pointer, const json& value) {
     json changed = ByteLevelJson();
