@@ -36,11 +36,25 @@ absl::Status CheckScores(const ModelConfig& config) {
   return CheckRange("the local layers' rope_theta", config.local_rope_theta, 1, kMaxRopeTheta);
 }
 
+absl::Status CheckLongRope(const ModelConfig& config) {
+  const RopeScaling& scaling = config.rope_scaling;
+  for (const std::vector<double>* factors : {&scaling.short_factors, &scaling.long_factors}) {
+    if (static_cast<int64_t>(factors->size()) != config.head_dim / 2) {
+      return ImpossibleModel("short_factor or long_factor has not one number for each pair of a head's dimensions");
+    }
+    for (const double factor : *factors) ATTUNE_RETURN_IF_ERROR(CheckRange("a LongRoPE factor", factor, 1e-3, kMaxScalingFactor));
+  }
+  ATTUNE_RETURN_IF_ERROR(CheckRange("attention_factor", scaling.attention_factor, 1e-3, kMaxScalingFactor));
+  ATTUNE_RETURN_IF_ERROR(CheckRange("max_position_embeddings", static_cast<double>(scaling.stretched_context), 1, kMaxContext));
+  return CheckRange("original_max_position_embeddings", scaling.original_context, 1, kMaxContext);
+}
+
 absl::Status CheckScaling(const ModelConfig& config) {
   const RopeScaling& scaling = config.rope_scaling;
   if (scaling.kind == RopeScaling::Kind::kNone) return absl::OkStatus();
   ATTUNE_RETURN_IF_ERROR(CheckRange("the rope scaling factor", scaling.factor, 1, kMaxScalingFactor));
   if (scaling.kind == RopeScaling::Kind::kLinear) return absl::OkStatus();
+  if (scaling.kind == RopeScaling::Kind::kLongRope) return CheckLongRope(config);
   if (scaling.kind == RopeScaling::Kind::kYarn) return CheckYarn(scaling, config.rope_theta);
   ATTUNE_RETURN_IF_ERROR(CheckRange("low_freq_factor", scaling.low_frequency_factor, 1e-3, kMaxScalingFactor));
   ATTUNE_RETURN_IF_ERROR(CheckRange("high_freq_factor", scaling.high_frequency_factor, 1e-3, kMaxScalingFactor));

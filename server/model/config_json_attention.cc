@@ -1,6 +1,7 @@
 #include "server/model/config_json_attention.h"
 
 #include <algorithm>
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,45 @@ void ReadYarn(ConfigFields* fields, int64_t context, RopeScaling* scaling) {
     attention = YarnAttentionFactor(scaling->factor, mscale) / YarnAttentionFactor(scaling->factor, all_dimensions);
   }
   scaling->attention_factor = fields->Real("attention_factor", attention);
+}
+
+absl::StatusOr<std::vector<double>> ReadFactors(const ConfigFields& fields, const char* key) {
+  const Json* const list = fields.Find(key);
+  std::vector<double> factors;
+  if (list == nullptr || !list->is_array()) return ImpossibleModel(absl::StrCat("'", key, "' of LongRoPE is no list"));
+  for (const Json& factor : *list) {
+    if (!factor.is_number()) return ImpossibleModel(absl::StrCat("'", key, "' of LongRoPE holds what is no number"));
+    factors.push_back(factor.get<double>());
+  }
+  return factors;
+}
+
+// As transformers reads it, for sequences of the original context at most.
+absl::Status ReadLongRope(const Json& json, const ModelFamily& family, ModelConfig* config) {
+  ConfigFields fields(json);
+  RopeScaling& scaling = config->rope_scaling;
+  scaling.kind = RopeScaling::Kind::kLongRope;
+  ATTUNE_ASSIGN_OR_RETURN(scaling.short_factors, ReadFactors(fields, "short_factor"));
+  ATTUNE_ASSIGN_OR_RETURN(scaling.long_factors, ReadFactors(fields, "long_factor"));
+  const int64_t original = fields.Int("original_max_position_embeddings", family.default_original_context);
+  ATTUNE_RETURN_IF_ERROR(fields.status());
+  ATTUNE_RETURN_IF_ERROR(CheckRange("original_max_position_embeddings", static_cast<double>(original), 2, 1 << 30));
+  scaling.original_context = static_cast<double>(original);
+  scaling.stretched_context = config->context;
+  scaling.factor = fields.Real("factor", static_cast<double>(config->context) / scaling.original_context);
+  const double stretch = std::max(scaling.factor, 1.0);
+  scaling.attention_factor =
+      fields.Real("attention_factor", std::sqrt(1 + std::log(stretch) / std::log(scaling.original_context)));
+  scaling.factor = stretch;  // it is in the attention factor; what is below one changes nothing
+  config->context = std::min(config->context, original);
+  if (fields.Real("partial_rotary_factor", 1) != 1) return UnsupportedModel("partial_rotary_factor");
+  return fields.status();
+}
+
+bool IsLongRope(const Json& json) {
+  ConfigFields fields(json);
+  const std::string type = fields.Text("rope_type", fields.Text("type", "").c_str());
+  return type == "longrope" || type == "su";
 }
 
 absl::Status ReadScaling(const Json& json, int64_t context, RopeScaling* scaling) {
@@ -71,16 +111,25 @@ absl::Status ReadGlobalRope(const Json& json, ConfigFields* fields, const ModelF
   Json scaling = json;
   const Json* const original = fields->Find("original_max_position_embeddings");
   if (original != nullptr) scaling["original_max_position_embeddings"] = *original;
+  ConfigFields rope(json);
+  config->rope_theta = rope.Real("rope_theta", config->rope_theta);
+  ATTUNE_RETURN_IF_ERROR(rope.status());
+  if (family.takes_long_rope && IsLongRope(scaling)) return ReadLongRope(scaling, family, config);
   ATTUNE_RETURN_IF_ERROR(ReadScaling(scaling, config->context, &config->rope_scaling));
   if (!family.scales_rope && config->rope_scaling.kind != RopeScaling::Kind::kNone) {
     return UnsupportedModel(absl::StrCat("rope scaling of a ", family.name, " model"));
   }
-  ConfigFields rope(json);
-  config->rope_theta = rope.Real("rope_theta", config->rope_theta);
-  return rope.status();
+  return absl::OkStatus();
 }
 
 Json ScalingToJson(const RopeScaling& scaling) {
+  if (scaling.kind == RopeScaling::Kind::kLongRope) {
+    return {{"rope_type", "longrope"},
+            {"short_factor", scaling.short_factors},
+            {"long_factor", scaling.long_factors},
+            {"factor", scaling.factor},
+            {"attention_factor", scaling.attention_factor}};
+  }
   if (scaling.kind == RopeScaling::Kind::kYarn) {
     return {{"rope_type", "yarn"},
             {"factor", scaling.factor},
@@ -183,6 +232,9 @@ void AddRope(const ModelConfig& config, nlohmann::ordered_json* json) {
   (*json)["rope_theta"] = config.rope_theta;
   if (config.local_rope_theta > 0) (*json)["rope_local_base_freq"] = config.local_rope_theta;
   if (config.rope_scaling.kind != RopeScaling::Kind::kNone) (*json)["rope_scaling"] = ScalingToJson(config.rope_scaling);
+  if (config.rope_scaling.kind != RopeScaling::Kind::kLongRope) return;
+  (*json)["max_position_embeddings"] = config.rope_scaling.stretched_context;
+  (*json)["original_max_position_embeddings"] = static_cast<int64_t>(config.rope_scaling.original_context);
 }
 
 void AddWindows(const ModelConfig& config, const ModelFamily& family, nlohmann::ordered_json* json) {

@@ -34,15 +34,17 @@ constexpr ModelFamily kFamilies[] = {
      .default_context = 32768,
      .default_kv_heads = 32,
      .default_head_dim = 128},
-    // Phi-3 and Phi-4 without LongRoPE, which alone transformers gives the family.
+    // Phi-3 and Phi-4.
     {.name = "phi3",
      .architecture = "Phi3ForCausalLM",
      .gguf_architecture = "phi3",
      .fuses_projections = true,
      .scales_rope = false,
+     .takes_long_rope = true,
      .window = WindowRule::kUnlessAbsent,
      .gguf_needs_window = true,
      .default_context = 4096,
+     .default_original_context = 4096,
      .default_epsilon = 1e-5},
     // The text models of Gemma 3: 270M and 1B, and larger ones without their images.
     {.name = "gemma3_text",

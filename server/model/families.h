@@ -38,6 +38,7 @@ struct ModelFamily {
   bool fuses_projections = false;
   // Whether it may stretch rotary angles: the others are refused.
   bool scales_rope = true;
+  bool takes_long_rope = false;  // LongRoPE, whatever scales_rope says
   // GGUF keeps the rows of each query and key head in pairs that turn together.
   bool gguf_interleaves_rows = false;
   WindowRule window = WindowRule::kNever;
@@ -48,7 +49,7 @@ struct ModelFamily {
   // others it is the head dimension. 0: files do not leave it to the reader.
   int64_t gguf_wide_queries_layers = 0;
   // What transformers takes for keys that a config.json lacks.
-  int64_t default_context = 0;
+  int64_t default_context = 0, default_original_context = 0;  // the latter of LongRoPE
   double default_epsilon = 1e-6;
   int64_t default_kv_heads = 0;  // 0: as many as there are heads
   int64_t default_head_dim = 0;  // 0: the hidden size, divided among the heads

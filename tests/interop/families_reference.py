@@ -60,6 +60,9 @@ FAMILIES = {
     "qwen3_window": (Qwen3ForCausalLM, Qwen3Config(
         **SHAPE, head_dim=16, use_sliding_window=True, sliding_window=WINDOW,
         layer_types=["full_attention", "sliding_attention", "full_attention"])),
+    # Angles and cosines of sequences that fit into the original context.
+    "phi3_longrope": (Phi3ForCausalLM, Phi3Config(**SHAPE, original_max_position_embeddings=80, rope_parameters={
+        "rope_type": "longrope", "rope_theta": 5000.0, "short_factor": [1.0, 1.1, 1.5, 2.5], "long_factor": [1.0, 2.0, 4.0, 8.0]})),
     "gemma3": (Gemma3ForCausalLM, Gemma3TextConfig(**GEMMA)),
     # Scores scaled by another number than GGUF files mean, angles stretched in layers without a window, logits capped.
     "gemma3_scaled": (Gemma3ForCausalLM, Gemma3TextConfig(
@@ -72,7 +75,7 @@ FAMILIES = {
     "llama_biases": (LlamaForCausalLM, LlamaConfig(**SHAPE, head_dim=16, attention_bias=True, mlp_bias=True)),
 }
 # What config.json can say and GGUF cannot; and Mistral's GGUF files are Llama's.
-NO_GGUF = ["llama_yarn", "mistral", "mistral_window", "qwen2_window", "qwen3_window", "gemma3_scaled"]
+NO_GGUF = ["llama_yarn", "mistral", "mistral_window", "qwen2_window", "qwen3_window", "phi3_longrope", "gemma3_scaled"]
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:

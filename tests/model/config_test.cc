@@ -252,10 +252,39 @@ TEST(ConfigFromJson, ReadsPhi3) {
   json["partial_rotary_factor"] = 0.75;
   ExpectRefused(json, "UNSUPPORTED_MODEL", "partial_rotary_factor");
   json.erase("partial_rotary_factor");
-  for (const char* type : {"longrope", "su", "yarn", "linear"}) {
+  for (const char* type : {"yarn", "linear"}) {
     json["rope_scaling"] = {{"type", type}, {"factor", 2.0}};
     ExpectRefused(json, "UNSUPPORTED_MODEL", "rope scaling of");
   }
+}
+
+// Within the original context, by the short factors; files keep the rest.
+TEST(ConfigFromJson, ReadsLongRope) {
+  Json json = With("model_type", "phi3");
+  json["original_max_position_embeddings"] = 128;
+  const std::vector<double> shorts(8, 1.5), longs(8, 3);
+  json["rope_scaling"] = {{"type", "longrope"}, {"short_factor", shorts}, {"long_factor", longs}};
+  absl::StatusOr<ModelConfig> config = ConfigFromJson(json.dump());
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->context, 128);
+  EXPECT_DOUBLE_EQ(config->rope_scaling.attention_factor, std::sqrt(1 + std::log(4.0) / std::log(128.0)));
+  EXPECT_DOUBLE_EQ(RopeFrequencies(*config)[0], 1 / 1.5);
+  const std::string text = ConfigToJson(*config, 1, 2);
+  EXPECT_EQ(Json::parse(text)["max_position_embeddings"], 512);
+  absl::StatusOr<ModelConfig> again = ConfigFromJson(text);
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(ConfigToJson(*again, 1, 2), text);
+  EXPECT_EQ(again->context, 128);
+  EXPECT_DOUBLE_EQ(again->rope_scaling.attention_factor, config->rope_scaling.attention_factor);
+  json["rope_scaling"]["short_factor"] = {1.0, 2.0};
+  ExpectRefused(json, "BAD_MODEL", "short_factor");
+  json["rope_scaling"]["short_factor"] = "none";
+  ExpectRefused(json, "BAD_MODEL", "short_factor");
+  json["rope_scaling"]["short_factor"] = std::vector<double>(8, -1);
+  ExpectRefused(json, "BAD_MODEL", "LongRoPE");
+  json["rope_scaling"]["short_factor"] = shorts;
+  json["partial_rotary_factor"] = 0.75;
+  ExpectRefused(json, "UNSUPPORTED_MODEL", "partial_rotary_factor");
 }
 
 TEST(ConfigFromJson, ReadsYarn) {

@@ -465,7 +465,8 @@ TEST_P(FamilyStepsTest, LoraAgrees) {
 
 constexpr const char* kFamilies[] = {"mistral",      "qwen2",        "qwen3",          "phi3",         "qwen2_yarn",
                                      "llama_yarn",   "llama_biases", "mistral_window", "qwen2_window", "qwen3_window",
-                                     "phi3_window",  "gemma3",       "gemma3_scaled",  "gemma2"};
+                                     "phi3_window",  "gemma3",       "gemma3_scaled",  "gemma2",
+                                     "phi3_longrope"};
 auto NameOf = [](const ::testing::TestParamInfo<const char*>& info) { return std::string(info.param); };
 
 INSTANTIATE_TEST_SUITE_P(Families, FamilyTest, ::testing::ValuesIn(kFamilies), NameOf);
