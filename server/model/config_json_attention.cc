@@ -168,7 +168,9 @@ bool ReadsLayerTypes(const ModelFamily& family) {
   return family.window == WindowRule::kIfUsed || family.window == WindowRule::kPattern;
 }
 
-absl::Status UnknownLayerType(const Json& type) { return UnsupportedModel(absl::StrCat("layer_types with ", type.dump())); }
+absl::Status UnknownLayerType(const Json& type) {
+  return UnsupportedModel(absl::StrCat("layer_types with ", type.dump()));
+}
 
 }  // namespace
 
@@ -189,7 +191,8 @@ absl::Status ReadRope(ConfigFields* fields, const ModelFamily& family, ModelConf
     }
     if (family.default_local_rope_theta == 0) return UnsupportedModel(absl::StrCat(key, " by types of layers"));
     for (const Json* part : {full, sliding}) {
-      if (part != nullptr && !part->is_object()) return ImpossibleModel(absl::StrCat("a part of '", key, "' is no object"));
+      if (part != nullptr && !part->is_object())
+        return ImpossibleModel(absl::StrCat("a part of '", key, "' is no object"));
     }
     if (full != nullptr) ATTUNE_RETURN_IF_ERROR(ReadGlobalRope(*full, fields, family, config));
     if (sliding != nullptr) ATTUNE_RETURN_IF_ERROR(ReadLocalRope(*sliding, config));
@@ -231,7 +234,8 @@ absl::Status ReadWindows(ConfigFields* fields, const ModelFamily& family, ModelC
 void AddRope(const ModelConfig& config, nlohmann::ordered_json* json) {
   (*json)["rope_theta"] = config.rope_theta;
   if (config.local_rope_theta > 0) (*json)["rope_local_base_freq"] = config.local_rope_theta;
-  if (config.rope_scaling.kind != RopeScaling::Kind::kNone) (*json)["rope_scaling"] = ScalingToJson(config.rope_scaling);
+  if (config.rope_scaling.kind != RopeScaling::Kind::kNone)
+    (*json)["rope_scaling"] = ScalingToJson(config.rope_scaling);
   if (config.rope_scaling.kind != RopeScaling::Kind::kLongRope) return;
   (*json)["max_position_embeddings"] = config.rope_scaling.stretched_context;
   (*json)["original_max_position_embeddings"] = static_cast<int64_t>(config.rope_scaling.original_context);

@@ -43,7 +43,8 @@ double EmbeddingScale(const ModelConfig& config, at::ScalarType type) {
   return type == at::kBFloat16 ? static_cast<float>(c10::BFloat16(scale)) : scale;
 }
 
-at::Tensor EmbedRows(const ModelConfig& config, const at::Tensor& embedding_VD, const at::Tensor& ids_T, at::ScalarType type) {
+at::Tensor EmbedRows(const ModelConfig& config, const at::Tensor& embedding_VD, const at::Tensor& ids_T,
+                     at::ScalarType type) {
   const at::Tensor rows = at::embedding(embedding_VD, ids_T);
   if (!config.scales_embeddings) return rows.to(type);
   return (rows * EmbeddingScale(config, rows.scalar_type())).to(type);

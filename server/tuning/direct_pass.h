@@ -23,7 +23,7 @@ namespace attune {
 // computed again.
 enum class Keep {
   kAll,
-  kNoCheap,     // not what element-wise kernels make: both normed inputs, SwiGLU's output
+  kNoCheap,     // not what element-wise kernels make: both normed inputs, the gated unit's output
   kNoGateUp,    // nor the widest product's output
   kInput,       // the layer's input alone (Chen et al. 2016); the feed-forward part runs in chunks of rows
   kInputWhole,  // the same, but never in chunks: bit for bit what a pass that keeps more gives

@@ -1,5 +1,6 @@
 // Compares tokens, logits, greedy answers and optimizer steps of Gemma 3 270M with what transformers and PEFT compute
-// (tests/interop/gemma_reference.py, in the folder that ATTUNE_TEST_REFERENCES names; the model's GGUF file is ATTUNE_TEST_GEMMA).
+// (tests/interop/gemma_reference.py, in the folder that ATTUNE_TEST_REFERENCES names; the model's GGUF file is
+// ATTUNE_TEST_GEMMA).
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
@@ -48,7 +49,8 @@ class GemmaInteropTest : public ::testing::Test {
     if (model == nullptr || references == nullptr || !std::filesystem::exists(folder_ + "/steps.json")) {
       GTEST_SKIP() << "ATTUNE_TEST_GEMMA and ATTUNE_TEST_REFERENCES do not name the model and its references";
     }
-    if (!std::filesystem::exists(temp_.File("model.gguf"))) std::filesystem::create_symlink(model, temp_.File("model.gguf"));
+    if (!std::filesystem::exists(temp_.File("model.gguf")))
+      std::filesystem::create_symlink(model, temp_.File("model.gguf"));
     auto base = LoadBaseModel(temp_.path(), temp_.path(), target);
     ASSERT_TRUE(base.ok()) << base.status();
     base_ = *base;
@@ -182,7 +184,8 @@ class GemmaStepTest : public GemmaInteropTest {
     for (int64_t step = 0; step < h.max_steps; ++step) {
       auto result = trainer.Step(step);
       ASSERT_TRUE(result.ok()) << result.status();
-      const double loss = expected.at("losses")[step].get<double>(), norm = expected.at("gradient_norms")[step].get<double>();
+      const double loss = expected.at("losses")[step].get<double>(),
+                   norm = expected.at("gradient_norms")[step].get<double>();
       EXPECT_NEAR(result->loss, loss, kStepTolerance * loss) << name << ", step " << step;
       EXPECT_NEAR(result->gradient_norm, norm, 10 * kStepTolerance * norm) << name << ", step " << step;
     }

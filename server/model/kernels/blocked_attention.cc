@@ -66,12 +66,15 @@ struct Operands {
 
 template <typename Body>
 void ForEachBlock(int64_t tokens, const Body& body) {
-  for (int64_t first = 0; first < tokens; first += kBlockedQueries) body(first, std::min(kBlockedQueries, tokens - first));
+  for (int64_t first = 0; first < tokens; first += kBlockedQueries)
+    body(first, std::min(kBlockedQueries, tokens - first));
 }
 
 }  // namespace
 
-at::ScalarType SumTypeOf(const Tensor& qkv_TE) { return qkv_TE.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
+at::ScalarType SumTypeOf(const Tensor& qkv_TE) {
+  return qkv_TE.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
 
 Tensor BlockedAttentionForward(const Tensor& qkv_TE, const AttentionShape& shape, const RopeTable& rope,
                                const PackedSequences& sequences, Tensor log_sums) {
@@ -108,7 +111,8 @@ Tensor BlockedAttentionBackward(const AttentionState& state, const Tensor& dout_
     dk.add_(at::matmul(ds.transpose(2, 3), block(in.q)).sum(1, /*keepdim=*/true));
   });
   auto rows = [&](const Tensor& x) { return x.squeeze(1).transpose(0, 1); };  // T x kv_heads x D
-  const Tensor dqkv = at::cat({Turn(in.Rows(dq), rope, in.positions_T, true), Turn(rows(dk), rope, in.positions_T, true), rows(dv)}, 1);
+  const Tensor dqkv =
+      at::cat({Turn(in.Rows(dq), rope, in.positions_T, true), Turn(rows(dk), rope, in.positions_T, true), rows(dv)}, 1);
   return dqkv.reshape({in.tokens, -1}).to(state.qkv_TE.scalar_type());
 }
 
