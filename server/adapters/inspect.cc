@@ -49,7 +49,7 @@ absl::StatusOr<Architecture> InspectModel(const std::string& directory) {
 absl::StatusOr<ModelKind> InspectAdapter(const std::string& directory, const std::string& base_directory) {
   ATTUNE_ASSIGN_OR_RETURN(const ModelConfig config, LoadConfig(base_directory));
   ATTUNE_ASSIGN_OR_RETURN(const std::unique_ptr<Adapter> adapter,
-                          LoadPeft(directory, config, ComputeTarget(), MakeRopeTable(config)));
+                          LoadPeft(directory, config, ComputeTarget(), MakeRopeTables(config)));
   if (adapter->virtual_tokens() >= config.context) {
     return MakeError(absl::StatusCode::kInvalidArgument, "BAD_ADAPTER",
                      absl::StrCat("The adapter's ", adapter->virtual_tokens(), " virtual tokens leave no room in the base "

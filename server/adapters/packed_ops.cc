@@ -80,14 +80,14 @@ at::Tensor PackedOps::Multiply(int64_t layer, Linear which, const at::Tensor& x)
 
 at::Tensor PackedOps::Attend(int64_t layer, at::Tensor qkv_TE) {
   if (adapter_ && adapter_->prefix) qkv_TE = WithPrefix(*adapter_->prefix, layer, qkv_TE);
-  return PackedAttention(qkv_TE, AttentionShapeOf(config_), rope_, sequences_);
+  return PackedAttention(qkv_TE, AttentionShapeOf(config_, layer), rope_.Of(config_, layer), sequences_);
 }
 
-at::Tensor EmbedTokens(const at::Tensor& embedding_VD, const at::Tensor& soft_prompt_ND, const at::Tensor& ids_T,
-                       at::ScalarType type) {
-  if (!soft_prompt_ND.defined()) return at::embedding(embedding_VD, ids_T.clamp_min(0)).to(type);
+at::Tensor EmbedTokens(const ModelConfig& config, const at::Tensor& embedding_VD, const at::Tensor& soft_prompt_ND,
+                       const at::Tensor& ids_T, at::ScalarType type) {
+  const at::Tensor x = EmbedRows(config, embedding_VD, ids_T.clamp_min(0), type);
+  if (!soft_prompt_ND.defined()) return x;
   const at::Tensor is_virtual = ids_T.lt(0);
-  at::Tensor x = at::embedding(embedding_VD, ids_T.clamp_min(0)).to(type);
   // As an embedding: its gradient adds up in a fixed order on GPUs, too.
   at::Tensor prompt = at::embedding(soft_prompt_ND, (-1 - ids_T).clamp_min(0)).to(type);
   return at::where(is_virtual.unsqueeze(1), prompt, x);
@@ -104,11 +104,11 @@ at::Tensor AllHidden(const BaseModel& base, const Adapter* adapter, absl::Span<c
   }
   const at::Device device = DeviceOf(base.target);
   const PackedSequences packed = PackSequences(std::move(bounds), device);
-  const RopeTable rope{base.rope_cos_PH, base.rope_sin_PH};
+  const RopeTables rope = RopeTablesOf(base);
   const at::Tensor ids_T = at::tensor(ids, at::kLong).to(device);
   PackedOps ops(base.config, base.weights, rope, packed, ids_T, adapter, 0, 0);
   const at::Tensor prompt = adapter && adapter->soft_prompt ? adapter->soft_prompt->embeddings_ND : at::Tensor();
-  const at::Tensor x = EmbedTokens(base.weights.embedding_VD, prompt, ids_T, TypeOf(base.target));
+  const at::Tensor x = EmbedTokens(base.config, base.weights.embedding_VD, prompt, ids_T, TypeOf(base.target));
   return RunDecoder(base.config, base.weights, x, &ops);
 }
 
@@ -116,7 +116,8 @@ at::Tensor AllLogits(const BaseModel& base, const Adapter* adapter, const std::v
   at::NoGradGuard no_grad;
   const at::Tensor hidden = AllHidden(base, adapter, absl::MakeConstSpan(&tokens, 1));
   const int64_t count = static_cast<int64_t>(tokens.size());
-  return at::linear(hidden, base.weights.head_VD).narrow(0, hidden.size(0) - count, count).to(at::kFloat);
+  const at::Tensor last = hidden.narrow(0, hidden.size(0) - count, count);
+  return CapLogits(base.config, at::linear(last, base.weights.head_VD).to(at::kFloat));
 }
 
 }  // namespace attune

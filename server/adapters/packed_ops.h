@@ -7,6 +7,7 @@
 #include "absl/types/span.h"
 #include "server/adapters/adapter.h"
 #include "server/model/decoder.h"
+#include "server/model/rope.h"
 
 namespace attune {
 
@@ -16,7 +17,7 @@ class PackedOps final : public LayerOps {
  public:
   // All arguments must outlive this. `adapter` may be null; one with virtual tokens needs the ids of the rows
   // (EmbedTokens). LoRA's dropout draws its masks from `dropout_seed`; 0 `dropout` turns it off.
-  PackedOps(const ModelConfig& config, const DecoderWeights& weights, const RopeTable& rope,
+  PackedOps(const ModelConfig& config, const DecoderWeights& weights, const RopeTables& rope,
             const PackedSequences& sequences, at::Tensor ids_T, const Adapter* adapter, double dropout,
             uint64_t dropout_seed)
       : config_(config), weights_(weights), rope_(rope), sequences_(sequences), ids_T_(std::move(ids_T)),
@@ -38,7 +39,7 @@ class PackedOps final : public LayerOps {
 
   const ModelConfig& config_;
   const DecoderWeights& weights_;
-  const RopeTable& rope_;
+  const RopeTables& rope_;
   const PackedSequences& sequences_;
   const at::Tensor ids_T_;
   const Adapter* const adapter_;
@@ -46,11 +47,11 @@ class PackedOps final : public LayerOps {
   const uint64_t dropout_seed_;
 };
 
-// Embeds token ids; id -1 - i is row i of `soft_prompt_ND`, or, without one, stands for a token whose keys and
+// Embeds token ids (EmbedRows); id -1 - i is row i of `soft_prompt_ND`, or, without one, stands for a token whose keys and
 // values alone matter. ids_T int64 on the weights'
 // device; result in type `type`. Takes part in autograd.
-at::Tensor EmbedTokens(const at::Tensor& embedding_VD, const at::Tensor& soft_prompt_ND, const at::Tensor& ids_T,
-                       at::ScalarType type);
+at::Tensor EmbedTokens(const ModelConfig& config, const at::Tensor& embedding_VD, const at::Tensor& soft_prompt_ND,
+                       const at::Tensor& ids_T, at::ScalarType type);
 
 // Normalised hidden states after every token of sequences that are packed end to end, in the
 // model's type, T x D. Each begins with the adapter's virtual tokens, if it has any, whose rows are

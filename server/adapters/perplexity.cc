@@ -33,7 +33,7 @@ constexpr char kText[] =
 class DecodingOps final : public LayerOps {
  public:
   DecodingOps(const BaseModel& base, const PackedSequences& sequences)
-      : base_(base), rope_{base.rope_cos_PH, base.rope_sin_PH}, sequences_(sequences) {}
+      : base_(base), rope_(RopeTablesOf(base)), sequences_(sequences) {}
 
   at::Tensor Multiply(int64_t layer, Linear which, const at::Tensor& x) override {
     const LayerWeights& weights = base_.weights.layers[layer];
@@ -42,7 +42,7 @@ class DecodingOps final : public LayerOps {
     return weights.bias[i].defined() ? y + weights.bias[i] : y;
   }
   at::Tensor Attend(int64_t layer, at::Tensor qkv_TE) override {
-    return PackedAttention(qkv_TE, AttentionShapeOf(base_.config), rope_, sequences_);
+    return PackedAttention(qkv_TE, AttentionShapeOf(base_.config, layer), rope_.Of(base_.config, layer), sequences_);
   }
   static at::Tensor Product(const at::Tensor& x, const at::Tensor& w, const PackedWeight* packed,
                             const TiledWeight* tiled) {
@@ -61,7 +61,7 @@ class DecodingOps final : public LayerOps {
 
  private:
   const BaseModel& base_;
-  const RopeTable rope_;
+  const RopeTables rope_;
   const PackedSequences& sequences_;
 };
 
@@ -82,11 +82,12 @@ PerplexityPair MeasurePerplexity(const BaseModel& base) {
   const PackedSequences sequences = PackSequences({0, static_cast<int64_t>(tokens.size())}, DeviceOf(base.target));
   DecodingOps ops(base, sequences);
   const std::vector<int64_t> ids(tokens.begin(), tokens.end());
-  const at::Tensor x = EmbedTokens(base.weights.embedding_VD, {}, at::tensor(ids, at::kLong).to(DeviceOf(base.target)), TypeOf(base.target));
+  const at::Tensor x = EmbedTokens(base.config, base.weights.embedding_VD, {}, at::tensor(ids, at::kLong).to(DeviceOf(base.target)), TypeOf(base.target));
   const at::Tensor hidden = RunDecoder(base.config, base.weights, x, &ops);
   const at::Tensor logits = DecodingOps::Product(hidden, base.weights.head_VD, base.weights.packed_head.get(),
                                                   base.weights.tiled_head.get());
-  return {PerplexityOf(AllLogits(base, nullptr, tokens), tokens), PerplexityOf(logits, tokens)};
+  return {PerplexityOf(AllLogits(base, nullptr, tokens), tokens),
+          PerplexityOf(CapLogits(base.config, logits.to(at::kFloat)), tokens)};
 }
 
 }  // namespace attune

@@ -183,7 +183,7 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> Residency::Load(const ModelIn
     ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> base, Acquire(info.base_model));
     if (info.kind == ModelKind::kTextPrompt) return MakeTextPrompt(info, *base, directory);
     ATTUNE_ASSIGN_OR_RETURN(std::unique_ptr<Adapter> adapter, LoadPeft(directory, base->base->config, *target_,
-                            {base->base->rope_cos_PH, base->base->rope_sin_PH}));
+                            RopeTablesOf(*base->base)));
     if (adapter->lora && adapter->lora->use_dora) {
       ATTUNE_RETURN_IF_ERROR(CatchTorch([&]() -> absl::Status {
         ATTUNE_RETURN_IF_ERROR(PrepareDora(*base->base, adapter->lora.get()));

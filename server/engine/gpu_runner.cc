@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "server/engine/token_choice.h"
+#include "server/model/decoder.h"
 #include "server/model/kernels/cuda_dispatch.h"
 #include "server/model/kernels/matmul.h"
 #include "server/model/kernels/tiled_weight.h"
@@ -237,13 +238,20 @@ bool HasRowsAlike(const ModelConfig& c) {
          TiledWeight::Takes(c.vocab, c.hidden);
 }
 
+// Whether its layers are Llama's but for biases and norms of heads.
+bool HasPlainLayers(const ModelConfig& c) {
+  const AttentionShape shape = AttentionShapeOf(c);
+  return !c.post_norms && !c.scales_embeddings && c.norm_offset == 0 && c.activation == Activation::kSilu &&
+         shape.scale == 0 && shape.softcap == 0 && c.logit_softcap == 0 && c.local_rope_theta == 0;
+}
+
 }  // namespace
 
 bool GpuRunner::Serves(const BaseModel& base) {
   return base.target.device == ComputeTarget::Device::kCuda && base.target.type == ComputeTarget::Type::kBfloat16 &&
          base.format == WeightFormat::kDense && cuda::Available() && cuda::PrepareHeadsTakes(RopeShapeOf(base.config)) &&
          cuda::PagedAttentionTakes(RopeShapeOf(base.config)) && base.config.heads / base.config.kv_heads <= 16 &&
-         cuda::AddAndNormTakes(base.config.hidden) && (!base.target.batch_invariant || HasRowsAlike(base.config));
+         cuda::AddAndNormTakes(base.config.hidden) && HasPlainLayers(base.config) && (!base.target.batch_invariant || HasRowsAlike(base.config));
 }
 
 int64_t GpuRunner::Bytes(const BaseModel& base, int64_t max_sequences, int64_t max_tokens) {
@@ -452,6 +460,7 @@ void GpuRunner::Attend(const Model& model, const Batch& batch, int64_t layer) {
   const cuda::Stream stream = CurrentCudaStream();
   const Tensor &keys = cache_->keys[layer], &values = cache_->values[layer];
   const BaseModel& base = *model.weights;
+  const AttentionShape shape = AttentionShapeOf(base.config, layer);
   const LayerWeights& weights = base.weights.layers[layer];
   const cuda::Addend addend = AddendOf(batch, weights, Linear::kQkv);
   const cuda::RowScales scales = Scales(batch, layer);
@@ -470,7 +479,8 @@ void GpuRunner::Attend(const Model& model, const Batch& batch, int64_t layer) {
     call.shape = RopeShapeOf(config_);
     call.page_tokens = cache_->page_tokens;
     call.row_stride = b.qkv.stride(0);
-    call.scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
+    call.scale = static_cast<float>(shape.score_scale());
+    call.window_before = shape.window > 0 ? static_cast<int32_t>(shape.window - 1) : -1;
     call.q = b.qkv.narrow(0, first, room.rows).const_data_ptr();
     call.out = b.attended.narrow(0, first, room.rows).mutable_data_ptr();
     call.keys = keys.const_data_ptr();

@@ -8,6 +8,7 @@
 #include "server/model/decoder.h"
 #include "server/model/kernels/packed_weight.h"
 #include "server/model/kernels/tiled_weight.h"
+#include "server/model/rope.h"
 #include "server/model/torch_target.h"
 
 namespace attune {
@@ -61,7 +62,7 @@ class PagedOps final : public LayerOps {
   PagedOps(const BaseModel& base, const PagedBatch& batch, std::vector<AdapterRows> adapters,
            std::vector<VirtualRows> virtual_rows, KvCache* cache)
       : base_(base),
-        rope_{base.rope_cos_PH, base.rope_sin_PH},
+        rope_(RopeTablesOf(base)),
         batch_(batch),
         adapters_(std::move(adapters)),
         virtual_rows_(std::move(virtual_rows)),
@@ -85,7 +86,8 @@ class PagedOps final : public LayerOps {
 
   at::Tensor Attend(int64_t layer, at::Tensor qkv_TE) override {
     PlacePrefixes(layer, qkv_TE);
-    return PagedAttention(qkv_TE, AttentionShapeOf(base_.config), rope_, batch_, cache_, layer);
+    return PagedAttention(qkv_TE, AttentionShapeOf(base_.config, layer), rope_.Of(base_.config, layer), batch_, cache_,
+                          layer);
   }
 
  private:
@@ -143,7 +145,7 @@ class PagedOps final : public LayerOps {
   }
 
   const BaseModel& base_;
-  const RopeTable rope_;
+  const RopeTables rope_;
   const PagedBatch& batch_;
   const std::vector<AdapterRows> adapters_;
   const std::vector<VirtualRows> virtual_rows_;
@@ -191,8 +193,8 @@ at::Tensor ForwardPart(const BaseModel& base, const std::vector<ForwardItem>& it
   at::NoGradGuard no_grad;  // each thread has its own
   const at::Device device = DeviceOf(base.target);
   BatchRows rows = Collect(items);
-  at::Tensor x = at::embedding(base.weights.embedding_VD, at::tensor(rows.ids, at::kLong).to(device));
-  x = x.to(ServingTypeOf(base.target));
+  const at::Tensor x = EmbedRows(base.config, base.weights.embedding_VD, at::tensor(rows.ids, at::kLong).to(device),
+                                 ServingTypeOf(base.target));
   PlaceSoftPrompts(rows.virtual_rows, x);
   PagedBatch batch = MakePagedBatch(std::move(rows.segments), cache->page_tokens, device);
   PagedOps ops(base, batch, std::move(rows.adapters), std::move(rows.virtual_rows), cache);
@@ -202,7 +204,7 @@ at::Tensor ForwardPart(const BaseModel& base, const std::vector<ForwardItem>& it
   const at::Tensor logits =
       Product(last, base.weights.head_VD, base.weights.packed_head.get(), base.weights.tiled_head.get(),
               base.target.batch_invariant);
-  return logits.to(at::kCPU, at::kFloat).contiguous();
+  return CapLogits(base.config, logits.to(at::kCPU, at::kFloat)).contiguous();
 }
 
 // Fewer rows than this a thread are not worth taking apart: the weights are read once a part.

@@ -42,8 +42,13 @@ struct NormSlot {
   int64_t size;
 };
 std::vector<NormSlot> NormSlots(const ModelConfig& config) {
+  const char* const before_ffn = config.post_norms ? "pre_feedforward_layernorm" : "post_attention_layernorm";
   std::vector<NormSlot> slots = {{"input_layernorm", &LayerWeights::attention_norm_D, config.hidden},
-                                 {"post_attention_layernorm", &LayerWeights::ffn_norm_D, config.hidden}};
+                                 {before_ffn, &LayerWeights::ffn_norm_D, config.hidden}};
+  if (config.post_norms) {
+    slots.push_back({"post_attention_layernorm", &LayerWeights::post_attention_norm_D, config.hidden});
+    slots.push_back({"post_feedforward_layernorm", &LayerWeights::post_ffn_norm_D, config.hidden});
+  }
   if (!config.qk_norm) return slots;
   slots.push_back({"self_attn.q_norm", &LayerWeights::q_norm_A, config.head_dim});
   slots.push_back({"self_attn.k_norm", &LayerWeights::k_norm_A, config.head_dim});
@@ -60,6 +65,7 @@ class Loader {
 
  private:
   absl::StatusOr<at::Tensor> Vector(const std::string& name, int64_t size);
+  absl::StatusOr<at::Tensor> Norm(const std::string& name, int64_t size);
   // Of the projections of one product, one behind the other.
   absl::StatusOr<at::Tensor> Bias(int64_t layer, Linear which);
   // The rows of several matrices that share their input, one behind the other.
@@ -113,7 +119,12 @@ absl::StatusOr<at::Tensor> Loader::Vector(const std::string& name, int64_t size)
     for (int64_t i = 0; i < size; ++i) order[i] = entry.FileRow(i);
     values = values.index_select(0, at::tensor(order, at::kLong));
   }
-  return values.to(DeviceOf(target_), TypeOf(target_));
+  return values.to(DeviceOf(target_));
+}
+
+absl::StatusOr<at::Tensor> Loader::Norm(const std::string& name, int64_t size) {
+  ATTUNE_ASSIGN_OR_RETURN(const at::Tensor values, Vector(name, size));
+  return config_.norm_offset != 0 ? values : values.to(TypeOf(target_));
 }
 
 absl::StatusOr<at::Tensor> Loader::Bias(int64_t layer, Linear which) {
@@ -125,7 +136,7 @@ absl::StatusOr<at::Tensor> Loader::Bias(int64_t layer, Linear which) {
     ATTUNE_ASSIGN_OR_RETURN(at::Tensor part, Vector(BiasName(layer, projection), slice.rows));
     parts.push_back(std::move(part));
   }
-  return at::cat(parts);
+  return at::cat(parts).to(TypeOf(target_));
 }
 
 std::shared_ptr<const PackedWeight> Pack(const std::vector<TensorSource::Entry>& entries) {
@@ -233,7 +244,7 @@ absl::StatusOr<LayerWeights> Loader::Layer(int64_t layer) {
   };
   const int64_t hidden = config_.hidden, inner = config_.intermediate;
   for (const NormSlot& norm : NormSlots(config_)) {
-    ATTUNE_ASSIGN_OR_RETURN(weights.*norm.weight, Vector(LayerName(layer, norm.path), norm.size));
+    ATTUNE_ASSIGN_OR_RETURN(weights.*norm.weight, Norm(LayerName(layer, norm.path), norm.size));
   }
   ATTUNE_RETURN_IF_ERROR(product(Linear::kQkv, {{name(Projection::kQ), config_.q_size()},
                                                 {name(Projection::kK), config_.kv_size()},
@@ -258,7 +269,7 @@ absl::StatusOr<DecoderWeights> Loader::Load() {
     ATTUNE_ASSIGN_OR_RETURN(LayerWeights layer, Layer(i));
     weights.layers.push_back(std::move(layer));
   }
-  ATTUNE_ASSIGN_OR_RETURN(weights.final_norm_D, Vector("model.norm.weight", config_.hidden));
+  ATTUNE_ASSIGN_OR_RETURN(weights.final_norm_D, Norm("model.norm.weight", config_.hidden));
   if (config_.tied_head) {
     weights.head_VD = weights.embedding_VD;
   } else {
@@ -273,7 +284,8 @@ int64_t WeightBytes(const DecoderWeights& weights) {
   if (weights.tiled_head) bytes += weights.tiled_head->bytes();
   for (const LayerWeights& layer : weights.layers) {
     for (const auto& tiled : layer.tiled) bytes += tiled ? tiled->bytes() : 0;
-    for (const at::Tensor* norm : {&layer.attention_norm_D, &layer.ffn_norm_D, &layer.q_norm_A, &layer.k_norm_A}) {
+    for (const at::Tensor* norm : {&layer.attention_norm_D, &layer.ffn_norm_D, &layer.post_attention_norm_D,
+                                   &layer.post_ffn_norm_D, &layer.q_norm_A, &layer.k_norm_A}) {
       if (norm->defined()) bytes += norm->nbytes();
     }
     for (int i = 0; i < kLinears; ++i) {
@@ -288,9 +300,13 @@ absl::Status SetRopeTable(TensorSource* source, BaseModel* model) {
   if (source->Has("rope_freqs.weight")) {  // what it says is in the configuration's rope_scaling already
     ATTUNE_RETURN_IF_ERROR(source->Get("rope_freqs.weight", 0, model->config.head_dim / 2).status());
   }
-  const RopeTable rope = MakeRopeTable(model->config);
-  model->rope_cos_PH = rope.cos_PH.to(DeviceOf(model->target));
-  model->rope_sin_PH = rope.sin_PH.to(DeviceOf(model->target));
+  const RopeTables rope = MakeRopeTables(model->config);
+  const at::Device device = DeviceOf(model->target);
+  model->rope_cos_PH = rope.global.cos_PH.to(device);
+  model->rope_sin_PH = rope.global.sin_PH.to(device);
+  if (!rope.local.cos_PH.defined()) return absl::OkStatus();
+  model->local_rope_cos_PH = rope.local.cos_PH.to(device);
+  model->local_rope_sin_PH = rope.local.sin_PH.to(device);
   return absl::OkStatus();
 }
 
@@ -298,7 +314,7 @@ absl::Status SetRopeTable(TensorSource* source, BaseModel* model) {
 // which some files forget.
 std::vector<int32_t> EndIds(const Tokenizer& tokenizer) {
   std::vector<int32_t> ids = tokenizer.end_ids();
-  for (const char* text : {"<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>", "<|end|>"}) {
+  for (const char* text : {"<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>", "<|end|>", "<end_of_turn>"}) {
     const int32_t id = tokenizer.TokenId(text);
     if (id < 0 || !tokenizer.IsSpecial(id) || std::find(ids.begin(), ids.end(), id) != ids.end()) continue;
     ids.push_back(id);
@@ -402,12 +418,25 @@ at::Tensor LinearWeight(const LayerWeights& layer, Linear which, at::ScalarType 
   return layer.quantized[i] ? Dequantize(*layer.quantized[i], type) : layer.linear[i].to(type);
 }
 
+namespace {
+
+// Norms' weights that are in fp32 whatever the target's type is.
+int64_t WideNorms(const ModelConfig& config) {
+  if (config.norm_offset == 0) return 0;
+  int64_t layer = 0;
+  for (const NormSlot& norm : NormSlots(config)) layer += norm.size;
+  return config.layers * layer + config.hidden;
+}
+
+}  // namespace
+
 int64_t WeightBytes(const ModelConfig& config, const ComputeTarget& target, WeightFormat format) {
   const int64_t element = target.type == ComputeTarget::Type::kBfloat16 ? 2 : 4;
-  if (format == WeightFormat::kDense) return config.Parameters() * element + TiledBytes(config, target);
+  const int64_t wide = WideNorms(config) * (4 - element);
+  if (format == WeightFormat::kDense) return config.Parameters() * element + wide + TiledBytes(config, target);
   const int64_t layer = config.hidden * (config.qkv_size() + config.q_size() + 3 * config.intermediate);
   const int64_t products = config.layers * layer;
-  return (config.Parameters() - products) * element + QuantizedMatrix::BytesFor(CodesOf(format), products);
+  return (config.Parameters() - products) * element + wide + QuantizedMatrix::BytesFor(CodesOf(format), products);
 }
 
 absl::StatusOr<ModelConfig> LoadConfig(const std::string& directory) {
@@ -453,9 +482,11 @@ std::vector<NamedParameter> NamedParameters(const ModelConfig& config, const Dec
       out.push_back({BiasName(i, projection),
                      layer.bias[static_cast<int>(slice.linear)].narrow(0, slice.row, slice.rows)});
     }
-    for (const NormSlot& norm : NormSlots(config)) out.push_back({LayerName(i, norm.path), layer.*norm.weight});
+    for (const NormSlot& norm : NormSlots(config)) {
+      out.push_back({LayerName(i, norm.path), layer.*norm.weight, config.norm_offset});
+    }
   }
-  out.push_back({"model.norm.weight", weights.final_norm_D});
+  out.push_back({"model.norm.weight", weights.final_norm_D, config.norm_offset});
   if (!config.tied_head) out.push_back({"lm_head.weight", weights.head_VD});
   return out;
 }
@@ -465,8 +496,10 @@ namespace {
 // The parameters as the family's files hold them: where these fuse projections, as one tensor.
 std::vector<NamedParameter> FileTensors(const ModelConfig& config, const DecoderWeights& weights) {
   std::vector<NamedParameter> tensors;
+  const at::ScalarType type = weights.embedding_VD.scalar_type();
   for (NamedParameter& parameter : NamedParameters(config, weights)) {
     const std::string name = FindFilePart(config, parameter.name).name;
+    if (parameter.offset != 0) parameter.tensor = (parameter.tensor.detach() - parameter.offset).to(type);
     if (!tensors.empty() && tensors.back().name == name) {
       // On the host: the device may be full.
       tensors.back().tensor = at::cat({tensors.back().tensor.cpu(), parameter.tensor.detach().cpu()});

@@ -47,9 +47,11 @@ bool HasBias(const ModelConfig& config, Linear which);
 class PackedWeight;  // server/model/kernels/packed_weight.h: quantised rows kept as in the file, for decoding on the CPU
 
 // One layer's weights. D hidden, I intermediate, E qkv_size, Q q_size, A head_dim. All in the
-// target's type on its device, contiguous.
+// target's type on its device, contiguous; but norms of a configuration with a norm_offset are fp32, since that
+// offset would cost the bfloat16 of a file most of its digits.
 struct LayerWeights {
   at::Tensor attention_norm_D, ffn_norm_D;
+  at::Tensor post_attention_norm_D, post_ffn_norm_D;  // undefined without the configuration's post_norms
   at::Tensor q_norm_A, k_norm_A;         // undefined without the configuration's qk_norm
   std::array<at::Tensor, kLinears> bias;  // one value for each row of `linear`; undefined where there are none
   std::array<at::Tensor, kLinears> linear;  // qkv_ED, o_DQ, gate_up_2ID (gate's rows first), down_DI
@@ -81,6 +83,7 @@ struct BaseModel {
   std::vector<int32_t> end_ids;                 // tokens that end an answer
   GenerationDefaults generation;
   at::Tensor rope_cos_PH, rope_sin_PH;          // fp32, P = context positions, H = head_dim / 2
+  at::Tensor local_rope_cos_PH, local_rope_sin_PH;  // of layers with a window, where these have angles of their own
   int64_t bytes = 0;                            // device memory of the weights
 };
 
@@ -109,6 +112,7 @@ absl::StatusOr<ModelConfig> LoadConfig(const std::string& directory);
 struct NamedParameter {
   std::string name;
   at::Tensor tensor;
+  double offset = 0;  // Hugging Face files, and optimizers, have the values less this
 };
 std::vector<NamedParameter> NamedParameters(const ModelConfig& config, const DecoderWeights& weights);
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "server/model/kernels/activation.h"
 #include "server/model/rope_scaling.h"
 #include "server/model/weights/gguf.h"
 
@@ -30,7 +31,22 @@ struct ModelConfig {
   bool output_bias = false;  // of attention's output,
   bool mlp_bias = false;     // and of the feed-forward part's three projections
   bool qk_norm = false;      // each head's query and key get an RMS norm before they are rotated
+  bool post_norms = false;   // attention's output and the feed-forward part's get one before they are added
+  double norm_offset = 0;    // Hugging Face files hold the norms' weights less this; in memory they are whole
+  bool scales_embeddings = false;  // by the root of the hidden size, rounded to the table's type
+  Activation activation = Activation::kSilu;
+  // By layer, how many tokens one sees, itself among them; 0: all before it. Empty if no layer has a window.
+  std::vector<int64_t> windows;
+  double local_rope_theta = 0;  // of layers with a window, without scaling; 0: as the others
+  double query_scalar = 0;      // scores are divided by its root; 0: by that of head_dim
+  // c: attention's scores, or logits, become c tanh(x / c); 0: they stay.
+  double attention_softcap = 0, logit_softcap = 0;
 
+  int64_t Window(int64_t layer) const { return windows.empty() ? 0 : windows[layer]; }
+  // Whether a layer's rotary angles follow local_rope_theta.
+  bool IsLocal(int64_t layer) const { return local_rope_theta > 0 && Window(layer) > 0; }
+  // Forgets windows if no layer has one.
+  void DropNoWindows();
   int64_t q_size() const { return heads * head_dim; }
   int64_t kv_size() const { return kv_heads * head_dim; }
   int64_t qkv_size() const { return q_size() + 2 * kv_size(); }
@@ -51,6 +67,8 @@ std::string ConfigToJson(const ModelConfig& config, int32_t bos_id, int32_t eos_
 // cos and sin factors need one angular frequency per pair of dimensions: head_dim / 2
 // values, scaling applied.
 std::vector<double> RopeFrequencies(const ModelConfig& config);
+// Of layers with a window. REQUIRES: local_rope_theta is set.
+std::vector<double> LocalRopeFrequencies(const ModelConfig& config);
 
 }  // namespace attune
 

@@ -16,6 +16,7 @@ constexpr int64_t kMaxVocab = int64_t{1} << 21;
 constexpr int64_t kMaxContext = int64_t{1} << 21;
 constexpr double kMaxRopeTheta = 1e12;
 constexpr double kMaxScalingFactor = 1e4;
+constexpr double kMaxScore = 1e6;
 
 absl::Status CheckYarn(const RopeScaling& scaling, double theta) {
   ATTUNE_RETURN_IF_ERROR(CheckRange("beta_fast", scaling.beta_fast, 1e-3, kMaxScalingFactor));
@@ -26,11 +27,34 @@ absl::Status CheckYarn(const RopeScaling& scaling, double theta) {
   return CheckRange("original_max_position_embeddings", scaling.original_context, 1, kMaxContext);
 }
 
+absl::Status CheckScores(const ModelConfig& config) {
+  if (config.query_scalar != 0) ATTUNE_RETURN_IF_ERROR(CheckRange("query_pre_attn_scalar", config.query_scalar, 1e-3, kMaxScore));
+  for (const double cap : {config.attention_softcap, config.logit_softcap}) {
+    if (cap != 0) ATTUNE_RETURN_IF_ERROR(CheckRange("a soft cap", cap, 1e-3, kMaxScore));
+  }
+  if (config.local_rope_theta == 0) return absl::OkStatus();
+  return CheckRange("the local layers' rope_theta", config.local_rope_theta, 1, kMaxRopeTheta);
+}
+
+absl::Status CheckLongRope(const ModelConfig& config) {
+  const RopeScaling& scaling = config.rope_scaling;
+  for (const std::vector<double>* factors : {&scaling.short_factors, &scaling.long_factors}) {
+    if (static_cast<int64_t>(factors->size()) != config.head_dim / 2) {
+      return ImpossibleModel("short_factor or long_factor has not one number for each pair of a head's dimensions");
+    }
+    for (const double factor : *factors) ATTUNE_RETURN_IF_ERROR(CheckRange("a LongRoPE factor", factor, 1e-3, kMaxScalingFactor));
+  }
+  ATTUNE_RETURN_IF_ERROR(CheckRange("attention_factor", scaling.attention_factor, 1e-3, kMaxScalingFactor));
+  ATTUNE_RETURN_IF_ERROR(CheckRange("max_position_embeddings", static_cast<double>(scaling.stretched_context), 1, kMaxContext));
+  return CheckRange("original_max_position_embeddings", scaling.original_context, 1, kMaxContext);
+}
+
 absl::Status CheckScaling(const ModelConfig& config) {
   const RopeScaling& scaling = config.rope_scaling;
   if (scaling.kind == RopeScaling::Kind::kNone) return absl::OkStatus();
   ATTUNE_RETURN_IF_ERROR(CheckRange("the rope scaling factor", scaling.factor, 1, kMaxScalingFactor));
   if (scaling.kind == RopeScaling::Kind::kLinear) return absl::OkStatus();
+  if (scaling.kind == RopeScaling::Kind::kLongRope) return CheckLongRope(config);
   if (scaling.kind == RopeScaling::Kind::kYarn) return CheckYarn(scaling, config.rope_theta);
   ATTUNE_RETURN_IF_ERROR(CheckRange("low_freq_factor", scaling.low_frequency_factor, 1e-3, kMaxScalingFactor));
   ATTUNE_RETURN_IF_ERROR(CheckRange("high_freq_factor", scaling.high_frequency_factor, 1e-3, kMaxScalingFactor));
@@ -58,10 +82,20 @@ absl::Status CheckRange(absl::string_view name, double value, double low, double
 
 absl::Status CheckHeads(absl::string_view name, int64_t heads) { return CheckRange(name, heads, 1, kMaxHeads); }
 
+absl::Status CheckLayers(int64_t layers) { return CheckRange("the number of layers", layers, 1, kMaxLayers); }
+
 absl::Status CheckHeadDim(int64_t head_dim) { return CheckRange("the head dimension", head_dim, 2, kMaxHeadDim); }
 
+void TakeFamilyLayers(const ModelFamily& family, ModelConfig* config) {
+  config->qk_norm = family.qk_norm;
+  config->post_norms = family.post_norms;
+  config->norm_offset = family.norm_offset;
+  config->scales_embeddings = family.scales_embeddings;
+  config->activation = family.activation;
+}
+
 absl::StatusOr<ModelConfig> Checked(ModelConfig config) {
-  ATTUNE_RETURN_IF_ERROR(CheckRange("the number of layers", config.layers, 1, kMaxLayers));
+  ATTUNE_RETURN_IF_ERROR(CheckLayers(config.layers));
   ATTUNE_RETURN_IF_ERROR(CheckRange("the hidden size", config.hidden, 1, kMaxHidden));
   ATTUNE_RETURN_IF_ERROR(CheckRange("the intermediate size", config.intermediate, 1, kMaxIntermediate));
   ATTUNE_RETURN_IF_ERROR(CheckHeads("the number of heads", config.heads));
@@ -72,6 +106,7 @@ absl::StatusOr<ModelConfig> Checked(ModelConfig config) {
   ATTUNE_RETURN_IF_ERROR(CheckRange("the norms' epsilon", config.rms_epsilon, 1e-20, 1));
   ATTUNE_RETURN_IF_ERROR(CheckRange("rope_theta", config.rope_theta, 1, kMaxRopeTheta));
   ATTUNE_RETURN_IF_ERROR(CheckScaling(config));
+  ATTUNE_RETURN_IF_ERROR(CheckScores(config));
   if (config.head_dim % 2 != 0) return ImpossibleModel("the head dimension is odd");
   if (config.heads % config.kv_heads != 0) {
     return ImpossibleModel("the number of heads is no multiple of the number of key/value heads");

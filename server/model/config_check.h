@@ -5,6 +5,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "server/model/config.h"
+#include "server/model/families.h"
 
 namespace attune {
 
@@ -18,7 +19,11 @@ absl::Status CheckRange(absl::string_view name, double value, double low, double
 
 // Beyond these a value is an error or an attack.
 absl::Status CheckHeads(absl::string_view name, int64_t heads);
+absl::Status CheckLayers(int64_t layers);
 absl::Status CheckHeadDim(int64_t head_dim);
+
+// Sets what every model of the family's layers have.
+void TakeFamilyLayers(const ModelFamily& family, ModelConfig* config);
 
 // The configuration, if each of its values is possible and they fit together.
 absl::StatusOr<ModelConfig> Checked(ModelConfig config);

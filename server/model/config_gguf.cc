@@ -109,7 +109,7 @@ absl::Status ReadRope(const GgufFile& file, const Metadata& metadata, ModelConfi
   return ReadRopeFactors(*factors, config);
 }
 
-absl::Status RefuseFeatures(const Metadata& metadata, const ModelFamily& family, int64_t context) {
+absl::Status RefuseFeatures(const Metadata& metadata) {
   for (const char* key : {"attention.scale", "logit_scale", "residual_scale", "embedding_scale"}) {
     if (metadata.Has(key)) return UnsupportedModel(metadata.Key(key));
   }
@@ -117,13 +117,55 @@ absl::Status RefuseFeatures(const Metadata& metadata, const ModelFamily& family,
   if (experts != 0) return UnsupportedModel(absl::StrCat("mixtures of experts (", metadata.Key("expert_count"), ")"));
   ATTUNE_ASSIGN_OR_RETURN(const bool causal, metadata.Bool("attention.causal", true));
   if (!causal) return UnsupportedModel(absl::StrCat(metadata.Key("attention.causal"), " = false"));
+  return absl::OkStatus();
+}
+
+// Which layers have the window, and by what angles these turn.
+absl::Status ReadWindows(const Metadata& metadata, const ModelFamily& family, ModelConfig* config) {
   // Files that are older than the key have a window all the same.
   if (family.gguf_needs_window && !metadata.Has("attention.sliding_window")) {
     return UnsupportedModel(absl::StrCat("a ", family.name, " file without ", metadata.Key("attention.sliding_window"),
                                          ", which says whether attention has a window; convert it anew"));
   }
   ATTUNE_ASSIGN_OR_RETURN(const int64_t window, metadata.Int("attention.sliding_window", 0));
-  if (window > 0 && window < context) return UnsupportedModel(metadata.Key("attention.sliding_window"));
+  // Of other families it is not known which layers it is for.
+  const bool takes_window = family.window == WindowRule::kUnlessAbsent || family.window == WindowRule::kPattern;
+  if (!takes_window && window > 0 && window < config->context) {
+    return UnsupportedModel(metadata.Key("attention.sliding_window"));
+  }
+  if (!takes_window || (window <= 0 && family.window != WindowRule::kPattern)) return absl::OkStatus();
+  ATTUNE_RETURN_IF_ERROR(CheckRange(metadata.Key("attention.sliding_window"), static_cast<double>(window), 1, 1 << 30));
+  int64_t pattern = family.window_pattern;
+  if (pattern > 0) {
+    ATTUNE_ASSIGN_OR_RETURN(pattern, metadata.Int("attention.sliding_window_pattern", pattern));
+    ATTUNE_RETURN_IF_ERROR(CheckRange(metadata.Key("attention.sliding_window_pattern"), static_cast<double>(pattern), 1, 1 << 20));
+  }
+  ATTUNE_RETURN_IF_ERROR(CheckLayers(config->layers));
+  for (int64_t i = 0; i < config->layers; ++i) {
+    config->windows.push_back(pattern > 0 && (i + 1) % pattern == 0 ? 0 : window);
+  }
+  config->DropNoWindows();
+  if (family.default_local_rope_theta == 0) return absl::OkStatus();
+  ATTUNE_ASSIGN_OR_RETURN(config->local_rope_theta, metadata.Real("rope.freq_base_swa", family.default_local_rope_theta));
+  return absl::OkStatus();
+}
+
+// What scores and logits go through.
+absl::Status ReadScores(const Metadata& metadata, const ModelFamily& family, ModelConfig* config) {
+  if (family.default_query_scalar > 0) {
+    // As llama.cpp: files say which model of the family it is by its layers alone.
+    const bool is_wide = config->layers == family.gguf_wide_queries_layers;
+    config->query_scalar = static_cast<double>(is_wide ? config->hidden / config->heads : config->head_dim);
+  }
+  if (!family.takes_attention_softcap && metadata.Has("attn_logit_softcapping")) {
+    return UnsupportedModel(metadata.Key("attn_logit_softcapping"));
+  }
+  if (!family.takes_softcaps && metadata.Has("final_logit_softcapping")) {
+    return UnsupportedModel(metadata.Key("final_logit_softcapping"));
+  }
+  ATTUNE_ASSIGN_OR_RETURN(config->attention_softcap,
+                          metadata.Real("attn_logit_softcapping", family.default_attention_softcap));
+  ATTUNE_ASSIGN_OR_RETURN(config->logit_softcap, metadata.Real("final_logit_softcapping", family.default_logit_softcap));
   return absl::OkStatus();
 }
 
@@ -174,9 +216,11 @@ absl::StatusOr<ModelConfig> ConfigFromGguf(const GgufFile& file) {
   if (embedding == nullptr || embedding->shape.size() != 2) return ImpossibleModel("token_embd.weight is missing");
   config.vocab = embedding->shape[0];
   config.tied_head = file.Find("output.weight") == nullptr;
-  config.qk_norm = family->qk_norm;
+  TakeFamilyLayers(*family, &config);
   ATTUNE_RETURN_IF_ERROR(ReadBiases(file, *family, &config));
-  ATTUNE_RETURN_IF_ERROR(RefuseFeatures(metadata, *family, config.context));
+  ATTUNE_RETURN_IF_ERROR(RefuseFeatures(metadata));
+  ATTUNE_RETURN_IF_ERROR(ReadWindows(metadata, *family, &config));
+  ATTUNE_RETURN_IF_ERROR(ReadScores(metadata, *family, &config));
   ATTUNE_RETURN_IF_ERROR(ReadRope(file, metadata, &config));
   if (!family->scales_rope && config.rope_scaling.kind != RopeScaling::Kind::kNone) {
     return UnsupportedModel(absl::StrCat("rope scaling of a ", architecture, " model"));

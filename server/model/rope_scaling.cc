@@ -53,6 +53,7 @@ std::vector<double> RopeFrequencies(const RopeScaling& scaling, double theta, in
       case RopeScaling::Kind::kLinear: frequency /= scaling.factor; break;
       case RopeScaling::Kind::kLlama3: frequency /= Llama3Stretch(scaling, frequency); break;
       case RopeScaling::Kind::kYarn: frequency *= 1 - ramp[i] + ramp[i] / scaling.factor; break;
+      case RopeScaling::Kind::kLongRope: frequency /= scaling.short_factors[i]; break;
     }
     frequencies[i] = frequency;
   }

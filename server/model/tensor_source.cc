@@ -27,6 +27,12 @@ constexpr std::pair<const char*, const char*> kLayerNames[] = {
     {"ffn_down", "mlp.down_proj"},        {"attn_q_norm", "self_attn.q_norm"},
     {"attn_k_norm", "self_attn.k_norm"},
 };
+// Of families with norms behind the parts of a layer: "ffn_norm" is another's name there.
+constexpr std::pair<const char*, const char*> kPostNormNames[] = {
+    {"post_attention_norm", "post_attention_layernorm"},
+    {"ffn_norm", "pre_feedforward_layernorm"},
+    {"post_ffw_norm", "post_feedforward_layernorm"},
+};
 // Of families that fuse projections.
 constexpr std::pair<const char*, const char*> kFusedNames[] = {
     {"attn_qkv", "self_attn.qkv_proj"},
@@ -39,26 +45,34 @@ constexpr std::pair<const char*, const char*> kGlobalNames[] = {
     {"rope_freqs.weight", "rope_freqs.weight"},  // no weight of Hugging Face's; asked for by this name
 };
 
-std::string ToHuggingFaceName(const std::string& gguf_name, bool fuses) {
+// The family's names inside a layer, those that are its own first.
+std::vector<std::pair<const char*, const char*>> LayerNames(const ModelFamily& family) {
+  std::vector<std::pair<const char*, const char*>> names;
+  if (family.fuses_projections) names.insert(names.end(), std::begin(kFusedNames), std::end(kFusedNames));
+  if (family.post_norms) names.insert(names.end(), std::begin(kPostNormNames), std::end(kPostNormNames));
+  names.insert(names.end(), std::begin(kLayerNames), std::end(kLayerNames));
+  return names;
+}
+
+std::string ToHuggingFaceName(const std::string& gguf_name, const ModelFamily& family) {
   for (auto [gguf, hf] : kGlobalNames) {
     if (gguf_name == gguf) return hf;
   }
   std::vector<std::string> parts = absl::StrSplit(gguf_name, '.');
   if (parts.size() != 4 || parts[0] != "blk" || (parts[3] != "weight" && parts[3] != "bias")) return "";
-  auto named = [&](const char* hf) { return absl::StrCat("model.layers.", parts[1], ".", hf, ".", parts[3]); };
-  for (auto [gguf, hf] : kFusedNames) {
-    if (fuses && parts[2] == gguf) return named(hf);
-  }
-  for (auto [gguf, hf] : kLayerNames) {
-    if (parts[2] == gguf) return named(hf);
+  for (auto [gguf, hf] : LayerNames(family)) {
+    if (parts[2] == gguf) return absl::StrCat("model.layers.", parts[1], ".", hf, ".", parts[3]);
   }
   return "";
 }
 
-// Inside a layer; empty if `name` is none of `pairs`.
-template <typename Pairs>
-std::string ToGgufLayerName(const std::string& name, const Pairs& pairs) {
-  for (auto [gguf, hf] : pairs) {
+}  // namespace
+
+std::string GgufTensorName(const std::string& name, const ModelFamily& family) {
+  for (auto [gguf, hf] : kGlobalNames) {
+    if (name == hf) return gguf;
+  }
+  for (auto [gguf, hf] : LayerNames(family)) {
     for (const char* part : {".weight", ".bias"}) {
       const std::string tail = absl::StrCat(".", hf, part);
       if (absl::StartsWith(name, "model.layers.") && absl::EndsWith(name, tail)) {
@@ -69,13 +83,7 @@ std::string ToGgufLayerName(const std::string& name, const Pairs& pairs) {
   return "";
 }
 
-std::string ToGgufName(const std::string& name) {
-  for (auto [gguf, hf] : kGlobalNames) {
-    if (name == hf) return gguf;
-  }
-  const std::string gguf = ToGgufLayerName(name, kLayerNames);
-  return gguf.empty() ? ToGgufLayerName(name, kFusedNames) : gguf;
-}
+namespace {
 
 class GgufSource final : public TensorSource {
  public:
@@ -84,15 +92,15 @@ class GgufSource final : public TensorSource {
         config_(std::move(config)),
         family_(*FindFamily(config_.family)) {}
 
-  bool Has(const std::string& name) const override { return file_->Find(ToGgufName(name)) != nullptr; }
+  bool Has(const std::string& name) const override { return file_->Find(GgufTensorName(name, family_)) != nullptr; }
   absl::StatusOr<ModelConfig> Config() const override { return config_; }
   const GgufFile* gguf() const override { return file_.get(); }
 
  protected:
   absl::StatusOr<Raw> Find(const std::string& name) const override {
     const FilePart part = FindFilePart(config_, name);
-    const GgufTensor* tensor = file_->Find(ToGgufName(part.name));
-    if (!tensor) return BadModel(absl::StrCat("the file has no tensor '", ToGgufName(part.name), "' (", name, ")"));
+    const GgufTensor* tensor = file_->Find(GgufTensorName(part.name, family_));
+    if (!tensor) return BadModel(absl::StrCat("the file has no tensor '", GgufTensorName(part.name, family_), "' (", name, ")"));
     Raw raw;
     raw.tensor = part.name;
     raw.shape = tensor->shape;
@@ -107,7 +115,7 @@ class GgufSource final : public TensorSource {
   std::vector<std::pair<std::string, std::string>> Names() const override {
     std::vector<std::pair<std::string, std::string>> names;
     for (const GgufTensor& tensor : file_->tensors()) {
-      names.emplace_back(tensor.name, ToHuggingFaceName(tensor.name, family_.fuses_projections));
+      names.emplace_back(tensor.name, ToHuggingFaceName(tensor.name, family_));
     }
     return names;
   }
@@ -142,6 +150,7 @@ class SafetensorsSource final : public TensorSource {
       default: return BadModel(absl::StrCat("tensor '", part.name, "' is not of type F32, F16 or BF16"));
     }
     ATTUNE_RETURN_IF_ERROR(TakePart(part, &raw));
+    if (raw.shape.size() == 1 && absl::EndsWith(name, "norm.weight")) raw.entry.offset = static_cast<float>(config_.norm_offset);
     return raw;
   }
   std::vector<std::pair<std::string, std::string>> Names() const override {
@@ -162,8 +171,6 @@ bool IsDerived(const std::string& name) {
 
 }  // namespace
 
-std::string GgufTensorName(const std::string& name) { return ToGgufName(name); }
-
 int64_t TensorSource::Entry::FileRow(int64_t row) const {
   if (interleaved_head_dim == 0) return row;
   const int64_t half = interleaved_head_dim / 2, head = row / interleaved_head_dim, i = row % interleaved_head_dim;
@@ -174,6 +181,8 @@ void TensorSource::Entry::ReadRows(int64_t first, int64_t last, float* out) cons
   for (int64_t row = first; row < last; ++row, out += columns) {
     // Cannot fail: Get has checked that rows are whole blocks.
     Dequantize(type, RowBytes(row), columns, out).IgnoreError();
+    if (offset == 0) continue;
+    for (int64_t i = 0; i < columns; ++i) out[i] += offset;
   }
 }
 

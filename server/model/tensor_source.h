@@ -10,14 +10,15 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "server/model/config.h"
+#include "server/model/families.h"
 #include "server/model/file_modules.h"
 #include "server/model/weights/gguf.h"
 #include "server/model/weights/safetensors.h"
 
 namespace attune {
 
-// What a GGUF file calls a tensor of this Hugging Face name; empty if it has none such.
-std::string GgufTensorName(const std::string& name);
+// What the family's GGUF files call a tensor of this Hugging Face name; empty if it has none such.
+std::string GgufTensorName(const std::string& name, const ModelFamily& family);
 
 // A model file's tensors under Hugging Face names, in Hugging Face's row order,
 // whatever the format. Counts which tensors were asked for, so that a load can prove
@@ -32,6 +33,7 @@ class TensorSource {
     absl::string_view bytes;
     // > 0: rows of each head are in GGUF's rotary order; of a bias, its values.
     int64_t interleaved_head_dim = 0;
+    float offset = 0;  // ReadRows adds it: the configuration's norm_offset, where the file leaves it out
     int64_t row_bytes() const { return static_cast<int64_t>(bytes.size()) / rows; }
     // Where the file keeps row `row` of the Hugging Face order.
     int64_t FileRow(int64_t row) const;

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "common/error.h"
 #include "server/tokenizer/byte_bpe.h"
 #include "server/tokenizer/pretokenizer.h"
@@ -11,6 +12,9 @@
 
 namespace attune {
 namespace {
+
+// What SentencePiece has in place of a blank.
+constexpr char kSentencePieceMark[] = "\xE2\x96\x81";
 
 // An id of the file's metadata; -1 if it has none.
 absl::StatusOr<int32_t> ReadId(const GgufFile& file, absl::string_view name) {
@@ -87,6 +91,24 @@ absl::StatusOr<std::unique_ptr<VocabularyTokenizer>> LoadByteBpe(const GgufFile&
   return MakeByteBpe(std::move(vocabulary), merges, options);
 }
 
+// As SentencePiece has the file's tokens. Converters write user-defined ones as they look in texts, with their blanks, and may
+// give the unknown token, of which SentencePiece needs one, out as a special token like others.
+std::vector<SentencePieceToken> ModelTokens(const Vocabulary& vocabulary, const std::vector<double>& scores, int32_t unk_id) {
+  std::vector<SentencePieceToken> tokens(vocabulary.tokens.size());
+  bool has_unknown = false;
+  for (size_t id = 0; id < tokens.size(); ++id) {
+    const TokenKind kind = vocabulary.kinds[id];
+    tokens[id] = {vocabulary.tokens[id], static_cast<float>(scores[id]), static_cast<int>(kind)};
+    if (kind == TokenKind::kUserDefined) tokens[id].text = absl::StrReplaceAll(tokens[id].text, {{" ", kSentencePieceMark}});
+    has_unknown = has_unknown || kind == TokenKind::kUnknown;
+  }
+  const bool names_one = unk_id >= 0 && unk_id < static_cast<int32_t>(tokens.size());
+  if (!has_unknown && names_one && vocabulary.kinds[unk_id] == TokenKind::kControl) {
+    tokens[unk_id].type = static_cast<int>(TokenKind::kUnknown);
+  }
+  return tokens;
+}
+
 absl::StatusOr<std::unique_ptr<VocabularyTokenizer>> LoadSentencePiece(const GgufFile& file,
                                                                        TokenizerSettings* settings) {
   ATTUNE_ASSIGN_OR_RETURN(*settings, ReadSettings(file, true));
@@ -98,10 +120,7 @@ absl::StatusOr<std::unique_ptr<VocabularyTokenizer>> LoadSentencePiece(const Ggu
   if (scores == nullptr || scores->size() != vocabulary.tokens.size()) {
     return UnsupportedTokenizer("the file has not one score per token");
   }
-  std::vector<SentencePieceToken> tokens(vocabulary.tokens.size());
-  for (size_t id = 0; id < tokens.size(); ++id) {
-    tokens[id] = {vocabulary.tokens[id], static_cast<float>((*scores)[id]), static_cast<int>(vocabulary.kinds[id])};
-  }
+  const std::vector<SentencePieceToken> tokens = ModelTokens(vocabulary, *scores, settings->unk_id);
   std::string error;
   auto model = SentencePieceBridge::FromTokens(tokens, add_space_prefix, remove_spaces, &error);
   if (model == nullptr) return UnsupportedTokenizer(error);

@@ -129,6 +129,8 @@ absl::Status ReadPretokenizers(const json& root, Recipe* recipe) {
       if (BoolOf(Member(part, "use_regex"), true)) recipe->bytes.patterns.push_back(Gpt2Pattern());
     } else if (type == "Digits") {
       recipe->bytes.patterns.push_back(BoolOf(Member(part, "individual_digits"), false) ? R"(\p{N})" : R"(\p{N}+)");
+    } else if (type == "Split" && recipe->mark_spaces && TextOf(Member(Member(part, "pattern"), "String")) == " ") {
+      // Gemma's: no blank is left where the normalizer has marked them.
     } else if (type == "Split") {
       ATTUNE_RETURN_IF_ERROR(ReadSplit(part, recipe));
     } else if (type == "Metaspace") {

@@ -21,6 +21,7 @@ struct DirectPass::LayerState {
   HeadNormState heads;
   AttentionState attention;
   Tensor x2, inverse_rms2, normed2, gate_up, inner;
+  PostNormState post_attention, post_ffn;
   std::array<Tensor, kLinears> u;  // LoRA's inner products, T x R
 };
 
@@ -28,6 +29,7 @@ int64_t KeptBytesPerToken(const ModelConfig& config, Keep keep, int64_t element)
   const int64_t cheap = 2 * config.hidden + config.intermediate, gate_up = 2 * config.intermediate;
   int64_t rest = config.hidden + config.qkv_size() + config.q_size();  // x2, q/k/v, attention's output
   if (config.qk_norm) rest += config.q_size() + config.kv_size();      // q and k before their norms
+  if (config.post_norms) rest += 2 * config.hidden;                    // what is added, before its norms
   if (keep == Keep::kHost) return 0;
   int64_t values = config.hidden;  // the input
   if (keep != Keep::kInput && keep != Keep::kInputWhole) values += rest;
@@ -58,7 +60,7 @@ DirectPass::DirectPass(const BaseModel* base, const Method* method, const FlatPa
       parameters_(parameters),
       type_(type),
       options_(options),
-      rope_{base->rope_cos_PH, base->rope_sin_PH},
+      rope_(RopeTablesOf(*base)),
       products_(base, method, parameters, type, dropout),
       host_(base->target, base->config.layers),
       needs_embedding_(method->soft_prompt_ND().defined() ||
@@ -71,6 +73,10 @@ DirectPass::DirectPass(const BaseModel* base, const Method* method, const FlatPa
     const LayerWeights& layer = base->weights.layers[i];
     attention_norms_.push_back(MakeNorm(layer.attention_norm_D, trained.layers[i].attention_norm_D));
     ffn_norms_.push_back(MakeNorm(layer.ffn_norm_D, trained.layers[i].ffn_norm_D));
+    if (base->config.post_norms) {
+      post_attention_norms_.push_back(MakeNorm(layer.post_attention_norm_D, trained.layers[i].post_attention_norm_D));
+      post_ffn_norms_.push_back(MakeNorm(layer.post_ffn_norm_D, trained.layers[i].post_ffn_norm_D));
+    }
     if (!base->config.qk_norm) continue;
     q_norms_.push_back(MakeNorm(layer.q_norm_A, trained.layers[i].q_norm_A));
     k_norms_.push_back(MakeNorm(layer.k_norm_A, trained.layers[i].k_norm_A));
@@ -83,8 +89,30 @@ DirectPass::DirectPass(const BaseModel* base, const Method* method, const FlatPa
 DirectPass::~DirectPass() = default;
 
 DirectPass::Norm DirectPass::MakeNorm(const Tensor& weight_D, const Tensor& leaf) const {
-  if (!leaf.defined()) return {weight_D.to(type_), Tensor()};
-  return {parameters_->Computed(leaf), parameters_->Gradient(leaf)};
+  if (!leaf.defined()) return {weight_D.to(type_), Tensor(), Tensor()};
+  if (base_->config.norm_offset != 0) return {Tensor(), parameters_->Gradient(leaf), leaf};
+  return {parameters_->Computed(leaf), parameters_->Gradient(leaf), Tensor()};
+}
+
+void DirectPass::RefreshNorms() {
+  auto refresh = [this](Norm* norm) {
+    if (norm->leaf.defined()) norm->weight_D = (norm->leaf + base_->config.norm_offset).to(type_);
+  };
+  for (Norms* norms : {&attention_norms_, &ffn_norms_, &post_attention_norms_, &post_ffn_norms_, &q_norms_, &k_norms_}) {
+    for (Norm& norm : *norms) refresh(&norm);
+  }
+  refresh(&final_norm_);
+}
+
+Tensor DirectPass::PostNorm(const Norms& norms, int64_t layer, const Tensor& product, PostNormState* state) const {
+  if (norms.empty()) return product;
+  state->product_TD = product;
+  return RmsNormForward(product, norms[layer].weight_D, base_->config.rms_epsilon, &state->inverse_rms);
+}
+
+Tensor DirectPass::PostNormBackward(const Norms& norms, int64_t layer, const Tensor& dy, const PostNormState& state) const {
+  if (norms.empty()) return dy;
+  return NormBackward(norms[layer], dy, state.product_TD, state.inverse_rms, Tensor());
 }
 
 int64_t DirectPass::LowestLayer() const {
@@ -95,7 +123,8 @@ int64_t DirectPass::LowestLayer() const {
     if (products_.Trains(i)) return i;
     if (!trained) continue;
     const TrainedWeights::Layer& layer = trained->layers[i];
-    for (const Tensor* norm : {&layer.attention_norm_D, &layer.ffn_norm_D, &layer.q_norm_A, &layer.k_norm_A}) {
+    for (const Tensor* norm : {&layer.attention_norm_D, &layer.ffn_norm_D, &layer.post_attention_norm_D,
+                               &layer.post_ffn_norm_D, &layer.q_norm_A, &layer.k_norm_A}) {
       if (norm->defined()) return i;
     }
   }
@@ -163,16 +192,17 @@ Tensor DirectPass::ForwardAttention(int64_t layer, const PassBatch& batch, Layer
   NormHeads(layer, qkv, s);
   PlacePrefix(layer, batch, qkv);
   if (InChunks(*s)) s->normed1 = Tensor();
-  const Tensor attended =
-      PackedAttentionForward(qkv, AttentionShapeOf(base_->config), rope_, batch.sequences, &s->attention);
-  return Multiply(layer, Linear::kO, attended, s);
+  const ModelConfig& config = base_->config;
+  const Tensor attended = PackedAttentionForward(qkv, AttentionShapeOf(config, layer), rope_.Of(config, layer),
+                                                 batch.sequences, &s->attention);
+  return PostNorm(post_attention_norms_, layer, Multiply(layer, Linear::kO, attended, s), &s->post_attention);
 }
 
 void DirectPass::ForwardToInner(int64_t layer, const PassBatch& batch, LayerState* s) {
   s->normed2 = AddRmsNormForward(s->x, ForwardAttention(layer, batch, s), ffn_norms_[layer].weight_D,
                                  base_->config.rms_epsilon, &s->x2, &s->inverse_rms2);
   s->gate_up = Multiply(layer, Linear::kGateUp, s->normed2, s);
-  s->inner = SwiGluForward(s->gate_up);
+  s->inner = GatedUnitForward(s->gate_up, base_->config.activation);
 }
 
 Tensor DirectPass::Forward(int64_t layer, const PassBatch& batch, LayerState* s) {
@@ -180,10 +210,11 @@ Tensor DirectPass::Forward(int64_t layer, const PassBatch& batch, LayerState* s)
     s->x2 = s->x + ForwardAttention(layer, batch, s);
     s->attention = {};
     s->heads = {};
+    s->post_attention = {};
     return ForwardInChunks(layer, s->x2);
   }
   ForwardToInner(layer, batch, s);
-  return Multiply(layer, Linear::kDown, s->inner, s);
+  return PostNorm(post_ffn_norms_, layer, Multiply(layer, Linear::kDown, s->inner, s), &s->post_ffn);
 }
 
 Tensor DirectPass::ForwardInChunks(int64_t layer, const Tensor& x2) {
@@ -194,8 +225,11 @@ Tensor DirectPass::ForwardInChunks(int64_t layer, const Tensor& x2) {
     Tensor inverse_rms, u_gate_up, u_down;
     const Tensor normed = RmsNormForward(x2.narrow(0, begin, n), ffn_norms_[layer].weight_D,
                                          base_->config.rms_epsilon, &inverse_rms);
-    const Tensor inner = SwiGluForward(products_.Multiply(layer, Linear::kGateUp, normed, &u_gate_up, begin));
-    y.narrow(0, begin, n).copy_(products_.Multiply(layer, Linear::kDown, inner, &u_down, begin));
+    const Tensor inner = GatedUnitForward(products_.Multiply(layer, Linear::kGateUp, normed, &u_gate_up, begin),
+                                          base_->config.activation);
+    PostNormState post_ffn;
+    y.narrow(0, begin, n).copy_(PostNorm(post_ffn_norms_, layer,
+                                         products_.Multiply(layer, Linear::kDown, inner, &u_down, begin), &post_ffn));
   }
   return y;
 }
@@ -226,18 +260,24 @@ void DirectPass::Restore(int64_t layer, const PassBatch& batch, LayerState* s) {
   }
   if (IsInputOnly(s->keep)) {
     ForwardToInner(layer, batch, s);
+    if (!post_ffn_norms_.empty()) {
+      PostNorm(post_ffn_norms_, layer, Multiply(layer, Linear::kDown, s->inner, s), &s->post_ffn);
+    }
     return;
   }
   const double epsilon = base_->config.rms_epsilon;
   s->normed1 = RmsNormForward(s->x, attention_norms_[layer].weight_D, epsilon, &s->inverse_rms1);
   s->normed2 = RmsNormForward(s->x2, ffn_norms_[layer].weight_D, epsilon, &s->inverse_rms2);
   if (!s->gate_up.defined()) s->gate_up = Multiply(layer, Linear::kGateUp, s->normed2, s);
-  s->inner = SwiGluForward(s->gate_up);
+  s->inner = GatedUnitForward(s->gate_up, base_->config.activation);
 }
 
 Tensor DirectPass::BackwardFeedForward(int64_t layer, const Tensor& dy, LayerState* s) {
   if (InChunks(*s)) return BackwardInChunks(layer, dy, std::exchange(s->x2, Tensor()));
-  Tensor dgate_up = SwiGluBackward(s->gate_up, MultiplyBackward(layer, Linear::kDown, dy, s->inner, s, true));
+  const Tensor dproduct = PostNormBackward(post_ffn_norms_, layer, dy, s->post_ffn);
+  s->post_ffn = {};
+  Tensor dgate_up = GatedUnitBackward(s->gate_up, MultiplyBackward(layer, Linear::kDown, dproduct, s->inner, s, true),
+                                      base_->config.activation);
   s->inner = s->gate_up = Tensor();
   const Tensor dnormed = MultiplyBackward(layer, Linear::kGateUp, dgate_up, s->normed2, s, true);
   dgate_up = Tensor();
@@ -254,9 +294,15 @@ Tensor DirectPass::BackwardInChunks(int64_t layer, const Tensor& dy, const Tenso
     const Tensor normed =
         RmsNormForward(x_part, ffn_norms_[layer].weight_D, base_->config.rms_epsilon, &inverse_rms);
     const Tensor gate_up = products_.Multiply(layer, Linear::kGateUp, normed, &u_gate_up, begin);
-    const Tensor dgate_up = SwiGluBackward(
-        gate_up,
-        products_.MultiplyBackward(layer, Linear::kDown, dy_part, SwiGluForward(gate_up), &u_down, true, begin));
+    const Tensor inner = GatedUnitForward(gate_up, base_->config.activation);
+    PostNormState post_ffn;
+    if (!post_ffn_norms_.empty()) {
+      PostNorm(post_ffn_norms_, layer, products_.Multiply(layer, Linear::kDown, inner, &u_down, begin), &post_ffn);
+    }
+    const Tensor dproduct = PostNormBackward(post_ffn_norms_, layer, dy_part, post_ffn);
+    const Tensor dgate_up = GatedUnitBackward(
+        gate_up, products_.MultiplyBackward(layer, Linear::kDown, dproduct, inner, &u_down, true, begin),
+        base_->config.activation);
     const Tensor dnormed =
         products_.MultiplyBackward(layer, Linear::kGateUp, dgate_up, normed, &u_gate_up, true, begin);
     dx2.narrow(0, begin, n).copy_(NormBackward(ffn_norms_[layer], dnormed, x_part, inverse_rms, dy_part));
@@ -267,14 +313,17 @@ Tensor DirectPass::BackwardInChunks(int64_t layer, const Tensor& dy, const Tenso
 Tensor DirectPass::Backward(int64_t layer, const PassBatch& batch, const Tensor& dy, LayerState* s) {
   Restore(layer, batch, s);
   const Tensor dx2 = BackwardFeedForward(layer, dy, s);
-  Tensor dattended = MultiplyBackward(layer, Linear::kO, dx2, s->attention.out_TQ, s, true);
-  const Tensor dqkv =
-      PackedAttentionBackward(dattended, s->attention, AttentionShapeOf(base_->config), rope_, batch.sequences);
+  const ModelConfig& config = base_->config;
+  const Tensor dproduct = PostNormBackward(post_attention_norms_, layer, dx2, s->post_attention);
+  Tensor dattended = MultiplyBackward(layer, Linear::kO, dproduct, s->attention.out_TQ, s, true);
+  const Tensor dqkv = PackedAttentionBackward(dattended, s->attention, AttentionShapeOf(config, layer),
+                                              rope_.Of(config, layer), batch.sequences);
   PrefixBackward(layer, batch, dqkv);
   NormHeadsBackward(layer, dqkv, *s);
   dattended = Tensor();
   s->attention = {};
   s->heads = {};
+  s->post_attention = {};
   if (!s->normed1.defined()) {
     s->normed1 = RmsNormForward(s->x, attention_norms_[layer].weight_D, base_->config.rms_epsilon, &s->inverse_rms1);
   }
@@ -288,29 +337,32 @@ Tensor DirectPass::BackwardHead(const PassBatch& batch, const Tensor& x, Result*
   const Tensor predicting = TakeRows(x, batch.loss_rows_N);
   Tensor inverse_rms;
   const Tensor h = RmsNormForward(predicting, final_norm_.weight_D, base_->config.rms_epsilon, &inverse_rms);
-  const PassLoss loss = ComputeLoss(h, Head(), batch, options_, /*needs_gradient=*/true, head_gradient_VD_, pause_);
+  const PassLoss loss = ComputeLoss(h, Head(), batch, options_, /*needs_gradient=*/true, pause_);
   *result = loss.result;
   return TakeRows(NormBackward(final_norm_, loss.dh_ND, predicting, inverse_rms, Tensor()), batch.row_of_T);
 }
 
-Tensor DirectPass::Head() const {
+PassHead DirectPass::Head() const {
   const TrainedWeights* trained = method_->trained_weights();
-  return trained && trained->head_VD.defined() ? parameters_->Computed(trained->head_VD)
-                                               : base_->weights.head_VD.to(type_);
+  const bool trains = trained && trained->head_VD.defined();
+  return {trains ? parameters_->Computed(trained->head_VD) : base_->weights.head_VD.to(type_), base_->config.logit_softcap,
+          head_gradient_VD_};
 }
 
 Tensor DirectPass::Embed(const PassBatch& batch) const {
   const TrainedWeights* trained = method_->trained_weights();
   const Tensor prompt = method_->soft_prompt_ND();
-  return EmbedTokens(trained && trained->embedding_VD.defined() ? parameters_->Computed(trained->embedding_VD)
-                                                                : base_->weights.embedding_VD,
+  return EmbedTokens(base_->config, trained && trained->embedding_VD.defined() ? parameters_->Computed(trained->embedding_VD)
+                                                                                  : base_->weights.embedding_VD,
                      prompt.defined() ? parameters_->Computed(prompt) : Tensor(), batch.tokens_T, type_);
 }
 
 void DirectPass::BackwardEmbedding(const PassBatch& batch, const Tensor& dx) const {
   const Tensor prompt = method_->soft_prompt_ND();
   if (prompt.defined()) AddPrefixRows(dx, batch.sequences, parameters_->Gradient(prompt));
-  if (embedding_gradient_VD_.defined()) AddRowsAt(dx, batch.tokens_T, embedding_gradient_VD_);
+  if (!embedding_gradient_VD_.defined()) return;
+  const double scale = EmbeddingScale(base_->config, type_);
+  AddRowsAt(scale == 1 ? dx : dx * scale, batch.tokens_T, embedding_gradient_VD_);
 }
 
 // Products replace theirs by themselves, which saves large weights a pass over memory.
@@ -319,7 +371,8 @@ void DirectPass::ClearGradients() const {
     Tensor(parameters_->gradients()).zero_();
     return;
   }
-  for (const std::vector<Norm>* norms : {&attention_norms_, &ffn_norms_, &q_norms_, &k_norms_}) {
+  for (const Norms* norms :
+       {&attention_norms_, &ffn_norms_, &post_attention_norms_, &post_ffn_norms_, &q_norms_, &k_norms_}) {
     for (const Norm& norm : *norms) {
       if (norm.gradient_D.defined()) Tensor(norm.gradient_D).zero_();
     }
@@ -337,6 +390,7 @@ Tensor DirectPass::Begin(PassBatch* batch, bool replaces, bool trains) {
     seed.value = batch->step_seed.item<int64_t>();
   }
   products_.Begin(seed, replaces, batch->joint.foreign_TP);
+  RefreshNorms();
   const Tensor x = Embed(*batch);
   if (trains && options_.noise_alpha > 0) {
     AddEmbeddingNoise(x, batch->tokens_T, batch->sequences.starts_int32, method_->virtual_tokens(),
@@ -365,7 +419,7 @@ Tensor DirectPass::ForwardOnly(PassBatch* batch) {
 DirectPass::Result DirectPass::Evaluate(PassBatch batch) {
   at::NoGradGuard no_grad;
   const Tensor h = ForwardOnly(&batch);
-  return ComputeLoss(h, Head(), batch, options_, /*needs_gradient=*/false, {}, pause_).result;
+  return ComputeLoss(h, Head(), batch, options_, /*needs_gradient=*/false, pause_).result;
 }
 
 Tensor DirectPass::Losses(PassBatch batch) {

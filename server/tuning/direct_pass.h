@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "server/model/rope.h"
 #include "server/tuning/flat_parameters.h"
 #include "server/tuning/host_store.h"
 #include "server/tuning/methods/method.h"
@@ -23,7 +24,7 @@ namespace attune {
 // computed again.
 enum class Keep {
   kAll,
-  kNoCheap,     // not what element-wise kernels make: both normed inputs, SwiGLU's output
+  kNoCheap,     // not what element-wise kernels make: both normed inputs, the gated unit's output
   kNoGateUp,    // nor the widest product's output
   kInput,       // the layer's input alone (Chen et al. 2016); the feed-forward part runs in chunks of rows
   kInputWhole,  // the same, but never in chunks: bit for bit what a pass that keeps more gives
@@ -71,9 +72,22 @@ class DirectPass {
   // A norm's weight in the pass's type, and where its gradient adds up, if it trains.
   struct Norm {
     at::Tensor weight_D, gradient_D;
+    at::Tensor leaf;  // that which trains, where the weight is the configuration's norm_offset more
+  };
+  // What a part of the layer adds, before its norm, where it has one.
+  struct PostNormState {
+    at::Tensor product_TD, inverse_rms;
   };
 
   Norm MakeNorm(const at::Tensor& weight_D, const at::Tensor& leaf) const;
+  // Every layer's norms of one kind; empty if the model has none such.
+  using Norms = std::vector<Norm>;
+  // Takes over weights that trained since.
+  void RefreshNorms();
+  // The norm of a product that is to be added to the residual stream, and the gradient of the product: both nothing but
+  // what they are given without such norms.
+  at::Tensor PostNorm(const Norms& norms, int64_t layer, const at::Tensor& product, PostNormState* state) const;
+  at::Tensor PostNormBackward(const Norms& norms, int64_t layer, const at::Tensor& dy, const PostNormState& state) const;
   at::Tensor NormBackward(const Norm& norm, const at::Tensor& dy, const at::Tensor& x, const at::Tensor& inverse_rms,
                           const at::Tensor& residual) const;
   int64_t LowestLayer() const;
@@ -105,7 +119,7 @@ class DirectPass {
   // The gradient of the layer's input from that of its output.
   at::Tensor Backward(int64_t layer, const PassBatch& batch, const at::Tensor& dy, LayerState* state);
   at::Tensor BackwardHead(const PassBatch& batch, const at::Tensor& x, Result* result);
-  at::Tensor Head() const;
+  PassHead Head() const;
   // The normalised hidden states at the batch's loss rows, without dropout, noise and gradients.
   at::Tensor ForwardOnly(PassBatch* batch);
   at::Tensor Embed(const PassBatch& batch) const;
@@ -122,9 +136,9 @@ class DirectPass {
   const FlatParameters* const parameters_;
   const at::ScalarType type_;
   const PassOptions options_;
-  const RopeTable rope_;
+  const RopeTables rope_;
   PassProducts products_;
-  std::vector<Norm> attention_norms_, ffn_norms_, q_norms_, k_norms_;  // the latter two: empty without them
+  Norms attention_norms_, ffn_norms_, post_attention_norms_, post_ffn_norms_, q_norms_, k_norms_;
   Norm final_norm_;
   HostStore host_;
   std::function<void()> pause_;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/synchronization/mutex.h"
+#include "server/model/kernels/blocked_attention.h"
 #include "server/model/kernels/cross_entropy.h"
 #include "server/model/torch_target.h"
 #include "server/tuning/direct_pass.h"
@@ -29,9 +30,15 @@ int64_t StateBytes(const MemoryInputs& inputs) {
 struct TokenBytes {
   int64_t hidden, qkv, q, inner;  // rows of these widths
   int64_t normed_heads;           // queries and keys that are normed
+  int64_t post_normed;            // what is normed before it is added
   int64_t statistics;             // norms' and attention's, fp32, and LoRA's inner products: kept with the layer
   int64_t workspace;              // of attention's gradient
 };
+
+// Whether a GPU has no kernel for its attention.
+bool UsesBlockedAttention(const ModelConfig& config, const MemoryInputs& inputs) {
+  return config.attention_softcap > 0 || (!inputs.bfloat16 && !config.windows.empty());
+}
 
 TokenBytes TokenBytesOf(const ModelConfig& config, const MemoryInputs& inputs) {
   const int64_t element = ElementBytes(inputs);
@@ -41,9 +48,13 @@ TokenBytes TokenBytesOf(const ModelConfig& config, const MemoryInputs& inputs) {
                    .q = config.q_size() * element,
                    .inner = config.intermediate * element,
                    .normed_heads = normed * config.head_dim * element,
+                   .post_normed = config.post_norms ? 2 * config.hidden * element : 0,
                    .statistics = 8 + 4 * (config.heads + normed) + kProjections * inputs.lora_rank * element,
                    .workspace = 0};
-  if (inputs.on_gpu && inputs.bfloat16) {
+  if (inputs.on_gpu && UsesBlockedAttention(config, inputs)) {
+    // All in fp32, and a block of scores with what its gradient passes through.
+    bytes.workspace = 4 * (4 * config.q_size() + 4 * config.kv_size() + 5 * config.heads * kBlockedQueries);
+  } else if (inputs.on_gpu && inputs.bfloat16) {
     // dq adds up in fp32, as do dk and dv of each query head where heads share keys; and a row sum.
     const int64_t shared = config.heads == config.kv_heads ? 0 : 2 * bytes.q;
     bytes.workspace = 4 * config.q_size() + shared + 4 * config.heads;
@@ -55,35 +66,37 @@ TokenBytes TokenBytesOf(const ModelConfig& config, const MemoryInputs& inputs) {
 // recomputation, of the feed-forward part and of attention's.
 int64_t BackwardBytes(const TokenBytes& token, Keep keep, int64_t tokens) {
   const bool input_only = keep == Keep::kInput || keep == Keep::kHost;  // never kInputWhole: that is passing
-  const int64_t whole = 4 * token.hidden + token.qkv + token.q + token.normed_heads + 3 * token.inner;
+  const int64_t whole =
+      4 * token.hidden + token.post_normed + token.qkv + token.q + token.normed_heads + 3 * token.inner;
   if (input_only && tokens > DirectPass::kFeedForwardRows) {
     const int64_t rows = DirectPass::kFeedForwardRows;
     // x, x2, dy and dx2 whole, q/k/v and attention's output; the rest a chunk at a time.
     const int64_t feed_forward =
-        tokens * (4 * token.hidden + token.qkv + token.q + token.normed_heads) + rows * 6 * token.inner;
+        tokens * (4 * token.hidden + token.post_normed + token.qkv + token.q + token.normed_heads) + rows * 6 * token.inner;
     const int64_t attention =
-        tokens * (4 * token.hidden + 3 * token.qkv + 2 * token.q + 3 * token.normed_heads + token.workspace);
+        tokens * (4 * token.hidden + token.post_normed + 3 * token.qkv + 2 * token.q + 3 * token.normed_heads + token.workspace);
     return std::max(feed_forward, attention) + tokens * token.statistics;
   }
   int64_t restored = 0;
   if (input_only) restored = whole - (keep == Keep::kInput ? token.hidden : 0) + token.statistics;
   if (keep == Keep::kNoCheap || keep == Keep::kNoGateUp) restored = 2 * token.hidden + token.inner;
   if (keep == Keep::kNoGateUp) restored += 2 * token.inner;
-  const int64_t feed_forward = token.hidden + 3 * token.inner;
+  const int64_t feed_forward = token.hidden + token.post_normed / 2 + 3 * token.inner;
   const int64_t attention =
-      2 * token.hidden + token.q + 2 * token.qkv + 2 * token.normed_heads + token.workspace - 3 * token.inner;
+      2 * token.hidden + token.post_normed / 2 + token.q + 2 * token.qkv + 2 * token.normed_heads + token.workspace - 3 * token.inner;
   return tokens * (restored + std::max(feed_forward, attention));
 }
 
 // Logits of one chunk, and hidden states at rows that carry loss with their gradients.
 int64_t HeadBytes(const ModelConfig& config, const TokenBytes& token, const MemoryInputs& inputs) {
   const int64_t rows = std::min(CrossEntropyRows(inputs.on_gpu, config.vocab), inputs.loss_tokens);
+  const int64_t copies = config.logit_softcap > 0 ? 3 : 1;  // logits before and under the cap, and the slopes
   constexpr int64_t kDouble = 8, kFloat = 4;
   int64_t objective = inputs.pairs * inputs.loss_tokens * 3 * kDouble;  // whose row is whose, thrice
   if (inputs.has_teacher) {
     objective += std::min(TeacherLossRows(config.vocab), inputs.loss_tokens) * config.vocab * kTeacherMatrices * kFloat;
   }
-  return rows * config.vocab * ElementBytes(inputs) + inputs.loss_tokens * 4 * token.hidden +
+  return copies * rows * config.vocab * ElementBytes(inputs) + inputs.loss_tokens * 4 * token.hidden +
          inputs.micro_batch_tokens * 2 * token.hidden + objective;
 }
 

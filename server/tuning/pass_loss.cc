@@ -28,14 +28,14 @@ PreferenceLoss LossOfPairs(const Tensor& losses_N, const PreferenceRows& rows, c
   return {{(loss_P * rows.is_pair_P).sum(), rewards_P.gt(0).sum(), rewards_P.sum()}, weights_P * rows.is_pair_P};
 }
 
-PassLoss PreferencesLoss(const Tensor& h, const Tensor& head, const PassBatch& batch, const PassOptions& options,
-                         bool needs_gradient, const Tensor& head_gradient, const std::function<void()>& pause) {
+PassLoss PreferencesLoss(const Tensor& h, const PassHead& head, const PassBatch& batch, const PassOptions& options,
+                         bool needs_gradient, const std::function<void()>& pause) {
   const PreferenceRows& rows = batch.preferences;
   const PreferenceLoss pairs = LossOfPairs(RowLosses(h, head, batch, pause), rows, options);
   if (!needs_gradient) return {pairs.result, Tensor()};
   const Tensor scale_N = (rows.signs_PN * (pairs.weights_P / batch.loss_tokens.to(at::kDouble)).unsqueeze(1)).sum(0);
-  return {pairs.result, LinearCrossEntropySums(h, head, batch.targets_N, scale_N.to(at::kFloat).contiguous(), true,
-                                               head_gradient, pause)
+  return {pairs.result, LinearCrossEntropySums(h, head.w_VD, batch.targets_N, scale_N.to(at::kFloat).contiguous(), true,
+                                               head.gradient_VD, pause, head.softcap)
                             .dh_ND};
 }
 
@@ -48,9 +48,15 @@ struct TeacherChunk {
 // is left for the others: the loss is (1 - w) -log softmax(z)[target] + w T^2 (sum_S p log(p / q) + p_R log(p_R /
 // q_R)), and its gradient (1 - w) (softmax(z) - onehot) + w T (q - t), where t is p in S and p_R q / q_R elsewhere.
 TeacherChunk LossOfChunk(Tensor* logits_NV, const Tensor& targets_N, const TeacherRows& teacher,
-                         const PassOptions& options) {
+                         const PassOptions& options, double softcap) {
   const double w = options.teacher_weight, t = options.temperature;
-  const Tensor z = logits_NV->to(at::kFloat), index = targets_N.clamp_min(0).unsqueeze(1);
+  Tensor z = logits_NV->to(at::kFloat), slope;
+  if (softcap > 0) {
+    const Tensor capped = (z / softcap).tanh();
+    slope = 1 - capped.square();
+    z = capped * softcap;
+  }
+  const Tensor index = targets_N.clamp_min(0).unsqueeze(1);
   const Tensor counts = targets_N.ge(0);
   const Tensor log_p = at::log_softmax(z, 1);
   const Tensor log_q = t == 1 ? log_p : at::log_softmax(z / t, 1);
@@ -71,13 +77,14 @@ TeacherChunk LossOfChunk(Tensor* logits_NV, const Tensor& targets_N, const Teach
   Tensor gradient = log_p.exp();
   gradient.scatter_add_(1, index, at::full_like(index, -1, gradient.options()));
   gradient = (1 - w) * gradient + (w * t) * (q - target);
+  if (softcap > 0) gradient = gradient * slope;
   *logits_NV = gradient * counts.unsqueeze(1);
   return {((1 - w) * hard + (w * t * t) * soft).masked_fill(counts.logical_not(), 0), correct};
 }
 
-PassLoss TeacherLoss(const Tensor& h, const Tensor& head, const PassBatch& batch, const PassOptions& options,
-                     bool needs_gradient, const Tensor& head_gradient, const std::function<void()>& pause) {
-  const int64_t rows = h.size(0), chunk = TeacherLossRows(head.size(0));
+PassLoss TeacherLoss(const Tensor& h, const PassHead& head, const PassBatch& batch, const PassOptions& options,
+                     bool needs_gradient, const std::function<void()>& pause) {
+  const int64_t rows = h.size(0), chunk = TeacherLossRows(head.w_VD.size(0));
   const at::TensorOptions on_device = h.options();
   PassLoss loss{{at::zeros({}, on_device.dtype(at::kDouble)), at::zeros({}, on_device.dtype(at::kLong)), Tensor()},
                 needs_gradient ? at::empty_like(h) : Tensor()};
@@ -85,16 +92,16 @@ PassLoss TeacherLoss(const Tensor& h, const Tensor& head, const PassBatch& batch
   for (int64_t begin = 0; begin < rows; begin += chunk) {
     const int64_t n = std::min(chunk, rows - begin);
     const Tensor part = h.narrow(0, begin, n);
-    Tensor logits = MatMul(part, As::kIs, head, As::kTransposed);
+    Tensor logits = MatMul(part, As::kIs, head.w_VD, As::kTransposed);
     const TeacherRows teacher{batch.teacher.ids_NK.narrow(0, begin, n),
                               batch.teacher.log_probabilities_NK.narrow(0, begin, n)};
-    const TeacherChunk found = LossOfChunk(&logits, batch.targets_N.narrow(0, begin, n), teacher, options);
+    const TeacherChunk found = LossOfChunk(&logits, batch.targets_N.narrow(0, begin, n), teacher, options, head.softcap);
     loss.result.loss_sum += found.losses_N.sum(at::kDouble);
     loss.result.correct += found.correct_N.sum();
     if (needs_gradient) {
       const Tensor gradient = (logits * scale).to(h.scalar_type());
-      MatMul(gradient, As::kIs, head, As::kIs, 1, 0, loss.dh_ND.narrow(0, begin, n));
-      if (head_gradient.defined()) MatMul(gradient, As::kTransposed, part, As::kIs, 1, 1, head_gradient);
+      MatMul(gradient, As::kIs, head.w_VD, As::kIs, 1, 0, loss.dh_ND.narrow(0, begin, n));
+      if (head.gradient_VD.defined()) MatMul(gradient, As::kTransposed, part, As::kIs, 1, 1, head.gradient_VD);
     }
     if (pause) pause();
   }
@@ -122,25 +129,26 @@ PassOptions PassOptionsOf(const JobSpec& spec) {
   return options;
 }
 
-Tensor RowLosses(const Tensor& h, const Tensor& head, const PassBatch& batch, const std::function<void()>& pause) {
+Tensor RowLosses(const Tensor& h, const PassHead& head, const PassBatch& batch, const std::function<void()>& pause) {
   const Tensor ones = at::ones(batch.targets_N.sizes(), h.options().dtype(at::kFloat));
-  return LinearCrossEntropySums(h, head, batch.targets_N, ones, false, {}, pause).losses_N;
+  return LinearCrossEntropySums(h, head.w_VD, batch.targets_N, ones, false, {}, pause, head.softcap).losses_N;
 }
 
-PassLoss ComputeLoss(const Tensor& h, const Tensor& head, const PassBatch& batch, const PassOptions& options,
-                     bool needs_gradient, const Tensor& head_gradient, const std::function<void()>& pause) {
+PassLoss ComputeLoss(const Tensor& h, const PassHead& head, const PassBatch& batch, const PassOptions& options,
+                     bool needs_gradient, const std::function<void()>& pause) {
   if (batch.preferences.signs_PN.defined()) {
-    return PreferencesLoss(h, head, batch, options, needs_gradient, head_gradient, pause);
+    return PreferencesLoss(h, head, batch, options, needs_gradient, pause);
   }
   if (batch.teacher.ids_NK.defined()) {
-    return TeacherLoss(h, head, batch, options, needs_gradient, head_gradient, pause);
+    return TeacherLoss(h, head, batch, options, needs_gradient, pause);
   }
   const JointRows& joint = batch.joint;
   const Tensor scale = !needs_gradient            ? Tensor()
                        : joint.scales_N.defined() ? joint.scales_N
                                                   : batch.loss_tokens.to(at::kFloat).reciprocal();
   const CrossEntropySums sums =
-      LinearCrossEntropySums(h, head, batch.targets_N, scale, needs_gradient, head_gradient, pause);
+      LinearCrossEntropySums(h, head.w_VD, batch.targets_N, scale, needs_gradient,
+                                                        needs_gradient ? head.gradient_VD : Tensor(), pause, head.softcap);
   PassLoss loss{{sums.loss_sum, sums.correct, Tensor()}, sums.dh_ND};
   if (needs_gradient && joint.scales_N.defined()) {
     const Tensor losses = sums.losses_N.to(at::kDouble).unsqueeze(1).expand_as(joint.foreign_NP);

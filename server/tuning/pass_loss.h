@@ -32,20 +32,25 @@ struct PassLoss {
   at::Tensor dh_ND;  // the gradient of loss_sum / loss_tokens, if asked for
 };
 
-// The loss of the batch from h_ND, the normalised hidden states at its loss rows. The gradient of the head is added to
-// head_gradient_VD, fp32, if that is defined. Preferences (Rafailov et al. 2023) go through the head twice: once for
+// What makes logits of hidden states.
+struct PassHead {
+  at::Tensor w_VD;
+  double softcap = 0;      // as LinearCrossEntropy's
+  at::Tensor gradient_VD;  // fp32, to which w's is added; undefined where it is frozen
+};
+
+// The loss of the batch from h_ND, the normalised hidden states at its loss rows. Preferences (Rafailov et al. 2023) go through the head twice: once for
 // the answers' log-probabilities, and once more with each answer's weight in the gradient. Launches only, on a GPU.
 // `pause`, which may be null, is called after each chunk of rows.
-PassLoss ComputeLoss(const at::Tensor& h_ND, const at::Tensor& head_VD, const PassBatch& batch,
-                     const PassOptions& options, bool needs_gradient, const at::Tensor& head_gradient_VD,
-                     const std::function<void()>& pause);
+PassLoss ComputeLoss(const at::Tensor& h_ND, const PassHead& head, const PassBatch& batch, const PassOptions& options,
+                     bool needs_gradient, const std::function<void()>& pause);
 
 // Rows of logits that a teacher's loss works on at a time, with kTeacherMatrices of them alive.
 int64_t TeacherLossRows(int64_t vocabulary);
 inline constexpr int64_t kTeacherMatrices = 10;
 
 // -log p of each loss row's target, fp32; 0 of padding.
-at::Tensor RowLosses(const at::Tensor& h_ND, const at::Tensor& head_VD, const PassBatch& batch,
+at::Tensor RowLosses(const at::Tensor& h_ND, const PassHead& head, const PassBatch& batch,
                      const std::function<void()>& pause);
 
 }  // namespace attune

@@ -29,6 +29,7 @@ struct Shape {
   const char* name;
   int64_t heads, kv_heads, head_dim;
   bool has_biases = false, has_norms = false;
+  int64_t window = 0;  // of every other layer
 };
 
 // Bytes that went to the host and came back.
@@ -67,6 +68,7 @@ class GpuEngineTest : public ::testing::TestWithParam<Shape> {
     c.intermediate = 2 * c.hidden + 8;
     c.vocab = 1003;
     c.context = 2048;
+    for (int64_t i = 0; i < layers && GetParam().window > 0; ++i) c.windows.push_back(i % 2 == 0 ? GetParam().window : 0);
     c.tied_head = false;
     return MakeRandomModel(c, gpu);
   }
@@ -343,7 +345,9 @@ TEST_P(GpuEngineTest, StoppedAndCancelledOnTheWay) {
 INSTANTIATE_TEST_SUITE_P(Shapes, GpuEngineTest,
                          ::testing::Values(Shape{"Grouped", 8, 2, 64}, Shape{"OneToOne", 4, 4, 128},
                                            Shape{"ThreeToOne", 9, 3, 64}, Shape{"SevenToOne", 7, 1, 64}, Shape{"Biased", 8, 2, 64, true},
-                                           Shape{"Normed", 4, 2, 128, false, true}),
+                                           Shape{"Normed", 4, 2, 128, false, true},
+                                           Shape{"Windows", 8, 2, 64, false, false, 100},
+                                           Shape{"ShortWindows", 4, 4, 128, false, false, 5}),
                          [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace

@@ -23,12 +23,12 @@ from peft import IA3Config, LoraConfig, PrefixTuningConfig, PromptTuningConfig
 from peft_reference import VIRTUAL_TOKENS
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import (AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Phi3Config,
-                          Phi3ForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen3Config,
-                          Qwen3ForCausalLM)
+from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig,
+                          LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Phi3Config, Phi3ForCausalLM,
+                          PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM)
 
 LENGTHS = [1, 5, 23, 60]
-PROMPT, NEW_TOKENS = 9, 24
+PROMPT, NEW_TOKENS = 40, 24
 EXAMPLES = [(9, 4), (14, 5), (20, 12), (6, 3)]  # tokens, of which so many are the prompt
 STEPS = 10
 LEARNING_RATES = {"full": 1e-3, "biases_and_norms": 3e-3, "lora": 1e-3}
@@ -40,6 +40,9 @@ SHAPE = {"vocab_size": 260, "hidden_size": 48, "intermediate_size": 96, "num_hid
          "num_key_value_heads": 2, "max_position_embeddings": 256, "rms_norm_eps": 1e-6, "initializer_range": 0.15,
          "bos_token_id": None, "eos_token_id": 0, "pad_token_id": None}
 YARN = {"rope_type": "yarn", "rope_theta": 5000.0, "factor": 4.0, "original_max_position_embeddings": 64}
+WINDOW = 8  # shorter than most sequences here
+GEMMA = SHAPE | {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": WINDOW, "num_hidden_layers": 4,
+                 "layer_types": ["sliding_attention", "full_attention"] * 2}
 FAMILIES = {
     "qwen2": (Qwen2ForCausalLM, Qwen2Config(**SHAPE, tie_word_embeddings=True)),
     "qwen3": (Qwen3ForCausalLM, Qwen3Config(**SHAPE, head_dim=16, tie_word_embeddings=False)),
@@ -49,11 +52,30 @@ FAMILIES = {
         "beta_fast": 16.0, "beta_slow": 2.0, "mscale": 0.8, "mscale_all_dim": 0.5, "truncate": False})),
     "mistral": (MistralForCausalLM, MistralConfig(**SHAPE, head_dim=16, sliding_window=None)),
     "phi3": (Phi3ForCausalLM, Phi3Config(**SHAPE)),
+    # Attention over a window: in all layers, in the last ones, in one between others.
+    "mistral_window": (MistralForCausalLM, MistralConfig(**SHAPE, head_dim=16, sliding_window=WINDOW)),
+    "phi3_window": (Phi3ForCausalLM, Phi3Config(**SHAPE, sliding_window=WINDOW)),
+    "qwen2_window": (Qwen2ForCausalLM, Qwen2Config(**SHAPE, use_sliding_window=True, sliding_window=WINDOW,
+                                                   max_window_layers=1)),
+    "qwen3_window": (Qwen3ForCausalLM, Qwen3Config(
+        **SHAPE, head_dim=16, use_sliding_window=True, sliding_window=WINDOW,
+        layer_types=["full_attention", "sliding_attention", "full_attention"])),
+    # Angles and cosines of sequences that fit into the original context.
+    "phi3_longrope": (Phi3ForCausalLM, Phi3Config(**SHAPE, original_max_position_embeddings=80, rope_parameters={
+        "rope_type": "longrope", "rope_theta": 5000.0, "short_factor": [1.0, 1.1, 1.5, 2.5], "long_factor": [1.0, 2.0, 4.0, 8.0]})),
+    "gemma3": (Gemma3ForCausalLM, Gemma3TextConfig(**GEMMA)),
+    # Scores scaled by another number than GGUF files mean, angles stretched in layers without a window, logits capped.
+    "gemma3_scaled": (Gemma3ForCausalLM, Gemma3TextConfig(
+        **GEMMA | {"query_pre_attn_scalar": 24}, final_logit_softcapping=4.0, tie_word_embeddings=False, rope_parameters={
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 5000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 500.0}})),
+    # Caps that scores and logits reach.
+    "gemma2": (Gemma2ForCausalLM, Gemma2Config(**GEMMA, attn_logit_softcapping=2.0, final_logit_softcapping=4.0)),
     # Biases everywhere.
     "llama_biases": (LlamaForCausalLM, LlamaConfig(**SHAPE, head_dim=16, attention_bias=True, mlp_bias=True)),
 }
 # What config.json can say and GGUF cannot; and Mistral's GGUF files are Llama's.
-NO_GGUF = ["llama_yarn", "mistral"]
+NO_GGUF = ["llama_yarn", "mistral", "mistral_window", "qwen2_window", "qwen3_window", "phi3_longrope", "gemma3_scaled"]
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -75,7 +97,8 @@ def make_base(name: str, folder: pathlib.Path) -> None:
         if parameter_name.endswith(".bias"):
             parameter.normal_(std=0.3)
         elif "norm" in parameter_name:
-            parameter.normal_(mean=1, std=0.2)
+            # Gemma's files hold what is added to one.
+            parameter.normal_(mean=0 if name.startswith("gemma") else 1, std=0.2)
     model.save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
 
@@ -90,7 +113,11 @@ class GgufModel:
     def __init__(self, model, folder: pathlib.Path):
         folder.mkdir(parents=True, exist_ok=True)
         self._model, self._config = model, model.config
-        self._writer = gguf.GGUFWriter(folder / "model.gguf", model.config.model_type)
+        self._architecture = model.config.model_type.removesuffix("_text")
+        self._writer = gguf.GGUFWriter(folder / "model.gguf", self._architecture)
+
+    def _is_gemma(self) -> bool:
+        return self._architecture.startswith("gemma")
 
     def _add_shape(self) -> None:
         config, writer = self._config, self._writer
@@ -103,11 +130,18 @@ class GgufModel:
         writer.add_head_count_kv(config.num_key_value_heads)
         writer.add_layer_norm_rms_eps(config.rms_norm_eps)
         if config.model_type == "phi3":
-            writer.add_sliding_window(0)
+            writer.add_sliding_window(config.sliding_window or 0)
+        if self._is_gemma():
+            writer.add_sliding_window(config.sliding_window)
+            writer.add_sliding_window_pattern(2)
+        if config.model_type == "gemma2":
+            writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
+            writer.add_final_logit_softcapping(config.final_logit_softcapping)
         if head_dim * config.num_attention_heads != config.hidden_size:
             writer.add_key_length(head_dim)
             writer.add_value_length(head_dim)
         rope = config.rope_parameters
+        rope = rope.get("full_attention", rope)
         writer.add_rope_dimension_count(head_dim)
         writer.add_rope_freq_base(rope["rope_theta"])
         if rope["rope_type"] == "yarn":
@@ -134,10 +168,12 @@ class GgufModel:
 
     def _add_tensors(self) -> None:
         names = gguf.get_tensor_name_map(
-            next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == self._config.model_type),
+            next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == self._architecture),
             self._config.num_hidden_layers)
         for name, parameter in self._model.named_parameters():
             values = parameter.detach().numpy()
+            if self._is_gemma() and "norm" in name:
+                values = values + 1
             if ".q_proj." in name:
                 values = self._permuted(values, self._config.num_attention_heads)
             if ".k_proj." in name:

@@ -27,6 +27,13 @@ def check_logits(model, path: str) -> None:
         sys.exit(f"logits differ by {difference}")
 
 
+def load_model(folder: str):
+    """With attention that knows soft caps, as not every one of transformers does."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+
+
 def check_tokenizer(folder: str, path: str) -> None:
     """Ids of texts, special tokens parsed."""
     from transformers import AutoTokenizer
@@ -68,15 +75,12 @@ def main() -> None:
     if kind == "tokenizer":
         check_tokenizer(folder, rest[0])
         return
-    from transformers import AutoModelForCausalLM
-
     if kind == "model":
-        check_logits(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), rest[0])
+        check_logits(load_model(folder), rest[0])
         return
     from peft import PeftModel
 
-    base = AutoModelForCausalLM.from_pretrained(rest[0], dtype=torch.float32)
-    check_logits(PeftModel.from_pretrained(base, folder), rest[1])
+    check_logits(PeftModel.from_pretrained(load_model(rest[0]), folder), rest[1])
 
 
 if __name__ == "__main__":

@@ -46,9 +46,12 @@ Tensor Reference(const Tensor& qkv, const AttentionShape& shape, const RopeTable
     const int64_t group = shape.heads / shape.kv_heads;
     k = k.repeat_interleave(group, 1);
     v = v.repeat_interleave(group, 1);
-    Tensor scores = at::einsum("qhd,khd->hqk", {q, k}) / std::sqrt(static_cast<double>(d));
-    const Tensor later = at::ones({length, length}, at::kBool).triu(1);
-    scores = scores.masked_fill(later, -INFINITY).softmax(-1);
+    Tensor scores = at::einsum("qhd,khd->hqk", {q, k});
+    scores = shape.scale > 0 ? scores * shape.scale : scores / std::sqrt(static_cast<double>(d));
+    if (shape.softcap > 0) scores = at::tanh(scores / shape.softcap) * shape.softcap;
+    Tensor unseen = at::ones({length, length}, at::kBool).triu(1);
+    if (shape.window > 0) unseen = unseen.logical_or(at::ones({length, length}, at::kBool).tril(-shape.window));
+    scores = scores.masked_fill(unseen, -INFINITY).softmax(-1);
     outputs.push_back(at::einsum("hqk,khd->qhd", {scores, v}).reshape({length, shape.q_size()}));
   }
   return at::cat(outputs, 0);
@@ -69,6 +72,16 @@ TEST_P(PackedAttentionTest, AgreesWithTheTextbookAndItsGradient) {
   const RopeTable rope = MakeRope(256, shape.head_dim);
   const PackedSequences sequences = PackSequences(starts, at::kCPU);
   const Tensor qkv = at::randn({starts.back(), shape.q_size() + 2 * shape.kv_size()});
+  ExpectSameWithGradients([&](const Tensors& in) { return PackedAttention(in[0], shape, rope, sequences); },
+                          [&](const Tensors& in) { return Reference(in[0], shape, rope, starts); }, {qkv}, kTolerance);
+}
+
+// Through ATen, as on devices without kernels for it.
+TEST_P(PackedAttentionTest, InFloat64AgreesWithTheTextbookAndItsGradient) {
+  const auto& [shape, starts] = GetParam();
+  const RopeTable rope = MakeRope(256, shape.head_dim);
+  const PackedSequences sequences = PackSequences(starts, at::kCPU);
+  const Tensor qkv = at::randn({starts.back(), shape.q_size() + 2 * shape.kv_size()}, at::kDouble);
   ExpectSameWithGradients([&](const Tensors& in) { return PackedAttention(in[0], shape, rope, sequences); },
                           [&](const Tensors& in) { return Reference(in[0], shape, rope, starts); }, {qkv}, kTolerance);
 }
@@ -122,10 +135,14 @@ TEST_P(PackedAttentionTest, PagedPiecesInBfloat16GiveRoughlyTheSame) {
   ExpectPagedPiecesGiveTheSame(GetParam(), at::TensorOptions(at::kBFloat16), 0.05);
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, PackedAttentionTest,
-                         ::testing::Values(Case{{1, 1, 2}, {0, 1}}, Case{{4, 2, 8}, {0, 5, 6, 20}},
-                                           Case{{9, 3, 64}, {0, 70, 200}}, Case{{4, 4, 16}, {0, 64, 65, 129}},
-                                           Case{{8, 1, 32}, {0, 3, 131}}));
+// Windows that end inside blocks, on their edges and behind everything; soft caps that scores reach.
+const auto kCases = ::testing::Values(
+    Case{{1, 1, 2}, {0, 1}}, Case{{4, 2, 8}, {0, 5, 6, 20}}, Case{{9, 3, 64}, {0, 70, 200}},
+    Case{{4, 4, 16}, {0, 64, 65, 129}}, Case{{8, 1, 32}, {0, 3, 131}}, Case{{4, 2, 8, 1}, {0, 5, 6, 20}},
+    Case{{4, 2, 8, 7}, {0, 5, 6, 20}}, Case{{9, 3, 64, 64}, {0, 70, 200}}, Case{{4, 1, 256, 100, 0.05}, {0, 70, 240}},
+    Case{{4, 2, 16, 17, 0, 1.5}, {0, 64, 65, 129}}, Case{{4, 2, 16, 0, 0.3, 2}, {0, 64, 65, 129}},
+    Case{{8, 1, 32, 500}, {0, 3, 131}});
+INSTANTIATE_TEST_SUITE_P(Shapes, PackedAttentionTest, kCases);
 
 class GpuAttentionTest : public PackedAttentionTest {
  protected:
@@ -160,9 +177,12 @@ TEST_P(GpuAttentionTest, PagedPiecesGiveTheSame) {
 }
 
 // FlashAttention takes head sizes that are multiples of 8.
-INSTANTIATE_TEST_SUITE_P(Shapes, GpuAttentionTest,
-                         ::testing::Values(Case{{4, 2, 8}, {0, 5, 6, 20}}, Case{{9, 3, 64}, {0, 70, 200}},
-                                           Case{{4, 4, 16}, {0, 64, 65, 129}}, Case{{8, 1, 32}, {0, 3, 131}}));
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, GpuAttentionTest,
+    ::testing::Values(Case{{4, 2, 8}, {0, 5, 6, 20}}, Case{{9, 3, 64}, {0, 70, 200}}, Case{{4, 4, 16}, {0, 64, 65, 129}},
+                      Case{{8, 1, 32}, {0, 3, 131}}, Case{{4, 2, 8, 7}, {0, 5, 6, 20}}, Case{{9, 3, 64, 64}, {0, 70, 200}},
+                      Case{{4, 1, 256, 100, 0.05}, {0, 70, 240}}, Case{{4, 2, 16, 17, 0, 1.5}, {0, 64, 65, 129}},
+                      Case{{4, 2, 16, 0, 0.3, 2}, {0, 64, 65, 129}}));
 
 // Whether cuDNN's kernels are what runs, where they can.
 void ExpectCudnn(const Tensor& like, const AttentionShape& shape, PackedSequences sequences, bool expected) {
@@ -191,6 +211,28 @@ TEST(GpuLongAttentionTest, AgreesWithTheTextbook) {
                          {qkv.to(at::kCUDA, at::kBFloat16)}, gradient.to(at::kCUDA, at::kBFloat16));
     EXPECT_TRUE(Near(actual.output, expected.output, 0.05));
     EXPECT_TRUE(Near(actual.gradients[0], expected.gradients[0], 0.05));
+  }
+}
+
+// A window in some of a pass's layers: cuDNN serves the others.
+TEST(GpuLongAttentionTest, LayersWithAWindowAgreeBesideThoseWithout) {
+  if (!FindGpu()) GTEST_SKIP() << "no GPU";
+  at::manual_seed(7);
+  const std::vector<int64_t> starts = {0, 700, 701, 1300, 2050};
+  const RopeTable rope = MakeRope(1024, 64);
+  const RopeTable moved = {rope.cos_PH.to(at::kCUDA), rope.sin_PH.to(at::kCUDA)};
+  PackedSequences sequences = PackSequences(starts, at::kCUDA);
+  const AttentionShape all{9, 3, 64};
+  const Tensor qkv = at::randn({starts.back(), 15 * 64}), gradient = at::randn({starts.back(), 9 * 64});
+  PrepareAttention(qkv.to(at::kCUDA, at::kBFloat16), all, &sequences);
+  for (const AttentionShape& shape : {all, AttentionShape{9, 3, 64, 256}}) {
+    const auto expected =
+        RunWithGradients([&](const Tensors& in) { return Reference(in[0], shape, rope, starts); }, {qkv}, gradient);
+    AttentionState state;
+    const Tensor out = PackedAttentionForward(qkv.to(at::kCUDA, at::kBFloat16), shape, moved, sequences, &state);
+    const Tensor dqkv = PackedAttentionBackward(gradient.to(at::kCUDA, at::kBFloat16), state, shape, moved, sequences);
+    EXPECT_TRUE(Near(out, expected.output, 0.05)) << shape.window;
+    EXPECT_TRUE(Near(dqkv, expected.gradients[0], 0.05)) << shape.window;
   }
 }
 

@@ -40,21 +40,28 @@ TEST_F(ElementwiseTest, RmsNormInBfloat16KeepsItsStatisticsInFloat) {
   EXPECT_TRUE(Near(y, RmsNorm(x, w, 1e-5), 0.01));
 }
 
-TEST_F(ElementwiseTest, SwiGluIsItsFormulaWithGradients) {
-  auto reference = [](const Tensors& in) {
-    const int64_t inner = in[0].size(1) / 2;
-    return at::silu(in[0].narrow(1, 0, inner)) * in[0].narrow(1, inner, inner);
-  };
-  for (int64_t inner : {1, 9, 300}) {
-    ExpectSameWithGradients([](const Tensors& in) { return SwiGlu(in[0]); }, reference, {at::randn({6, 2 * inner}) * 4},
-                            kTolerance);
+TEST_F(ElementwiseTest, GatedUnitsAreTheirFormulasWithGradients) {
+  for (const Activation activation : {Activation::kSilu, Activation::kGeluTanh}) {
+    auto reference = [&](const Tensors& in) {
+      const int64_t inner = in[0].size(1) / 2;
+      const Tensor gate = in[0].narrow(1, 0, inner);
+      return (activation == Activation::kSilu ? at::silu(gate) : at::gelu(gate, "tanh")) * in[0].narrow(1, inner, inner);
+    };
+    for (const at::ScalarType type : {at::kFloat, at::kDouble}) {  // the latter through ATen
+      for (int64_t inner : {1, 9, 300}) {
+        ExpectSameWithGradients([&](const Tensors& in) { return GatedUnit(in[0], activation); }, reference,
+                                {at::randn({6, 2 * inner}, type) * 4}, kTolerance);
+      }
+    }
   }
 }
 
-TEST_F(ElementwiseTest, SwiGluHoldsAtExtremes) {
-  const Tensor y = SwiGlu(at::tensor({-200.0f, 200.0f, 2.0f, 3.0f}).view({1, 4}));
-  EXPECT_NEAR(y[0][0].item<float>(), 0, 1e-30);
-  EXPECT_EQ(y[0][1].item<float>(), 600);
+TEST_F(ElementwiseTest, GatedUnitsHoldAtExtremes) {
+  for (const Activation activation : {Activation::kSilu, Activation::kGeluTanh}) {
+    const Tensor y = GatedUnit(at::tensor({-200.0f, 200.0f, 2.0f, 3.0f}).view({1, 4}), activation);
+    EXPECT_NEAR(y[0][0].item<float>(), 0, 1e-30);
+    EXPECT_EQ(y[0][1].item<float>(), 600);
+  }
 }
 
 TEST_F(ElementwiseTest, DropoutDropsItsShareAndScalesTheRest) {

@@ -55,11 +55,16 @@ TEST_F(GpuKernelsTest, RmsNorm) {
   }
 }
 
-TEST_F(GpuKernelsTest, SwiGlu) {
+TEST_F(GpuKernelsTest, GatedUnits) {
   for (int64_t width : {96, 1536, 50}) {
-    ExpectOnGpu([](const Tensors& in) { return SwiGlu(in[0]); },
+    ExpectOnGpu([](const Tensors& in) { return GatedUnit(in[0], Activation::kSilu); },
                 [&](const Tensors& in) {
                   return at::silu(in[0].narrow(1, 0, width)) * in[0].narrow(1, width, width);
+                },
+                {at::randn({40, 2 * width})});
+    ExpectOnGpu([](const Tensors& in) { return GatedUnit(in[0], Activation::kGeluTanh); },
+                [&](const Tensors& in) {
+                  return at::gelu(in[0].narrow(1, 0, width), "tanh") * in[0].narrow(1, width, width);
                 },
                 {at::randn({40, 2 * width})});
   }
@@ -107,6 +112,15 @@ TEST_F(GpuKernelsTest, CrossEntropy) {
       },
       [&](const Tensors& in) {
         return -at::log_softmax(at::mm(in[0], in[1].t()), 1).gather(1, targets.unsqueeze(1)).sum() / 300;
+      },
+      {at::randn({300, 16}), at::randn({37, 16})});
+  ExpectOnGpu(
+      [&](const Tensors& in) {
+        return LinearCrossEntropy(in[0], in[1], targets.to(in[0].device()), 3).loss_sum.to(in[0].scalar_type()) / 300;
+      },
+      [&](const Tensors& in) {
+        const Tensor logits = at::tanh(at::mm(in[0], in[1].t()) / 3) * 3;
+        return -at::log_softmax(logits, 1).gather(1, targets.unsqueeze(1)).sum() / 300;
       },
       {at::randn({300, 16}), at::randn({37, 16})});
 }

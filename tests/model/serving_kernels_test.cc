@@ -262,12 +262,15 @@ TEST_F(ServingKernelsTest, GpuGroupsLoras) {
 struct AttentionCase {
   int64_t heads, kv_heads, head_dim;
   int64_t tiles_for_singles, tiles_for_longer = 0;
+  int64_t window = 0;
 };
 
-// Single tokens, whose keys are cut or not, and longer segments, over pages in any order.
+// Single tokens, whose keys are cut or not, and longer segments, over pages in any order; with windows that leave chunks of keys
+// out, or all keys but a token's own.
 TEST_F(ServingKernelsTest, GpuAttendsOverPages) {
   for (const AttentionCase& c : {AttentionCase{8, 2, 64, 0}, {8, 2, 64, 200, 100}, {4, 1, 128, 50, 40}, {4, 4, 128, 0}, {4, 4, 128, 64},
-                                 {7, 1, 64, 100}, {9, 3, 64, 0}}) {
+                                 {7, 1, 64, 100}, {9, 3, 64, 0}, {8, 2, 64, 0, 0, 30}, {8, 2, 64, 200, 100, 30},
+                                 {4, 1, 128, 50, 40, 1}, {9, 3, 64, 100, 0, 500}}) {
     constexpr int64_t kPage = 16, kPages = 400;
     std::mt19937 random(5);
     std::vector<int32_t> order(kPages);
@@ -302,6 +305,7 @@ TEST_F(ServingKernelsTest, GpuAttendsOverPages) {
       call.page_tokens = kPage;
       call.row_stride = width;
       call.scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
+      call.window_before = static_cast<int32_t>(c.window) - 1;
       call.q = q.narrow(0, first, room.rows).const_data_ptr();
       call.out = out.narrow(0, first, room.rows).mutable_data_ptr();
       call.keys = keys.const_data_ptr();
@@ -324,12 +328,13 @@ TEST_F(ServingKernelsTest, GpuAttendsOverPages) {
       const Tensor k = all_keys.index_select(0, index).repeat_interleave(group, 1).transpose(0, 1);
       const Tensor v = all_values.index_select(0, index).repeat_interleave(group, 1).transpose(0, 1);
       for (int64_t t = 0; t < pieces[i].count; ++t, ++row) {
-        const int64_t seen = pieces[i].context + t + 1;
+        const int64_t last = pieces[i].context + t + 1, first = c.window > 0 ? std::max<int64_t>(0, last - c.window) : 0;
+        const int64_t seen = last - first;
         const Tensor one = queries[row].narrow(0, 0, c.heads * c.head_dim).view({c.heads, 1, c.head_dim});
-        const Tensor weights = at::softmax(at::matmul(one, k.narrow(1, 0, seen).transpose(1, 2)) / std::sqrt(c.head_dim), -1);
-        const Tensor expected = at::matmul(weights, v.narrow(1, 0, seen)).view({-1});
+        const Tensor weights = at::softmax(at::matmul(one, k.narrow(1, first, seen).transpose(1, 2)) / std::sqrt(c.head_dim), -1);
+        const Tensor expected = at::matmul(weights, v.narrow(1, first, seen)).view({-1});
         if (!Near(out[row], expected, kBf16)) {
-          ADD_FAILURE() << "heads " << c.heads << ", tiles " << c.tiles_for_singles << ", piece " << i << ", token " << t;
+          ADD_FAILURE() << "heads " << c.heads << ", tiles " << c.tiles_for_singles << ", window " << c.window << ", piece " << i << ", token " << t;
           break;
         }
       }

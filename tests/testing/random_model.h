@@ -8,6 +8,7 @@
 
 #include "server/model/base_model.h"
 #include "server/model/kernels/quantized_matrix.h"
+#include "server/model/rope.h"
 #include "server/model/torch_target.h"
 
 namespace attune {
@@ -24,15 +25,18 @@ inline std::shared_ptr<const BaseModel> MakeRandomModel(const ModelConfig& confi
   auto random = [&](at::IntArrayRef sizes) { return at::empty(sizes, options).normal_(0, 0.02); };
   DecoderWeights& w = base->weights;
   w.embedding_VD = random({c.vocab, c.hidden});
-  w.final_norm_D = at::ones({c.hidden}, options);
+  const at::TensorOptions norms = c.norm_offset != 0 ? options.dtype(at::kFloat) : options;
+  w.final_norm_D = at::ones({c.hidden}, norms);
   w.head_VD = c.tied_head ? w.embedding_VD : random({c.vocab, c.hidden});
   w.tiled_head = TileForDecoding(w.head_VD, target);
   for (int64_t i = 0; i < c.layers; ++i) {
     LayerWeights layer;
-    layer.attention_norm_D = at::ones({c.hidden}, options);
-    layer.ffn_norm_D = at::ones({c.hidden}, options);
-    if (c.qk_norm) layer.q_norm_A = 1 + 0.2 * at::randn({c.head_dim}, options);
-    if (c.qk_norm) layer.k_norm_A = 1 + 0.2 * at::randn({c.head_dim}, options);
+    layer.attention_norm_D = at::ones({c.hidden}, norms);
+    layer.ffn_norm_D = at::ones({c.hidden}, norms);
+    if (c.post_norms) layer.post_attention_norm_D = 1 + 0.2 * at::randn({c.hidden}, norms);
+    if (c.post_norms) layer.post_ffn_norm_D = 1 + 0.2 * at::randn({c.hidden}, norms);
+    if (c.qk_norm) layer.q_norm_A = 1 + 0.2 * at::randn({c.head_dim}, norms);
+    if (c.qk_norm) layer.k_norm_A = 1 + 0.2 * at::randn({c.head_dim}, norms);
     layer.linear = {random({c.qkv_size(), c.hidden}), random({c.hidden, c.q_size()}),
                     random({2 * c.intermediate, c.hidden}), random({c.hidden, c.intermediate})};
     for (int l = 0; l < kLinears; ++l) {
@@ -50,6 +54,11 @@ inline std::shared_ptr<const BaseModel> MakeRandomModel(const ModelConfig& confi
                                       at::pow(10000.0, -at::arange(c.head_dim / 2, at::kFloat) * 2 / c.head_dim));
   base->rope_cos_PH = angles.cos().to(options.device());
   base->rope_sin_PH = angles.sin().to(options.device());
+  if (c.local_rope_theta > 0) {
+    const RopeTable local = MakeRopeTables(c).local;
+    base->local_rope_cos_PH = local.cos_PH.to(options.device());
+    base->local_rope_sin_PH = local.sin_PH.to(options.device());
+  }
   return base;
 }
 

@@ -12,14 +12,21 @@
 
 namespace attune {
 
+inline bool IsGemma(const std::string& architecture) { return architecture.starts_with("gemma"); }
+
 // The vectors of each layer that a family has beside Llama's, by GGUF's names.
 inline std::vector<std::pair<std::string, int64_t>> FamilyVectors(const std::string& architecture) {
   const int64_t q = TinyModel::kHeads * TinyModel::kHeadDim, kv = TinyModel::kKvHeads * TinyModel::kHeadDim;
   if (architecture == "qwen2") return {{"attn_q.bias", q}, {"attn_k.bias", kv}, {"attn_v.bias", kv}};
-  if (architecture == "qwen3") {
-    return {{"attn_q_norm.weight", TinyModel::kHeadDim}, {"attn_k_norm.weight", TinyModel::kHeadDim}};
+  std::vector<std::pair<std::string, int64_t>> vectors;
+  if (architecture == "qwen3" || architecture == "gemma3") {
+    vectors = {{"attn_q_norm.weight", TinyModel::kHeadDim}, {"attn_k_norm.weight", TinyModel::kHeadDim}};
   }
-  return {};
+  if (IsGemma(architecture)) {
+    vectors.push_back({"post_attention_norm.weight", TinyModel::kHidden});
+    vectors.push_back({"post_ffw_norm.weight", TinyModel::kHidden});
+  }
+  return vectors;
 }
 
 // TinyModel's GGUF file as a model of another family: its weights, and what the family has beside them.
@@ -30,6 +37,12 @@ inline void WriteFamilyGguf(const std::string& path, const std::string& architec
   writer.Int(key("embedding_length"), TinyModel::kHidden).Int(key("feed_forward_length"), TinyModel::kIntermediate);
   writer.Int(key("attention.head_count"), TinyModel::kHeads).Int(key("attention.head_count_kv"), TinyModel::kKvHeads);
   writer.Int(key("context_length"), TinyModel::kContext).Real(key("attention.layer_norm_rms_epsilon"), 1e-5);
+  if (IsGemma(architecture)) {  // a window in the first layer alone
+    writer.Int(key("attention.sliding_window"), 4).Int(key("attention.sliding_window_pattern"), 2);
+  }
+  if (architecture == "gemma2") {  // caps that scores and logits reach
+    writer.Real(key("attn_logit_softcapping"), 0.5).Real(key("final_logit_softcapping"), 3);
+  }
   std::vector<std::string> merges;
   for (const auto& [left, right] : TinyModel::Merges()) merges.push_back(absl::StrCat(left, " ", right));
   std::vector<int32_t> kinds(TinyModel::Vocabulary(), 1);

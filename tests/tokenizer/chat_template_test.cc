@@ -37,6 +37,23 @@ TEST(ChatTemplateTest, ChatMl) {
   EXPECT_EQ(*TryRender(source, {{"user", "Hi"}}, false), "<|im_start|>user\nHi<|im_end|>\n");
 }
 
+// By the means of Gemma's: the system's turn goes into the user's first, roles must alternate, contents may be lists.
+TEST(ChatTemplateTest, SystemInTheFirstTurn) {
+  const std::string source =
+      "{{ bos_token }}{%- if messages[0]['role'] == 'system' -%}{%- set prefix = messages[0]['content'] + '\n\n' -%}"
+      "{%- set turns = messages[1:] -%}{%- else -%}{%- set prefix = '' -%}{%- set turns = messages -%}{%- endif -%}"
+      "{%- for m in turns -%}{%- if (m['role'] == 'user') != (loop.index0 % 2 == 0) -%}{{ raise_exception('roles must alternate') }}"
+      "{%- endif -%}{%- set role = 'model' if m['role'] == 'assistant' else m['role'] -%}"
+      "{{ '<start_of_turn>' + role + '\n' + (prefix if loop.first else '') }}{%- if m['content'] is string -%}{{ m['content'] | trim }}"
+      "{%- elif m['content'] is iterable -%}{%- for item in m['content'] -%}{{ item['text'] | trim }}{%- endfor -%}{%- endif -%}"
+      "{{ '<end_of_turn>\n' }}{%- endfor -%}{%- if add_generation_prompt -%}{{ '<start_of_turn>model\n' }}{%- endif -%}";
+  const std::vector<ChatTurn> turns = {{"system", "Be kind."}, {"user", " Hi "}, {"assistant", "Yes"}, {"user", "Why?"}};
+  EXPECT_EQ(*TryRender(source, turns, true),
+            "<s><start_of_turn>user\nBe kind.\n\nHi<end_of_turn>\n<start_of_turn>model\nYes<end_of_turn>\n"
+            "<start_of_turn>user\nWhy?<end_of_turn>\n<start_of_turn>model\n");
+  EXPECT_THAT(std::string(TryRender(source, {{"assistant", "Yes"}}).status().message()), HasSubstr("roles must alternate"));
+}
+
 TEST(ChatTemplateTest, WhiteSpaceControl) {
   EXPECT_EQ(Render("a\n  {% if true %}\nb\n  {% endif %}\nc\n"), "a\nb\nc");
   EXPECT_EQ(Render("a \n {{- 'x' -}} \n b"), "axb");

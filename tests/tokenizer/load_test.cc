@@ -107,9 +107,9 @@ TEST(LoadGgufTest, Llama3BeginsWithItsFirstToken) {
   EXPECT_FALSE((*LoadGguf(Gpt2Gguf("llama-bpe").Bool("tokenizer.ggml.add_bos_token", false)))->add_bos());
 }
 
-TEST(LoadGgufTest, SentencePiece) {
-  std::vector<std::string> tokens = {"<unk>", "<s>", "</s>"};
-  std::vector<int32_t> types = {2, 3, 3};
+// A vocabulary that begins so, goes on with bytes and pieces, and ends with a user-defined token of two blanks if that is
+// asked for.
+GgufBytes SentencePieceGguf(std::vector<std::string> tokens, std::vector<int32_t> types, bool has_blanks = false) {
   for (int byte = 0; byte < 256; ++byte) {
     tokens.push_back(absl::StrFormat("<0x%02X>", byte));
     types.push_back(6);
@@ -118,17 +118,37 @@ TEST(LoadGgufTest, SentencePiece) {
     tokens.push_back(piece);
     types.push_back(1);
   }
+  if (has_blanks) {
+    tokens.push_back("  ");
+    types.push_back(4);
+  }
   std::vector<float> scores;
   for (size_t i = 0; i < tokens.size(); ++i) scores.push_back(-static_cast<float>(i));
   GgufBytes bytes;
   bytes.Text("tokenizer.ggml.model", "llama").Texts("tokenizer.ggml.tokens", tokens);
   bytes.Ints("tokenizer.ggml.token_type", types).Reals("tokenizer.ggml.scores", scores);
   bytes.Number("tokenizer.ggml.bos_token_id", 1).Number("tokenizer.ggml.eos_token_id", 2);
-  const auto tokenizer = LoadGguf(bytes);
+  return bytes;
+}
+
+TEST(LoadGgufTest, SentencePiece) {
+  const auto tokenizer = LoadGguf(SentencePieceGguf({"<unk>", "<s>", "</s>"}, {2, 3, 3}));
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   EXPECT_THAT((*tokenizer)->Encode("a a\n</s>", true), ElementsAre(259, 259, 3 + '\n', 2));
   EXPECT_TRUE((*tokenizer)->add_bos());
   EXPECT_EQ((*tokenizer)->unk_id(), 0);
+}
+
+// As llama.cpp converts Gemma: the unknown token is special as others are, and blanks of user-defined tokens are blanks.
+TEST(LoadGgufTest, SentencePieceOfGemma) {
+  GgufBytes bytes = SentencePieceGguf({"<pad>", "<bos>", "<eos>"}, {3, 3, 3}, /*has_blanks=*/true);
+  bytes.Bool("tokenizer.ggml.add_space_prefix", false).Number("tokenizer.ggml.unknown_token_id", 0);
+  const auto tokenizer = LoadGguf(bytes);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_THAT((*tokenizer)->Encode("a  a a<eos>", true), ElementsAre(261, 262, 261, 259, 2));
+  EXPECT_EQ((*tokenizer)->Decode({261, 262, 261, 259}, false), "a  a a");
+  EXPECT_THAT(Message(LoadGguf(SentencePieceGguf({"<pad>", "<bos>", "<eos>"}, {3, 3, 3})).status()),
+              HasSubstr("unknown token"));
 }
 
 TEST(LoadGgufTest, WhatIsNotSupportedIsNamed) {
@@ -244,6 +264,21 @@ TEST_F(LoadDirectoryTest, ByteFallbackBpe) {
   EXPECT_EQ((*tokenizer)->unk_id(), 0);
   WriteJson("tokenizer_config.json", json{{"bos_token", "<s>"}, {"add_bos_token", false}});
   EXPECT_FALSE((*Load())->add_bos());
+}
+
+// Gemma's splits at blanks when there are none any more.
+TEST_F(LoadDirectoryTest, ByteFallbackBpeThatSplitsAtBlanks) {
+  json changed = MarkedJson();
+  changed["normalizer"] = changed["normalizer"]["normalizers"][1];
+  changed["pre_tokenizer"] = {{"type", "Split"}, {"pattern", {{"String", " "}}}, {"behavior", "MergedWithPrevious"}, {"invert", false}};
+  changed["decoder"]["decoders"].erase(3);
+  WriteJson("tokenizer.json", changed);
+  const auto tokenizer = Load();
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_THAT((*tokenizer)->Encode("a a  a", true), ElementsAre(5, 6, 4, 6));
+  EXPECT_EQ((*tokenizer)->Decode({5, 6, 4, 6}, true), "a a  a");
+  changed["normalizer"] = nullptr;
+  EXPECT_THAT(LoadMessage(changed), HasSubstr("MergedWithPrevious"));
 }
 
 TEST_F(LoadDirectoryTest, WhatIsNotSupportedIsNamed) {

@@ -144,9 +144,9 @@ class DirectPassTest : public ::testing::TestWithParam<PassCase> {
     const at::Device device = DeviceOf(base_->target);
     auto moved = [&](const std::vector<int64_t>& values) { return at::tensor(values, at::kLong).to(device); };
     const PackedSequences sequences = PackSequences(batch_.starts, device);
-    const RopeTable rope{base_->rope_cos_PH, base_->rope_sin_PH};
+    const RopeTables rope = RopeTablesOf(*base_);
     PackedOps ops(base_->config, weights, rope, sequences, moved(batch_.tokens), method_->adapter(), Dropout(), kSeed);
-    at::Tensor x = EmbedTokens(weights.embedding_VD, method_->soft_prompt_ND(), moved(batch_.tokens), at::kFloat);
+    at::Tensor x = EmbedTokens(base_->config, weights.embedding_VD, method_->soft_prompt_ND(), moved(batch_.tokens), at::kFloat);
     if (GetParam().noise_alpha > 0) {
       const at::Tensor noise = at::zeros(x.sizes(), x.options().requires_grad(false));
       AddEmbeddingNoise(noise, moved(batch_.tokens), sequences.starts_int32, method_->virtual_tokens(),
@@ -154,7 +154,7 @@ class DirectPassTest : public ::testing::TestWithParam<PassCase> {
       x = x + noise;
     }
     at::Tensor hidden = RunDecoder(base_->config, weights, x, &ops).index_select(0, moved(batch_.loss_rows));
-    CrossEntropy result = LinearCrossEntropy(hidden, weights.head_VD, moved(batch_.targets));
+    CrossEntropy result = LinearCrossEntropy(hidden, weights.head_VD, moved(batch_.targets), base_->config.logit_softcap);
     std::vector<at::Tensor> leaves;
     for (const Parameter& p : method_->parameters()) leaves.push_back(p.leaf);
     return {result.loss_sum.item<double>(), result.correct,
@@ -400,6 +400,23 @@ INSTANTIATE_TEST_SUITE_P(
                       PassCase{"Qwen3Lora", Lora(0.3), false, kDense, "qwen3"},
                       PassCase{"Qwen3Prefix", PrefixOf(), false, kDense, "qwen3"},
                       PassCase{"Qwen3SoftPrompt", Prompt(), false, kDense, "qwen3"},
+                      PassCase{"Gemma3Full", FullSpec{}, false, kDense, "gemma3"},
+                      PassCase{"Gemma3Norms", Norms(), false, kDense, "gemma3"},
+                      PassCase{"Gemma3LastLayer", LastLayer(), false, kDense, "gemma3"},
+                      PassCase{"Gemma3Lora", Lora(0.3), false, kDense, "gemma3"},
+                      PassCase{"Gemma3Prefix", PrefixOf(), false, kDense, "gemma3"},
+                      PassCase{"Gemma3SoftPrompt", Prompt(), false, kDense, "gemma3"},
+                      PassCase{"Gemma3Ia3Nf4", Scales(), false, WeightFormat::kNf4, "gemma3"},
+                      PassCase{"Gemma2Full", FullSpec{}, false, kDense, "gemma2"},
+                      PassCase{"Gemma2Norms", Norms(), false, kDense, "gemma2"},
+                      PassCase{"Gemma2Lora", Lora(0.3), false, kDense, "gemma2"},
+                      PassCase{"Gemma2SoftPrompt", Prompt(), false, kDense, "gemma2"},
+                      PassCase{"GpuGemma3Full", FullSpec{}, true, kDense, "gemma3"},
+                      PassCase{"GpuGemma3Norms", Norms(), true, kDense, "gemma3"},
+                      PassCase{"GpuGemma3Lora", Lora(0.3), true, kDense, "gemma3"},
+                      PassCase{"GpuGemma3Prefix", PrefixOf(), true, kDense, "gemma3"},
+                      PassCase{"GpuGemma2Full", FullSpec{}, true, kDense, "gemma2"},
+                      PassCase{"GpuGemma2Lora", Lora(0), true, kDense, "gemma2"},
                       PassCase{"GpuQwen2Full", FullSpec{}, true, kDense, "qwen2"},
                       PassCase{"GpuQwen2BiasesAndNorms", Norms(), true, kDense, "qwen2"},
                       PassCase{"GpuQwen2Lora", Lora(0.3), true, kDense, "qwen2"},

@@ -23,6 +23,7 @@
 #include "server/tuning/defaults.h"
 #include "server/tuning/direct_pass.h"
 #include "server/tuning/trainer.h"
+#include "tests/testing/gpu.h"
 #include "tests/testing/temp_folder.h"
 
 namespace attune {
@@ -91,7 +92,7 @@ class FamilyTest : public ::testing::TestWithParam<const char*> {
     RecordProperty(absl::StrCat("largest_difference_", name), absl::StrCat(worst));
   }
   std::shared_ptr<const Adapter> LoadAdapter(const std::string& name) {
-    auto adapter = LoadPeft(absl::StrCat(folder_, "/", name), base_->config, {}, {base_->rope_cos_PH, base_->rope_sin_PH});
+    auto adapter = LoadPeft(absl::StrCat(folder_, "/", name), base_->config, {}, RopeTablesOf(*base_));
     EXPECT_TRUE(adapter.ok()) << name << ": " << adapter.status();
     return adapter.ok() ? std::shared_ptr<const Adapter>(std::move(*adapter)) : nullptr;
   }
@@ -172,7 +173,7 @@ TEST_P(FamilyTest, AdaptersAreWrittenAsTheyWereRead) {
   for (const char* name : {"lora", "prefix", "ia3", "ia3_outputs"}) {
     const auto adapter = LoadAdapter(name);
     ASSERT_NE(adapter, nullptr);
-    const RopeTable rope{base_->rope_cos_PH, base_->rope_sin_PH};
+    const RopeTables rope = RopeTablesOf(*base_);
     ASSERT_TRUE(SavePeft(temp_.path(), *adapter, base_->config, "base", rope).ok());
     const std::string file = "/adapter_model.safetensors";
     const auto ours = SafetensorsFile::Open(temp_.path() + file), theirs = SafetensorsFile::Open(absl::StrCat(folder_, "/", name, file));
@@ -226,31 +227,122 @@ TEST_P(FamilyTest, TransformersOpensWhatIsSaved) {
   EXPECT_TRUE(PythonAgrees(absl::StrCat("model ", temp_.path()), Values(*logits_, "tokens_3"), Values(*logits_, "base_3")));
 }
 
-// Through the paged cache, a token at a time.
-TEST_P(FamilyTest, GreedyAnswersAgree) {
-  Arbiter::Options options;
-  options.memory_bytes = int64_t{8} << 30;
-  Arbiter arbiter(&Clock::Real(), options);
-  EngineOptions engine_options;
-  engine_options.kv_tokens = 256;
-  const auto engine = MakeEngine(engine_options, ComputeTarget{}, &arbiter, &Clock::Real(), nullptr);
-  auto model = std::make_shared<ServedModel>();
-  model->base = base_;
-  const nlohmann::json given = Json("greedy");
-  GenerateParams params;
-  params.model = model;
-  params.prompt = given.at("prompt").get<std::vector<int32_t>>();
-  const auto expected = given.at("continuation").get<std::vector<int32_t>>();
-  params.max_tokens = static_cast<int>(expected.size());
-  params.ignore_eos = true;
-  auto generation = engine->Generate(std::move(params));
-  ASSERT_TRUE(generation.ok()) << generation.status();
-  std::vector<int32_t> answer;
-  GenerationUpdate update;
-  while ((*generation)->Next(&update)) {
-    if (update.has_token) answer.push_back(update.token.id);
+// Greedy answers of an engine of its own.
+class Answering {
+ public:
+  explicit Answering(int max_batch_tokens, const ComputeTarget& target = {}) : arbiter_(&Clock::Real(), Budget()) {
+    EngineOptions options;
+    options.kv_tokens = 256;
+    options.max_batch_tokens = max_batch_tokens;
+    engine_ = MakeEngine(options, target, &arbiter_, &Clock::Real(), nullptr);
   }
-  EXPECT_EQ(answer, expected);
+
+  struct Answer {
+    std::vector<int32_t> tokens;
+    int64_t cached = 0;  // tokens of the prompt that were known
+  };
+  Answer To(std::shared_ptr<const BaseModel> base, std::shared_ptr<const Adapter> adapter,
+            const std::vector<int32_t>& prompt, size_t tokens) {
+    auto model = std::make_shared<ServedModel>();
+    model->base = std::move(base);
+    model->uid = adapter ? ++adapters_ : 0;  // of the base model one, whose prefixes are found again
+    model->adapter = std::move(adapter);
+    GenerateParams params;
+    params.model = model;
+    params.prompt = prompt;
+    params.max_tokens = static_cast<int>(tokens);
+    params.ignore_eos = true;
+    auto generation = engine_->Generate(std::move(params));
+    EXPECT_TRUE(generation.ok()) << generation.status();
+    Answer answer;
+    if (!generation.ok()) return answer;
+    GenerationUpdate update;
+    while ((*generation)->Next(&update)) {
+      if (update.has_token) answer.tokens.push_back(update.token.id);
+    }
+    answer.cached = (*generation)->timings().cached_tokens;
+    return answer;
+  }
+
+ private:
+  static Arbiter::Options Budget() {
+    Arbiter::Options options;
+    options.memory_bytes = int64_t{8} << 30;
+    return options;
+  }
+  Arbiter arbiter_;
+  std::unique_ptr<Engine> engine_;
+  uint64_t adapters_ = 0;
+};
+
+// Through the paged cache, a token at a time: the prompt whole, in pieces, and behind a beginning that was read before.
+TEST_P(FamilyTest, GreedyAnswersAgree) {
+  const nlohmann::json given = Json("greedy");
+  const auto prompt = given.at("prompt").get<std::vector<int32_t>>();
+  const auto expected = given.at("continuation").get<std::vector<int32_t>>();
+  for (const int max_batch_tokens : {2048, 7}) {
+    Answering answering(max_batch_tokens);
+    EXPECT_EQ(answering.To(base_, nullptr, prompt, expected.size()).tokens, expected) << max_batch_tokens;
+    const Answering::Answer again = answering.To(base_, nullptr, prompt, expected.size());
+    EXPECT_EQ(again.tokens, expected) << "behind cached pages; " << max_batch_tokens;
+    EXPECT_GT(again.cached, 0);
+  }
+}
+
+// Every kind of adapter is served as the plain path has it, which AdaptersAgree compares with PEFT.
+TEST_P(FamilyTest, AdaptersServeWhatThePlainPathSays) {
+  const auto prompt = Json("greedy").at("prompt").get<std::vector<int32_t>>();
+  constexpr size_t kTokens = 8;
+  Answering answering(16);
+  for (const char* name : {"lora", "prompt", "prefix", "ia3"}) {
+    const auto adapter = LoadAdapter(name);
+    ASSERT_NE(adapter, nullptr);
+    std::vector<int32_t> tokens = prompt;
+    for (size_t i = 0; i < kTokens; ++i) {
+      tokens.push_back(static_cast<int32_t>(AllLogits(*base_, adapter.get(), tokens)[-1].argmax().item<int64_t>()));
+    }
+    EXPECT_EQ(answering.To(base_, adapter, prompt, kTokens).tokens,
+              std::vector<int32_t>(tokens.begin() + static_cast<int64_t>(prompt.size()), tokens.end()))
+        << name;
+  }
+}
+
+// On a GPU, where the engine's own kernels do not take heads so narrow: through ATen.
+class GpuFamilyTest : public FamilyTest {
+ protected:
+  void SetUp() override {
+    if (!FindGpu()) GTEST_SKIP() << "no GPU";
+    FamilyTest::SetUp();
+  }
+  void LoadOnGpu(ComputeTarget::Type type) {
+    const std::string path = folder_ + "/base";
+    auto base = LoadBaseModel(path, path, *FindGpu(type));
+    ASSERT_TRUE(base.ok()) << base.status();
+    base_ = *base;
+  }
+};
+
+TEST_P(GpuFamilyTest, LogitsAndAnswersAgreeInFloat32) {
+  LoadOnGpu(ComputeTarget::Type::kFloat32);
+  for (int i = 0; logits_->Find(absl::StrCat("tokens_", i)) != nullptr; ++i) {
+    const at::Tensor expected = Values(*logits_, absl::StrCat("base_", i));
+    const at::Tensor logits = AllLogits(*base_, nullptr, Ids(Values(*logits_, absl::StrCat("tokens_", i)))).cpu();
+    EXPECT_LT((logits - expected).abs().max().item<double>(), 1e-2);
+  }
+  const nlohmann::json given = Json("greedy");
+  const auto expected = given.at("continuation").get<std::vector<int32_t>>();
+  Answering answering(7, base_->target);
+  EXPECT_EQ(answering.To(base_, nullptr, given.at("prompt").get<std::vector<int32_t>>(), expected.size()).tokens, expected);
+}
+
+// What bf16 rounds is small beside a logit's deviation.
+TEST_P(GpuFamilyTest, LogitsInBfloat16AreNear) {
+  LoadOnGpu(ComputeTarget::Type::kBfloat16);
+  for (int i = 0; logits_->Find(absl::StrCat("tokens_", i)) != nullptr; ++i) {
+    const at::Tensor expected = Values(*logits_, absl::StrCat("base_", i));
+    const at::Tensor logits = AllLogits(*base_, nullptr, Ids(Values(*logits_, absl::StrCat("tokens_", i)))).cpu();
+    EXPECT_LT((logits - expected).norm().item<double>(), 0.1 * expected.norm().item<double>());
+  }
 }
 
 // One batch, from the reference's start values.
@@ -371,10 +463,14 @@ TEST_P(FamilyStepsTest, LoraAgrees) {
   Check("lora", spec);
 }
 
-constexpr const char* kFamilies[] = {"mistral", "qwen2", "qwen3", "phi3", "qwen2_yarn", "llama_yarn", "llama_biases"};
+constexpr const char* kFamilies[] = {"mistral",      "qwen2",        "qwen3",          "phi3",         "qwen2_yarn",
+                                     "llama_yarn",   "llama_biases", "mistral_window", "qwen2_window", "qwen3_window",
+                                     "phi3_window",  "gemma3",       "gemma3_scaled",  "gemma2",
+                                     "phi3_longrope"};
 auto NameOf = [](const ::testing::TestParamInfo<const char*>& info) { return std::string(info.param); };
 
 INSTANTIATE_TEST_SUITE_P(Families, FamilyTest, ::testing::ValuesIn(kFamilies), NameOf);
+INSTANTIATE_TEST_SUITE_P(Families, GpuFamilyTest, ::testing::ValuesIn(kFamilies), NameOf);
 INSTANTIATE_TEST_SUITE_P(Families, FamilyStepsTest, ::testing::ValuesIn(kFamilies), NameOf);
 
 }  // namespace

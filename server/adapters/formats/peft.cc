@@ -49,7 +49,7 @@ absl::Status LoadKind(const PeftConfig& peft, const ModelConfig& config, TensorR
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Adapter>> LoadPeft(const std::string& directory, const ModelConfig& config,
-                                                  const ComputeTarget& target, const RopeTable& rope) {
+                                                  const ComputeTarget& target, const RopeTables& rope) {
   ATTUNE_ASSIGN_OR_RETURN(std::string text, ReadFile(directory + kConfigFile));
   ATTUNE_ASSIGN_OR_RETURN(PeftConfig peft, ParsePeftConfig(text));
   ATTUNE_ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsFile> file, OpenTensors(directory));
@@ -69,7 +69,7 @@ absl::StatusOr<std::unique_ptr<Adapter>> LoadPeft(const std::string& directory, 
 }
 
 absl::Status SavePeft(const std::string& directory, const Adapter& adapter, const ModelConfig& config,
-                      const std::string& base_model_name, const RopeTable& rope) {
+                      const std::string& base_model_name, const RopeTables& rope) {
   return CatchTorch([&]() -> absl::Status {
     TensorWriter writer;
     nlohmann::ordered_json json;

@@ -9,7 +9,7 @@
 #include "server/adapters/adapter.h"
 #include "server/model/compute_target.h"
 #include "server/model/config.h"
-#include "server/model/kernels/attention.h"
+#include "server/model/rope.h"
 
 // Adapters in the files of Hugging Face's PEFT: adapter_config.json and
 // adapter_model.safetensors; LORA, PROMPT_TUNING, P_TUNING's embeddings,
@@ -23,13 +23,13 @@ namespace attune {
 // or not finite, (PICKLE_REFUSED). RESOURCE_EXHAUSTED (OUT_OF_MEMORY). `rope`, the base model's, on the target's
 // device, is needed for a prefix alone.
 absl::StatusOr<std::unique_ptr<Adapter>> LoadPeft(const std::string& directory, const ModelConfig& config,
-                                                  const ComputeTarget& target, const RopeTable& rope = {});
+                                                  const ComputeTarget& target, const RopeTables& rope = {});
 
 // Writes an adapter into a folder, durably, in the tensors' own type.
 // `base_model_name` becomes base_model_name_or_path. `rope` as above: needed for a prefix alone, whose keys PEFT keeps
 // rotated.
 absl::Status SavePeft(const std::string& directory, const Adapter& adapter, const ModelConfig& config,
-                      const std::string& base_model_name, const RopeTable& rope = {});
+                      const std::string& base_model_name, const RopeTables& rope = {});
 
 }  // namespace attune
 

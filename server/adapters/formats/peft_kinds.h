@@ -10,7 +10,7 @@
 #include "server/adapters/formats/peft_config.h"
 #include "server/adapters/formats/peft_tensors.h"
 #include "server/model/file_modules.h"
-#include "server/model/kernels/attention.h"
+#include "server/model/rope.h"
 
 // The kinds of adapters in PEFT's format, for peft.cc alone. Each Load takes its tensors into `adapter`; each
 // Save adds them to `writer` and returns its part of adapter_config.json. PEFT's modules are the family's: where its
@@ -39,8 +39,8 @@ nlohmann::ordered_json SaveIa3(const Ia3Adapter& ia3, const ModelConfig& config,
 // In the file keys are as the cache holds them: rotated by the base model's `rope`. A prefix as it was read is
 // turned into what Prefix holds once its values are there.
 absl::Status LoadPrefix(const PeftConfig& peft, const ModelConfig& config, TensorReader* reader, Adapter* adapter);
-void TurnBackPrefix(const ModelConfig& config, const RopeTable& rope, Prefix* prefix);
-nlohmann::ordered_json SavePrefix(const Prefix& prefix, const ModelConfig& config, const RopeTable& rope,
+void TurnBackPrefix(const ModelConfig& config, const RopeTables& rope, Prefix* prefix);
+nlohmann::ordered_json SavePrefix(const Prefix& prefix, const ModelConfig& config, const RopeTables& rope,
                                   TensorWriter* writer);
 
 }  // namespace attune

@@ -24,10 +24,14 @@ at::Tensor Rotated(const at::Tensor& keys_LNK, const ModelConfig& config, const 
   return at::cat({first * cos - second * sin, second * cos + first * sin}, 3).flatten(2, 3);
 }
 
-// The tensor with its keys turned.
-at::Tensor Turned(const at::Tensor& keys_values_LNE, const ModelConfig& config, const RopeTable& rope, bool back) {
+// The tensor with its keys turned, each layer's by its own angles.
+at::Tensor Turned(const at::Tensor& keys_values_LNE, const ModelConfig& config, const RopeTables& rope, bool back) {
   const std::vector<at::Tensor> parts = keys_values_LNE.to(at::kFloat).chunk(2, 2);
-  return at::cat({Rotated(parts[0], config, rope, back), parts[1]}, 2);
+  std::vector<at::Tensor> keys;
+  for (int64_t i = 0; i < config.layers; ++i) {
+    keys.push_back(Rotated(parts[0].narrow(0, i, 1), config, rope.Of(config, i), back));
+  }
+  return at::cat({at::cat(keys), parts[1]}, 2);
 }
 
 }  // namespace
@@ -41,13 +45,13 @@ absl::Status LoadPrefix(const PeftConfig& peft, const ModelConfig& config, Tenso
   return absl::OkStatus();
 }
 
-void TurnBackPrefix(const ModelConfig& config, const RopeTable& rope, Prefix* prefix) {
+void TurnBackPrefix(const ModelConfig& config, const RopeTables& rope, Prefix* prefix) {
   at::Tensor& kept = prefix->keys_values_LNE;
   const at::Tensor by_layer = kept.unflatten(1, {config.layers, 2 * config.kv_size()}).transpose(0, 1);
   kept = Turned(by_layer, config, rope, /*back=*/true).to(kept.scalar_type()).contiguous();
 }
 
-nlohmann::ordered_json SavePrefix(const Prefix& prefix, const ModelConfig& config, const RopeTable& rope,
+nlohmann::ordered_json SavePrefix(const Prefix& prefix, const ModelConfig& config, const RopeTables& rope,
                                   TensorWriter* writer) {
   const at::Tensor turned = Turned(prefix.keys_values_LNE.detach(), config, rope, /*back=*/false);
   writer->Add(kPromptTensor, turned.transpose(0, 1).flatten(1, 2));

@@ -10,6 +10,7 @@
 #include <cmath>
 
 #include "server/model/kernels/attention_loops.h"
+#include "server/model/kernels/blocked_attention.h"
 #include "server/model/kernels/cuda_dispatch.h"
 #include "server/model/kernels/cudnn_attention.h"
 #include "server/model/kernels/element.h"
@@ -21,14 +22,31 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-bool UsesFlash(const Tensor& x) { return UsesCudaKernels(x) && x.scalar_type() == at::kBFloat16; }
+// FlashAttention as libtorch has it knows windows, but no soft caps, and heads of up to 256.
+constexpr int64_t kMostFlashHeadDim = 256;
+
+bool UsesFlash(const Tensor& x, const AttentionShape& shape) {
+  return UsesCudaKernels(x) && x.scalar_type() == at::kBFloat16 && shape.softcap == 0 &&
+         shape.head_dim <= kMostFlashHeadDim;
+}
+
+// Nor does any other library's kernel for what is left.
+bool UsesBlocks(const AttentionShape& shape) { return shape.window > 0 || shape.softcap > 0; }
+
+// The window in FlashAttention's terms: tokens before and after the own one; none: all.
+std::optional<int64_t> WindowBefore(const AttentionShape& shape) {
+  return shape.window > 0 ? std::optional<int64_t>(shape.window - 1) : std::nullopt;
+}
+std::optional<int64_t> WindowAfter(const AttentionShape& shape) {
+  return shape.window > 0 ? std::optional<int64_t>(0) : std::nullopt;
+}
 
 // cuDNN's kernels are the faster ones on Hopper. For long sequences only: there it pays to
 // plan for each shape. Not where the order of sums is to be fixed, nor where sequences are so
 // unequal that its workspace, in which all are as long as the longest, would be much memory.
 bool UsesCudnn(const Tensor& x, const AttentionShape& shape, const PackedSequences& sequences) {
   constexpr int64_t kLong = 512, kMaxPadding = 3;
-  return UsesFlash(x) && cudnn::Available() && sequences.longest >= kLong &&
+  return UsesFlash(x, shape) && shape.scale == 0 && cudnn::Available() && sequences.longest >= kLong &&
          cudnn::WorkspaceRows(sequences) <= kMaxPadding * x.size(0) &&
          (shape.head_dim == 64 || shape.head_dim == 128) && !at::globalContext().deterministicCuDNN() &&
          at::cuda::getCurrentDeviceProperties()->major == 9;
@@ -45,19 +63,25 @@ Heads SplitHeads(const Tensor& qkv, const AttentionShape& shape) {
           qkv.narrow(1, shape.q_size() + shape.kv_size(), shape.kv_size()).view({tokens, shape.kv_heads, d})};
 }
 
+// cuDNN's offsets are the pass's: its layers without a window use them.
+bool IsRagged(const PackedSequences& sequences, const AttentionShape& shape) {
+  return sequences.ragged != nullptr && shape.window == 0;
+}
+
 // On the rotated columns in place.
 Tensor FlashForward(const Tensor& qkv, const AttentionShape& shape, const RopeTable& rope,
                     const PackedSequences& sequences, AttentionState* state) {
   RopeInPlace(qkv, shape, rope, sequences.positions_T, /*inverse=*/false);
   state->qkv_TE = qkv;
-  if (sequences.ragged) {
+  if (IsRagged(sequences, shape)) {
     return state->out_TQ = cudnn::AttentionForward(qkv, shape, sequences, *sequences.ragged, &state->log_sums);
   }
   const Heads heads = SplitHeads(qkv, shape);
   std::tie(state->out_TQ, state->log_sums, std::ignore, std::ignore, std::ignore) =
       at::_flash_attention_forward(heads.q, heads.k, heads.v, sequences.starts_int32, sequences.starts_int32,
                                    sequences.longest, sequences.longest, 0.0, /*is_causal=*/true,
-                                   /*return_debug_mask=*/false);
+                                   /*return_debug_mask=*/false, shape.score_scale(), WindowBefore(shape),
+                                   WindowAfter(shape));
   state->out_TQ = state->out_TQ.view({qkv.size(0), shape.q_size()});
   return state->out_TQ;
 }
@@ -92,7 +116,7 @@ class FixedOrder {
 
 Tensor FlashBackward(const Tensor& dout, const AttentionState& state, const AttentionShape& shape, const RopeTable& rope,
                      const PackedSequences& sequences) {
-  if (sequences.ragged) {
+  if (IsRagged(sequences, shape)) {
     const cudnn::AttentionGradients d = cudnn::AttentionBackward(dout, state.qkv_TE, state.out_TQ, state.log_sums, shape,
                                                                  sequences, *sequences.ragged);
     return PackGradients(d.dq_TQ, d.dk_TK, d.dv_TK, state.qkv_TE, shape, rope, sequences);
@@ -105,7 +129,8 @@ Tensor FlashBackward(const Tensor& dout, const AttentionState& state, const Atte
   const FixedOrder fixed;
   auto [dq, dk, dv] = at::_flash_attention_backward(
       dout.view(sizes), heads.q, heads.k, heads.v, state.out_TQ.view(sizes), state.log_sums, starts, starts,
-      sequences.longest, sequences.longest, 0.0, /*is_causal=*/true, none, none);
+      sequences.longest, sequences.longest, 0.0, /*is_causal=*/true, none, none, shape.score_scale(),
+      WindowBefore(shape), WindowAfter(shape));
   return PackGradients(dq, dk, dv, state.qkv_TE, shape, rope, sequences);
 }
 
@@ -117,20 +142,21 @@ Tensor Rotate(const Tensor& x, const Tensor& cos, const Tensor& sin) {
   return at::cat({a * cos - b * sin, b * cos + a * sin}, -1).to(x.scalar_type());
 }
 
-Tensor PerSequenceAttention(const Tensor& q, const Tensor& k, const Tensor& v, const PackedSequences& sequences) {
+Tensor PerSequenceAttention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionShape& shape,
+                            const PackedSequences& sequences) {
   std::vector<Tensor> outputs;
   for (size_t i = 0; i + 1 < sequences.starts.size(); ++i) {
     const int64_t begin = sequences.starts[i], length = sequences.starts[i + 1] - begin;
     if (length == 0) continue;
     auto take = [&](const Tensor& x) { return x.narrow(0, begin, length).transpose(0, 1).unsqueeze(0); };
-    Tensor y = at::scaled_dot_product_attention(take(q), take(k), take(v), {}, 0.0, /*is_causal=*/true, std::nullopt,
-                                                /*enable_gqa=*/true);
+    Tensor y = at::scaled_dot_product_attention(take(q), take(k), take(v), {}, 0.0, /*is_causal=*/true,
+                                                shape.score_scale(), /*enable_gqa=*/true);
     outputs.push_back(y.squeeze(0).transpose(0, 1));
   }
   return at::cat(outputs, 0);
 }
 
-// The same through ATen: for GPUs, and for other types on the CPU.
+// The same through ATen: for GPUs, and for other types on the CPU. Layers without window and soft cap.
 Tensor AtenAttention(const Tensor& qkv, const AttentionShape& shape, const RopeTable& rope,
                      const PackedSequences& sequences) {
   const int64_t tokens = qkv.size(0);
@@ -139,12 +165,12 @@ Tensor AtenAttention(const Tensor& qkv, const AttentionShape& shape, const RopeT
   const Heads heads = SplitHeads(qkv, shape);
   Tensor q = Rotate(heads.q, cos, sin), k = Rotate(heads.k, cos, sin), v = heads.v;
   Tensor y;
-  if (qkv.is_cuda() && qkv.scalar_type() != at::kFloat) {
+  if (qkv.is_cuda() && qkv.scalar_type() != at::kFloat && shape.head_dim <= kMostFlashHeadDim) {
     y = std::get<0>(at::_flash_attention_forward(q, k, v.contiguous(), sequences.starts_int32, sequences.starts_int32,
                                                  sequences.longest, sequences.longest, 0.0, /*is_causal=*/true,
-                                                 /*return_debug_mask=*/false));
+                                                 /*return_debug_mask=*/false, shape.score_scale()));
   } else {
-    y = PerSequenceAttention(q, k, v, sequences);
+    y = PerSequenceAttention(q, k, v, shape, sequences);
   }
   return y.reshape({tokens, shape.q_size()});
 }
@@ -156,10 +182,11 @@ class PackedAttentionFunction : public torch::autograd::Function<PackedAttention
     PrepareAttention(qkv, shape, &sequences);
     AttentionState state;
     // FlashForward rotates in place, and qkv is the caller's.
-    Tensor out = PackedAttentionForward(UsesFlash(qkv) ? qkv.clone() : qkv, shape, rope, sequences, &state);
+    Tensor out = PackedAttentionForward(UsesFlash(qkv, shape) ? qkv.clone() : qkv, shape, rope, sequences, &state);
     context->save_for_backward({state.qkv_TE, state.out_TQ, state.log_sums, rope.cos_PH, rope.sin_PH,
                                 sequences.positions_T, sequences.starts_int32});
-    context->saved_data["shape"] = std::vector<int64_t>{shape.heads, shape.kv_heads, shape.head_dim};
+    context->saved_data["shape"] = std::vector<int64_t>{shape.heads, shape.kv_heads, shape.head_dim, shape.window};
+    context->saved_data["scores"] = std::vector<double>{shape.scale, shape.softcap};
     context->saved_data["starts"] = sequences.starts;
     context->saved_data["longest"] = sequences.longest;
     context->saved_data["ragged"] = sequences.ragged != nullptr;
@@ -168,22 +195,26 @@ class PackedAttentionFunction : public torch::autograd::Function<PackedAttention
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
     variable_list saved = context->get_saved_variables();
-    std::vector<int64_t> numbers = context->saved_data["shape"].toIntVector();
+    const std::vector<int64_t> sizes = context->saved_data["shape"].toIntVector();
+    const std::vector<double> scores = context->saved_data["scores"].toDoubleVector();
+    const AttentionShape shape{sizes[0], sizes[1], sizes[2], sizes[3], scores[0], scores[1]};
     PackedSequences sequences;
     sequences.starts = context->saved_data["starts"].toIntVector();
     sequences.positions_T = saved[5];
     sequences.starts_int32 = saved[6];
     sequences.longest = context->saved_data["longest"].toInt();
     if (context->saved_data["ragged"].toBool()) {
-      PrepareAttention(saved[0], {numbers[0], numbers[1], numbers[2]}, &sequences);
+      PrepareAttention(saved[0], shape, &sequences);
     }
-    return {PackedAttentionBackward(grads[0].contiguous(), {saved[0], saved[1], saved[2]},
-                                    {numbers[0], numbers[1], numbers[2]}, RopeTable{saved[3], saved[4]}, sequences),
+    return {PackedAttentionBackward(grads[0].contiguous(), {saved[0], saved[1], saved[2]}, shape,
+                                    RopeTable{saved[3], saved[4]}, sequences),
             Tensor(), Tensor(), Tensor()};
   }
 };
 
 }  // namespace
+
+double AttentionShape::score_scale() const { return scale > 0 ? scale : 1 / std::sqrt(static_cast<double>(head_dim)); }
 
 PackedSequences PackSequences(std::vector<int64_t> starts, at::Device device) {
   PackedSequences packed;
@@ -243,8 +274,12 @@ void PrepareAttention(const Tensor& like, const AttentionShape& shape, PackedSeq
 
 Tensor PackedAttentionForward(const Tensor& qkv_TE, const AttentionShape& shape, const RopeTable& rope,
                               const PackedSequences& sequences, AttentionState* state) {
-  if (UsesFlash(qkv_TE)) return FlashForward(qkv_TE, shape, rope, sequences, state);
+  if (UsesFlash(qkv_TE, shape)) return FlashForward(qkv_TE, shape, rope, sequences, state);
   state->qkv_TE = qkv_TE;
+  if (!UsesCpuLoops(qkv_TE) && UsesBlocks(shape)) {
+    state->log_sums = at::empty({qkv_TE.size(0), shape.heads}, qkv_TE.options().dtype(SumTypeOf(qkv_TE)));
+    return state->out_TQ = BlockedAttentionForward(qkv_TE, shape, rope, sequences, state->log_sums);
+  }
   if (!UsesCpuLoops(qkv_TE)) return state->out_TQ = AtenAttention(qkv_TE, shape, rope, sequences);
   state->out_TQ = at::empty({qkv_TE.size(0), shape.q_size()}, qkv_TE.options());
   state->log_sums = at::empty({qkv_TE.size(0), shape.heads}, qkv_TE.options().dtype(at::kFloat));
@@ -254,7 +289,10 @@ Tensor PackedAttentionForward(const Tensor& qkv_TE, const AttentionShape& shape,
 
 Tensor PackedAttentionBackward(const Tensor& dout_TQ, const AttentionState& state, const AttentionShape& shape,
                                const RopeTable& rope, const PackedSequences& sequences) {
-  if (UsesFlash(state.qkv_TE)) return FlashBackward(dout_TQ, state, shape, rope, sequences);
+  if (UsesFlash(state.qkv_TE, shape)) return FlashBackward(dout_TQ, state, shape, rope, sequences);
+  if (!UsesCpuLoops(state.qkv_TE) && UsesBlocks(shape)) {
+    return BlockedAttentionBackward(state, dout_TQ, shape, rope, sequences);
+  }
   if (!UsesCpuLoops(state.qkv_TE)) {
     // No kernel of its own: once more, recorded.
     at::AutoGradMode record(true);
@@ -268,7 +306,7 @@ Tensor PackedAttentionBackward(const Tensor& dout_TQ, const AttentionState& stat
 
 Tensor PackedAttention(const Tensor& qkv_TE, const AttentionShape& shape, const RopeTable& rope,
                        const PackedSequences& sequences) {
-  if (!UsesCpuLoops(qkv_TE) && !UsesFlash(qkv_TE)) return AtenAttention(qkv_TE, shape, rope, sequences);
+  if (!UsesCpuLoops(qkv_TE) && !UsesFlash(qkv_TE, shape) && !UsesBlocks(shape)) return AtenAttention(qkv_TE, shape, rope, sequences);
   return PackedAttentionFunction::apply(qkv_TE.contiguous(), shape, rope, sequences);
 }
 

@@ -13,11 +13,17 @@ namespace cudnn {
 struct RaggedOffsets;
 }
 
-// Shape of an attention layer.
+// Shape of an attention layer, and what becomes of its scores.
 struct AttentionShape {
   int64_t heads, kv_heads, head_dim;
+  int64_t window = 0;  // tokens that one sees, itself and those just before it (Beltagy et al. 2020); 0: all before it
+  double scale = 0;    // of scores; 0: 1 / sqrt(head_dim)
+  double softcap = 0;  // c: a scaled score s becomes c tanh(s / c) (Gemma Team 2024); 0: stays s
   int64_t q_size() const { return heads * head_dim; }
   int64_t kv_size() const { return kv_heads * head_dim; }
+  double score_scale() const;
+  // The first token of its sequence that the one at `position` sees.
+  int64_t FirstSeen(int64_t position) const { return window > 0 && position >= window ? position - window + 1 : 0; }
 };
 
 // Rotary factors, fp32, one row a position: cos_PH and sin_PH with H = head_dim / 2.
@@ -63,8 +69,8 @@ at::Tensor PackedAttentionForward(const at::Tensor& qkv_TE, const AttentionShape
 at::Tensor PackedAttentionBackward(const at::Tensor& dout_TQ, const AttentionState& state, const AttentionShape& shape,
                                    const RopeTable& rope, const PackedSequences& sequences);
 
-// Rotary embedding and causal attention within each packed sequence, scaled by
-// 1 / sqrt(head_dim); query heads share key/value heads in groups. qkv_TE is not
+// Rotary embedding and causal attention within each packed sequence, as `shape` says of its
+// window and its scores; query heads share key/value heads in groups. qkv_TE is not
 // changed. Takes part in autograd. Returns T x q_size. Memory beyond the output is
 // linear in T: scores are recomputed in the backward pass (Dao et al. 2022).
 at::Tensor PackedAttention(const at::Tensor& qkv_TE, const AttentionShape& shape, const RopeTable& rope,

@@ -20,13 +20,37 @@ using Block = std::vector<float>;
 // keys above the diagonal's block are never touched.
 constexpr int64_t kRowBlock = 64;
 
-// Softmax of rows i0.. of a causal score block in place; columns past the diagonal
-// become zero. With `lse` given, uses those log-sums; else computes and writes them to `lse_out`.
-void CausalSoftmaxRows(float* s, int64_t rows, int64_t columns, int64_t i0, const float* lse, float* lse_out,
-                       int64_t lse_stride) {
-  for (int64_t r = 0; r < rows; ++r) {
-    float* row = s + r * columns;
-    const int64_t n = std::min(i0 + r + 1, columns);
+// Rows of queries that are worked on together, and the keys that any of them sees: a block of scores, rows x keys.
+struct ScoreBlock {
+  ScoreBlock(const AttentionShape& shape, int64_t first_row, int64_t length)
+      : shape(shape), first_row(first_row), rows(std::min(kRowBlock, length - first_row)),
+        first_key(shape.FirstSeen(first_row)), keys(first_row + rows - first_key) {}
+  // Columns [first, last) of row r are seen.
+  int64_t First(int64_t r) const { return shape.FirstSeen(first_row + r) - first_key; }
+  int64_t Last(int64_t r) const { return first_row + r + 1 - first_key; }
+
+  const AttentionShape& shape;
+  const int64_t first_row, rows, first_key, keys;
+};
+
+// Scores under the soft cap, in place; `slopes`, if given, gets the derivatives.
+void CapScores(const ScoreBlock& block, float* s, float* slopes) {
+  const float cap = static_cast<float>(block.shape.softcap);
+  if (cap <= 0) return;
+  for (int64_t i = 0; i < block.rows * block.keys; ++i) {
+    const float t = std::tanh(s[i] / cap);
+    s[i] = cap * t;
+    if (slopes) slopes[i] = 1 - t * t;
+  }
+}
+
+// Softmax of a block's rows in place; what a row does not see becomes zero. With `lse` given, uses those
+// log-sums; else computes and writes them to `lse_out`.
+void SoftmaxRows(const ScoreBlock& block, float* s, const float* lse, float* lse_out, int64_t lse_stride) {
+  for (int64_t r = 0; r < block.rows; ++r) {
+    const int64_t first = block.First(r), n = block.Last(r) - first;
+    std::fill(s + r * block.keys, s + r * block.keys + first, 0.0f);
+    float* row = s + r * block.keys + first;
     if (lse) {
       const float l = lse[r * lse_stride];
       for (int64_t j = 0; j < n; ++j) row[j] = FastExp(row[j] - l);
@@ -41,7 +65,7 @@ void CausalSoftmaxRows(float* s, int64_t rows, int64_t columns, int64_t i0, cons
       for (int64_t j = 0; j < n; ++j) row[j] *= inverse;
       lse_out[r * lse_stride] = top + std::log(sum);
     }
-    std::fill(row + n, row + columns, 0.0f);
+    std::fill(row + n, s + (r + 1) * block.keys, 0.0f);
   }
 }
 
@@ -107,17 +131,19 @@ void ForwardGroup(const T* qkv, const AttentionShape& shape, const RopeTable& ro
                   int64_t kv_head, T* out, float* lse) {
   const int64_t d = shape.head_dim, group = shape.heads / shape.kv_heads, length = end - begin;
   const int64_t stride = shape.q_size() + 2 * shape.kv_size(), k_column = shape.q_size() + kv_head * d;
-  const float scale = 1.0f / std::sqrt(static_cast<float>(d));
+  const float scale = static_cast<float>(shape.score_scale());
   Block q(length * d), k(length * d), v(length * d), y(length * d), s(std::min(kRowBlock, length) * length);
   Gather(qkv + k_column, stride, begin, end, d, &rope, k.data());
   Gather(qkv + k_column + shape.kv_size(), stride, begin, end, d, nullptr, v.data());
   for (int64_t h = kv_head * group; h < (kv_head + 1) * group; ++h) {
     Gather(qkv + h * d, stride, begin, end, d, &rope, q.data());
     for (int64_t i = 0; i < length; i += kRowBlock) {
-      const int64_t rows = std::min(kRowBlock, length - i), keys = i + rows;
-      Gemm{rows, keys, d, scale}.NT(q.data() + i * d, d, k.data(), d, s.data(), keys);
-      CausalSoftmaxRows(s.data(), rows, keys, i, nullptr, lse + (begin + i) * shape.heads + h, shape.heads);
-      Gemm{rows, d, keys}.NN(s.data(), keys, v.data(), d, y.data() + i * d, d);
+      const ScoreBlock block(shape, i, length);
+      const int64_t rows = block.rows, keys = block.keys;
+      Gemm{rows, keys, d, scale}.NT(q.data() + i * d, d, k.data() + block.first_key * d, d, s.data(), keys);
+      CapScores(block, s.data(), nullptr);
+      SoftmaxRows(block, s.data(), nullptr, lse + (begin + i) * shape.heads + h, shape.heads);
+      Gemm{rows, d, keys}.NN(s.data(), keys, v.data() + block.first_key * d, d, y.data() + i * d, d);
     }
     Scatter(y.data(), begin, end, d, nullptr, out + h * d, shape.q_size());
   }
@@ -125,17 +151,20 @@ void ForwardGroup(const T* qkv, const AttentionShape& shape, const RopeTable& ro
 
 // The gradient of one query head, of which dk and dv take their shares.
 struct HeadBlocks {
-  Block q, k, v, y, dy, dq, dk, dv, p, dp;
+  Block q, k, v, y, dy, dq, dk, dv, p, dp, slopes;
 };
-void BackwardHead(int64_t length, int64_t d, const float* lse, int64_t lse_stride, HeadBlocks* b) {
-  const float scale = 1.0f / std::sqrt(static_cast<float>(d));
+void BackwardHead(const AttentionShape& shape, int64_t length, const float* lse, HeadBlocks* b) {
+  const int64_t d = shape.head_dim, lse_stride = shape.heads;
+  const float scale = static_cast<float>(shape.score_scale());
   for (int64_t i = 0; i < length; i += kRowBlock) {
-    const int64_t rows = std::min(kRowBlock, length - i), keys = i + rows;
+    const ScoreBlock block(shape, i, length);
+    const int64_t rows = block.rows, keys = block.keys, first = block.first_key * d;
     const float *dy = b->dy.data() + i * d, *y = b->y.data() + i * d;
-    Gemm{rows, keys, d, scale}.NT(b->q.data() + i * d, d, b->k.data(), d, b->p.data(), keys);
-    CausalSoftmaxRows(b->p.data(), rows, keys, i, lse + i * lse_stride, nullptr, lse_stride);
-    Gemm{rows, keys, d}.NT(dy, d, b->v.data(), d, b->dp.data(), keys);
-    Gemm{keys, d, rows, 1, 1}.TN(b->p.data(), keys, dy, d, b->dv.data(), d);
+    Gemm{rows, keys, d, scale}.NT(b->q.data() + i * d, d, b->k.data() + first, d, b->p.data(), keys);
+    CapScores(block, b->p.data(), b->slopes.data());
+    SoftmaxRows(block, b->p.data(), lse + i * lse_stride, nullptr, lse_stride);
+    Gemm{rows, keys, d}.NT(dy, d, b->v.data() + first, d, b->dp.data(), keys);
+    Gemm{keys, d, rows, 1, 1}.TN(b->p.data(), keys, dy, d, b->dv.data() + first, d);
     for (int64_t r = 0; r < rows; ++r) {
       float delta = 0;
 #pragma omp simd reduction(+ : delta)
@@ -143,8 +172,11 @@ void BackwardHead(int64_t length, int64_t d, const float* lse, int64_t lse_strid
       float *pr = b->p.data() + r * keys, *dr = b->dp.data() + r * keys;
       for (int64_t j = 0; j < keys; ++j) dr[j] = pr[j] * (dr[j] - delta) * scale;
     }
-    Gemm{rows, d, keys}.NN(b->dp.data(), keys, b->k.data(), d, b->dq.data() + i * d, d);
-    Gemm{keys, d, rows, 1, 1}.TN(b->dp.data(), keys, b->q.data() + i * d, d, b->dk.data(), d);
+    if (shape.softcap > 0) {
+      for (int64_t j = 0; j < rows * keys; ++j) b->dp[j] *= b->slopes[j];
+    }
+    Gemm{rows, d, keys}.NN(b->dp.data(), keys, b->k.data() + first, d, b->dq.data() + i * d, d);
+    Gemm{keys, d, rows, 1, 1}.TN(b->dp.data(), keys, b->q.data() + i * d, d, b->dk.data() + first, d);
   }
 }
 
@@ -155,14 +187,15 @@ void BackwardGroup(const T* qkv, const T* out, const float* lse, const T* dout, 
   const int64_t stride = shape.q_size() + 2 * shape.kv_size(), scores = std::min(kRowBlock, length) * length;
   const int64_t k_column = shape.q_size() + kv_head * d, v_column = k_column + shape.kv_size();
   HeadBlocks b{Block(size), Block(size), Block(size), Block(size), Block(size),
-               Block(size), Block(size), Block(size), Block(scores), Block(scores)};
+               Block(size), Block(size), Block(size), Block(scores), Block(scores),
+               Block(shape.softcap > 0 ? scores : 0)};
   Gather(qkv + k_column, stride, begin, end, d, &rope, b.k.data());
   Gather(qkv + v_column, stride, begin, end, d, nullptr, b.v.data());
   for (int64_t h = kv_head * group; h < (kv_head + 1) * group; ++h) {
     Gather(qkv + h * d, stride, begin, end, d, &rope, b.q.data());
     Gather(out + h * d, shape.q_size(), begin, end, d, nullptr, b.y.data());
     Gather(dout + h * d, shape.q_size(), begin, end, d, nullptr, b.dy.data());
-    BackwardHead(length, d, lse + begin * shape.heads + h, shape.heads, &b);
+    BackwardHead(shape, length, lse + begin * shape.heads + h, &b);
     Scatter(b.dq.data(), begin, end, d, &rope, dqkv + h * d, stride);
   }
   Scatter(b.dk.data(), begin, end, d, &rope, dqkv + k_column, stride);

@@ -99,9 +99,18 @@ ChunkResult SoftmaxLossChunk(Tensor& logits, const Tensor& targets, const Tensor
   return {losses.sum(at::kDouble), correct, losses};
 }
 
+// Puts logits under the soft cap; what their gradient is to be multiplied by, undefined where it stays.
+Tensor CapLogits(double softcap, Tensor* logits) {
+  if (softcap <= 0) return {};
+  const Tensor t = logits->div_(softcap).tanh_();
+  *logits = t * softcap;
+  return 1 - t * t;
+}
+
 class LinearCrossEntropyFunction : public torch::autograd::Function<LinearCrossEntropyFunction> {
  public:
-  static variable_list forward(AutogradContext* context, const Tensor& h, const Tensor& w, const Tensor& targets) {
+  static variable_list forward(AutogradContext* context, const Tensor& h, const Tensor& w, const Tensor& targets,
+                               double softcap) {
     const bool needs_h = h.requires_grad(), needs_w = w.requires_grad();
     const int64_t rows = h.size(0);
     const Tensor weight = w.to(h.scalar_type());
@@ -114,7 +123,9 @@ class LinearCrossEntropyFunction : public torch::autograd::Function<LinearCrossE
       const int64_t n = std::min(chunk, rows - begin);
       Tensor part = h.narrow(0, begin, n);
       Tensor logits = at::mm(part, weight.t());
+      const Tensor slopes = CapLogits(softcap, &logits);
       ChunkResult result = SoftmaxLossChunk(logits, targets.narrow(0, begin, n), Tensor());
+      if (slopes.defined()) logits.mul_(slopes);
       loss += result.loss_sum;
       correct += result.correct;
       if (needs_h) dh.narrow(0, begin, n).copy_(at::mm(logits, weight));
@@ -129,7 +140,7 @@ class LinearCrossEntropyFunction : public torch::autograd::Function<LinearCrossE
     variable_list saved = context->get_saved_variables();
     Tensor dh = saved[0].defined() ? saved[0] * grads[0].to(saved[0].scalar_type()) : Tensor();
     Tensor dw = saved[1].defined() ? saved[1] * grads[0] : Tensor();
-    return {dh, dw, Tensor()};
+    return {dh, dw, Tensor(), Tensor()};
   }
 };
 
@@ -140,14 +151,14 @@ int64_t CrossEntropyRows(bool on_gpu, int64_t vocabulary) {
   return on_gpu ? std::clamp<int64_t>(kGpuElements / vocabulary, kCpuRows, 8192) : kCpuRows;
 }
 
-CrossEntropy LinearCrossEntropy(const Tensor& h_ND, const Tensor& w_VD, const Tensor& targets_N) {
-  variable_list result = LinearCrossEntropyFunction::apply(h_ND, w_VD, targets_N);
+CrossEntropy LinearCrossEntropy(const Tensor& h_ND, const Tensor& w_VD, const Tensor& targets_N, double softcap) {
+  variable_list result = LinearCrossEntropyFunction::apply(h_ND, w_VD, targets_N, softcap);
   return {result[0], result[1].item<int64_t>()};
 }
 
 CrossEntropySums LinearCrossEntropySums(const Tensor& h_ND, const Tensor& w_VD, const Tensor& targets_N,
                                         const Tensor& scale, bool needs_gradient, const Tensor& dw_VD,
-                                        const std::function<void()>& after_chunk) {
+                                        const std::function<void()>& after_chunk, double softcap) {
   const int64_t rows = h_ND.size(0), chunk = CrossEntropyRows(h_ND.is_cuda(), w_VD.size(0));
   CrossEntropySums sums;
   sums.loss_sum = at::zeros({}, h_ND.options().dtype(at::kDouble));
@@ -158,7 +169,9 @@ CrossEntropySums LinearCrossEntropySums(const Tensor& h_ND, const Tensor& w_VD, 
   for (int64_t begin = 0; begin < rows; begin += chunk) {
     const int64_t n = std::min(chunk, rows - begin);
     Tensor logits = MatMul(h_ND.narrow(0, begin, n), As::kIs, w_VD, As::kTransposed);
+    const Tensor slopes = CapLogits(softcap, &logits);
     ChunkResult result = SoftmaxLossChunk(logits, targets_N.narrow(0, begin, n), by_row ? scale.narrow(0, begin, n) : scale);
+    if (slopes.defined()) logits.mul_(slopes);
     if (by_row) sums.losses_N.narrow(0, begin, n).copy_(result.losses);
     sums.loss_sum += result.loss_sum;
     sums.correct += result.correct;

@@ -19,8 +19,10 @@ struct CrossEntropy {
 // Sum over rows of -log softmax(h W^T)[target]. The head's product runs in chunks of
 // rows and the gradient is made in the same pass, so that logits of the whole batch
 // never exist. h_ND the last hidden states at the positions that carry loss, w_VD the
-// head, targets_N int64. w gets a gradient only if it requires one.
-CrossEntropy LinearCrossEntropy(const at::Tensor& h_ND, const at::Tensor& w_VD, const at::Tensor& targets_N);
+// head, targets_N int64. w gets a gradient only if it requires one. With a soft cap c, logits z become
+// c tanh(z / c) before the softmax (Gemma Team 2024).
+CrossEntropy LinearCrossEntropy(const at::Tensor& h_ND, const at::Tensor& w_VD, const at::Tensor& targets_N,
+                                double softcap = 0);
 
 // The same for passes that are differentiated by hand: sums and gradient in one pass.
 struct CrossEntropySums {
@@ -34,7 +36,8 @@ struct CrossEntropySums {
 // `after_chunk` is called after each chunk of rows.
 CrossEntropySums LinearCrossEntropySums(const at::Tensor& h_ND, const at::Tensor& w_VD, const at::Tensor& targets_N,
                                         const at::Tensor& scale, bool needs_gradient,
-                                        const at::Tensor& dw_VD = {}, const std::function<void()>& after_chunk = {});
+                                        const at::Tensor& dw_VD = {}, const std::function<void()>& after_chunk = {},
+                                        double softcap = 0);
 
 }  // namespace attune
 

@@ -142,37 +142,69 @@ class RmsNormFunction : public torch::autograd::Function<RmsNormFunction> {
   }
 };
 
-Tensor SwiGluRows(const Tensor& gate_up) {
+// A gate's activation and its derivative.
+struct Gate {
+  float value, slope;
+};
+template <Activation activation>
+Gate GateOf(float x) {
+  if constexpr (activation == Activation::kSilu) {
+    const float e = FastExp(-x), s = 1.0f / (1.0f + e);
+    return {x / (1.0f + e), s * (1.0f + x * (1.0f - s))};
+  }
+  // x (1 + tanh(z)) / 2, z = sqrt(2 / pi) (x + 0.044715 x^3); 1 + tanh(z) = 2 / (1 + exp(-2z)).
+  constexpr float kRoot = 0.7978845608028654f, kCube = 0.044715f;
+  const float z = kRoot * (x + kCube * x * x * x);
+  const float s = 1.0f / (1.0f + FastExp(-2.0f * z));
+  return {x * s, s + 2.0f * x * s * (1.0f - s) * kRoot * (1.0f + 3.0f * kCube * x * x)};
+}
+
+// Calls body.operator()<activation>().
+template <typename Body>
+void WithActivation(Activation activation, const Body& body) {
+  if (activation == Activation::kSilu) {
+    body.template operator()<Activation::kSilu>();
+  } else {
+    body.template operator()<Activation::kGeluTanh>();
+  }
+}
+
+// The GPU has a kernel of its own for SwiGLU.
+bool UsesSwiGluKernel(const Tensor& x, Activation activation) {
+  return UsesCudaKernels(x) && activation == Activation::kSilu;
+}
+
+Tensor GatedUnitRows(const Tensor& gate_up, Activation activation) {
   const int64_t rows = gate_up.size(0), inner = gate_up.size(1) / 2;
-  if (UsesCudaKernels(gate_up)) {
+  if (UsesSwiGluKernel(gate_up, activation)) {
     Tensor out = at::empty({rows, inner}, gate_up.options());
     cuda::SwiGluForward(CudaTypeOf(gate_up), gate_up.const_data_ptr(), out.mutable_data_ptr(), rows, inner,
                         CurrentCudaStream());
     return out;
   }
   if (!UsesCpuLoops(gate_up)) {
-    return at::silu(gate_up.narrow(1, 0, inner)) * gate_up.narrow(1, inner, inner);
+    const Tensor gate = gate_up.narrow(1, 0, inner), up = gate_up.narrow(1, inner, inner);
+    return (activation == Activation::kSilu ? at::silu(gate) : at::gelu(gate, "tanh")) * up;
   }
   Tensor out = at::empty({rows, inner}, gate_up.options());
   WithElementOf(gate_up, [&]<typename T>() {
-    at::parallel_for(0, rows, Grain(inner), [&](int64_t begin, int64_t end) {
-      for (int64_t t = begin; t < end; ++t) {
-        const T *g = Elements<T>(gate_up) + t * 2 * inner, *u = g + inner;
-        T* o = MutableElements<T>(out) + t * inner;
-        for (int64_t i = 0; i < inner; ++i) {
-          const float gate = ToFloat(g[i]);
-          Store(gate / (1.0f + FastExp(-gate)) * ToFloat(u[i]), o + i);
+    WithActivation(activation, [&]<Activation kActivation>() {
+      at::parallel_for(0, rows, Grain(inner), [&](int64_t begin, int64_t end) {
+        for (int64_t t = begin; t < end; ++t) {
+          const T *g = Elements<T>(gate_up) + t * 2 * inner, *u = g + inner;
+          T* o = MutableElements<T>(out) + t * inner;
+          for (int64_t i = 0; i < inner; ++i) Store(GateOf<kActivation>(ToFloat(g[i])).value * ToFloat(u[i]), o + i);
         }
-      }
+      });
     });
   });
   return out;
 }
 
-Tensor SwiGluBackwardRows(const Tensor& gate_up, const Tensor& dy) {
+Tensor GatedUnitBackwardRows(const Tensor& gate_up, const Tensor& dy, Activation activation) {
   const int64_t rows = gate_up.size(0), inner = gate_up.size(1) / 2;
   Tensor grad = at::empty_like(gate_up);
-  if (UsesCudaKernels(gate_up)) {
+  if (UsesSwiGluKernel(gate_up, activation)) {
     cuda::SwiGluBackward(CudaTypeOf(gate_up), gate_up.const_data_ptr(), dy.const_data_ptr(), grad.mutable_data_ptr(),
                          rows, inner, CurrentCudaStream());
     return grad;
@@ -180,35 +212,44 @@ Tensor SwiGluBackwardRows(const Tensor& gate_up, const Tensor& dy) {
   if (!UsesCpuLoops(gate_up)) {
     Tensor g = gate_up.narrow(1, 0, inner).to(at::kFloat), u = gate_up.narrow(1, inner, inner).to(at::kFloat);
     Tensor d = dy.to(at::kFloat), s = at::sigmoid(g);
+    if (activation == Activation::kGeluTanh) {
+      grad.narrow(1, 0, inner).copy_(at::gelu_backward(d * u, g, "tanh"));
+      grad.narrow(1, inner, inner).copy_(d * at::gelu(g, "tanh"));
+      return grad;
+    }
     grad.narrow(1, 0, inner).copy_(d * u * s * (1 + g * (1 - s)));
     grad.narrow(1, inner, inner).copy_(d * g * s);
     return grad;
   }
   WithElementOf(gate_up, [&]<typename T>() {
-    at::parallel_for(0, rows, Grain(inner), [&](int64_t begin, int64_t end) {
-      for (int64_t t = begin; t < end; ++t) {
-        const T *g = Elements<T>(gate_up) + t * 2 * inner, *u = g + inner, *d = Elements<T>(dy) + t * inner;
-        T *dg = MutableElements<T>(grad) + t * 2 * inner, *du = dg + inner;
-        for (int64_t i = 0; i < inner; ++i) {
-          const float gate = ToFloat(g[i]), up = ToFloat(u[i]), out = ToFloat(d[i]);
-          const float s = 1.0f / (1.0f + FastExp(-gate));
-          Store(out * up * s * (1.0f + gate * (1.0f - s)), dg + i);
-          Store(out * gate * s, du + i);
+    WithActivation(activation, [&]<Activation kActivation>() {
+      at::parallel_for(0, rows, Grain(inner), [&](int64_t begin, int64_t end) {
+        for (int64_t t = begin; t < end; ++t) {
+          const T *g = Elements<T>(gate_up) + t * 2 * inner, *u = g + inner, *d = Elements<T>(dy) + t * inner;
+          T *dg = MutableElements<T>(grad) + t * 2 * inner, *du = dg + inner;
+          for (int64_t i = 0; i < inner; ++i) {
+            const float up = ToFloat(u[i]), out = ToFloat(d[i]);
+            const Gate gate = GateOf<kActivation>(ToFloat(g[i]));
+            Store(out * up * gate.slope, dg + i);
+            Store(out * gate.value, du + i);
+          }
         }
-      }
+      });
     });
   });
   return grad;
 }
 
-class SwiGluFunction : public torch::autograd::Function<SwiGluFunction> {
+class GatedUnitFunction : public torch::autograd::Function<GatedUnitFunction> {
  public:
-  static Tensor forward(AutogradContext* context, const Tensor& gate_up) {
+  static Tensor forward(AutogradContext* context, const Tensor& gate_up, Activation activation) {
     context->save_for_backward({gate_up});
-    return SwiGluRows(gate_up);
+    context->saved_data["activation"] = static_cast<int64_t>(activation);
+    return GatedUnitRows(gate_up, activation);
   }
   static variable_list backward(AutogradContext* context, variable_list grads) {
-    return {SwiGluBackwardRows(context->get_saved_variables()[0], grads[0].contiguous())};
+    const Activation activation = static_cast<Activation>(context->saved_data["activation"].toInt());
+    return {GatedUnitBackwardRows(context->get_saved_variables()[0], grads[0].contiguous(), activation), Tensor()};
   }
 };
 
@@ -292,14 +333,16 @@ at::Tensor RmsNormBackward(const Tensor& dy_TD, const Tensor& x_TD, const Tensor
   return residual_TD.defined() ? dx.add_(residual_TD) : dx;
 }
 
-at::Tensor SwiGlu(const Tensor& gate_up_T2I) {
-  if (at::GradMode::is_enabled() && gate_up_T2I.requires_grad()) return SwiGluFunction::apply(gate_up_T2I);
-  return SwiGluRows(gate_up_T2I);
+at::Tensor GatedUnit(const Tensor& gate_up_T2I, Activation activation) {
+  if (at::GradMode::is_enabled() && gate_up_T2I.requires_grad()) return GatedUnitFunction::apply(gate_up_T2I, activation);
+  return GatedUnitRows(gate_up_T2I, activation);
 }
 
-at::Tensor SwiGluForward(const Tensor& gate_up_T2I) { return SwiGluRows(gate_up_T2I); }
-at::Tensor SwiGluBackward(const Tensor& gate_up_T2I, const Tensor& dy_TI) {
-  return SwiGluBackwardRows(gate_up_T2I, dy_TI);
+at::Tensor GatedUnitForward(const Tensor& gate_up_T2I, Activation activation) {
+  return GatedUnitRows(gate_up_T2I, activation);
+}
+at::Tensor GatedUnitBackward(const Tensor& gate_up_T2I, const Tensor& dy_TI, Activation activation) {
+  return GatedUnitBackwardRows(gate_up_T2I, dy_TI, activation);
 }
 
 at::Tensor DropoutWithSeed(const Tensor& x, double p, uint64_t seed, int64_t first) {

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "server/model/kernels/activation.h"
+
 // Row-wise and element-wise steps of a decoder layer. fp32 and bf16 on the CPU run fused
 // loops over rows, on a GPU the CUDA kernels where they were built, all computing in fp32;
 // other types and devices run the same formulas through ATen. Thread-safe. The first three take part
@@ -16,9 +18,9 @@ namespace attune {
 // x_TD and w_D of one type, contiguous; returns y_TD.
 at::Tensor RmsNorm(const at::Tensor& x_TD, const at::Tensor& w_D, double epsilon);
 
-// silu(gate) * up of the packed product gate_up_T2I, gate's columns first (Shazeer 2020).
+// activation(gate) * up of the packed product gate_up_T2I, gate's columns first (Shazeer 2020).
 // Returns T x I.
-at::Tensor SwiGlu(const at::Tensor& gate_up_T2I);
+at::Tensor GatedUnit(const at::Tensor& gate_up_T2I, Activation activation);
 
 // x with each element zeroed with probability p and the others scaled by 1 / (1 - p).
 // The mask depends on `seed` and the element's index alone, so that a second call
@@ -37,8 +39,8 @@ at::Tensor RmsNormBackward(const at::Tensor& dy_TD, const at::Tensor& x_TD, cons
                            const at::Tensor& inverse_rms_T, const at::Tensor& residual_TD,
                            const at::Tensor& dw_D = {});
 
-at::Tensor SwiGluForward(const at::Tensor& gate_up_T2I);
-at::Tensor SwiGluBackward(const at::Tensor& gate_up_T2I, const at::Tensor& dy_TI);
+at::Tensor GatedUnitForward(const at::Tensor& gate_up_T2I, Activation activation);
+at::Tensor GatedUnitBackward(const at::Tensor& gate_up_T2I, const at::Tensor& dy_TI, Activation activation);
 
 // What the dropout masks of one optimizer step are drawn from: a value, or an int64
 // scalar on the GPU, so that a captured pass draws anew at each replay.

@@ -44,8 +44,15 @@ struct LayerView {
   int64_t page_tokens;
   AttentionShape shape;
   int64_t qkv_stride() const { return shape.q_size() + 2 * shape.kv_size(); }
-  float scale() const { return 1.0f / std::sqrt(static_cast<float>(shape.head_dim)); }
+  float scale() const { return static_cast<float>(shape.score_scale()); }
 };
+
+// Scores under the soft cap, if there is one.
+void Cap(const AttentionShape& shape, float* row, int64_t n) {
+  if (shape.softcap <= 0) return;
+  const float cap = static_cast<float>(shape.softcap);
+  for (int64_t j = 0; j < n; ++j) row[j] = cap * std::tanh(row[j] / cap);
+}
 
 #if defined(__AVX2__) && defined(__FMA__)
 
@@ -84,14 +91,16 @@ void AddValues(const float* p, const float* v, int64_t count, int64_t stride, in
 bool AttendOneFast(const LayerView& view, const PagedSegment& segment, int64_t kv_head, std::vector<float>* scratch) {
   const int64_t d = view.shape.head_dim, group = view.shape.heads / view.shape.kv_heads;
   if (d % 64 != 0) return false;
-  const int64_t n = segment.context + 1, stride = view.shape.kv_size(), page = view.page_tokens;
+  const int64_t begin = view.shape.FirstSeen(segment.context), end = segment.context + 1, n = end - begin;
+  const int64_t stride = view.shape.kv_size(), page = view.page_tokens;
   const float* q = view.qkv + segment.first_token * view.qkv_stride() + kv_head * group * d;
   float* out = view.out + segment.first_token * view.shape.q_size() + kv_head * group * d;
   scratch->resize(group * n);
   float* s = scratch->data();
   const auto for_pages = [&](const auto& visit) {
-    for (int64_t j = 0; j < n; j += page) {
-      visit(j, std::min(page, n - j), segment.pages[j / page] * page * stride + kv_head * d);
+    for (int64_t j = begin, next; j < end; j = next) {
+      next = std::min((j / page + 1) * page, end);
+      visit(j - begin, next - j, SlotOf(segment, j, page) * stride + kv_head * d);
     }
   };
   for_pages([&](int64_t j, int64_t count, int64_t offset) {
@@ -99,6 +108,7 @@ bool AttendOneFast(const LayerView& view, const PagedSegment& segment, int64_t k
       ScoreKeys(q + g * d, view.keys + offset, count, stride, d, view.scale(), s + g * n + j);
     }
   });
+  Cap(view.shape, s, group * n);
   for (int64_t g = 0; g < group; ++g) Softmax(s + g * n, n);
   std::fill(out, out + group * d, 0.0f);
   for_pages([&](int64_t j, int64_t count, int64_t offset) {
@@ -117,14 +127,15 @@ bool AttendOneFast(const LayerView&, const PagedSegment&, int64_t, std::vector<f
 void AttendOne(const LayerView& view, const PagedSegment& segment, int64_t kv_head, std::vector<float>* scratch) {
   if (AttendOneFast(view, segment, kv_head, scratch)) return;
   const int64_t d = view.shape.head_dim, group = view.shape.heads / view.shape.kv_heads;
-  const int64_t n = segment.context + 1, slot_stride = view.shape.kv_size();
+  const int64_t begin = view.shape.FirstSeen(segment.context), n = segment.context + 1 - begin;
+  const int64_t slot_stride = view.shape.kv_size();
   const float* q = view.qkv + segment.first_token * view.qkv_stride() + kv_head * group * d;
   float* out = view.out + segment.first_token * view.shape.q_size() + kv_head * group * d;
   scratch->resize(group * n);
   float* s = scratch->data();
   const float scale = view.scale();
   for (int64_t j = 0; j < n; ++j) {
-    const float* k = view.keys + SlotOf(segment, j, view.page_tokens) * slot_stride + kv_head * d;
+    const float* k = view.keys + SlotOf(segment, begin + j, view.page_tokens) * slot_stride + kv_head * d;
     for (int64_t g = 0; g < group; ++g) {
       float dot = 0;
 #pragma omp simd reduction(+ : dot)
@@ -132,10 +143,11 @@ void AttendOne(const LayerView& view, const PagedSegment& segment, int64_t kv_he
       s[g * n + j] = dot * scale;
     }
   }
+  Cap(view.shape, s, group * n);
   for (int64_t g = 0; g < group; ++g) Softmax(s + g * n, n);
   std::fill(out, out + group * d, 0.0f);
   for (int64_t j = 0; j < n; ++j) {
-    const float* v = view.values + SlotOf(segment, j, view.page_tokens) * slot_stride + kv_head * d;
+    const float* v = view.values + SlotOf(segment, begin + j, view.page_tokens) * slot_stride + kv_head * d;
     for (int64_t g = 0; g < group; ++g) {
       const float p = s[g * n + j];
       for (int64_t i = 0; i < d; ++i) out[g * d + i] += p * v[i];
@@ -146,25 +158,31 @@ void AttendOne(const LayerView& view, const PagedSegment& segment, int64_t kv_he
 // Many new tokens: keys and values are gathered once, then products do the work.
 void AttendMany(const LayerView& view, const PagedSegment& segment, int64_t kv_head, std::vector<float>* scratch) {
   const int64_t d = view.shape.head_dim, group = view.shape.heads / view.shape.kv_heads;
-  const int64_t n = segment.context + segment.tokens, slot_stride = view.shape.kv_size();
+  const AttentionShape& shape = view.shape;
+  const int64_t begin = shape.FirstSeen(segment.context), n = segment.context + segment.tokens - begin;
+  const int64_t slot_stride = shape.kv_size();
   scratch->resize(2 * n * d + std::min(kRowBlock, segment.tokens) * n);
   float *k = scratch->data(), *v = k + n * d, *s = v + n * d;
   for (int64_t j = 0; j < n; ++j) {
-    const int64_t offset = SlotOf(segment, j, view.page_tokens) * slot_stride + kv_head * d;
+    const int64_t offset = SlotOf(segment, begin + j, view.page_tokens) * slot_stride + kv_head * d;
     std::copy(view.keys + offset, view.keys + offset + d, k + j * d);
     std::copy(view.values + offset, view.values + offset + d, v + j * d);
   }
   for (int64_t h = kv_head * group; h < (kv_head + 1) * group; ++h) {
     for (int64_t i = 0; i < segment.tokens; i += kRowBlock) {
-      const int64_t rows = std::min(kRowBlock, segment.tokens - i), seen = segment.context + i + rows;
+      const int64_t rows = std::min(kRowBlock, segment.tokens - i), position = segment.context + i;
+      const int64_t first = shape.FirstSeen(position), seen = position + rows - first;  // keys of the block
       const float* q = view.qkv + (segment.first_token + i) * view.qkv_stride() + h * d;
-      Gemm{rows, seen, d, view.scale()}.NT(q, view.qkv_stride(), k, d, s, seen);
+      Gemm{rows, seen, d, view.scale()}.NT(q, view.qkv_stride(), k + (first - begin) * d, d, s, seen);
+      Cap(shape, s, rows * seen);
       for (int64_t r = 0; r < rows; ++r) {
-        const int64_t own = segment.context + i + r + 1;
-        Softmax(s + r * seen, own);
-        std::fill(s + r * seen + own, s + (r + 1) * seen, 0.0f);
+        float* row = s + r * seen;
+        const int64_t from = shape.FirstSeen(position + r) - first, to = position + r + 1 - first;
+        std::fill(row, row + from, 0.0f);
+        Softmax(row + from, to - from);
+        std::fill(row + to, row + seen, 0.0f);
       }
-      Gemm{rows, d, seen}.NN(s, seen, v, d, view.out + (segment.first_token + i) * view.shape.q_size() + h * d,
+      Gemm{rows, d, seen}.NN(s, seen, v + (first - begin) * d, d, view.out + (segment.first_token + i) * view.shape.q_size() + h * d,
                              view.shape.q_size());
     }
   }
@@ -187,17 +205,27 @@ Tensor AttendLoops(const Tensor& qkv, const AttentionShape& shape, const PagedBa
   return out;
 }
 
-// On GPUs in half precision: all segments in one call of FlashAttention (Dao 2023),
+// On GPUs in half precision, without a soft cap: all segments in one call of FlashAttention (Dao 2023),
 // whose causal mask lets a segment's last query see its last key.
 Tensor AttendFlash(const Tensor& qkv, const AttentionShape& shape, const PagedBatch& batch, const KvCache& cache,
                    int64_t layer) {
   const Tensor q = qkv.narrow(1, 0, shape.q_size()).view({qkv.size(0), shape.heads, shape.head_dim});
   const Tensor k = cache.keys[layer].index_select(0, batch.key_slots_K);
   const Tensor v = cache.values[layer].index_select(0, batch.key_slots_K);
+  std::optional<int64_t> before, after;  // tokens that one sees beside itself
+  if (shape.window > 0) before = shape.window - 1, after = 0;
   return std::get<0>(at::_flash_attention_forward(q, k, v, batch.query_starts, batch.key_starts, batch.most_queries,
                                                   batch.most_keys, 0.0, /*is_causal=*/true,
-                                                  /*return_debug_mask=*/false))
+                                                  /*return_debug_mask=*/false, shape.score_scale(), before, after))
       .reshape({qkv.size(0), shape.q_size()});
+}
+
+// Attention of queries B x heads x rows x head_dim over as many heads of keys and values; mask true where seen.
+Tensor Attended(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& mask, const AttentionShape& shape) {
+  if (shape.softcap <= 0) return at::scaled_dot_product_attention(q, k, v, mask, 0.0, false, shape.score_scale());
+  const Tensor scores = at::matmul(q.to(at::kFloat), k.to(at::kFloat).transpose(2, 3)) * shape.score_scale();
+  const Tensor capped = (scores / shape.softcap).tanh() * shape.softcap;
+  return at::matmul(capped.masked_fill(mask.logical_not(), -INFINITY).softmax(-1), v.to(at::kFloat)).to(q.scalar_type());
 }
 
 // Through ATen, for other types and devices: one padded gather for all single-token
@@ -220,7 +248,7 @@ Tensor AttendAten(const Tensor& qkv, const AttentionShape& shape, const PagedBat
       for (int64_t r = 0; r < rows; ++r) {
         queries.mutable_data_ptr<int64_t>()[i * rows + r] = s.first_token + r;
         bool* seen = mask.mutable_data_ptr<bool>() + (i * rows + r) * longest;
-        std::fill(seen, seen + s.context + r + 1, true);
+        std::fill(seen + shape.FirstSeen(s.context + r), seen + s.context + r + 1, true);
       }
     }
     slots = slots.to(qkv.device());
@@ -231,8 +259,8 @@ Tensor AttendAten(const Tensor& qkv, const AttentionShape& shape, const PagedBat
           .repeat_interleave(shape.heads / shape.kv_heads, 1);
     };
     Tensor qs = q.index_select(0, queries.view(-1)).view({count, rows, shape.heads, shape.head_dim}).transpose(1, 2);
-    Tensor y = at::scaled_dot_product_attention(qs, gather(cache.keys[layer]), gather(cache.values[layer]),
-                                                mask.to(qkv.device()).unsqueeze(1));
+    Tensor y = Attended(qs, gather(cache.keys[layer]), gather(cache.values[layer]), mask.to(qkv.device()).unsqueeze(1),
+                        shape);
     out.index_copy_(0, queries.view(-1), y.transpose(1, 2).reshape({count * rows, shape.q_size()}));
   };
   std::vector<const PagedSegment*> singles;
@@ -322,7 +350,10 @@ Tensor PagedAttention(Tensor qkv_TE, const AttentionShape& shape, const RopeTabl
   cache->values[layer].index_copy_(
       0, batch.slots_T, qkv_TE.narrow(1, shape.q_size() + shape.kv_size(), shape.kv_size()).view(heads));
   if (qkv_TE.is_cpu() && qkv_TE.scalar_type() == at::kFloat) return AttendLoops(qkv_TE, shape, batch, *cache, layer);
-  if (qkv_TE.is_cuda() && qkv_TE.scalar_type() != at::kFloat) return AttendFlash(qkv_TE, shape, batch, *cache, layer);
+  constexpr int64_t kMostFlashHeadDim = 256;
+  const bool is_flash = qkv_TE.is_cuda() && qkv_TE.scalar_type() != at::kFloat && shape.softcap == 0 &&
+                        shape.head_dim <= kMostFlashHeadDim;
+  if (is_flash) return AttendFlash(qkv_TE, shape, batch, *cache, layer);
   return AttendAten(qkv_TE, shape, batch, *cache, layer);
 }
 

@@ -49,7 +49,7 @@ PagedBatch MakePagedBatch(std::vector<PagedSegment> segments, int64_t page_token
 
 // Rotates queries and keys of qkv_TE in place, stores keys and values of the new
 // tokens into the layer's cache, and lets each query see its sequence's tokens up to
-// itself. Returns T x q_size. No autograd.
+// itself, of these the ones in the window. Returns T x q_size. No autograd.
 at::Tensor PagedAttention(at::Tensor qkv_TE, const AttentionShape& shape, const RopeTable& rope,
                           const PagedBatch& batch, KvCache* cache, int64_t layer);
 

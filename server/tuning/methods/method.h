@@ -29,7 +29,8 @@ struct Parameter {
 struct TrainedWeights {
   struct Layer {
     std::array<at::Tensor, kProjections> projections, biases;
-    at::Tensor attention_norm_D, ffn_norm_D, q_norm_A, k_norm_A;
+    // Less the configuration's norm_offset, as files have them: so decay pulls towards what files call zero.
+    at::Tensor attention_norm_D, ffn_norm_D, post_attention_norm_D, post_ffn_norm_D, q_norm_A, k_norm_A;
   };
   at::Tensor embedding_VD, final_norm_D, head_VD;
   std::vector<Layer> layers;

@@ -5,6 +5,7 @@
 #include "server/adapters/formats/peft.h"
 #include "server/adapters/packed_ops.h"
 #include "server/model/decoder.h"
+#include "server/model/rope.h"
 #include "server/model/torch_target.h"
 #include "server/tuning/methods/method.h"
 
@@ -27,8 +28,7 @@ class PrefixMethod final : public Method {
   const Adapter* adapter() const override { return &adapter_; }
   ModelKind kind() const override { return ModelKind::kPrefix; }
   absl::Status Save(const std::string& directory, const std::string& base_model_name) const override {
-    return SavePeft(directory, adapter_, base_->config, base_model_name,
-                    {base_->rope_cos_PH, base_->rope_sin_PH});
+    return SavePeft(directory, adapter_, base_->config, base_model_name, RopeTablesOf(*base_));
   }
 
  private:
@@ -42,7 +42,7 @@ class KeysValuesOps final : public LayerOps {
  public:
   KeysValuesOps(const BaseModel& base, const PackedSequences& sequences)
       : shape_(AttentionShapeOf(base.config)),
-        rope_{base.rope_cos_PH, base.rope_sin_PH},
+        rope_(RopeTablesOf(base)),
         ops_(base.config, base.weights, rope_, sequences, {}, nullptr, 0, 0) {}
 
   at::Tensor Multiply(int64_t layer, Linear which, const at::Tensor& x) override {
@@ -56,7 +56,7 @@ class KeysValuesOps final : public LayerOps {
 
  private:
   const AttentionShape shape_;
-  const RopeTable rope_;
+  const RopeTables rope_;
   PackedOps ops_;
   std::vector<at::Tensor> kept_;
 };
@@ -67,7 +67,7 @@ at::Tensor KeysValuesOf(const BaseModel& base, const std::vector<int64_t>& ids) 
   const at::Device device = DeviceOf(base.target);
   const PackedSequences packed = PackSequences({0, static_cast<int64_t>(ids.size())}, device);
   KeysValuesOps ops(base, packed);
-  const at::Tensor x = EmbedTokens(base.weights.embedding_VD, {}, at::tensor(ids, at::kLong).to(device),
+  const at::Tensor x = EmbedTokens(base.config, base.weights.embedding_VD, {}, at::tensor(ids, at::kLong).to(device),
                                    TypeOf(base.target));
   RunDecoder(base.config, base.weights, x, &ops);
   return ops.keys_values_LNE();

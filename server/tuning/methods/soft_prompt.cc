@@ -5,6 +5,7 @@
 
 #include "common/error.h"
 #include "server/adapters/formats/peft.h"
+#include "server/model/decoder.h"
 #include "server/model/torch_target.h"
 #include "server/tuning/methods/method.h"
 
@@ -65,13 +66,15 @@ absl::StatusOr<std::unique_ptr<Method>> MakeSoftPrompt(const SoftPromptSpec& spe
   at::Tensor start;
   if (spec.init == SoftPromptSpec::Init::kRandom) {
     at::Generator generator = at::detail::createCPUGenerator(seed);
+    const double scale = EmbeddingScale(base->config, table.scalar_type());
     start = at::empty({count, base->config.hidden}, at::kFloat)
-                .normal_(0, table.to(at::kFloat).std().item<double>(), generator)
+                .normal_(0, table.to(at::kFloat).std().item<double>() * scale, generator)
                 .to(DeviceOf(base->target));
   } else {
     ATTUNE_ASSIGN_OR_RETURN(std::vector<int64_t> ids, StartIds(spec.init, spec.init_text, count,
                                                                 *base->tokenizer, seed, kSoftPromptStart));
-    start = table.index_select(0, at::tensor(ids, at::kLong).to(table.device())).to(at::kFloat).clone();
+    // As the tokens would come out of the table, scaled where the model scales them.
+    start = EmbedRows(base->config, table, at::tensor(ids, at::kLong).to(table.device()), at::kFloat).clone();
   }
   return std::make_unique<SoftPromptMethod>(std::move(start), spec.init_text, std::move(base));
 }

@@ -33,6 +33,8 @@ class WeightsMethod final : public Method {
       }
       trained.attention_norm_D = next();
       trained.ffn_norm_D = next();
+      if (config.post_norms) trained.post_attention_norm_D = next();
+      if (config.post_norms) trained.post_ffn_norm_D = next();
       if (config.qk_norm) trained.q_norm_A = next();
       if (config.qk_norm) trained.k_norm_A = next();
     }
@@ -49,16 +51,18 @@ class WeightsMethod final : public Method {
     DecoderWeights weights = base_->weights;
     weights.packed_head = nullptr;
     Replace(trained_.embedding_VD, &weights.embedding_VD);
-    Replace(trained_.final_norm_D, &weights.final_norm_D);
+    ReplaceNorm(trained_.final_norm_D, &weights.final_norm_D);
     Replace(trained_.head_VD, &weights.head_VD);
     for (size_t i = 0; i < weights.layers.size(); ++i) {
       LayerWeights& layer = weights.layers[i];
       const TrainedWeights::Layer& trained = trained_.layers[i];
       layer.packed = {};
-      Replace(trained.attention_norm_D, &layer.attention_norm_D);
-      Replace(trained.ffn_norm_D, &layer.ffn_norm_D);
-      Replace(trained.q_norm_A, &layer.q_norm_A);
-      Replace(trained.k_norm_A, &layer.k_norm_A);
+      ReplaceNorm(trained.attention_norm_D, &layer.attention_norm_D);
+      ReplaceNorm(trained.ffn_norm_D, &layer.ffn_norm_D);
+      ReplaceNorm(trained.post_attention_norm_D, &layer.post_attention_norm_D);
+      ReplaceNorm(trained.post_ffn_norm_D, &layer.post_ffn_norm_D);
+      ReplaceNorm(trained.q_norm_A, &layer.q_norm_A);
+      ReplaceNorm(trained.k_norm_A, &layer.k_norm_A);
       for (int linear = 0; linear < kLinears; ++linear) {
         const Linear which = static_cast<Linear>(linear);
         layer.linear[linear] = Join(trained.projections, which, layer.linear[linear]);
@@ -77,6 +81,7 @@ class WeightsMethod final : public Method {
  private:
   at::Tensor AddLeaf(const NamedParameter& parameter) {
     at::Tensor leaf = parameter.tensor.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true).contiguous();
+    if (parameter.offset != 0) leaf.sub_(parameter.offset);
     leaf.set_requires_grad(true);
     parameters_.push_back({parameter.name, leaf});
     return leaf;
@@ -84,6 +89,10 @@ class WeightsMethod final : public Method {
 
   static void Replace(const at::Tensor& leaf, at::Tensor* weight) {
     if (leaf.defined()) *weight = leaf;
+  }
+
+  void ReplaceNorm(const at::Tensor& leaf, at::Tensor* weight) const {
+    if (leaf.defined()) *weight = base_->config.norm_offset == 0 ? leaf : leaf + base_->config.norm_offset;
   }
 
   // The product's weight, or bias, with the rows that train. Frozen ones stay the base's tensor.

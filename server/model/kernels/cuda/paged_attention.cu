@@ -11,15 +11,16 @@ namespace {
 
 using Bf16 = __nv_bfloat16;
 using Params = flashinfer::BatchPrefillPagedParams<Bf16, Bf16, Bf16, int32_t>;
-// No mask of its own, window, soft cap or slopes.
-using Variant = flashinfer::DefaultAttention<false, false, false, false>;
+// No mask of its own, soft cap or slopes; a window or none.
+template <bool kHasWindow>
+using Variant = flashinfer::DefaultAttention<false, kHasWindow, false, false>;
 
-template <uint32_t kHeadDim, uint32_t kTileRows>
+template <bool kHasWindow, uint32_t kHeadDim, uint32_t kTileRows>
 void Run(const Params& params, Bf16* partial_out, float* partial_sums, Stream stream) {
   const cudaError_t error =
       flashinfer::BatchPrefillWithPagedKVCacheDispatched<kTileRows, kHeadDim, kHeadDim,
                                                          flashinfer::PosEncodingMode::kNone, false,
-                                                         flashinfer::MaskMode::kCausal, Variant>(
+                                                         flashinfer::MaskMode::kCausal, Variant<kHasWindow>>(
           params, partial_out, partial_sums, /*enable_pdl=*/false, stream);
   if (error != cudaSuccess) throw std::runtime_error(cudaGetErrorString(error));
 }
@@ -36,7 +37,7 @@ Params ParamsOf(const PagedAttentionCall& call) {
       Mutable(plan.last_page_tokens));
   Params params(cached(call.q), cache, nullptr, Mutable(plan.query_starts), nullptr, nullptr,
                 static_cast<Bf16*>(call.out), nullptr, nullptr, static_cast<uint32_t>(call.shape.heads),
-                static_cast<int32_t>(call.row_stride), static_cast<int32_t>(call.shape.head_dim), /*window_left=*/-1,
+                static_cast<int32_t>(call.row_stride), static_cast<int32_t>(call.shape.head_dim), call.window_before,
                 /*logits_soft_cap=*/0.0f, call.scale, /*rope_scale=*/1.0f, /*rope_theta=*/1e4f);
   params.request_indices = Mutable(plan.tile_segments);
   params.qo_tile_indices = Mutable(plan.tile_queries);
@@ -61,15 +62,18 @@ void PagedAttention(const PagedAttentionCall& call, Stream stream) {
   if (call.plan.tiles == 0) return;
   const Params params = ParamsOf(call);
   auto* parts = static_cast<Bf16*>(call.partial_out);
-  auto run = [&]<uint32_t kHeadDim>() {
+  auto run = [&]<bool kHasWindow, uint32_t kHeadDim>() {
     switch (call.plan.tile_rows) {
-      case 16: return Run<kHeadDim, 16>(params, parts, call.partial_sums, stream);
-      case 64: return Run<kHeadDim, 64>(params, parts, call.partial_sums, stream);
-      case 128: return Run<kHeadDim, 128>(params, parts, call.partial_sums, stream);
+      case 16: return Run<kHasWindow, kHeadDim, 16>(params, parts, call.partial_sums, stream);
+      case 64: return Run<kHasWindow, kHeadDim, 64>(params, parts, call.partial_sums, stream);
+      case 128: return Run<kHasWindow, kHeadDim, 128>(params, parts, call.partial_sums, stream);
       default: throw std::runtime_error("no attention kernel for such tiles");
     }
   };
-  call.shape.head_dim == 64 ? run.template operator()<64>() : run.template operator()<128>();
+  auto run_of = [&]<bool kHasWindow>() {
+    call.shape.head_dim == 64 ? run.template operator()<kHasWindow, 64>() : run.template operator()<kHasWindow, 128>();
+  };
+  call.window_before >= 0 ? run_of.template operator()<true>() : run_of.template operator()<false>();
 }
 
 }  // namespace attune::cuda
