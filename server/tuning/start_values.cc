@@ -49,6 +49,7 @@ absl::StatusOr<MethodSpec> MethodOf(const LoraAdapter& lora) {
   spec.rank = static_cast<int32_t>(lora.rank);
   spec.alpha = lora.alpha;
   spec.use_rslora = lora.use_rslora;
+  spec.use_dora = lora.use_dora;
   ATTUNE_ASSIGN_OR_RETURN(spec.target_modules, TargetsOf(lora));
   const double scale = lora.alpha / (lora.use_rslora ? std::sqrt(static_cast<double>(lora.rank)) : lora.rank);
   for (const auto& layer : lora.layers) {
@@ -107,6 +108,10 @@ absl::StatusOr<MethodSpec> Merge(LoraSpec asked, const LoraSpec& start) {
   if (asked.use_rslora != start.use_rslora) {
     return InvalidField("tuning_job.lora.use_rslora",
                         absl::StrCat("must be ", start.use_rslora ? "true" : "false", ", as of start_from"));
+  }
+  if (asked.use_dora != start.use_dora) {
+    return InvalidField("tuning_job.lora.use_dora",
+                        absl::StrCat("must be ", start.use_dora ? "true" : "false", ", as of start_from"));
   }
   asked.rank = rank;
   asked.alpha = alpha;
@@ -170,6 +175,7 @@ void CopyAdapter(const Adapter& from, const Adapter& to) {
       for (int p = 0; p < kProjections; ++p) {
         Copy(from.lora->layers[i][p].a_RI, to.lora->layers[i][p].a_RI);
         Copy(from.lora->layers[i][p].b_OR, to.lora->layers[i][p].b_OR);
+        Copy(from.lora->layers[i][p].magnitude_O, to.lora->layers[i][p].magnitude_O);
       }
     }
   }
@@ -190,7 +196,7 @@ absl::StatusOr<StartValues> FromAdapter(const TuningRunnerDeps& deps, const JobS
   on_host.type = ComputeTarget::Type::kFloat32;
   ATTUNE_ASSIGN_OR_RETURN(
       std::shared_ptr<const Adapter> adapter,
-      LoadPeft(deps.registry->Directory(info.id), base.config, on_host, MakeRopeTable(base.config)));
+      LoadPeft(deps.registry->Directory(info.id), base.config, on_host, MakeRopeTables(base.config)));
   ATTUNE_ASSIGN_OR_RETURN(const MethodSpec has, MethodOf(*adapter));
   StartValues start;
   ATTUNE_ASSIGN_OR_RETURN(start.method, MergeMethods(spec.method, has));

@@ -73,6 +73,7 @@ INSTANTIATE_TEST_SUITE_P(
     Methods, EveryStartTest,
     ::testing::Values(
         MethodCase{"Lora", LoraSpec{.rank = 4, .alpha = 12, .use_rslora = true}, "adapter_model.safetensors"},
+        MethodCase{"Dora", LoraSpec{.rank = 4, .use_dora = true}, "adapter_model.safetensors"},
         MethodCase{"Ia3", Ia3Spec{{TargetModule::kQProj, TargetModule::kDownProj}}, "adapter_model.safetensors"},
         MethodCase{"SoftPrompt", SoftPromptSpec{.num_virtual_tokens = 3}, "adapter_model.safetensors"},
         MethodCase{"Prefix", PrefixSpec{.num_virtual_tokens = 1}, "adapter_model.safetensors"},
@@ -122,6 +123,7 @@ TEST_F(StartValuesTest, NamesWhatDoesNotAgree) {
     EXPECT_EQ(refusal(Lora(8), start), "tuning_job.lora.rank must be 4, as of start_from, or unset");
     EXPECT_EQ(refusal(LoraSpec{.alpha = 9}, start), "tuning_job.lora.alpha must be 8, as of start_from, or unset");
     EXPECT_THAT(refusal(LoraSpec{.use_rslora = true}, start), StartsWith("tuning_job.lora.use_rslora must be false"));
+    EXPECT_THAT(refusal(LoraSpec{.use_dora = true}, start), StartsWith("tuning_job.lora.use_dora must be false"));
     EXPECT_EQ(refusal(LoraSpec{.target_modules = {TargetModule::kQProj}}, start),
               "tuning_job.lora.target_modules must be q_proj, k_proj, as of start_from, or unset");
     EXPECT_THAT(refusal(Ia3Spec{}, start), StartsWith("tuning_job.method must be lora, as of start_from, not ia3"));
