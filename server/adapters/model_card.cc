@@ -35,8 +35,8 @@ const char* Rows(DatasetKind kind) {
 
 // What a metric of the model's record is, and which data it is of.
 const char* MeasuredOn(absl::string_view metric) {
-  if (metric == "train_loss") return "answer tokens of the last training step, nats a token";
-  if (metric == "validation_loss") return "answer tokens of the validation examples, nats a token; lower is better";
+  if (metric == "train_loss") return "answer tokens of the last training step (preferences: its pairs), nats each";
+  if (metric == "validation_loss") return "answer tokens of the validation examples (preferences: pairs), nats each; lower is better";
   if (metric == "validation_token_accuracy") return "answer tokens of the validation examples that were the likeliest";
   if (metric == "validation_preference_accuracy") return "validation pairs whose preferred answer gained more than the other";
   if (metric == "validation_reward_margin") return "validation pairs: by how much more it gained, times beta, nats";

@@ -99,7 +99,8 @@ class TuningRunner final : public JobRunner {
     estimate.data_report = plan.data.report;
     estimate.resolved_hyperparameters = plan.hyperparameters;
     const double tokens = plan.hyperparameters.epochs *
-                          (plan.data.report.train_tokens + plan.virtual_tokens * plan.data.report.train_examples);
+                          (plan.data.report.train_tokens +
+                           plan.virtual_tokens * static_cast<int64_t>(plan.data.train.size()));
     // Products reach about two thirds of a long one's speed, all else included.
     estimate.duration_seconds = tokens * TrainingOperationsPerToken(config, TrainsWeights(spec.method)) /
                                 (0.67 * MeasuredOperationsPerSecond(plan.model->base->target));

@@ -76,7 +76,7 @@ tags: [attune]
 
 | metric | value | of |
 |---|---|---|
-| validation_loss | 0.25 | answer tokens of the validation examples, nats a token; lower is better |
+| validation_loss | 0.25 | answer tokens of the validation examples (preferences: pairs), nats each; lower is better |
 
 ## Comparison with other methods
 

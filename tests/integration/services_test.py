@@ -417,12 +417,13 @@ class ServicesTest(unittest.TestCase):
 
     def test_a_checkpoint_is_a_start_and_a_model_a_teacher(self):
         job = lora_job(tuned_model_id="mood-pupil", start_from="tuningJobs/first/checkpoints/3",
-                       hyperparameters={"neftune_noise_alpha": 5})
+                       hyperparameters={"neftune_noise_alpha": 1})
         job.distillation.teacher = "models/mood-lora"
         job.distillation.weight = 1
         done = self.finished(job, "pupil")
-        # It is its teacher, but for noise.
-        self.assertLess(done.progress.train_loss, 0.5)
+        # It is its teacher, and where noise tells them apart it learns to be.
+        self.assertGreater(done.progress.train_loss, 0)
+        self.assertLess(done.progress.validation_loss, 0.1)
         self.fails(Code.NOT_FOUND, "CHECKPOINT_NOT_FOUND", self.server.create_job,
                    lora_job(start_from="tuningJobs/first/checkpoints/99"))
 
