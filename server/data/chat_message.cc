@@ -15,10 +15,6 @@ const Json* Find(const Json& object, const char* key) {
   return found == object.end() || found->is_null() ? nullptr : &*found;
 }
 
-bool IsRole(const std::string& role) {
-  return role == "system" || role == "user" || role == "assistant" || role == "tool";
-}
-
 // Calls stand in {"function": {...}}, or as they are.
 std::string ReadCalls(Json* calls) {
   if (!calls->is_array()) return "tool_calls that are no list";
@@ -49,6 +45,10 @@ std::string ReadWeight(const Json& json, ChatTurn* turn) {
 }
 
 }  // namespace
+
+bool IsRole(absl::string_view role) {
+  return role == "system" || role == "user" || role == "assistant" || role == "tool";
+}
 
 std::string ReadMessage(const Json& json, ChatTurn* turn) {
   if (!json.is_object()) return "no object";

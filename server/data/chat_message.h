@@ -3,11 +3,15 @@
 
 #include <string>
 
+#include "absl/strings/string_view.h"
 #include "nlohmann/json_fwd.hpp"
 #include "server/tokenizer/chat_template.h"
 
 // Messages of chats as JSON, in the form that OpenAI's files and transformers have.
 namespace attune {
+
+// "system", "user", "assistant" or "tool".
+bool IsRole(absl::string_view role);
 
 // {"role", "content", ...}: an assistant's content may be absent or null where it has "tool_calls"; its "weight" may be
 // 0, which keeps it from being trained on, or 1. Arguments of calls may be an object or its JSON text: templates see

@@ -268,6 +268,8 @@ GpuRunner::GpuRunner(const BaseModel& like, KvCache* cache, int64_t max_sequence
       max_tokens_(std::max({max_tokens, max_sequences_, BucketPower(std::min(max_tokens, kMostGraphRows), 16)})),
       processors_(at::cuda::getCurrentDeviceProperties()->multiProcessorCount),
       is_batch_invariant_(like.target.batch_invariant),
+      // FlashInfer's windows are wrong where a chunk of keys lies outside of one.
+      may_cut_(!like.target.batch_invariant && like.config.windows.empty()),
       buffers_(std::make_unique<Buffers>(like.config, max_sequences_, max_tokens_,
                                          TilesFor(max_sequences_, like.config.kv_heads, processors_),
                                          DeviceOf(like.target))),
@@ -297,7 +299,7 @@ GpuRunner::Batch GpuRunner::MakeBatch(const std::vector<ForwardItem>& items) {
   batch.is_decode = true;
   const bool is_longer_graph = items.front().count > 1 && IsForGraph(items);
   int64_t last_lora_row = 0;
-  batch.is_cut = !is_batch_invariant_ && IsWorthCutting(items);
+  batch.is_cut = may_cut_ && IsWorthCutting(items);
   for (const ForwardItem& item : items) {
     StepSegment segment{item.tokens, item.sampled_row, item.count, item.context, item.pages, -1, item.first_logits};
     const LoraAdapter* lora = item.adapter ? item.adapter->lora.get() : nullptr;
@@ -338,7 +340,7 @@ GpuRunner::Batch GpuRunner::MakeBatch(const std::vector<ForwardItem>& items) {
   } else {
     const int64_t tiles = batch.is_cut ? TilesFor(batch.singles, config_.kv_heads, processors_) : 0;
     // Few rows over long contexts do not fill the device as they are.
-    const int64_t longer_tiles = is_batch_invariant_ ? 0 : TilesFor(0, config_.kv_heads, processors_);
+    const int64_t longer_tiles = may_cut_ ? TilesFor(0, config_.kv_heads, processors_) : 0;
     batch.inputs = MakeStepInputs(segments, cache_->page_tokens, group, tiles, nullptr, longer_tiles,
                                   buffers_->parts.size(0), cutting());
     batch.is_cut_longer = batch.inputs.is_cut_longer;
@@ -359,7 +361,7 @@ void GpuRunner::PadLonger(const std::vector<StepSegment>& segments, Batch* batch
   const int64_t group = config_.heads / config_.kv_heads;
   const int64_t tile_rows = is_batch_invariant_ ? kAlikeTileRows : ChooseTileRows(work, group);
   AttentionRoom room{BucketPower(static_cast<int64_t>(segments.size()), 1), BucketPower(rows, 16), 0};
-  batch->is_cut_longer = !is_batch_invariant_ && room.rows <= kMostCutRows && longest >= kWorthCutting;
+  batch->is_cut_longer = may_cut_ && room.rows <= kMostCutRows && longest >= kWorthCutting;
   room.tiles = room.rows * group / tile_rows + room.segments;
   if (batch->is_cut_longer) room.tiles = std::max(room.tiles, TilesFor(0, config_.kv_heads, processors_));
   // Each piece's last tile may have but one row, and so may the padding's.

@@ -62,6 +62,9 @@ absl::StatusOr<Conversation> ConversationFrom(const v1::ChatPrompt& chat) {
   Conversation conversation;
   for (const v1::ChatMessage& message : chat.messages()) {
     const std::string field = absl::StrCat("prompt.chat.messages[", conversation.turns.size(), "]");
+    if (!IsRole(message.role())) {
+      return InvalidField(field + ".role", "must be \"system\", \"user\", \"assistant\" or \"tool\"");
+    }
     ATTUNE_ASSIGN_OR_RETURN(const Json json, MessageFrom(message, field));
     ChatTurn turn;
     const std::string problem = ReadMessage(json, &turn);

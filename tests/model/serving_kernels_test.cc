@@ -269,8 +269,8 @@ struct AttentionCase {
 // out, or all keys but a token's own.
 TEST_F(ServingKernelsTest, GpuAttendsOverPages) {
   for (const AttentionCase& c : {AttentionCase{8, 2, 64, 0}, {8, 2, 64, 200, 100}, {4, 1, 128, 50, 40}, {4, 4, 128, 0}, {4, 4, 128, 64},
-                                 {7, 1, 64, 100}, {9, 3, 64, 0}, {8, 2, 64, 0, 0, 30}, {8, 2, 64, 200, 100, 30},
-                                 {4, 1, 128, 50, 40, 1}, {9, 3, 64, 100, 0, 500}}) {
+                                 {7, 1, 64, 100}, {9, 3, 64, 0}, {8, 2, 64, 0, 0, 30}, {4, 1, 128, 0, 0, 1},
+                                 {9, 3, 64, 0, 0, 500}}) {
     constexpr int64_t kPage = 16, kPages = 400;
     std::mt19937 random(5);
     std::vector<int32_t> order(kPages);

@@ -236,7 +236,7 @@ struct PagedAttentionCall {
   RopeShape shape;
   int64_t page_tokens, row_stride;  // of q
   float scale;
-  int32_t window_before = -1;       // tokens before its own that a query sees; -1: all
+  int32_t window_before = -1;       // tokens before its own that a query sees, which rules out cut keys; -1: all
   const void *q, *keys, *values;    // cache: page, token in the page, head, dimension
   void* out;                        // rows x heads x head_dim
   // Keys are cut into chunks if these are given: room for a part of a row for each tile row, of
