@@ -122,7 +122,8 @@ bool Lane::Fits(const BaseModel& base) const {
   const ModelConfig& c = base.config;
   return c.layers == config_.layers && c.heads == config_.heads && c.kv_heads == config_.kv_heads &&
          c.head_dim == config_.head_dim && c.hidden == config_.hidden && c.intermediate == config_.intermediate &&
-         c.vocab == config_.vocab && base.target.type == target_.type && GpuRunner::Serves(base) == (gpu_ != nullptr);
+         c.vocab == config_.vocab && c.windows.empty() == config_.windows.empty() && base.target.type == target_.type &&
+         GpuRunner::Serves(base) == (gpu_ != nullptr);
 }
 
 void Lane::Add(std::unique_ptr<Task> task) {

@@ -288,17 +288,20 @@ Tensor PassProducts::MultiplyBackward(int64_t layer, Linear which, const Tensor&
                                       Tensor* u_TR, bool needs_dx, int64_t first_row) {
   const Product& product = At(layer, which);
   const Product::Scale& inputs = product.inputs;
-  Tensor dx, dy = dy_TO;
+  Tensor dx, dy = dy_TO, weight;
+  // Made once: of a quantised model it is a new tensor.
+  const bool reads_weight = needs_dx || inputs.computed.defined() || !product.outputs.empty() || !product.magnitudes.empty();
+  if (reads_weight) weight = Weight(layer, which);
   if (!product.outputs.empty()) {
-    dy = ScalesBackward(product, Weight(layer, which), dy, inputs.computed.defined() ? x * inputs.computed : x);
+    dy = ScalesBackward(product, weight, dy, inputs.computed.defined() ? x * inputs.computed : x);
   }
   Tensor dropped;
   if (!product.terms.empty()) {
     dropped = Dropped(product, x, first_row);
     if (!u_TR->defined()) *u_TR = Shrink(product, dropped, first_row);
   }
-  if (!product.magnitudes.empty()) dy = MagnitudesBackward(product, Weight(layer, which), dy, x, *u_TR);
-  if (needs_dx || inputs.computed.defined()) dx = MatMul(dy, As::kIs, Weight(layer, which), As::kIs);
+  if (!product.magnitudes.empty()) dy = MagnitudesBackward(product, weight, dy, x, *u_TR);
+  if (needs_dx || inputs.computed.defined()) dx = MatMul(dy, As::kIs, weight, As::kIs);
   if (inputs.computed.defined()) {
     Tensor(inputs.gradient).add_(at::sum(dx * x, 0, false, at::kFloat));
     dx.mul_(inputs.computed);

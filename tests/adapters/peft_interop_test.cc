@@ -21,6 +21,7 @@
 #include "server/tokenizer/load.h"
 #include "tests/adapters/adapters_fixture.h"
 #include "tests/testing/random_adapter.h"
+#include "tests/testing/reference_tensors.h"
 
 namespace attune {
 namespace {
@@ -44,20 +45,6 @@ const std::vector<std::string>& Texts() {
   return *texts;
 }
 
-at::Tensor Read(const SafetensorsFile& file, const std::string& name) {
-  const SafetensorsTensor* tensor = file.Find(name);
-  EXPECT_NE(tensor, nullptr) << name;
-  if (tensor == nullptr) return at::zeros({1});
-  at::Tensor values = at::empty(tensor->shape, tensor->type == SafetensorsType::kI64 ? at::kLong : at::kFloat);
-  std::memcpy(values.mutable_data_ptr(), tensor->bytes.data(), tensor->bytes.size());
-  return values;
-}
-
-std::vector<int32_t> Ids(const at::Tensor& tokens) {
-  const int64_t* data = tokens.const_data_ptr<int64_t>();
-  return std::vector<int32_t>(data, data + tokens.numel());
-}
-
 class PeftReferenceTest : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -75,8 +62,8 @@ class PeftReferenceTest : public ::testing::Test {
 
   void ExpectSame(const Adapter* adapter, const std::string& name) {
     for (int i = 0; logits_->Find(absl::StrCat("tokens_", i)) != nullptr; ++i) {
-      const at::Tensor expected = Read(*logits_, absl::StrCat(name, "_", i));
-      const at::Tensor logits = AllLogits(*base_, adapter, Ids(Read(*logits_, absl::StrCat("tokens_", i))));
+      const at::Tensor expected = Values(*logits_, absl::StrCat(name, "_", i));
+      const at::Tensor logits = AllLogits(*base_, adapter, Ids(Values(*logits_, absl::StrCat("tokens_", i))));
       ASSERT_EQ(logits.sizes(), expected.sizes());
       EXPECT_LT((logits - expected).abs().max().item<float>(), kTolerance) << name << " " << i;
     }

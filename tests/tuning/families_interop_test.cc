@@ -24,6 +24,7 @@
 #include "server/tuning/direct_pass.h"
 #include "server/tuning/trainer.h"
 #include "tests/testing/gpu.h"
+#include "tests/testing/reference_tensors.h"
 #include "tests/testing/temp_folder.h"
 
 namespace attune {
@@ -34,20 +35,6 @@ constexpr double kGradientTolerance = 1e-4;  // of the norm, a parameter
 constexpr double kStepTolerance = 1e-4;      // relative
 // Adam's first steps are as long for the smallest gradients as for the largest, so that rounding shows.
 constexpr double kChangeTolerance = 1e-2;
-
-at::Tensor Values(const SafetensorsFile& file, const std::string& name) {
-  const SafetensorsTensor* tensor = file.Find(name);
-  EXPECT_NE(tensor, nullptr) << name;
-  if (tensor == nullptr) return at::zeros({1});
-  at::Tensor values = at::empty(tensor->shape, tensor->type == SafetensorsType::kI64 ? at::kLong : at::kFloat);
-  std::memcpy(values.mutable_data_ptr(), tensor->bytes.data(), tensor->bytes.size());
-  return values;
-}
-
-std::vector<int32_t> Ids(const at::Tensor& tokens) {
-  const int64_t* data = tokens.const_data_ptr<int64_t>();
-  return std::vector<int32_t>(data, data + tokens.numel());
-}
 
 // The folder with this family's references; empty if there is none.
 std::string Folder(const std::string& name) {

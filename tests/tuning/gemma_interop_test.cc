@@ -21,6 +21,7 @@
 #include "server/tuning/defaults.h"
 #include "server/tuning/trainer.h"
 #include "tests/testing/gpu.h"
+#include "tests/testing/reference_tensors.h"
 #include "tests/testing/temp_folder.h"
 
 namespace attune {
@@ -29,15 +30,6 @@ namespace {
 constexpr double kLogitTolerance = 2e-3;
 constexpr double kStepTolerance = 1e-3;  // relative
 constexpr int64_t kEach = 64;            // of the vocabulary, in the reference
-
-at::Tensor Values(const SafetensorsFile& file, const std::string& name) {
-  const SafetensorsTensor* tensor = file.Find(name);
-  EXPECT_NE(tensor, nullptr) << name;
-  if (tensor == nullptr) return at::zeros({1});
-  at::Tensor values = at::empty(tensor->shape, tensor->type == SafetensorsType::kI64 ? at::kLong : at::kFloat);
-  std::memcpy(values.mutable_data_ptr(), tensor->bytes.data(), tensor->bytes.size());
-  return values;
-}
 
 class GemmaInteropTest : public ::testing::Test {
  protected:

@@ -20,6 +20,7 @@
 #include "server/tuning/reference.h"
 #include "server/tuning/teacher.h"
 #include "server/tuning/trainer.h"
+#include "tests/testing/reference_tensors.h"
 
 namespace attune {
 namespace {
@@ -28,15 +29,6 @@ constexpr double kGradientTolerance = 1e-4;  // of the norm, a parameter
 constexpr double kStepTolerance = 2e-4;      // relative
 // Adam's first steps are as long for the smallest gradients as for the largest, so that rounding shows.
 constexpr double kChangeTolerance = 1e-2;
-
-at::Tensor Values(const SafetensorsFile& file, const std::string& name) {
-  const SafetensorsTensor* tensor = file.Find(name);
-  EXPECT_NE(tensor, nullptr) << name;
-  if (tensor == nullptr) return at::zeros({1});
-  at::Tensor values = at::empty(tensor->shape, tensor->type == SafetensorsType::kI64 ? at::kLong : at::kFloat);
-  std::memcpy(values.mutable_data_ptr(), tensor->bytes.data(), tensor->bytes.size());
-  return values;
-}
 
 class ObjectivesTest : public ::testing::Test {
  protected:
