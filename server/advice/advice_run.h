@@ -59,7 +59,7 @@ class AdviceRun {
   DataView view_;
   std::vector<int64_t> rendered_;              // rows_ that view_'s lengths are of
   std::vector<std::vector<int32_t>> prompts_;  // of rendered_, as tokens
-  Task asked_;
+  EvalTask asked_;
   std::vector<int64_t> learned_;  // rows_ that are not asked
   BaseProbe probe_;
   Evidence evidence_;

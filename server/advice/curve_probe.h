@@ -46,7 +46,7 @@ struct CurveRequest {
   DatasetInfo data;
   std::vector<Row> rows;  // to train on; any beginning is a fair sample
   CurvePlan plan;
-  Task asked;           // held out
+  EvalTask asked;           // held out
   absl::Time deadline;  // a job that runs then is stopped, and its point left out
 };
 

@@ -61,8 +61,8 @@ std::vector<int64_t> ChooseShots(const std::vector<SplitRow>& rows, bool has_lab
   return shots;
 }
 
-absl::StatusOr<Task> WithShots(const Task& task, const std::vector<Row>& shots) {
-  Task shown = task;
+absl::StatusOr<EvalTask> WithShots(const EvalTask& task, const std::vector<Row>& shots) {
+  EvalTask shown = task;
   if (task.data.kind == DatasetKind::kChat) {
     for (Row& row : shown.rows) PutTurns(shots, &row);
     return shown;

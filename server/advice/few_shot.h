@@ -22,7 +22,7 @@ std::vector<int64_t> ChooseShots(const std::vector<SplitRow>& rows, bool has_lab
 
 // The task with the examples before every prompt, an empty line between them: in a chat as turns after the system's,
 // else as text in the prompt template, which is returned by the task's data.
-absl::StatusOr<Task> WithShots(const Task& task, const std::vector<Row>& shots);
+absl::StatusOr<EvalTask> WithShots(const EvalTask& task, const std::vector<Row>& shots);
 
 }  // namespace attune
 

@@ -19,14 +19,14 @@ constexpr double kRoomForShots = 0.5;  // of the context
 constexpr double kFarTask = 2;  // nats per token
 
 // Of a few of the task's rows, alone.
-absl::StatusOr<double> TimeRequests(Engine* engine, const std::shared_ptr<const ServedModel>& base, Task task,
+absl::StatusOr<double> TimeRequests(Engine* engine, const std::shared_ptr<const ServedModel>& base, EvalTask task,
                                     const GoOn& go_on) {
   task.rows.resize(std::min(task.rows.size(), kTimedRows));
   return RequestMilliseconds(engine, base, task, "", go_on);
 }
 
 // Fills in what examples bring, if any fit.
-absl::Status ProbeFewShot(Engine* engine, const std::shared_ptr<const ServedModel>& base, const Task& task,
+absl::Status ProbeFewShot(Engine* engine, const std::shared_ptr<const ServedModel>& base, const EvalTask& task,
                           const Candidates& candidates, const GoOn& go_on, BaseProbe* probe) {
   const double room = kRoomForShots * static_cast<double>(base->context_tokens());
   std::vector<Row> shots;
@@ -36,7 +36,7 @@ absl::Status ProbeFewShot(Engine* engine, const std::shared_ptr<const ServedMode
     tokens += candidates.tokens[i];
   }
   if (shots.empty()) return absl::OkStatus();
-  ATTUNE_ASSIGN_OR_RETURN(Task shown, WithShots(task, shots));
+  ATTUNE_ASSIGN_OR_RETURN(EvalTask shown, WithShots(task, shots));
   // The limit is for the row, not for what stands before it.
   if (shown.options.max_sequence_tokens > 0)
     shown.options.max_sequence_tokens += static_cast<int32_t>(tokens) + 2 * kShots;
@@ -69,7 +69,7 @@ std::string Figure(const Measure& quality) {
 
 }  // namespace
 
-absl::StatusOr<BaseProbe> ProbeBase(Engine* engine, std::shared_ptr<const ServedModel> base, const Task& task,
+absl::StatusOr<BaseProbe> ProbeBase(Engine* engine, std::shared_ptr<const ServedModel> base, const EvalTask& task,
                                     const Candidates& candidates, const GoOn& go_on,
                                     const std::function<void(const std::string&)>& say) {
   BaseProbe probe;

@@ -41,7 +41,7 @@ struct Candidates {
 
 // Asks `task`, whose rows are no candidates, as it is and with examples before each prompt. `say` is told what is being
 // done. REQUIRES: task.rows is not empty.
-absl::StatusOr<BaseProbe> ProbeBase(Engine* engine, std::shared_ptr<const ServedModel> base, const Task& task,
+absl::StatusOr<BaseProbe> ProbeBase(Engine* engine, std::shared_ptr<const ServedModel> base, const EvalTask& task,
                                     const Candidates& candidates, const GoOn& go_on,
                                     const std::function<void(const std::string&)>& say);
 

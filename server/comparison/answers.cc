@@ -23,7 +23,7 @@ void VisitFields(Is<Answers> auto& s, auto f) {
   f("loss", s.loss);
 }
 
-absl::StatusOr<Answers> Ask(Engine* engine, std::shared_ptr<const ServedModel> model, const Task& task,
+absl::StatusOr<Answers> Ask(Engine* engine, std::shared_ptr<const ServedModel> model, const EvalTask& task,
                             const std::string& prompt_template, const GoOn& go_on) {
   Answers answers;
   answers.expected.resize(task.rows.size());
@@ -73,11 +73,11 @@ absl::StatusOr<Answers> Ask(Engine* engine, std::shared_ptr<const ServedModel> m
 
 Measure QualityOf(const Answers& answers) { return MeanOf(kQuality, answers.scores); }
 
-absl::StatusOr<double> RequestMilliseconds(Engine* engine, const std::shared_ptr<const ServedModel>& model, const Task& task,
+absl::StatusOr<double> RequestMilliseconds(Engine* engine, const std::shared_ptr<const ServedModel>& model, const EvalTask& task,
                                            const std::string& prompt_template, const GoOn& go_on) {
   std::vector<double> milliseconds;
   for (size_t i = 0; i < task.rows.size(); ++i) {
-    Task one = task;
+    EvalTask one = task;
     one.rows = {task.rows[i]};
     one.judge = nullptr;  // is no part of the answer
     one.priority = 0;     // as a user's

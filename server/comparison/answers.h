@@ -21,7 +21,7 @@ namespace attune {
 struct Judge;
 
 // Rows to be answered, and how answers are judged. All models of a comparison answer the same.
-struct Task {
+struct EvalTask {
   DatasetInfo data;                  // kind and templates, those of `options` in place (UseTemplates)
   std::vector<Row> rows;
   std::vector<std::string> choices;  // empty: answers are generated
@@ -52,7 +52,7 @@ struct Answers {
 
 // Nothing but the task's choices is chosen among: without any, answers are generated.
 // `prompt_template`: with which the model is asked, empty for its own, or the data's.
-absl::StatusOr<Answers> Ask(Engine* engine, std::shared_ptr<const ServedModel> model, const Task& task,
+absl::StatusOr<Answers> Ask(Engine* engine, std::shared_ptr<const ServedModel> model, const EvalTask& task,
                             const std::string& prompt_template, const GoOn& go_on);
 
 // MeanOf the scores.
@@ -60,7 +60,7 @@ Measure QualityOf(const Answers& answers);
 
 // The median time of a request alone: the task's rows are asked one after another, the first half of them to warm up, since a
 // device is slower with sizes that it sees for the first time. 0 if none of the others fits.
-absl::StatusOr<double> RequestMilliseconds(Engine* engine, const std::shared_ptr<const ServedModel>& model, const Task& task,
+absl::StatusOr<double> RequestMilliseconds(Engine* engine, const std::shared_ptr<const ServedModel>& model, const EvalTask& task,
                                            const std::string& prompt_template, const GoOn& go_on);
 
 // For what a run notes down. DATA_LOSS (CORRUPT_COMPARISON).

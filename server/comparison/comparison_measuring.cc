@@ -46,7 +46,7 @@ Measure Named(absl::string_view name, const Interval& interval, int64_t count) {
 }
 
 // For people, cut: what the row asks.
-std::string ShownPrompt(const Task& task, const Row& row) {
+std::string ShownPrompt(const EvalTask& task, const Row& row) {
   std::string text = PromptText(task.data, row).value_or("");
   if (text.size() > kLongestPrompt) text.resize(CharacterStartBefore(text, kLongestPrompt));
   return text;
@@ -54,7 +54,7 @@ std::string ShownPrompt(const Task& task, const Row& row) {
 
 }  // namespace
 
-std::vector<std::future<absl::StatusOr<Answers>>> ComparisonRun::AskTestPart(const Task& task) const {
+std::vector<std::future<absl::StatusOr<Answers>>> ComparisonRun::AskTestPart(const EvalTask& task) const {
   std::vector<std::future<absl::StatusOr<Answers>>> asked(now_.contenders.size());
   for (size_t i = 0; i < asked.size(); ++i) {
     const Contender& contender = now_.contenders[i];
@@ -131,7 +131,7 @@ absl::Status ComparisonRun::MeasureCost(const Answers& answers, Contender* conte
   ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model, ModelOf(*contender));
   const int64_t virtual_tokens = HasVirtualTokens(info.kind) ? info.architecture.context_tokens - model->context_tokens() : 0;
   contender->Set(Figure(kPromptTokens, answers.prompt_tokens + static_cast<double>(virtual_tokens)));
-  ATTUNE_ASSIGN_OR_RETURN(Task task, ReadTask(PartName("train"), kTimedRequests));
+  ATTUNE_ASSIGN_OR_RETURN(EvalTask task, ReadTask(PartName("train"), kTimedRequests));
   ATTUNE_ASSIGN_OR_RETURN(const double milliseconds,
                           RequestMilliseconds(deps_.engine, model, task, contender->prompt_template, go_on()));
   if (milliseconds > 0) contender->Set(Figure(kRequestMilliseconds, milliseconds));
@@ -141,7 +141,7 @@ absl::Status ComparisonRun::MeasureCost(const Answers& answers, Contender* conte
 void ComparisonRun::CollectDisagreements(const std::vector<Answers>& answers) {
   now_.disagreements.clear();
   if (now_.metric == QualityMetric::kLikelihood) return;
-  const absl::StatusOr<Task> task = TestTask();
+  const absl::StatusOr<EvalTask> task = TestTask();
   if (!task.ok()) return;
   for (size_t row = 0; row < task->rows.size() && now_.disagreements.size() < kMostDisagreements; ++row) {
     Disagreement found{ShownPrompt(*task, task->rows[row]), "", {}};
@@ -179,7 +179,7 @@ absl::Status ComparisonRun::Test() {
     first_error.Update(why);
   };
   ATTUNE_RETURN_IF_ERROR(Report("asking all methods the test part"));
-  ATTUNE_ASSIGN_OR_RETURN(Task task, TestTask());
+  ATTUNE_ASSIGN_OR_RETURN(EvalTask task, TestTask());
   // Together no more than the engine's queue has places for, which people's requests need, too.
   const int64_t contenders = std::max<int64_t>(1, static_cast<int64_t>(now_.contenders.size()));
   task.most_under_way = std::max<int64_t>(8, kMostRowsUnderWay / contenders);

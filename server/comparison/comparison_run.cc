@@ -203,7 +203,7 @@ absl::Status ComparisonRun::CheckWhatIsAsked(const DatasetInfo& data, const Row&
       return MakeError(absl::StatusCode::kFailedPrecondition, "DATASETS_DIFFER",
                        absl::StrCat("'datasets/", other, "' holds rows of another kind than 'datasets/", data.id, "'."));
     }
-    ATTUNE_ASSIGN_OR_RETURN(const Task task, ReadTask(other, 0));
+    ATTUNE_ASSIGN_OR_RETURN(const EvalTask task, ReadTask(other, 0));
     ATTUNE_RETURN_IF_ERROR(DescribeRows(task.data, task.rows).status());
   }
   return absl::OkStatus();
@@ -235,8 +235,8 @@ absl::Status ComparisonRun::Prepare() {
   return Save();
 }
 
-absl::StatusOr<Task> ComparisonRun::ReadTask(const std::string& dataset, int64_t most) const {
-  Task task;
+absl::StatusOr<EvalTask> ComparisonRun::ReadTask(const std::string& dataset, int64_t most) const {
+  EvalTask task;
   ATTUNE_ASSIGN_OR_RETURN(task.data, deps_.datasets->Get(dataset));
   ATTUNE_ASSIGN_OR_RETURN(task.rows, deps_.datasets->ReadRows(dataset));
   UseTemplates(now_.spec.data, &task.data);
@@ -263,7 +263,7 @@ int64_t ComparisonRun::most_test() const {
   return now_.spec.max_test_examples > 0 ? now_.spec.max_test_examples : kMostTest;
 }
 
-absl::StatusOr<Task> ComparisonRun::TestTask() const {
+absl::StatusOr<EvalTask> ComparisonRun::TestTask() const {
   // A part of our own is as large as it should be already.
   return ReadTask(TestName(), now_.spec.test_dataset.empty() ? 0 : most_test());
 }

@@ -45,10 +45,10 @@ struct SideEffectTasks {
   std::shared_ptr<const ServedModel> base;
   std::vector<double> base_probe;  // AnswerProbe of the base model
   OwnText text;
-  Task asked;         // a few test rows, as they are
+  EvalTask asked;         // a few test rows, as they are
   Variants variants;  // and in other words
-  Task train_sample, validation;
-  std::optional<Task> retention;
+  EvalTask train_sample, validation;
+  std::optional<EvalTask> retention;
   Answers base_retention;
 };
 
@@ -81,8 +81,8 @@ class ComparisonRun {
   absl::StatusOr<SplitSizes> PartSizes(int64_t rows) const;
   int64_t most_test() const;
   // The dataset's rows, a fair sample of `most` where there are more; 0: all.
-  absl::StatusOr<Task> ReadTask(const std::string& dataset, int64_t most) const;
-  absl::StatusOr<Task> TestTask() const;
+  absl::StatusOr<EvalTask> ReadTask(const std::string& dataset, int64_t most) const;
+  absl::StatusOr<EvalTask> TestTask() const;
 
   // Tries settings of every tuned method on the validation part, a round of all methods at a time.
   absl::Status Search();
@@ -111,13 +111,13 @@ class ComparisonRun {
   absl::Status Test();
   // All of them at once, so that the engine's batches hold all their adapters; what was noted down is not asked again. By
   // contender, none for those without a model. `task` must outlive the result.
-  std::vector<std::future<absl::StatusOr<Answers>>> AskTestPart(const Task& task) const;
+  std::vector<std::future<absl::StatusOr<Answers>>> AskTestPart(const EvalTask& task) const;
   absl::Status TakeAnswers(std::future<absl::StatusOr<Answers>> asked, Contender* contender, Answers* answers);
   absl::Status MeasureQuality(const Answers& answers, Contender* contender) const;
   void MeasureEnergy(Contender* contender) const;
   absl::Status MeasureCost(const Answers& answers, Contender* contender);
   // comparison_side_effects.cc
-  absl::StatusOr<Task> ReadRetention() const;
+  absl::StatusOr<EvalTask> ReadRetention() const;
   // Whether the base model can be asked it.
   absl::Status CheckRetention() const;
   absl::Status MeasureSideEffects();

@@ -168,7 +168,7 @@ absl::Status ComparisonRun::AwaitTrial(Trial* trial) {
 }
 
 absl::Status ComparisonRun::MeasureTrial(Trial* trial) {
-  ATTUNE_ASSIGN_OR_RETURN(Task task, ReadTask(ValidationName(), 0));
+  ATTUNE_ASSIGN_OR_RETURN(EvalTask task, ReadTask(ValidationName(), 0));
   const absl::StatusOr<std::shared_ptr<const ServedModel>> model = deps_.acquire(trial->model);
   const absl::StatusOr<Answers> answers =
       model.ok() ? Ask(deps_.engine, *model, task, "", go_on()) : absl::StatusOr<Answers>(model.status());

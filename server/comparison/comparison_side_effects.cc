@@ -25,8 +25,8 @@ Measure Renamed(Measure measure, absl::string_view name) {
 }  // namespace
 
 // Judged by labels where it has them, else as suits its answers' form.
-absl::StatusOr<Task> ComparisonRun::ReadRetention() const {
-  Task task;
+absl::StatusOr<EvalTask> ComparisonRun::ReadRetention() const {
+  EvalTask task;
   ATTUNE_ASSIGN_OR_RETURN(task.data, deps_.datasets->Get(now_.spec.retention_dataset));
   ATTUNE_ASSIGN_OR_RETURN(task.rows, deps_.datasets->ReadRows(task.data.id));
   ATTUNE_ASSIGN_OR_RETURN(const std::vector<SplitRow> described, DescribeRows(task.data, task.rows));
@@ -47,7 +47,7 @@ absl::StatusOr<Task> ComparisonRun::ReadRetention() const {
 }
 
 absl::Status ComparisonRun::CheckRetention() const {
-  ATTUNE_ASSIGN_OR_RETURN(Task task, ReadRetention());
+  ATTUNE_ASSIGN_OR_RETURN(EvalTask task, ReadRetention());
   task.rows.resize(std::min(task.rows.size(), kCheckedRows));
   ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> base, deps_.acquire(now_.spec.base_model));
   return Ask(deps_.engine, std::move(base), task, "", go_on()).status();

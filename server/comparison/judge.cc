@@ -54,7 +54,7 @@ absl::StatusOr<ScoreParams> AskFor(const Judge& judge, const std::string& questi
 
 absl::Status CheckJudgePrompt(absl::string_view prompt) { return ParsePrompt(prompt).status(); }
 
-absl::Status JudgeAnswers(Engine* engine, const Judge& judge, const Task& task, const GoOn& go_on, Answers* answers) {
+absl::Status JudgeAnswers(Engine* engine, const Judge& judge, const EvalTask& task, const GoOn& go_on, Answers* answers) {
   ATTUNE_ASSIGN_OR_RETURN(const PromptTemplate prompt, ParsePrompt(judge.prompt));
   std::vector<ScoreParams> asked;
   std::vector<size_t> rows;

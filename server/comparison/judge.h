@@ -25,7 +25,7 @@ struct Judge {
 absl::Status CheckJudgePrompt(absl::string_view prompt);
 
 // Sets the answers' scores, 0 or 1. Rows without an answer stay at 0, and so do those that the judge has no room for.
-absl::Status JudgeAnswers(Engine* engine, const Judge& judge, const Task& task, const GoOn& go_on, Answers* answers);
+absl::Status JudgeAnswers(Engine* engine, const Judge& judge, const EvalTask& task, const GoOn& go_on, Answers* answers);
 
 }  // namespace attune
 

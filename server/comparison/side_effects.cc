@@ -135,7 +135,7 @@ absl::StatusOr<Measure> DivergenceFrom(Engine* engine, const OwnText& text, std:
   return MeanOf(kDivergence, differences);
 }
 
-absl::StatusOr<Variants> MakeVariants(const Task& task, int64_t most, uint64_t seed) {
+absl::StatusOr<Variants> MakeVariants(const EvalTask& task, int64_t most, uint64_t seed) {
   Variants variants{task, {}};
   variants.task.rows.clear();
   for (size_t i = 0; i < task.rows.size() && static_cast<int64_t>(i) < most; ++i) {
@@ -168,7 +168,7 @@ Measure ConsistencyOf(const Variants& variants, const Answers& answers) {
   return MeanOf(kConsistency, agreement);
 }
 
-absl::StatusOr<Measure> RecitedBy(Engine* engine, std::shared_ptr<const ServedModel> model, const Task& task,
+absl::StatusOr<Measure> RecitedBy(Engine* engine, std::shared_ptr<const ServedModel> model, const EvalTask& task,
                                   const GoOn& go_on) {
   ATTUNE_ASSIGN_OR_RETURN(ExampleRenderer renderer,
                           ExampleRenderer::Create(model->tokenizer_view, model->chat_template(),
@@ -204,7 +204,7 @@ absl::StatusOr<Measure> RecitedBy(Engine* engine, std::shared_ptr<const ServedMo
   return Measure{std::string(kMemorized), share.value, share.lower, share.upper, count};
 }
 
-absl::StatusOr<Measure> ResampledBy(Engine* engine, std::shared_ptr<const ServedModel> model, Task task,
+absl::StatusOr<Measure> ResampledBy(Engine* engine, std::shared_ptr<const ServedModel> model, EvalTask task,
                                     const std::string& prompt_template, const GoOn& go_on) {
   task.judge = nullptr;  // what counts is whether the answers are alike
   task.temperature = 1;

@@ -40,22 +40,22 @@ absl::StatusOr<Measure> DivergenceFrom(Engine* engine, const OwnText& text, std:
 // variant i is of. What changes is the row's input (InputColumn of parts.h); chats and rows without one have none.
 // Errors: templates that cannot be read.
 struct Variants {
-  Task task;
+  EvalTask task;
   std::vector<int64_t> group;
 };
-absl::StatusOr<Variants> MakeVariants(const Task& task, int64_t most, uint64_t seed);
+absl::StatusOr<Variants> MakeVariants(const EvalTask& task, int64_t most, uint64_t seed);
 // The mean share of pairs of variants that got the same answer; bootstrap interval over rows.
 Measure ConsistencyOf(const Variants& variants, const Answers& answers);
 
 // How often an answer drawn again is the same, at temperature 1: of choices by their probabilities, of generated answers
 // by three draws of each row. Bootstrap interval over rows; rows that do not fit do not count.
-absl::StatusOr<Measure> ResampledBy(Engine* engine, std::shared_ptr<const ServedModel> model, Task task,
+absl::StatusOr<Measure> ResampledBy(Engine* engine, std::shared_ptr<const ServedModel> model, EvalTask task,
                                     const std::string& prompt_template, const GoOn& go_on);
 
 // Of the rows whose answers are long enough, at most 100, the share that the model gives word for word, greedily, after the
 // prompt: the first 50 of its tokens that are trained on, or all, if these are 16 at least; of plain text 50 tokens after 50
 // (measures/memorization.h). Count 0 if none is long enough.
-absl::StatusOr<Measure> RecitedBy(Engine* engine, std::shared_ptr<const ServedModel> model, const Task& task,
+absl::StatusOr<Measure> RecitedBy(Engine* engine, std::shared_ptr<const ServedModel> model, const EvalTask& task,
                                   const GoOn& go_on);
 
 // Quality on training rows less that on validation rows; the interval of a difference of independent shares

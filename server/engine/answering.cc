@@ -173,6 +173,7 @@ void Answering::Drop(Lane* lane, Task* task) {
 }
 
 void Answering::PrepareMask(Task* task) {
+  if (task->mask_ready) return;  // of two tokens that came together, the form has taken both
   task->mask_ready = std::make_shared<absl::Notification>();
   background_->Run([state = task->grammar, ready = task->mask_ready] {
     state->Allowed();

@@ -70,7 +70,7 @@ void ChooseTokens(std::vector<Lane::Output>* outputs) {
   for (Lane::Output& output : *outputs) {
     if (output.logits && output.rows > 0) {
       unread.push_back(&output);
-    } else if (output.rows > 0 && output.scored.empty()) {
+    } else if (output.rows > 0 && output.scored.empty() && !output.is_refused) {
       output.chosen.push_back(std::move(output.device_choice));
     }
   }

@@ -193,12 +193,16 @@ struct GpuRunner::Batch {
   std::vector<PromptRows> prompts;
   std::vector<int64_t> chosen;             // wanted rows, rising, that have a choice
   int64_t choices_at = 0, changes_at = 0;  // in the inputs
+  std::vector<int64_t> later;              // wanted rows, rising, whose choice waits for a mask
+  int64_t later_at = 0;                    // in the inputs: int64, where in the buffer of logits they are
   std::vector<int64_t> scored;             // wanted rows, rising, of which a token is scored
   int64_t scored_at = 0;                   // in the inputs
   int64_t first_score = 0;                 // of the step's, where this batch's begin
 };
 
 struct GpuRunner::Step::State {
+  Model* model = nullptr;
+  int64_t items = 0, wanted = 0;  // that were launched; rows of tokens
   at::cuda::CUDAEvent done;
   Tensor tokens, logits;
   int64_t logits_copied = 0;  // rows
@@ -209,6 +213,14 @@ struct GpuRunner::Step::State {
   Tensor scores, scores_read;         // fp32, on the device; pinned
   std::vector<int64_t> scores_of;     // by item: where its scores begin
   std::vector<std::pair<int64_t, int32_t>> logprobs_of;  // by item: its row, and how many alternatives; or -1
+  // What waits for masks: by place, the item, how its token is chosen, and the row of logits, bf16.
+  struct Later {
+    std::vector<size_t> items;
+    std::vector<cuda::ChosenRow> rows;
+    std::vector<cuda::LogitChange> changes;
+    Tensor logits;
+    int64_t taken = 0;  // rows of logits that are there
+  } later;
 };
 
 GpuRunner::Step::Step(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -591,10 +603,12 @@ void GpuRunner::Replay(Model* model, const Batch& batch) {
 }
 
 void GpuRunner::PrepareChoices(Model* model, const std::vector<ForwardItem>& items, Step::State* step) {
-  int64_t changed = 0, logprobs = 0, scores = 0;
+  int64_t changed = 0, logprobs = 0, scores = 0, later = 0;
   bool has_pending = false;
   for (const ForwardItem& item : items) {
-    const bool has_changes = item.choice && !item.choice->changes.empty();
+    const bool waits = item.choice && item.waits_for_mask;
+    const bool has_changes = waits || (item.choice && !item.choice->changes.empty());
+    later += waits;
     const bool has_logprobs = item.choice && item.choice->row.alternatives >= 0;
     has_pending = has_pending || (item.choice && item.sampled_row >= 0);
     changed += has_changes || (item.choice && HasPenalties(item.choice->row));
@@ -607,14 +621,18 @@ void GpuRunner::PrepareChoices(Model* model, const std::vector<ForwardItem>& ite
   if (changed > 0 && has_pending) model->sampled_before.copy_(model->sampled, /*non_blocking=*/true);
   if (logprobs > 0) step->logprobs = at::empty({logprobs, cuda::kLogprobsWidth}, fp32);
   if (scores > 0) step->scores = at::empty({scores}, fp32);
+  if (later > 0) step->later.logits = at::empty({later, config_.vocab}, buffers_->logits.options());
 }
 
-void GpuRunner::AddChoices(const std::vector<ForwardItem>& items, Batch* batch, Step::State* step) {
+void GpuRunner::AddChoices(const std::vector<ForwardItem>& items, int64_t first, Batch* batch,
+                           Step::State* step) const {
   std::vector<cuda::ChosenRow> rows;
   std::vector<cuda::LogitChange> changes;
   std::vector<cuda::ScoredRow> scored;
+  std::vector<int64_t> later;
   int64_t wanted = 0;
   for (const ForwardItem& item : items) {
+    const size_t index = static_cast<size_t>(step->items++);
     for (int64_t i = 0; item.scored && i < WantedOf(item); ++i) {
       scored.push_back({static_cast<int32_t>(wanted + i), item.scored[i]});
       batch->scored.push_back(wanted + i);
@@ -622,21 +640,31 @@ void GpuRunner::AddChoices(const std::vector<ForwardItem>& items, Batch* batch, 
     wanted += WantedOf(item);
     if (!item.choice) continue;
     cuda::ChosenRow row = item.choice->row;
+    std::vector<cuda::LogitChange>& list = item.waits_for_mask ? step->later.changes : changes;
     row.row = static_cast<int32_t>(wanted - 1);
-    row.first_change = static_cast<int32_t>(changes.size());
+    row.first_change = static_cast<int32_t>(list.size());
     row.changes = static_cast<int32_t>(item.choice->changes.size());
-    if (row.changes > 0 || HasPenalties(row)) {
+    if (row.changes > 0 || HasPenalties(row) || item.waits_for_mask) {
       row.scratch_row = static_cast<int32_t>(step->scratch_used++);
       row.pending = HasPenalties(row) ? item.sampled_row : -1;
     }
     if (row.alternatives >= 0) row.logprobs_row = static_cast<int32_t>(step->logprobs_used++);
-    changes.insert(changes.end(), item.choice->changes.begin(), item.choice->changes.end());
+    list.insert(list.end(), item.choice->changes.begin(), item.choice->changes.end());
+    if (item.waits_for_mask) {
+      batch->later.push_back(row.row);
+      later.push_back(row.row % buffers_->logits.size(0));
+      row.logits_row = static_cast<int32_t>(step->later.rows.size());
+      row.row += static_cast<int32_t>(first);
+      step->later.items.push_back(index);
+      step->later.rows.push_back(row);
+      continue;
+    }
     batch->chosen.push_back(row.row);
     rows.push_back(row);
   }
   batch->first_score = step->scores_used;
   step->scores_used += static_cast<int64_t>(scored.size());
-  if (rows.empty() && scored.empty()) return;
+  if (rows.empty() && scored.empty() && later.empty()) return;
   std::vector<int32_t>& values = batch->inputs.values;
   auto append = [&](const auto& list) {
     values.resize((values.size() + 3) / 4 * 4);
@@ -650,6 +678,79 @@ void GpuRunner::AddChoices(const std::vector<ForwardItem>& items, Batch* batch, 
   batch->choices_at = append(rows);
   batch->changes_at = append(changes);
   batch->scored_at = append(scored);
+  batch->later_at = append(later);
+}
+
+void GpuRunner::TakeLater(const Batch& batch, int64_t begin, int64_t count, Step::State* step) {
+  const auto from = std::lower_bound(batch.later.begin(), batch.later.end(), begin);
+  const int64_t rows = std::lower_bound(from, batch.later.end(), begin + count) - from;
+  if (rows == 0) return;
+  cuda::TakeRows(cuda::Type::kBfloat16, buffers_->logits.const_data_ptr(),
+                 reinterpret_cast<const int64_t*>(Input(batch.later_at)) + (from - batch.later.begin()),
+                 step->later.logits.narrow(0, step->later.taken, rows).mutable_data_ptr(), rows, config_.vocab,
+                 CurrentCudaStream());
+  step->later.taken += rows;
+}
+
+void GpuRunner::ChooseLater(Step* step, const std::vector<const std::vector<uint32_t>*>& masks) {
+  Step::State& state = *step->state_;
+  Step::State::Later& later = state.later;
+  std::vector<cuda::ChosenRow> rows;
+  std::vector<const std::vector<uint32_t>*> wanted;
+  size_t words = 0;
+  for (size_t i = 0; i < later.rows.size(); ++i) {
+    const std::vector<uint32_t>* mask = masks[later.items[i]];
+    if (!mask) continue;
+    later.rows[i].mask_row = static_cast<int32_t>(wanted.size());
+    rows.push_back(later.rows[i]);
+    wanted.push_back(mask);
+    words = std::max(words, mask->size());
+  }
+  if (!rows.empty()) {
+    // Rows, changes and masks in one copy; all of them hold words of four bytes.
+    const size_t rows_bytes = rows.size() * sizeof(rows[0]), changes_bytes = later.changes.size() * sizeof(cuda::LogitChange);
+    const size_t mask_bytes = words * sizeof(uint32_t);
+    const Tensor host = at::empty({static_cast<int64_t>(rows_bytes + changes_bytes + wanted.size() * mask_bytes)},
+                                  at::TensorOptions(at::kByte).pinned_memory(true));
+    uint8_t* to = host.mutable_data_ptr<uint8_t>();
+    std::memcpy(to, rows.data(), rows_bytes);
+    if (changes_bytes > 0) std::memcpy(to + rows_bytes, later.changes.data(), changes_bytes);
+    to += rows_bytes + changes_bytes;
+    std::memset(to, 0, wanted.size() * mask_bytes);
+    for (size_t i = 0; i < wanted.size(); ++i) {
+      std::memcpy(to + i * mask_bytes, wanted[i]->data(), wanted[i]->size() * sizeof(uint32_t));
+    }
+    const Tensor there = host.to(buffers_->logits.device(), /*non_blocking=*/true);
+    const uint8_t* from = there.const_data_ptr<uint8_t>();
+    cuda::ChoiceCall call;
+    call.rows = reinterpret_cast<const cuda::ChosenRow*>(from);
+    call.changes = reinterpret_cast<const cuda::LogitChange*>(from + rows_bytes);
+    call.logits_NV = later.logits.const_data_ptr();
+    call.first_row = 0;
+    call.vocabulary = config_.vocab;
+    call.sampled = state.model->sampled.mutable_data_ptr<int32_t>();
+    call.sampled_before = state.model->sampled_before.const_data_ptr<int32_t>();
+    call.scratch_CV = state.scratch.mutable_data_ptr<float>();
+    call.logprobs = state.logprobs.defined() ? state.logprobs.mutable_data_ptr<float>() : nullptr;
+    call.masks = reinterpret_cast<const uint32_t*>(from + rows_bytes + changes_bytes);
+    call.mask_words = static_cast<int64_t>(words);
+    cuda::ChooseRows(call, static_cast<int64_t>(rows.size()), CurrentCudaStream());
+  }
+  Finish(&state);
+}
+
+void GpuRunner::Finish(Step::State* step) {
+  const at::TensorOptions pinned = at::TensorOptions().pinned_memory(true);
+  step->tokens = at::empty({step->wanted}, pinned.dtype(at::kInt));
+  step->tokens.copy_(step->model->sampled.narrow(0, 0, step->wanted), /*non_blocking=*/true);
+  auto read = [&](const Tensor& from, Tensor* to) {
+    if (!from.defined()) return;
+    *to = at::empty(from.sizes(), pinned.dtype(at::kFloat));
+    to->copy_(from, /*non_blocking=*/true);
+  };
+  read(step->logprobs, &step->logprobs_read);
+  read(step->scores, &step->scores_read);
+  step->done.record();
 }
 
 void GpuRunner::Choose(Model* model, const Batch& batch, int64_t first, int64_t begin, int64_t count,
@@ -706,6 +807,7 @@ void GpuRunner::Head(Model* model, const Batch& batch, const std::vector<Forward
   };
   if (batch.is_decode) {
     Choose(model, batch, first, 0, batch.rows, step);
+    TakeLater(batch, 0, batch.rows, step);
     Score(batch, 0, batch.rows, step);
     return copy_asked(0, batch.rows);
   }
@@ -719,6 +821,7 @@ void GpuRunner::Head(Model* model, const Batch& batch, const std::vector<Forward
     cuda::Argmax(b.logits.const_data_ptr(), model->sampled.mutable_data_ptr<int32_t>() + first + begin, count,
                  config_.vocab, stream);
     Choose(model, batch, first, begin, count, step);
+    TakeLater(batch, begin, count, step);
     Score(batch, begin, count, step);
     copy_asked(begin, count);
   }
@@ -743,7 +846,8 @@ std::unique_ptr<GpuRunner::Step> GpuRunner::Launch(const std::shared_ptr<const B
   at::NoGradGuard no_grad;
   Model& model = ModelFor(base);
   auto step = std::make_unique<Step::State>();
-  int64_t asked = 0, wanted = 0;
+  step->model = &model;
+  int64_t asked = 0;
   for (const ForwardItem& item : items) asked += item.wants_logits ? WantedOf(item) : 0;
   if (asked > 0) {
     step->logits = at::empty({asked, config_.vocab}, at::TensorOptions(at::kFloat).pinned_memory(true));
@@ -752,27 +856,17 @@ std::unique_ptr<GpuRunner::Step> GpuRunner::Launch(const std::shared_ptr<const B
   PrepareChoices(&model, items, step.get());
   for (const std::vector<ForwardItem>& part : Divide(items)) {
     Batch batch = MakeBatch(part);
-    AddChoices(part, &batch, step.get());
+    AddChoices(part, step->wanted, &batch, step.get());
     Upload(batch.inputs);
     if (batch.is_captured) {
       Replay(&model, batch);
     } else {
       Forward(&model, batch);
     }
-    Head(&model, batch, part, wanted, step.get());
-    wanted += batch.wanted;
+    Head(&model, batch, part, step->wanted, step.get());
+    step->wanted += batch.wanted;
   }
-  step->tokens = at::empty({wanted}, at::TensorOptions(at::kInt).pinned_memory(true));
-  step->tokens.copy_(model.sampled.narrow(0, 0, wanted), /*non_blocking=*/true);
-  if (step->logprobs.defined()) {
-    step->logprobs_read = at::empty(step->logprobs.sizes(), at::TensorOptions(at::kFloat).pinned_memory(true));
-    step->logprobs_read.copy_(step->logprobs, /*non_blocking=*/true);
-  }
-  if (step->scores.defined()) {
-    step->scores_read = at::empty(step->scores.sizes(), at::TensorOptions(at::kFloat).pinned_memory(true));
-    step->scores_read.copy_(step->scores, /*non_blocking=*/true);
-  }
-  step->done.record();
+  if (step->later.rows.empty()) Finish(step.get());
   return std::unique_ptr<Step>(new Step(std::move(step)));
 }
 

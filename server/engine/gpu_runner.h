@@ -58,8 +58,12 @@ class GpuRunner {
     explicit Step(std::unique_ptr<State> state);
     std::unique_ptr<State> state_;
   };
-  // REQUIRES: pieces of one token come first.
+  // REQUIRES: pieces of one token come first. A step with items that wait for a mask is done only after ChooseLater, which
+  // comes before the next Launch for the same model.
   std::unique_ptr<Step> Launch(const std::shared_ptr<const BaseModel>& base, const std::vector<ForwardItem>& items);
+  // Chooses the tokens of the items that wait for a mask, among those that it allows. `masks`: by item, words as
+  // GrammarState::Allowed's; null where nobody waits any more, or never did.
+  void ChooseLater(Step* step, const std::vector<const std::vector<uint32_t>*>& masks);
 
  private:
   struct Buffers;
@@ -96,8 +100,13 @@ class GpuRunner {
   void PadLonger(const std::vector<StepSegment>& segments, Batch* batch) const;
   void Head(Model* model, const Batch& batch, const std::vector<ForwardItem>& items, int64_t first, Step::State* step);
   void Replay(Model* model, const Batch& batch);
-  // Puts the items' choices behind the batch's inputs.
-  static void AddChoices(const std::vector<ForwardItem>& items, Batch* batch, Step::State* step);
+  // Puts the items' choices behind the batch's inputs, or aside if they wait. `first`: of the step's wanted rows, where
+  // this batch's begin.
+  void AddChoices(const std::vector<ForwardItem>& items, int64_t first, Batch* batch, Step::State* step) const;
+  // Keeps the logits, among those of [begin, begin + count), from which is chosen later.
+  void TakeLater(const Batch& batch, int64_t begin, int64_t count, Step::State* step);
+  // Copies what was chosen to the host.
+  static void Finish(Step::State* step);
   // Makes the choices among the batch's wanted rows [begin, begin + count), whose logits are there.
   void Choose(Model* model, const Batch& batch, int64_t first, int64_t begin, int64_t count, Step::State* step);
   // Scores what is to be scored of the same rows.

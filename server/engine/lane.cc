@@ -1,6 +1,7 @@
 #include "server/engine/lane.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <bit>
@@ -207,7 +208,10 @@ ForwardItem Lane::ItemFor(const Task& task, int64_t tokens) const {
     }
   }
   const bool is_scored = task.kind == Task::Kind::kScoreContinuation;
-  if (gpu_ && !item.wants_logits && !is_scored && item.first_logits < tokens) item.choice = MakeTokenChoice(task);
+  if (gpu_ && !item.wants_logits && !is_scored && item.first_logits < tokens) {
+    item.choice = MakeTokenChoice(task);
+    item.waits_for_mask = task.grammar != nullptr;
+  }
   return item;
 }
 
@@ -255,6 +259,7 @@ Lane::StepResult Lane::Step(bool may_run_ahead) {
     ahead_ = 0;
   }
   CopySwapped(plan, &passes, &result);
+  if (in_flight_) ChooseInForms(in_flight_.get(), &result);
   if (!gpu_) {
     const absl::Time start = clock_->Now();
     for (Pass& pass : passes) Run(&pass, &result);
@@ -273,10 +278,40 @@ Lane::StepResult Lane::Step(bool may_run_ahead) {
     ++ahead_;
     return result;
   }
+  ChooseInForms(&passes, &result);
   Collect(&passes, &result);
   NoteStep(clock_->Now() - start);
   turn_.Release();
   return result;
+}
+
+void Lane::ChooseInForms(Passes* passes, StepResult* result) {
+  for (Pass& pass : *passes) {
+    std::vector<const std::vector<uint32_t>*> masks(pass.items.size(), nullptr);
+    std::vector<std::pair<size_t, Task*>> unknown;
+    bool waits = false;
+    for (size_t i = 0; i < pass.items.size(); ++i) {
+      if (!pass.items[i].waits_for_mask) continue;
+      waits = true;
+      Task* task = pass.outputs[i].task;
+      if (!task) continue;
+      if (task->mask_ready) task->mask_ready->WaitForNotification();
+      task->mask_ready = nullptr;
+      unknown.emplace_back(i, task);
+    }
+    if (!waits || !pass.step) continue;
+    // Mostly another thread has made them.
+    at::parallel_for(0, static_cast<int64_t>(unknown.size()), 16, [&](int64_t begin, int64_t end) {
+      for (int64_t u = begin; u < end; ++u) masks[unknown[u].first] = &unknown[u].second->grammar->Allowed();
+    });
+    const absl::Status status = CatchTorch([&] {
+      gpu_->ChooseLater(pass.step.get(), masks);
+      return absl::OkStatus();
+    });
+    if (status.ok()) continue;
+    Fail(pass, status, result);
+    pass.step = nullptr;  // Collect has nothing to wait for
+  }
 }
 
 void Lane::CopySwapped(const BatchScheduler::Plan& plan, Passes* passes, StepResult* result) {
@@ -355,6 +390,7 @@ bool Lane::Launch(Pass* pass, StepResult* result) {
 
 void Lane::Collect(Passes* passes, StepResult* result) {
   for (Pass& pass : *passes) {
+    if (!pass.step) continue;  // failed
     const absl::Status status = CatchTorch([&] {
       pass.step->Wait();
       return absl::OkStatus();
@@ -377,6 +413,11 @@ void Lane::Collect(Passes* passes, StepResult* result) {
       } else if (output.rows > 0) {
         output.device_choice = {token[output.rows - 1], 0, {}};
         pass.step->ReadLogprobs(i, &output.device_choice);
+        if (pass.items[i].waits_for_mask && output.task) {
+          GrammarState& grammar = *output.task->grammar;
+          output.is_refused = !grammar.Accept(output.device_choice.id);
+          output.is_over = !output.is_refused && grammar.IsOver();
+        }
       }
       token += output.rows;
       if (!output.task) continue;

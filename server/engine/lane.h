@@ -62,9 +62,10 @@ class Lane {
     // Of a continuation that the device has scored: its tokens' log-probabilities, and whether each was the likeliest.
     std::vector<std::pair<float, bool>> scored;
     TokenInfo device_choice;  // the token after the last row, where the device has chosen it
+    bool is_refused = false;  // that token, by the answer's form, in which nothing could go on
+    bool is_over = false;     // the answer's form is complete after what was chosen
     // Set by ChooseTokens:
     std::vector<TokenInfo> chosen;                         // an answer's or a draft's next tokens
-    bool is_over = false;                                  // the answer's form is complete after them
     std::vector<std::pair<int32_t, float>> likeliest;      // a beam's tokens with their log-probabilities
     std::vector<LogitRow> summaries;                       // of the rows, where a task is scored
   };
@@ -117,7 +118,10 @@ class Lane {
   void Run(Pass* pass, StepResult* result);
   // Sends a pass to the device; false if that failed, which is filed.
   bool Launch(Pass* pass, StepResult* result);
-  // Waits for launched passes and files their outputs.
+  // Has the tokens chosen that wait for it to be known what the answers' forms allow: after the tokens before them
+  // are collected, and before the next pass is launched.
+  void ChooseInForms(Passes* passes, StepResult* result);
+  // Waits for launched passes and files their outputs. Forms take the tokens that the device chose for their answers.
   void Collect(Passes* passes, StepResult* result);
   // Files a task, or the pass's tasks, as failed, and drops what else there is of them.
   void Fail(Task* task, const absl::Status& status, StepResult* result);

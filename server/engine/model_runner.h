@@ -29,6 +29,7 @@ struct ForwardItem {
   bool wants_logits = true;           // else a token after the last row is all that is asked for
   const int32_t* scored = nullptr;    // in place of logits: the token after each wanted row, to be scored; else null
   std::shared_ptr<const TokenChoice> choice;  // how that is chosen; null: the likeliest one
+  bool waits_for_mask = false;        // it is chosen once it is known which tokens the answer's form allows
 };
 
 // One forward pass of a model over pieces of any sequences, each under its own

@@ -50,7 +50,7 @@ std::vector<cuda::LogitChange> ChangesFor(const Task& task) {
 }  // namespace
 
 bool ChoosesOnDevice(const Task& task) {
-  return task.kind == Task::Kind::kAnswer && task.siblings == 0 && !task.grammar && !task.draft;
+  return task.kind == Task::Kind::kAnswer && task.siblings == 0 && !task.draft;
 }
 
 std::shared_ptr<const TokenChoice> MakeTokenChoice(const Task& task) {
@@ -58,7 +58,7 @@ std::shared_ptr<const TokenChoice> MakeTokenChoice(const Task& task) {
   const GenerateParams& params = task.generation->params;
   const bool changes = HasPenalties(p) || !p.logit_bias.empty() || task.banned();
   const bool wants_logprobs = params.logprobs || params.top_logprobs > 0;
-  if (p.temperature <= 0 && !changes && !wants_logprobs) return nullptr;
+  if (p.temperature <= 0 && !changes && !wants_logprobs && !task.grammar) return nullptr;
   auto choice = std::make_shared<TokenChoice>();
   if (changes) choice->changes = ChangesFor(task);
   cuda::ChosenRow& row = choice->row;
@@ -73,7 +73,7 @@ std::shared_ptr<const TokenChoice> MakeTokenChoice(const Task& task) {
   row.repetition_penalty = static_cast<float>(p.repetition_penalty);
   row.frequency_penalty = static_cast<float>(p.frequency_penalty);
   row.presence_penalty = static_cast<float>(p.presence_penalty);
-  row.pending = row.scratch_row = row.logprobs_row = -1;
+  row.pending = row.scratch_row = row.logprobs_row = row.mask_row = row.logits_row = -1;
   row.alternatives = wants_logprobs ? std::min(params.top_logprobs, cuda::kMostAlternatives) : -1;
   return choice;
 }

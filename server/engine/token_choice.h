@@ -11,16 +11,18 @@ namespace attune {
 
 // How a GPU is to choose an answer's next token, where that is not simply the likeliest one.
 struct TokenChoice {
-  cuda::ChosenRow row;  // but for what depends on its batch: row, first_change, pending, scratch_row, logprobs_row
+  // But for what depends on its batch: row, first_change, pending, scratch_row, logprobs_row, mask_row, logits_row.
+  cuda::ChosenRow row;
   std::vector<cuda::LogitChange> changes;
 };
 
 // For the token behind all that is known of the answer and on its way: what SampleToken
-// would choose, from the same seed. Null: the likeliest token. REQUIRES: ChoosesOnDevice(task).
+// would choose, from the same seed, but for what an answer's form forbids. Null: the likeliest token.
+// REQUIRES: ChoosesOnDevice(task).
 std::shared_ptr<const TokenChoice> MakeTokenChoice(const Task& task);
 
-// Whether a GPU can choose the task's next token without the host: not where a form, guesses or
-// several answers hang on the logits.
+// Whether a GPU can choose the task's next token, with no more from the host than which tokens the answer's form allows:
+// not where guesses or several answers hang on the logits.
 bool ChoosesOnDevice(const Task& task);
 
 }  // namespace attune

@@ -8,7 +8,7 @@ left out. Where the cache is too small for all requests (`small-cache`, by swap,
 new tokens over the whole time, and the requests that made way for others are counted. `compiled` is a static cache under
 torch.compile. Each line is a process of its own. The peer has no batch of different adapters: its line for such a work
 is one LoRA that all requests share. `int8`, `fp8`, `int4`: the blocks in which decoding reads
-the weights; `alike`: answers that do not depend on the batch. The `x base` column is against our own base model's line of the same batch, if that
+the weights; `alike`: answers that do not depend on the batch; `regex`, `grammar`: answers that are drawn in a form. The `x base` column is against our own base model's line of the same batch, if that
 ran before.
 """
 
@@ -35,6 +35,8 @@ for shape_name, shape in SHAPES.items():
     WORK[f"{shape_name}-b32-lora32"] = shape | TEXT | {"batch": 32, "models": ["lora"], "rank": 16}
     WORK[f"{shape_name}-b128-lora1"] = shape | TEXT | {"batch": 128, "models": ["lora"], "rank": 16, "shared_adapter": True}
     WORK[f"{shape_name}-b32-sampled"] = shape | TEXT | {"batch": 32, "temperature": 0.8, "top_p": 0.95}
+    for form in ("regex", "grammar"):
+        WORK[f"{shape_name}-b32-{form}"] = WORK[f"{shape_name}-b32-sampled"] | {"form": form}
     for size in (1, 32):
         for weights in ("int8", "fp8", "int4"):
             WORK[f"{shape_name}-b{size}-{weights}"] = shape | TEXT | {"batch": size, "decode_weights": weights}

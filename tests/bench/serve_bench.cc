@@ -8,6 +8,7 @@
 // "models" (a list of kinds that requests take in turn: "base", "text_prompt", "lora", "soft_prompt", "prefix", "ia3"; each
 // request has an adapter of its own, or with "shared_adapter" all have one; a text prompt is the base model's weights after
 // "text_prompt_tokens", 200, the same for all), "same_prompts" (in each round),
+// "form" ("regex" or "grammar": every answer's, of made-up words; how it is checked is part of the time),
 // "decode_weights", "batch_invariant", "temperature", "top_p", "rank", "virtual_tokens", "kv_tokens", "swap_bytes", "rounds", "trace" (a file: a Chrome
 // trace of the last round's kernels)}. Prints one line of JSON: {"decode_seconds": [a round's steps that add a token to
 // every request and read no prompt], "decode_tokens": [...], "first_token_seconds": [of the first request], "seconds":
@@ -32,8 +33,10 @@
 #include "server/adapters/adapter.h"
 #include "server/device/arbiter.h"
 #include "server/engine/engine.h"
+#include "server/grammar/grammar.h"
 #include "tests/bench/work_model.h"
 #include "tests/testing/random_adapter.h"
+#include "tests/testing/word_tokenizer.h"
 
 namespace attune {
 namespace {
@@ -96,8 +99,21 @@ class StepLog final : public EngineObserver {
   int64_t preempted = 0, swapped_bytes = 0;
 };
 
-absl::Status RunRound(const Json& work, int round, const std::vector<std::shared_ptr<const ServedModel>>& models, Engine* engine,
-                      StepLog* log, Json* out) {
+// A form in which an answer can always go on, of tokens that are made-up words; null if the work names none.
+absl::StatusOr<std::shared_ptr<const Grammar>> FormOf(const Json& work) {
+  if (!work.contains("form")) return nullptr;
+  GrammarCompiler compiler(WordTokenizer(work.at("vocab")), /*cache_bytes=*/64 << 20);
+  if (work.at("form") == "regex") return compiler.Compile({AnswerForm::Kind::kRegex, "([a-z]+( [a-z]+)*[.!?] )*", {}});
+  constexpr char kRecords[] = R"(
+root ::= record | record root
+record ::= "{\"name\": \"" [a-z ]+ "\", \"values\": [" number (", " number)* "]}\n"
+number ::= "-"? [0-9]+ ("." [0-9]+)?
+)";
+  return compiler.Compile({AnswerForm::Kind::kGrammar, kRecords, {}});
+}
+
+absl::Status RunRound(const Json& work, int round, const std::vector<std::shared_ptr<const ServedModel>>& models,
+                      const std::shared_ptr<const Grammar>& form, Engine* engine, StepLog* log, Json* out) {
   const int batch = work.at("batch"), prompt = work.at("prompt"), most = work.at("new");
   std::mt19937 random(work.value("same_prompts", false) ? 0 : round + 1);
   log->Clear();
@@ -112,6 +128,7 @@ absl::Status RunRound(const Json& work, int round, const std::vector<std::shared
     }
     params.max_tokens = most;
     params.ignore_eos = true;
+    params.grammar = form;
     params.sampling.temperature = work.value("temperature", 0.0);
     params.sampling.top_p = work.value("top_p", 1.0);
     ATTUNE_ASSIGN_OR_RETURN(auto generation, engine->Generate(std::move(params)));
@@ -169,6 +186,7 @@ absl::StatusOr<Json> Run(const Json& work) {
     model->uid = is_text_prompt ? work.at("batch").get<int>() + 1 : i + 1;  // one for all of its requests
     models.push_back(std::move(model));
   }
+  ATTUNE_ASSIGN_OR_RETURN(const std::shared_ptr<const Grammar> form, FormOf(work));
   Synchronize(target);
   Arbiter::Options arbiter_options;
   arbiter_options.memory_bytes = int64_t{60} << 30;
@@ -192,7 +210,7 @@ absl::StatusOr<Json> Run(const Json& work) {
         prepareProfiler(ProfilerConfig(ProfilerState::KINETO), activities);
         enableProfiler(ProfilerConfig(ProfilerState::KINETO), activities);
       }
-      ATTUNE_RETURN_IF_ERROR(RunRound(work, round, models, engine.get(), &log, &found));
+      ATTUNE_RETURN_IF_ERROR(RunRound(work, round, models, form, engine.get(), &log, &found));
       if (traced) torch::autograd::profiler::disableProfiler()->save(work.at("trace"));
       if (round < 0) continue;
       for (const auto& [key, value] : found.items()) out[key].push_back(value[0]);

@@ -68,6 +68,7 @@ const std::map<std::string, std::set<std::string>>& Allowed() {
 }
 
 struct File {
+  std::vector<std::string> types;    // structs and classes that it defines for others to see
   std::vector<std::string> project;  // included files of ours, by path from the root
   std::vector<std::string> foreign;  // the rest, as written
 };
@@ -77,6 +78,7 @@ const std::map<std::string, File>& Sources() {
   static const auto* const sources = [] {
     auto* files = new std::map<std::string, File>;
     const fs::path root = ATTUNE_SOURCE_DIR;
+    const std::regex type(R"re((?:struct|class) (?:ABSL_\w+ |alignas\(\w+\) )?(\w+)(?: final)?(?: :.*)? \{.*)re");
     const std::regex include(R"re(^\s*#\s*include\s*[<"]([^>"]+)[>"].*)re");
     for (const char* top : {"common", "server", "client"}) {
       for (const auto& entry : fs::recursive_directory_iterator(root / top)) {
@@ -85,7 +87,11 @@ const std::map<std::string, File>& Sources() {
         File& file = (*files)[fs::relative(entry.path(), root).string()];
         std::ifstream in(entry.path());
         std::smatch match;
+        bool is_hidden = false;  // in a namespace without a name
         for (std::string line; std::getline(in, line);) {
+          if (line == "namespace {") is_hidden = true;
+          if (line == "}  // namespace") is_hidden = false;
+          if (!is_hidden && std::regex_match(line, match, type)) file.types.push_back(match[1]);
           if (!std::regex_match(line, match, include)) continue;
           const std::string path = match[1];
           (fs::exists(root / path) ? file.project : file.foreign).push_back(path);
@@ -164,6 +170,18 @@ TEST(IncludesTest, IncludesPointOneWay) {
       EXPECT_TRUE(Allowed().at(module).count(target)) << path << " must not include " << include;
     }
   }
+}
+
+// Two types of one name in one program are one to the linker, which takes the destructor of either for both.
+TEST(IncludesTest, TypesHaveNamesOfTheirOwn) {
+  std::map<std::string, std::string> where;
+  for (const auto& [path, file] : Sources()) {
+    for (const std::string& type : file.types) {
+      const auto [known, is_new] = where.emplace(type, path);
+      EXPECT_TRUE(is_new) << type << " is defined in " << path << " and in " << known->second;
+    }
+  }
+  EXPECT_GE(where.size(), 100u);
 }
 
 TEST(IncludesTest, TheRulesThemselvesHaveNoCycle) {

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <atomic>
 #include <memory>
+#include <regex>
 #include <string>
 #include <thread>
 #include <vector>
@@ -16,9 +17,11 @@
 #include "server/adapters/packed_ops.h"
 #include "server/engine/engine.h"
 #include "server/engine/gpu_runner.h"
+#include "server/grammar/grammar.h"
 #include "tests/testing/gpu.h"
 #include "tests/testing/random_adapter.h"
 #include "tests/testing/random_model.h"
+#include "tests/testing/word_tokenizer.h"
 
 namespace attune {
 namespace {
@@ -312,6 +315,88 @@ TEST_P(GpuEngineTest, TheDeviceChoosesAsAsked) {
   EXPECT_NE(first, ask(drawn));
   drawn.top_k = 1;
   EXPECT_EQ(ask(drawn), ask(greedy));
+}
+
+// Answers in forms, drawn and likeliest, beside others, ones in pieces among them, and beside what keeps steps from
+// running ahead: all of the form, and under seeds the same as without anything beside.
+TEST_P(GpuEngineTest, AnswersKeepToTheirForm) {
+  Start();
+  const WordTokenizer tokenizer(1003);
+  GrammarCompiler compiler(tokenizer, 16 << 20);
+  const auto sentence = compiler.Compile({AnswerForm::Kind::kRegex, "([a-z]+( [a-z]+)*[.!?] )*", {}});
+  const auto choice = compiler.Compile({AnswerForm::Kind::kChoice, "", {"certainly", "certainly not", "perhaps"}});
+  ASSERT_TRUE(sentence.ok() && choice.ok());
+  const std::vector<std::shared_ptr<const ServedModel>> models = {Model(), Model(Lora(8)), Model(Prompt(5))};
+  auto ask = [&](int i) {
+    GenerateParams params;
+    params.model = models[i % 3];
+    params.prompt = MakePrompt(5 + i * 13, i);
+    params.max_tokens = 40;
+    params.ignore_eos = true;
+    params.grammar = i % 4 == 3 ? *choice : *sentence;
+    params.sampling.temperature = i % 2 ? 1.0 : 0.0;
+    params.sampling.seed = i;
+    params.sampling.frequency_penalty = i % 3 == 1 ? 5 : 0;
+    params.logprobs = i % 5 == 0;
+    auto generation = engine_->Generate(std::move(params));
+    EXPECT_TRUE(generation.ok()) << generation.status();
+    return *std::move(generation);
+  };
+  const std::regex is_sentence("([a-z]+( [a-z]+)*[.!?] )*([a-z]+( [a-z]*)*[.!?]?)?");
+  std::vector<std::unique_ptr<Generation>> asked, beside;
+  for (int i = 0; i < 12; ++i) {
+    asked.push_back(ask(i));
+    beside.push_back(Submit(models[i % 3], MakePrompt(20 + i * 30, i), 60));
+    const auto scored = engine_->Score({models[0], MakePrompt(25, 9), {{5, 6, 7}, {8}}});
+    EXPECT_TRUE(scored.ok()) << scored.status();
+  }
+  for (int i = 0; i < 12; ++i) {
+    const Ids answer = Collect(asked[i].get());
+    ASSERT_TRUE(asked[i]->status().ok()) << asked[i]->status();
+    const std::string text = tokenizer.Decode(answer, true);
+    if (i % 4 == 3) {
+      EXPECT_TRUE(text == "certainly" || text == "certainly not" || text == "perhaps") << text;
+    } else {
+      EXPECT_EQ(answer.size(), 40u);
+      EXPECT_TRUE(std::regex_match(text, is_sentence)) << text;
+    }
+  }
+  for (auto& one : beside) EXPECT_EQ(Collect(one.get()).size(), 60u);
+  AwaitNoPagesInUse();
+  // Alone, every step has the same kernels.
+  for (int i : {1, 3}) EXPECT_EQ(Collect(ask(i).get()), Collect(ask(i).get()));
+}
+
+// What the host, which has all logits, would choose of what the form allows.
+TEST_P(GpuEngineTest, AFormLeavesTheLikeliestOfWhatItAllows) {
+  Start();
+  const WordTokenizer tokenizer(1003);
+  GrammarCompiler compiler(tokenizer, 16 << 20);
+  const auto form = compiler.Compile({AnswerForm::Kind::kRegex, "[a-m ]*", {}});
+  ASSERT_TRUE(form.ok());
+  GenerateParams params;
+  params.model = Model();
+  params.prompt = MakePrompt(25, 9);
+  params.max_tokens = 50;
+  params.ignore_eos = true;
+  params.grammar = *form;
+  auto generation = engine_->Generate(params);
+  ASSERT_TRUE(generation.ok());
+  const Ids answer = Collect(generation->get());
+  ASSERT_EQ(answer.size(), 50u);
+  at::Tensor allowed = at::zeros({1003}, at::kBool);
+  for (int id = 0; id < 1003; ++id) {
+    const std::string text = tokenizer.TokenBytes(id);
+    allowed[id] = std::all_of(text.begin(), text.end(), [](char c) { return c == ' ' || (c >= 'a' && c <= 'm'); });
+  }
+  Ids all = params.prompt;
+  all.insert(all.end(), answer.begin(), answer.end());
+  const at::Tensor logits = AllLogits(*base_, nullptr, all).cpu();
+  for (size_t i = 0; i < answer.size(); ++i) {
+    ASSERT_TRUE(allowed[answer[i]].item<bool>()) << tokenizer.TokenBytes(answer[i]);
+    const at::Tensor row = logits[static_cast<int64_t>(params.prompt.size() + i) - 1];
+    EXPECT_GT(row[answer[i]].item<float>(), row.masked_select(allowed).max().item<float>() - 0.1 * row.std().item<float>());
+  }
 }
 
 // Models of two shapes: the lane that has kept the device's turn gives it up for the other.

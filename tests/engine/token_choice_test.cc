@@ -60,12 +60,19 @@ class TokenChoiceTest : public ::testing::Test {
             -1,
             -1,
             -1,
+            -1,
+            -1,
             -1};
   }
+  // `masks`: each of as many words as the first one.
   static Outcome Choose(const Tensor& logits, const std::vector<cuda::ChosenRow>& rows,
-                        const std::vector<cuda::LogitChange>& changes = {}, const std::vector<int32_t>& before = {0}) {
+                        const std::vector<cuda::LogitChange>& changes = {}, const std::vector<int32_t>& before = {0},
+                        const std::vector<std::vector<uint32_t>>& masks = {}) {
     const Tensor rows_there = OnDevice(rows.data(), rows.size() * sizeof(rows[0]));
     const Tensor changes_there = OnDevice(changes.data(), changes.size() * sizeof(cuda::LogitChange));
+    std::vector<uint32_t> words;
+    for (const std::vector<uint32_t>& mask : masks) words.insert(words.end(), mask.begin(), mask.end());
+    const Tensor masks_there = OnDevice(words.data(), words.size() * sizeof(words[0]));
     const Tensor before_there = at::tensor(before, at::kInt).to(at::kCUDA);
     const Tensor sampled = at::full({logits.size(0)}, -5, at::TensorOptions(at::kInt).device(at::kCUDA));
     const Tensor scratch =
@@ -74,16 +81,18 @@ class TokenChoiceTest : public ::testing::Test {
     cuda::ChooseRows({static_cast<const cuda::ChosenRow*>(rows_there.const_data_ptr()),
                       static_cast<const cuda::LogitChange*>(changes_there.const_data_ptr()), logits.const_data_ptr(), 0,
                       logits.size(1), sampled.mutable_data_ptr<int32_t>(), before_there.const_data_ptr<int32_t>(),
-                      scratch.mutable_data_ptr<float>(), logprobs.mutable_data_ptr<float>()},
+                      scratch.mutable_data_ptr<float>(), logprobs.mutable_data_ptr<float>(),
+                      static_cast<const uint32_t*>(masks_there.const_data_ptr()),
+                      masks.empty() ? 0 : static_cast<int64_t>(masks[0].size())},
                      static_cast<int64_t>(rows.size()), CurrentCudaStream());
     const Tensor tokens = sampled.cpu();
     return {std::vector<int32_t>(tokens.data_ptr<int32_t>(), tokens.data_ptr<int32_t>() + tokens.numel()),
             logprobs.cpu()};
   }
   static int32_t OnHost(const Tensor& row, const SamplingParams& p, std::vector<int32_t> seen, int64_t answer_begin,
-                        const std::vector<int32_t>* banned = nullptr) {
+                        const std::vector<int32_t>* banned = nullptr, const std::vector<uint32_t>* allowed = nullptr) {
     return SampleToken({row.const_data_ptr<float>(), row.numel(), seen.data(), static_cast<int64_t>(seen.size()),
-                        answer_begin, banned},
+                        answer_begin, banned, allowed},
                        p);
   }
 };
@@ -180,6 +189,47 @@ TEST_F(TokenChoiceTest, GpuPenalisesBiasesAndBansAsTheHostDoes) {
     expected.push_back(OnHost(host[i], p, seen, answer_begin, &banned));
   }
   const Outcome outcome = Choose(logits, rows, changes, before);
+  int different = 0;
+  for (int i = 0; i < count; ++i) different += outcome.tokens[i] != expected[i];
+  EXPECT_LE(different, 1);
+}
+
+// Masks that end before the vocabulary does, beside rows without one; the logits stand in another order than the rows.
+TEST_F(TokenChoiceTest, GpuChoosesAmongWhatAMaskAllows) {
+  const int64_t vocab = 1003, count = 40;
+  const Tensor logits = Logits(count, vocab, 1.0), host = logits.to(at::kCPU, at::kFloat);
+  std::mt19937 random(6);
+  std::vector<cuda::ChosenRow> rows;
+  std::vector<cuda::LogitChange> changes;
+  std::vector<std::vector<uint32_t>> masks;
+  std::vector<int32_t> expected;
+  for (int i = 0; i < count; ++i) {
+    SamplingParams p;
+    p.temperature = i % 2;
+    p.top_p = i % 3 ? 1 : 0.5;
+    p.presence_penalty = i % 4 == 3 ? 2 : 0;
+    p.seed = i;
+    const Tensor logits_row = host[count - 1 - i];
+    const int32_t likely = logits_row.argmax().item<int32_t>();
+    p.logit_bias = {{likely, 100.0f}};  // which is of no use where the mask forbids it
+    std::vector<uint32_t> mask(20);
+    for (uint32_t& word : mask) word = random() % 4 ? 0 : static_cast<uint32_t>(random());
+    mask[3] |= 2;
+    cuda::ChosenRow row = RowOf(p, i, 0);
+    row.logits_row = static_cast<int32_t>(count - 1 - i);
+    row.scratch_row = i;
+    row.first_change = static_cast<int32_t>(changes.size());
+    row.changes = 1;
+    changes.push_back({likely, 0, 100.0f, 0, 0});
+    row.mask_row = i % 5 ? static_cast<int32_t>(masks.size()) : -1;
+    expected.push_back(OnHost(logits_row, p, {}, 0, nullptr, i % 5 ? &mask : nullptr));
+    if (i % 5) {
+      EXPECT_TRUE(expected[i] < 640 && (mask[expected[i] / 32] >> (expected[i] % 32) & 1));
+      masks.push_back(mask);
+    }
+    rows.push_back(row);
+  }
+  const Outcome outcome = Choose(logits, rows, changes, {0}, masks);
   int different = 0;
   for (int i = 0; i < count; ++i) different += outcome.tokens[i] != expected[i];
   EXPECT_LE(different, 1);

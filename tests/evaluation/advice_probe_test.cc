@@ -25,8 +25,8 @@ Row TextRow(const std::string& text, const std::string& label) {
 }
 
 // Rows of two labels, "a" and "b", in turn.
-Task Letters(int rows) {
-  Task task;
+EvalTask Letters(int rows) {
+  EvalTask task;
   task.data.kind = DatasetKind::kPromptCompletion;
   task.data.prompt_template = "T: {{text}}\nL:";
   task.data.completion_template = "{{label}}";
@@ -57,7 +57,7 @@ class AdviceProbeTest : public ::testing::Test {
   }
 
   absl::StatusOr<BaseProbe> Probe(
-      const Task& task, const GoOn& go_on = [](int64_t, int64_t) { return true; }) {
+      const EvalTask& task, const GoOn& go_on = [](int64_t, int64_t) { return true; }) {
     return ProbeBase(&engine_, base_, task, Shown(), go_on, [&](const std::string& what) { said_.push_back(what); });
   }
 
@@ -139,7 +139,7 @@ TEST(FewShotTest, ExamplesCoverTheLabelsAndStayInTheirRoom) {
 }
 
 TEST(FewShotTest, ExamplesStandBeforeThePromptAsTheyAre) {
-  const Task task = Letters(1);
+  const EvalTask task = Letters(1);
   const auto shown = WithShots(task, {TextRow("{{text}} {{x", "a"), TextRow("two", "b")});
   ASSERT_TRUE(shown.ok()) << shown.status();
   const auto prompt = PromptTemplate::Parse(shown->data.prompt_template);
@@ -148,7 +148,7 @@ TEST(FewShotTest, ExamplesStandBeforeThePromptAsTheyAre) {
 }
 
 TEST(FewShotTest, InAChatExamplesAreTurnsAfterTheSystems) {
-  Task task;
+  EvalTask task;
   task.data.kind = DatasetKind::kChat;
   Row row, shot;
   row.messages = {{"system", "s"}, {"user", "u"}, {"assistant", "a"}};

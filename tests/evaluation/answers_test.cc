@@ -35,8 +35,8 @@ class AnswersTest : public ::testing::Test {
   }
 
   // Rows "row0", "row1", ... with the answers given.
-  Task Ask(const std::vector<std::string>& expected) {
-    Task task;
+  EvalTask Ask(const std::vector<std::string>& expected) {
+    EvalTask task;
     task.data.kind = DatasetKind::kPromptCompletion;
     task.data.prompt_template = "Q: {{text}} A:";
     task.data.completion_template = " {{answer}}";
@@ -66,7 +66,7 @@ class AnswersTest : public ::testing::Test {
 };
 
 TEST_F(AnswersTest, ScoresByTheTasksMetricAndRefusedRequestsAreRepeated) {
-  Task task = Ask({"red fox", "blue whale", "42"});
+  EvalTask task = Ask({"red fox", "blue whale", "42"});
   task.scorer = std::make_shared<const AnswerScorer>(*AnswerScorer::Create(QualityMetric::kTokenF1, ""));
   task.max_answer_tokens = 9;
   Say({" red fox", " blue cat", " 41"});
@@ -96,7 +96,7 @@ TEST_F(AnswersTest, SharesHaveWilsonIntervalsAndMeansBootstrapIntervals) {
 }
 
 TEST_F(AnswersTest, AJudgeSeesQuestionReferenceAndAnswer) {
-  Task task = Ask({"red", "blue", "grey"});
+  EvalTask task = Ask({"red", "blue", "grey"});
   auto judge_model = std::make_shared<ServedModel>(*model_);
   judge_model->info.id = "judge";
   task.judge = std::make_shared<const Judge>(Judge{judge_model, "{{prompt}}|{{expected}}|{{answer}}?"});
@@ -118,7 +118,7 @@ TEST_F(AnswersTest, AJudgeSeesQuestionReferenceAndAnswer) {
 }
 
 TEST_F(AnswersTest, ResampledIsHowOftenADrawRepeats) {
-  Task task = Ask({"a", "b"});
+  EvalTask task = Ask({"a", "b"});
   task.choices = {"a", "b"};
   engine_.SetScorer([&](const ScoreParams&, const std::vector<int32_t>& tokens) {
     // Three to one for "a", whatever is asked.
@@ -150,7 +150,7 @@ TEST_F(AnswersTest, AModelsParaphrasesJoinTheirRowsGroups) {
   EXPECT_FALSE(MayParaphrase("the bank raised its rates today", "The bank raised its rates today!")) << "the same";
   EXPECT_FALSE(MayParaphrase("the bank raised its rates today", "I am a language model, how can I help?"));
   EXPECT_FALSE(MayParaphrase("the bank raised its rates today", "the bank"));
-  Task task = Ask({"x", "y"});
+  EvalTask task = Ask({"x", "y"});
   task.rows[0].columns["text"] = "the bank raised its rates today";
   task.rows[1].columns["text"] = "shares of the oil company fell sharply";
   absl::StatusOr<Variants> variants = MakeVariants(task, 2, 1);
@@ -178,7 +178,7 @@ TEST_F(AnswersTest, JudgesPromptsAreChecked) {
 
 TEST_F(AnswersTest, RecitedIsALongAnswerThatComesBackWordForWord) {
   // A FakeTokenizer's token is a byte. The first 50 of an answer count.
-  const Task task = Ask({std::string(200, 'b'), std::string(200, 'c'), "short"});
+  const EvalTask task = Ask({std::string(200, 'b'), std::string(200, 'c'), "short"});
   engine_.SetGenerator([](const GenerateParams& params, int) {
     EXPECT_EQ(params.max_tokens, 50);
     return FakeEngine::Say(" " + std::string(params.max_tokens, 'b'));
@@ -191,7 +191,7 @@ TEST_F(AnswersTest, RecitedIsALongAnswerThatComesBackWordForWord) {
 }
 
 TEST_F(AnswersTest, WorkStopsWhenToldTo) {
-  const Task task = Ask({"red", "blue"});
+  const EvalTask task = Ask({"red", "blue"});
   const auto answers = attune::Ask(&engine_, model_, task, "", [](int64_t done, int64_t) { return done < 1; });
   EXPECT_TRUE(absl::IsCancelled(answers.status()));
   std::vector<ScoreParams> all(3, ScoreParams{model_, {1}, {{2}}});

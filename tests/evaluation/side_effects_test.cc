@@ -34,7 +34,7 @@ TEST(SideEffectsTest, OverfittingIsADifferenceOfShares) {
 }
 
 TEST(SideEffectsTest, VariantsChangeTheTextAndNothingElse) {
-  Task task;
+  EvalTask task;
   task.data.kind = DatasetKind::kPromptCompletion;
   task.data.prompt_template = "{{title}} {{text}}";
   task.data.completion_template = " {{label}}";

@@ -272,6 +272,8 @@ struct ChosenRow {
   int32_t pending;  // row of the step before that chose the answer's last token, which the changes do not know; or -1
   int32_t scratch_row;                 // where the changed logits go; -1: nothing is changed
   int32_t alternatives, logprobs_row;  // likeliest tokens wanted; -1: no log-probabilities, else their row
+  int32_t mask_row;    // of the masks: which tokens there may be, after all other changes; -1: any. Needs a scratch row.
+  int32_t logits_row;  // of logits_NV; -1: row - first_row
 };
 inline constexpr int kMostAlternatives = 20;
 // The chosen token's log-probability before all changes; then the likeliest tokens, as int32 bits, with
@@ -286,6 +288,8 @@ struct ChoiceCall {
   const int32_t* sampled_before;
   float* scratch_CV;
   float* logprobs;  // rows of kLogprobsWidth
+  const uint32_t* masks = nullptr;  // rows of mask_words: bit i of word i / 32 for token i, none beyond the last word
+  int64_t mask_words = 0;
 };
 void ChooseRows(const ChoiceCall& call, int64_t count, Stream stream);
 

@@ -60,22 +60,36 @@ __device__ inline float Change(float logit, const ChosenRow& row, int count, boo
   return is_banned ? -FLT_MAX : logit + bias;
 }
 
+// Which tokens there may be; all without `words`.
+struct Mask {
+  const uint32_t* words;
+  int64_t count;
+
+  __device__ bool Allows(int token) const {
+    if (!words) return true;
+    return token / 32 < count && (words[token / 32] >> (token % 32) & 1) != 0;
+  }
+};
+
 // Writes the changed row. `pending`: a token of the answer that the list does not know yet, or -1.
 __device__ void ApplyChanges(const Row& from, const ChosenRow& row, const LogitChange* changes, int pending,
-                             float* to) {
+                             const Mask& mask, float* to) {
   __shared__ bool is_listed;
   if (threadIdx.x == 0) is_listed = false;
-  from.ForEach([&](int i, float logit) { to[i] = logit; });
+  from.ForEach([&](int i, float logit) { to[i] = mask.Allows(i) ? logit : -FLT_MAX; });
   __syncthreads();
   for (int i = threadIdx.x; i < row.changes; i += kThreads) {
     const LogitChange& change = changes[i];
     const bool is_pending = change.token == pending;
     if (is_pending) is_listed = true;
+    if (!mask.Allows(change.token)) continue;
     to[change.token] = Change(to[change.token], row, change.count + is_pending, change.is_seen || is_pending,
                               change.bias, change.is_banned);
   }
   __syncthreads();
-  if (threadIdx.x == 0 && pending >= 0 && !is_listed) to[pending] = Change(to[pending], row, 1, true, 0, false);
+  if (threadIdx.x == 0 && pending >= 0 && !is_listed && mask.Allows(pending)) {
+    to[pending] = Change(to[pending], row, 1, true, 0, false);
+  }
   __syncthreads();
 }
 
@@ -294,12 +308,14 @@ __global__ __launch_bounds__(kThreads) void Choose(const ChoiceCall call) {
   const ChosenRow& chosen = call.rows[blockIdx.x];
   const int vocabulary = static_cast<int>(call.vocabulary);
   const int64_t at = chosen.row - call.first_row;
-  const Row raw{static_cast<const Bf16*>(call.logits_NV) + at * vocabulary, nullptr, vocabulary};
+  const int64_t logits_row = chosen.logits_row >= 0 ? chosen.logits_row : at;
+  const Row raw{static_cast<const Bf16*>(call.logits_NV) + logits_row * vocabulary, nullptr, vocabulary};
   Row row = raw;
   if (chosen.scratch_row >= 0) {
     float* to = call.scratch_CV + chosen.scratch_row * static_cast<int64_t>(vocabulary);
     const int pending = chosen.pending >= 0 ? call.sampled_before[chosen.pending] : -1;
-    ApplyChanges(raw, chosen, call.changes + chosen.first_change, pending, to);
+    const Mask mask{chosen.mask_row >= 0 ? call.masks + chosen.mask_row * call.mask_words : nullptr, call.mask_words};
+    ApplyChanges(raw, chosen, call.changes + chosen.first_change, pending, mask, to);
     row.changed = to;
   }
   const unsigned long long best = Best(row, ~0ull, shared);
