@@ -128,7 +128,11 @@ absl::Status RunRound(const Json& work, int round, const std::vector<std::shared
     }
     params.max_tokens = most;
     params.ignore_eos = true;
-    params.grammar = form;
+    if (form) {
+      params.grammar = form;
+      params.stop_tokens = {0};  // a form has to be able to end, and does so as late as it can
+      params.sampling.logit_bias = {{0, -1000.0f}};
+    }
     params.sampling.temperature = work.value("temperature", 0.0);
     params.sampling.top_p = work.value("top_p", 1.0);
     ATTUNE_ASSIGN_OR_RETURN(auto generation, engine->Generate(std::move(params)));

@@ -334,6 +334,8 @@ TEST_P(GpuEngineTest, AnswersKeepToTheirForm) {
     params.max_tokens = 40;
     params.ignore_eos = true;
     params.grammar = i % 4 == 3 ? *choice : *sentence;
+    params.stop_tokens = {0};  // a form has to be able to end; a sentence shall not
+    params.sampling.logit_bias = {{0, -1000.0f}};
     params.sampling.temperature = i % 2 ? 1.0 : 0.0;
     params.sampling.seed = i;
     params.sampling.frequency_penalty = i % 3 == 1 ? 5 : 0;
@@ -380,6 +382,8 @@ TEST_P(GpuEngineTest, AFormLeavesTheLikeliestOfWhatItAllows) {
   params.max_tokens = 50;
   params.ignore_eos = true;
   params.grammar = *form;
+  params.stop_tokens = {0};
+  params.sampling.logit_bias = {{0, -1000.0f}};
   auto generation = engine_->Generate(params);
   ASSERT_TRUE(generation.ok());
   const Ids answer = Collect(generation->get());
