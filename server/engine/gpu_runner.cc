@@ -607,7 +607,7 @@ void GpuRunner::PrepareChoices(Model* model, const std::vector<ForwardItem>& ite
   bool has_pending = false;
   for (const ForwardItem& item : items) {
     const bool waits = item.choice && item.waits_for_mask;
-    const bool has_changes = waits || (item.choice && !item.choice->changes.empty());
+    const bool has_changes = item.choice && !item.choice->changes.empty();
     later += waits;
     const bool has_logprobs = item.choice && item.choice->row.alternatives >= 0;
     has_pending = has_pending || (item.choice && item.sampled_row >= 0);
@@ -644,7 +644,7 @@ void GpuRunner::AddChoices(const std::vector<ForwardItem>& items, int64_t first,
     row.row = static_cast<int32_t>(wanted - 1);
     row.first_change = static_cast<int32_t>(list.size());
     row.changes = static_cast<int32_t>(item.choice->changes.size());
-    if (row.changes > 0 || HasPenalties(row) || item.waits_for_mask) {
+    if (row.changes > 0 || HasPenalties(row)) {
       row.scratch_row = static_cast<int32_t>(step->scratch_used++);
       row.pending = HasPenalties(row) ? item.sampled_row : -1;
     }
@@ -730,7 +730,7 @@ void GpuRunner::ChooseLater(Step* step, const std::vector<const std::vector<uint
     call.vocabulary = config_.vocab;
     call.sampled = state.model->sampled.mutable_data_ptr<int32_t>();
     call.sampled_before = state.model->sampled_before.const_data_ptr<int32_t>();
-    call.scratch_CV = state.scratch.mutable_data_ptr<float>();
+    call.scratch_CV = state.scratch.defined() ? state.scratch.mutable_data_ptr<float>() : nullptr;
     call.logprobs = state.logprobs.defined() ? state.logprobs.mutable_data_ptr<float>() : nullptr;
     call.masks = reinterpret_cast<const uint32_t*>(from + rows_bytes + changes_bytes);
     call.mask_words = static_cast<int64_t>(words);

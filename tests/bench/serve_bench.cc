@@ -106,7 +106,7 @@ absl::StatusOr<std::shared_ptr<const Grammar>> FormOf(const Json& work) {
   if (work.at("form") == "regex") return compiler.Compile({AnswerForm::Kind::kRegex, "([a-z]+( [a-z]+)*[.!?] )*", {}});
   constexpr char kRecords[] = R"(
 root ::= record | record root
-record ::= "{\"name\": \"" [a-z ]+ "\", \"values\": [" number (", " number)* "]}\n"
+record ::= [a-z ]+ ": {\"name\": \"" [a-z ]+ "\", \"values\": [" number (", " number)* "]}\n"
 number ::= "-"? [0-9]+ ("." [0-9]+)?
 )";
   return compiler.Compile({AnswerForm::Kind::kGrammar, kRecords, {}});
@@ -130,8 +130,7 @@ absl::Status RunRound(const Json& work, int round, const std::vector<std::shared
     params.ignore_eos = true;
     if (form) {
       params.grammar = form;
-      params.stop_tokens = {0};  // a form has to be able to end, and does so as late as it can
-      params.sampling.logit_bias = {{0, -1000.0f}};
+      params.stop_tokens = {0};  // a form has to be able to end; this is one of thousands of tokens where it may
     }
     params.sampling.temperature = work.value("temperature", 0.0);
     params.sampling.top_p = work.value("top_p", 1.0);

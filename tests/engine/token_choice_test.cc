@@ -196,43 +196,48 @@ TEST_F(TokenChoiceTest, GpuPenalisesBiasesAndBansAsTheHostDoes) {
 
 // Masks that end before the vocabulary does, beside rows without one; the logits stand in another order than the rows.
 TEST_F(TokenChoiceTest, GpuChoosesAmongWhatAMaskAllows) {
-  const int64_t vocab = 1003, count = 40;
-  const Tensor logits = Logits(count, vocab, 1.0), host = logits.to(at::kCPU, at::kFloat);
-  std::mt19937 random(6);
-  std::vector<cuda::ChosenRow> rows;
-  std::vector<cuda::LogitChange> changes;
-  std::vector<std::vector<uint32_t>> masks;
-  std::vector<int32_t> expected;
-  for (int i = 0; i < count; ++i) {
-    SamplingParams p;
-    p.temperature = i % 2;
-    p.top_p = i % 3 ? 1 : 0.5;
-    p.presence_penalty = i % 4 == 3 ? 2 : 0;
-    p.seed = i;
-    const Tensor logits_row = host[count - 1 - i];
-    const int32_t likely = logits_row.argmax().item<int32_t>();
-    p.logit_bias = {{likely, 100.0f}};  // which is of no use where the mask forbids it
-    std::vector<uint32_t> mask(20);
-    for (uint32_t& word : mask) word = random() % 4 ? 0 : static_cast<uint32_t>(random());
-    mask[3] |= 2;
-    cuda::ChosenRow row = RowOf(p, i, 0);
-    row.logits_row = static_cast<int32_t>(count - 1 - i);
-    row.scratch_row = i;
-    row.first_change = static_cast<int32_t>(changes.size());
-    row.changes = 1;
-    changes.push_back({likely, 0, 100.0f, 0, 0});
-    row.mask_row = i % 5 ? static_cast<int32_t>(masks.size()) : -1;
-    expected.push_back(OnHost(logits_row, p, {}, 0, nullptr, i % 5 ? &mask : nullptr));
-    if (i % 5) {
-      EXPECT_TRUE(expected[i] < 640 && (mask[expected[i] / 32] >> (expected[i] % 32) & 1));
-      masks.push_back(mask);
+  for (int64_t vocab : {1003, 1024}) {
+    const int64_t count = 40;
+    const Tensor logits = Logits(count, vocab, 1.0), host = logits.to(at::kCPU, at::kFloat);
+    std::mt19937 random(6);
+    std::vector<cuda::ChosenRow> rows;
+    std::vector<cuda::LogitChange> changes;
+    std::vector<std::vector<uint32_t>> masks;
+    std::vector<int32_t> expected;
+    for (int i = 0; i < count; ++i) {
+      SamplingParams p;
+      p.temperature = i % 2;
+      p.top_p = i % 3 ? 1 : 0.5;
+      p.presence_penalty = i % 4 == 3 ? 2 : 0;
+      p.seed = i;
+      const Tensor logits_row = host[count - 1 - i];
+      const int32_t likely = logits_row.argmax().item<int32_t>();
+      const bool is_changed = i % 7 != 0;
+      if (is_changed) p.logit_bias = {{likely, 100.0f}};  // which is of no use where the mask forbids it
+      std::vector<uint32_t> mask(20);
+      for (uint32_t& word : mask) word = random() % 4 ? 0 : static_cast<uint32_t>(random());
+      mask[3] |= 2;
+      cuda::ChosenRow row = RowOf(p, i, 0);
+      row.logits_row = static_cast<int32_t>(count - 1 - i);
+      if (is_changed || p.presence_penalty != 0) {
+        row.scratch_row = i;
+        row.first_change = static_cast<int32_t>(changes.size());
+        row.changes = is_changed;
+        if (is_changed) changes.push_back({likely, 0, 100.0f, 0, 0});
+      }
+      row.mask_row = i % 5 ? static_cast<int32_t>(masks.size()) : -1;
+      expected.push_back(OnHost(logits_row, p, {}, 0, nullptr, i % 5 ? &mask : nullptr));
+      if (i % 5) {
+        EXPECT_TRUE(expected[i] < 640 && (mask[expected[i] / 32] >> (expected[i] % 32) & 1));
+        masks.push_back(mask);
+      }
+      rows.push_back(row);
     }
-    rows.push_back(row);
+    const Outcome outcome = Choose(logits, rows, changes, {0}, masks);
+    int different = 0;
+    for (int i = 0; i < count; ++i) different += outcome.tokens[i] != expected[i];
+    EXPECT_LE(different, 1);
   }
-  const Outcome outcome = Choose(logits, rows, changes, {0}, masks);
-  int different = 0;
-  for (int i = 0; i < count; ++i) different += outcome.tokens[i] != expected[i];
-  EXPECT_LE(different, 1);
 }
 
 TEST_F(TokenChoiceTest, GpuTellsLogProbabilities) {

@@ -272,7 +272,7 @@ struct ChosenRow {
   int32_t pending;  // row of the step before that chose the answer's last token, which the changes do not know; or -1
   int32_t scratch_row;                 // where the changed logits go; -1: nothing is changed
   int32_t alternatives, logprobs_row;  // likeliest tokens wanted; -1: no log-probabilities, else their row
-  int32_t mask_row;    // of the masks: which tokens there may be, after all other changes; -1: any. Needs a scratch row.
+  int32_t mask_row;    // of the masks: which tokens there may be, whatever else is changed; -1: any
   int32_t logits_row;  // of logits_NV; -1: row - first_row
 };
 inline constexpr int kMostAlternatives = 20;

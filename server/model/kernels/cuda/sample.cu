@@ -31,26 +31,72 @@ struct Place {
   Weight before;  // of all tokens before the place
 };
 
-// A row of logits: as the product made it, or as the request changed it.
+// Which tokens there may be; all without `words`.
+struct Mask {
+  const uint32_t* words;
+  int64_t count;
+
+  __device__ bool Allows(int token) const { return (Eight(token) & 1) != 0; }
+  // A bit for each of the tokens from `token` on, which lie in one word.
+  __device__ uint32_t Eight(int token) const {
+    if (!words) return 0xff;
+    return token / 32 < count ? words[token / 32] >> (token % 32) : 0;
+  }
+};
+
+// A row of logits: as the product made it, but for what a mask forbids, or as the request changed it.
 struct Row {
   const Bf16* raw;
   const float* changed;
   int vocabulary;
+  Mask mask;  // of `raw`
 
-  __device__ float At(int i) const { return changed ? changed[i] : ToFloat(raw[i]); }
+  __device__ float At(int i) const { return changed ? changed[i] : mask.Allows(i) ? ToFloat(raw[i]) : -FLT_MAX; }
+  // eight(first, logits) on some thread of the block, for neighbouring tokens.
+  template <typename Body>
+  __device__ void ForEachEight(const Body& eight) const {
+    constexpr int N = kWide<Bf16>;
+    static_assert(N == 8);
+    for (int i = threadIdx.x * N; i < vocabulary; i += kThreads * N) {
+      float v[N];
+      if (changed) {
+        float lower[N / 2], upper[N / 2];
+        Load(changed + i, lower);
+        Load(changed + i + N / 2, upper);
+#pragma unroll
+        for (int j = 0; j < N; ++j) v[j] = j < N / 2 ? lower[j % (N / 2)] : upper[j % (N / 2)];
+      } else {
+        Load(raw + i, v);
+        const uint32_t allowed = mask.Eight(i);
+#pragma unroll
+        for (int j = 0; j < N; ++j) v[j] = (allowed >> j & 1) != 0 ? v[j] : -FLT_MAX;
+      }
+      eight(i, v);
+    }
+  }
+  __device__ bool HasEights() const { return vocabulary % kWide<Bf16> == 0; }
   // body(token, logit) on some thread of the block, for each token.
   template <typename Body>
   __device__ void ForEach(const Body& body) const {
-    if (changed || vocabulary % kWide<Bf16> != 0) {
+    if (!HasEights()) {
       for (int i = threadIdx.x; i < vocabulary; i += kThreads) body(i, At(i));
       return;
     }
-    for (int i = threadIdx.x * kWide<Bf16>; i < vocabulary; i += kThreads * kWide<Bf16>) {
-      float v[kWide<Bf16>];
-      Load(raw + i, v);
+    ForEachEight([&](int first, const float (&v)[kWide<Bf16>]) {
 #pragma unroll
-      for (int j = 0; j < kWide<Bf16>; ++j) body(i + j, v[j]);
+      for (int j = 0; j < kWide<Bf16>; ++j) body(first + j, v[j]);
+    });
+  }
+  // Copies it for the request to change.
+  __device__ void CopyTo(float* to) const {
+    if (!HasEights()) {
+      ForEach([&](int i, float logit) { to[i] = logit; });
+      return;
     }
+    ForEachEight([&](int first, const float (&v)[kWide<Bf16>]) {
+      Store(to + first, {v[0], v[1], v[2], v[3]});
+      Store(to + first + 4, {v[4], v[5], v[6], v[7]});
+    });
   }
 };
 
@@ -60,34 +106,22 @@ __device__ inline float Change(float logit, const ChosenRow& row, int count, boo
   return is_banned ? -FLT_MAX : logit + bias;
 }
 
-// Which tokens there may be; all without `words`.
-struct Mask {
-  const uint32_t* words;
-  int64_t count;
-
-  __device__ bool Allows(int token) const {
-    if (!words) return true;
-    return token / 32 < count && (words[token / 32] >> (token % 32) & 1) != 0;
-  }
-};
-
 // Writes the changed row. `pending`: a token of the answer that the list does not know yet, or -1.
-__device__ void ApplyChanges(const Row& from, const ChosenRow& row, const LogitChange* changes, int pending,
-                             const Mask& mask, float* to) {
+__device__ void ApplyChanges(const Row& from, const ChosenRow& row, const LogitChange* changes, int pending, float* to) {
   __shared__ bool is_listed;
   if (threadIdx.x == 0) is_listed = false;
-  from.ForEach([&](int i, float logit) { to[i] = mask.Allows(i) ? logit : -FLT_MAX; });
+  from.CopyTo(to);
   __syncthreads();
   for (int i = threadIdx.x; i < row.changes; i += kThreads) {
     const LogitChange& change = changes[i];
     const bool is_pending = change.token == pending;
     if (is_pending) is_listed = true;
-    if (!mask.Allows(change.token)) continue;
+    if (!from.mask.Allows(change.token)) continue;
     to[change.token] = Change(to[change.token], row, change.count + is_pending, change.is_seen || is_pending,
                               change.bias, change.is_banned);
   }
   __syncthreads();
-  if (threadIdx.x == 0 && pending >= 0 && !is_listed && mask.Allows(pending)) {
+  if (threadIdx.x == 0 && pending >= 0 && !is_listed && from.mask.Allows(pending)) {
     to[pending] = Change(to[pending], row, 1, true, 0, false);
   }
   __syncthreads();
@@ -309,13 +343,13 @@ __global__ __launch_bounds__(kThreads) void Choose(const ChoiceCall call) {
   const int vocabulary = static_cast<int>(call.vocabulary);
   const int64_t at = chosen.row - call.first_row;
   const int64_t logits_row = chosen.logits_row >= 0 ? chosen.logits_row : at;
-  const Row raw{static_cast<const Bf16*>(call.logits_NV) + logits_row * vocabulary, nullptr, vocabulary};
+  const Row raw{static_cast<const Bf16*>(call.logits_NV) + logits_row * vocabulary, nullptr, vocabulary, {}};
   Row row = raw;
+  if (chosen.mask_row >= 0) row.mask = {call.masks + chosen.mask_row * call.mask_words, call.mask_words};
   if (chosen.scratch_row >= 0) {
     float* to = call.scratch_CV + chosen.scratch_row * static_cast<int64_t>(vocabulary);
     const int pending = chosen.pending >= 0 ? call.sampled_before[chosen.pending] : -1;
-    const Mask mask{chosen.mask_row >= 0 ? call.masks + chosen.mask_row * call.mask_words : nullptr, call.mask_words};
-    ApplyChanges(raw, chosen, call.changes + chosen.first_change, pending, mask, to);
+    ApplyChanges(row, chosen, call.changes + chosen.first_change, pending, to);
     row.changed = to;
   }
   const unsigned long long best = Best(row, ~0ull, shared);
