@@ -98,12 +98,27 @@ bool IsForGraph(const std::vector<ForwardItem>& items) {
   return !items.empty() && RowsOf(items) <= kMostGraphRows && wanted <= kMostGraphWanted;
 }
 
-// Attention over shorter contexts is over before the second kernel that joins the parts would be.
-constexpr int64_t kWorthCutting = 384;
+// Attention of few rows over shorter contexts is over before the second kernel that joins the parts would be.
+constexpr int64_t kWorthCutting = 896;
 
-bool IsWorthCutting(const std::vector<ForwardItem>& items) {
-  return std::any_of(items.begin(), items.end(),
-                     [](const ForwardItem& i) { return i.count == 1 && i.context >= kWorthCutting; });
+// Whether single tokens' keys should be cut: if the longest context takes long, the longer the less the others leave of the device.
+bool IsWorthCutting(const std::vector<ForwardItem>& items, int64_t kv_heads, int64_t processors) {
+  int64_t longest = 0, all = 0;
+  for (const ForwardItem& item : items) {
+    if (item.count != 1) continue;
+    longest = std::max(longest, item.context);
+    all += item.context;
+  }
+  if (longest < kWorthCutting) return false;
+  // As many tiles of the longest one's length as all of them are worth; a quarter of the device is had for nothing.
+  const double tiles = static_cast<double>(kv_heads * all) / static_cast<double>(longest);
+  return static_cast<double>(longest) >= kWorthCutting * std::max(1.0, 4 * tiles / static_cast<double>(processors));
+}
+
+// First rows that are treated as if all were under LoRAs, of which the last one is row `last`: few numbers of them.
+int64_t LoraRowsOf(int64_t last, int64_t rows) {
+  const int64_t bucket = BucketPower(last, 8);
+  return 2 * bucket <= rows ? bucket : rows;
 }
 
 cuda::LoraTarget TargetOf(const ModelConfig& config, int64_t layer, Linear which) {
@@ -311,7 +326,7 @@ GpuRunner::Batch GpuRunner::MakeBatch(const std::vector<ForwardItem>& items) {
   batch.is_decode = true;
   const bool is_longer_graph = items.front().count > 1 && IsForGraph(items);
   int64_t last_lora_row = 0;
-  batch.is_cut = may_cut_ && IsWorthCutting(items);
+  batch.is_cut = may_cut_ && IsWorthCutting(items, config_.kv_heads, processors_);
   for (const ForwardItem& item : items) {
     StepSegment segment{item.tokens, item.sampled_row, item.count, item.context, item.pages, -1, item.first_logits};
     const LoraAdapter* lora = item.adapter ? item.adapter->lora.get() : nullptr;
@@ -339,11 +354,12 @@ GpuRunner::Batch GpuRunner::MakeBatch(const std::vector<ForwardItem>& items) {
   const int64_t group = config_.heads / config_.kv_heads;
   if (batch.is_decode) {
     const int64_t rows = BucketRows(row), tiles = batch.is_cut ? TilesFor(rows, config_.kv_heads, processors_) : rows;
+    if (last_lora_row > 0) batch.lora_rows = is_batch_invariant_ ? rows : LoraRowsOf(last_lora_row, rows);
     // Room for the tiles of few adapters, or of as many as there are rows.
-    const int64_t few = rows / 8 + 1;
-    const bool are_few = !is_batch_invariant_ && CountLoraTiles(segments, rows) <= few;
-    const int64_t lora_tiles = are_few ? few : rows;
-    const StepRoom room{rows, 0, lora_tiles, {rows, rows, tiles}, {}};
+    const int64_t few = batch.lora_rows / 8 + 1;
+    const bool are_few = !is_batch_invariant_ && CountLoraTiles(segments, batch.lora_rows) <= few;
+    const int64_t lora_tiles = batch.lora_rows == 0 ? 0 : are_few ? few : batch.lora_rows;
+    const StepRoom room{rows, 0, lora_tiles, batch.lora_rows, {rows, rows, tiles}, {}};
     batch.inputs = MakeStepInputs(segments, cache_->page_tokens, group, batch.is_cut ? tiles : 0, &room, 0, 0, cutting());
     batch.rows = batch.singles = rows;
     batch.is_captured = true;
@@ -358,7 +374,7 @@ GpuRunner::Batch GpuRunner::MakeBatch(const std::vector<ForwardItem>& items) {
     batch.is_cut_longer = batch.inputs.is_cut_longer;
     batch.rows = row;
   }
-  if (last_lora_row > 0) batch.lora_rows = batch.is_captured ? batch.rows : last_lora_row;
+  if (last_lora_row > 0 && !batch.is_decode) batch.lora_rows = batch.is_captured ? batch.rows : last_lora_row;
   return batch;
 }
 
@@ -378,7 +394,7 @@ void GpuRunner::PadLonger(const std::vector<StepSegment>& segments, Batch* batch
   if (batch->is_cut_longer) room.tiles = std::max(room.tiles, TilesFor(0, config_.kv_heads, processors_));
   // Each piece's last tile may have but one row, and so may the padding's.
   const int64_t lora_tiles = is_batch_invariant_ ? room.rows : room.rows / cuda::kLoraTileRows + room.segments + 1;
-  const StepRoom step{room.rows, kMostGraphWanted, lora_tiles, {}, room};
+  const StepRoom step{room.rows, kMostGraphWanted, lora_tiles, room.rows, {}, room};
   batch->inputs = MakeStepInputs(segments, cache_->page_tokens, group, 0, &step, batch->is_cut_longer ? room.tiles : 0,
                                  buffers_->parts.size(0), cutting());
   batch->rows = room.rows;
@@ -406,7 +422,7 @@ const int32_t* GpuRunner::Input(int64_t offset) const { return buffers_->inputs.
 cuda::LoraBatch GpuRunner::Loras(const Batch& batch) const {
   return {slots_.loras(), slots_.entries_per_slot(),
           reinterpret_cast<const cuda::LoraTile*>(Input(batch.inputs.offsets.lora_tiles)), batch.inputs.room.lora_tiles,
-          !is_batch_invariant_ && 4 * batch.inputs.room.lora_tiles < batch.rows};
+          !is_batch_invariant_ && 4 * batch.inputs.room.lora_tiles < batch.lora_rows, is_batch_invariant_};
 }
 
 void GpuRunner::Product(const Model& model, const Batch& batch, int64_t layer, Linear which, const Tensor& x,
@@ -414,7 +430,7 @@ void GpuRunner::Product(const Model& model, const Batch& batch, int64_t layer, L
   // The larger kernel first: the grouped one takes the processors that it leaves.
   if (batch.lora_rows > 0) side_->begin.record();
   const LayerWeights& weights = model.weights->weights.layers[layer];
-  Multiply(x, weights.linear[static_cast<int>(which)], weights.tiled[static_cast<int>(which)].get(), y, StartOf(batch));
+  Multiply(x, weights.linear[static_cast<int>(which)], weights.tiled[static_cast<int>(which)].get(), y, cuda::Start::kEarly);
   if (batch.lora_rows > 0) {
     const OwnStream::Scope scope(side_->stream);
     side_->begin.block(c10::cuda::getCurrentCUDAStream());
@@ -448,10 +464,6 @@ void GpuRunner::Multiply(const Tensor& x, const Tensor& w, const TiledWeight* ti
   MatMul(x, As::kIs, w, As::kTransposed, 1, 0, y);
 }
 
-cuda::Start GpuRunner::StartOf(const Batch& batch) {
-  return batch.lora_rows > 0 || !batch.loras.empty() ? cuda::Start::kAfter : cuda::Start::kEarly;
-}
-
 cuda::Addend GpuRunner::AddendOf(const Batch& batch, const LayerWeights& weights, Linear which) const {
   return {buffers_->lora_delta.const_data_ptr(), batch.lora_rows, DataOf(weights.bias[static_cast<int>(which)])};
 }
@@ -482,12 +494,12 @@ void GpuRunner::Attend(const Model& model, const Batch& batch, int64_t layer) {
   const bool prepares = addend.bias || weights.q_norm_A.defined();
   if (prepares) {
     cuda::PrepareHeads(b.qkv.mutable_data_ptr(), addend, scales, DataOf(weights.q_norm_A), DataOf(weights.k_norm_A),
-                       base.config.rms_epsilon, batch.rows, RopeShapeOf(config_), stream, StartOf(batch));
+                       base.config.rms_epsilon, batch.rows, RopeShapeOf(config_), stream, cuda::Start::kEarly);
   }
   PlacePrefixes(batch, layer);
   cuda::RopeAndCache(b.qkv.mutable_data_ptr(), prepares ? cuda::Addend() : addend, prepares ? cuda::RowScales() : scales, base.rope_cos_PH.const_data_ptr<float>(),
                      base.rope_sin_PH.const_data_ptr<float>(), Input(o.positions), Input(o.slots),
-                     keys.mutable_data_ptr(), values.mutable_data_ptr(), batch.rows, RopeShapeOf(config_), stream, StartOf(batch));
+                     keys.mutable_data_ptr(), values.mutable_data_ptr(), batch.rows, RopeShapeOf(config_), stream, cuda::Start::kEarly);
   auto attend = [&](const AttentionRoom& room, const AttentionOffsets& at, int tile_rows, int64_t first, bool is_cut) {
     cuda::PagedAttentionCall call;
     call.shape = RopeShapeOf(config_);
@@ -539,7 +551,7 @@ void GpuRunner::Layer(const Model& model, const Batch& batch, int64_t layer) {
   auto add_and_norm = [&](Projection from, Linear which, const Tensor& weight) {
     cuda::AddAndNorm(b.x.mutable_data_ptr(), b.delta.const_data_ptr(), AddendOf(batch, own, which), Scales(batch, layer),
                      static_cast<int>(from), weight.const_data_ptr(), epsilon, b.normed.mutable_data_ptr(), rows,
-                     config_.hidden, stream, StartOf(batch));
+                     config_.hidden, stream, cuda::Start::kEarly);
   };
   Product(model, batch, layer, Linear::kQkv, Rows(b.normed, rows), Rows(b.qkv, rows));
   Attend(model, batch, layer);
@@ -547,7 +559,7 @@ void GpuRunner::Layer(const Model& model, const Batch& batch, int64_t layer) {
   add_and_norm(Projection::kO, Linear::kO, own.ffn_norm_D);
   Product(model, batch, layer, Linear::kGateUp, Rows(b.normed, rows), Rows(b.gate_up, rows));
   cuda::SwiGluAdded(b.gate_up.const_data_ptr(), AddendOf(batch, own, Linear::kGateUp), Scales(batch, layer), b.inner.mutable_data_ptr(), rows,
-                    config_.intermediate, stream, StartOf(batch));
+                    config_.intermediate, stream, cuda::Start::kEarly);
   Product(model, batch, layer, Linear::kDown, Rows(b.inner, rows), Rows(b.delta, rows));
   add_and_norm(Projection::kDown, Linear::kDown, layer + 1 < config_.layers ? weights.layers[layer + 1].attention_norm_D : weights.final_norm_D);
 }
@@ -569,13 +581,14 @@ void GpuRunner::Forward(Model* model, const Batch& batch) {
   if (!batch.is_decode) return;
   // Every row is wanted.
   const Tensor logits = Rows(b.logits, batch.rows);
-  Multiply(Rows(b.normed, batch.rows), weights.head_VD, weights.tiled_head.get(), logits, StartOf(batch));
+  Multiply(Rows(b.normed, batch.rows), weights.head_VD, weights.tiled_head.get(), logits, cuda::Start::kEarly);
   cuda::Argmax(logits.const_data_ptr(), model->sampled.mutable_data_ptr<int32_t>(), batch.rows, config_.vocab, stream);
 }
 
 void GpuRunner::Replay(Model* model, const Batch& batch) {
   GraphKey key{.rows = batch.rows, .is_cut = batch.is_decode ? batch.is_cut : batch.is_cut_longer};
   key.has_scales = batch.has_scales;
+  key.lora_rows = batch.lora_rows;
   if (batch.lora_rows > 0) key.lora_tiles = batch.inputs.room.lora_tiles;
   if (!batch.is_decode) {
     key.segments = batch.inputs.room.longer.segments;

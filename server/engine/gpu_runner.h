@@ -73,7 +73,7 @@ class GpuRunner {
   struct GraphKey {
     int64_t rows = 0, segments = 0;  // segments 0: one token each
     int tile_rows = 0;
-    int64_t lora_tiles = 0;  // 0: no LoRA
+    int64_t lora_rows = 0, lora_tiles = 0;  // 0: no LoRA
     bool has_scales = false;
     bool is_cut = false;
     auto operator<=>(const GraphKey&) const = default;
@@ -114,8 +114,6 @@ class GpuRunner {
   // What the choices of a step need.
   void PrepareChoices(Model* model, const std::vector<ForwardItem>& items, Step::State* step);
   const int32_t* Input(int64_t offset) const;
-  // Kernels of a batch whose LoRAs are on another stream wait for that.
-  static cuda::Start StartOf(const Batch& batch);
   StepCutting cutting() const { return is_batch_invariant_ ? StepCutting::kAlike : StepCutting::kBest; }
 
   const ModelConfig config_;

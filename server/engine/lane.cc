@@ -169,13 +169,14 @@ std::vector<Task*> Lane::tasks() const {
   return out;
 }
 
-// By weights; then, for the grouped kernels, single tokens first; then by adapter, whose rows
-// stand side by side.
+// By weights; then, for the grouped kernels, single tokens first, and of these the ones under LoRAs; then by adapter, whose
+// rows stand side by side.
 Lane::Passes Lane::Divide(const BatchScheduler::Plan& plan) const {
   std::vector<BatchScheduler::Item> items = plan.items;
   auto key = [&](const BatchScheduler::Item& item) {
     const ServedModel& model = *tasks_.at(item.sequence)->model;
-    return std::make_tuple(model.base.get(), gpu_ && item.tokens > 1, model.adapter.get());
+    const bool has_lora = model.adapter && model.adapter->lora;
+    return std::make_tuple(model.base.get(), gpu_ && item.tokens > 1, !has_lora, model.adapter.get());
   };
   std::stable_sort(items.begin(), items.end(), [&](const auto& a, const auto& b) { return key(a) < key(b); });
   Passes passes;

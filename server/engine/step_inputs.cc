@@ -57,7 +57,7 @@ void FillRows(const std::vector<StepSegment>& segments, int64_t page_tokens, Ste
   for (; row < in->room.rows; ++row) v[o.slots + row] = v[o.scale_slots + row] = -1;
 }
 
-// Neighbours under the same adapter, up to a tile's rows at a time.
+// Of the first `rows` rows: neighbours under the same adapter, up to a tile's rows at a time.
 std::vector<cuda::LoraTile> LoraTiles(const std::vector<StepSegment>& segments, int64_t rows, int64_t tile_rows) {
   std::vector<cuda::LoraTile> tiles;
   int32_t row = 0;
@@ -71,7 +71,7 @@ std::vector<cuda::LoraTile> LoraTiles(const std::vector<StepSegment>& segments, 
       count -= taken;
     }
   };
-  for (const StepSegment& s : segments) add(s.adapter_slot, s.count);
+  for (const StepSegment& s : segments) add(s.adapter_slot, std::min(s.count, rows - row));
   add(-1, rows - row);
   return tiles;
 }
@@ -155,7 +155,7 @@ StepInputs MakeStepInputs(const std::vector<StepSegment>& segments, int64_t page
   std::vector<cuda::LoraTile> lora_tiles;
   if (room) {
     in.room = *room;
-    lora_tiles = LoraTiles(segments, room->rows, lora_rows);
+    lora_tiles = LoraTiles(segments, room->lora_rows, lora_rows);
   } else {
     for (const StepSegment& s : segments) {
       in.room.rows += s.count;

@@ -28,6 +28,7 @@ struct StepRoom {
   int64_t rows = 0;    // tokens of all segments
   int64_t wanted = 0;  // rows of logits
   int64_t lora_tiles = 0;
+  int64_t lora_rows = 0;  // the first ones, which the tiles are of: at least up to the last one under a LoRA
   AttentionRoom singles, longer;
 };
 

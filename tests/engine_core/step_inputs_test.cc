@@ -117,7 +117,7 @@ TEST(StepInputsTest, PaddedToACapturedStepsRoom) {
   const std::vector<int32_t> token = {7}, pages = {3};
   const std::vector<StepSegment> segments = {{token.data(), -1, 1, 0, &pages, -1, 0},
                                              {token.data(), -1, 1, 2, &pages, 1, 0}};
-  const StepRoom room{4, 0, 4, {4, 4, 6}, {}};
+  const StepRoom room{4, 0, 4, 4, {4, 4, 6}, {}};
   const StepInputs in = MakeStepInputs(segments, kPage, 1, room.singles.tiles, &room);
   const StepOffsets o = OffsetsFor(room);
   const int32_t* v = in.values.data();
@@ -132,6 +132,19 @@ TEST(StepInputsTest, PaddedToACapturedStepsRoom) {
   for (int i = 0; i < 6; ++i) EXPECT_EQ(used[i], i < 2);
   EXPECT_EQ(v[o.singles.rows_used], 2);
   EXPECT_EQ(v[o.singles.row_parts + 4], 2);
+}
+
+// Only rows that may be under LoRAs have tiles: what lies behind is nobody's.
+TEST(StepInputsTest, RowsBehindTheLastLoraHaveNoTile) {
+  const std::vector<int32_t> token = {7}, pages = {3};
+  std::vector<StepSegment> segments(6, {token.data(), -1, 1, 0, &pages, -1, 0});
+  segments[0].adapter_slot = 5;
+  segments[1].adapter_slot = 2;
+  const StepRoom room{8, 0, 4, 4, {8, 8, 8}, {}};
+  const StepInputs in = MakeStepInputs(segments, kPage, 1, room.singles.tiles, &room);
+  const int32_t* tiles = in.values.data() + in.offsets.lora_tiles;
+  EXPECT_EQ(std::vector<int32_t>(tiles, tiles + 12), (std::vector<int32_t>{5, 0, 1, 2, 1, 1, -1, 2, 2, 0, 0, 0}));
+  EXPECT_EQ(CountLoraTiles(segments, 4), 3);
 }
 
 }  // namespace

@@ -382,7 +382,9 @@ __global__ void __launch_bounds__(kThreads, 2)
 // Blocks of a cluster: few tiles are over sooner if many blocks share them, and many fill the device anyway.
 unsigned ClusterFor(const LoraBatch& batch) {
   if (!IsHopperOrLater()) return 1;
-  return batch.is_shared && batch.tile_count <= 40 ? 8 : 2;
+  if (batch.is_alike) return 2;
+  if (batch.is_shared && batch.tile_count <= 40) return 8;
+  return batch.tile_count <= 16 ? 4 : 2;
 }
 
 }  // namespace

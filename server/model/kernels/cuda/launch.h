@@ -325,6 +325,7 @@ struct LoraBatch {
   const LoraTile* tiles;
   int64_t tile_count;
   bool is_shared;  // most tiles that are used have several rows
+  bool is_alike = false;  // a row's numbers must not depend on how many tiles there are
 };
 // delta_TO = scale * (x A^T) B^T for each tile's rows by their adapter; zeros if there is none. In tiles of
 // several rows x A^T is rounded to bf16.

@@ -33,15 +33,29 @@ __device__ inline void Add(const Addend& addend, int64_t row, int64_t start, int
   for (int j = 0; j < N; ++j) v[j] += d[j];
 }
 
-// v *= the scales that the row has from column `i` of an entry on.
+// Where a row's scales are. Its loads are on their way with those of the row's values if it is made before they are used.
+class ScalesOfRow {
+ public:
+  __device__ ScalesOfRow(const RowScales& scales, int64_t row)
+      : scales_(scales), slot_(scales.entries ? __ldg(scales.slots_T + row) : -1) {}
+  template <typename T>
+  __device__ const T* Of(int entry) const {
+    if (slot_ < 0) return nullptr;
+    const auto* pointers = reinterpret_cast<const unsigned long long*>(scales_.entries);
+    return reinterpret_cast<const T*>(__ldg(pointers + slot_ * scales_.stride + entry));
+  }
+
+ private:
+  const RowScales& scales_;
+  const int32_t slot_;
+};
+
+// v *= the scales from column `i` on; nothing if there are none.
 template <typename T, int N>
-__device__ inline void Scale(const RowScales& scales, int64_t row, int entry, int64_t i, float (&v)[N]) {
-  if (!scales.entries) return;
-  const int32_t slot = scales.slots_T[row];
-  const T* entries = slot < 0 ? nullptr : static_cast<const T*>(scales.entries[slot * scales.stride + entry]);
-  if (!entries) return;
+__device__ inline void Scale(const T* scales, int64_t i, float (&v)[N]) {
+  if (!scales) return;
   float s[N];
-  Load(entries + i, s);
+  Load(scales + i, s);
 #pragma unroll
   for (int j = 0; j < N; ++j) v[j] *= s[j];
 }
@@ -57,6 +71,7 @@ __global__ void RopeCache(T* qkv, Addend addend, RowScales scales, const float* 
   LetNextBegin();
   WaitForBefore();
   const int64_t t = blockIdx.x, slot = slots[t];
+  const ScalesOfRow row_scales(scales, t);
   if (slot < 0) return;
   const int64_t position = static_cast<int64_t>(positions[t]) * half;
   const int64_t row = t * (heads + 2 * kv_heads) * 2 * half;
@@ -65,15 +80,16 @@ __global__ void RopeCache(T* qkv, Addend addend, RowScales scales, const float* 
   for (int item = threadIdx.x; item < (heads + 2 * kv_heads) * half / N; item += blockDim.x) {
     const int head = item / (half / N), i = item % (half / N) * N;
     const int64_t at = row + head * 2 * half + i;
+    const int entry = head < heads ? kScaleQ : head < heads + kv_heads ? kScaleK : kScaleV;
+    const int first_head = entry == kScaleQ ? 0 : entry == kScaleK ? heads : heads + kv_heads;
     float a[N], b[N], c[N], s[N];
     Load(qkv + at, a);
     Load(qkv + at + half, b);
+    const T* own = row_scales.Of<T>(entry);
     Add<T, N>(addend, t, row, at - row, a);
     Add<T, N>(addend, t, row, at - row + half, b);
-    const int entry = head < heads ? kScaleQ : head < heads + kv_heads ? kScaleK : kScaleV;
-    const int first_head = entry == kScaleQ ? 0 : entry == kScaleK ? heads : heads + kv_heads;
-    Scale<T, N>(scales, t, entry, (head - first_head) * 2 * half + i, a);
-    Scale<T, N>(scales, t, entry, (head - first_head) * 2 * half + i + half, b);
+    Scale(own, (head - first_head) * 2 * half + i, a);
+    Scale(own, (head - first_head) * 2 * half + i + half, b);
     T* to = qkv + at;
     if (head >= heads + kv_heads) {
       to = values + (head - heads - kv_heads) * 2 * half + i;
@@ -109,9 +125,11 @@ __global__ void PrepareHead(T* qkv, Addend addend, RowScales scales, const T* q_
   const bool inside = i < dimensions;
   float v[N] = {}, squares = 0;
   if (inside) {
+    const ScalesOfRow row_scales(scales, blockIdx.x);
     Load(qkv + row + column, v);
+    const T* own = row_scales.Of<T>(entry);
     Add<T, N>(addend, blockIdx.x, row, column, v);
-    Scale<T, N>(scales, blockIdx.x, entry, (head - first_head) * dimensions + i, v);
+    Scale(own, (head - first_head) * dimensions + i, v);
   }
   if (norm) {
 #pragma unroll
@@ -139,13 +157,15 @@ __global__ void AddNorm(T* x, const T* delta, Addend addend, RowScales scales, i
   const bool inside = i < columns;
   float v[N] = {}, g[N] = {}, squares = 0;
   if (inside) {
+    const ScalesOfRow row_scales(scales, blockIdx.x);
     Load(x + at, v);
     Load(w + i, g);
     if (delta) {
       float d[N];
       Load(delta + at, d);
+      const T* own = row_scales.Of<T>(scaled);
       Add<T, N>(addend, blockIdx.x, at - i, i, d);
-      Scale<T, N>(scales, blockIdx.x, scaled, i, d);
+      Scale(own, i, d);
 #pragma unroll
       for (int j = 0; j < N; ++j) v[j] = ToFloat(FromFloat<T>(v[j] + d[j]));
       Store(x + at, v);
@@ -167,16 +187,18 @@ __global__ void Gate(const T* gate_up, Addend addend, RowScales scales, T* out, 
   const int i = (blockIdx.y * blockDim.x + threadIdx.x) * N;
   if (i >= inner) return;
   const int64_t row = blockIdx.x * static_cast<int64_t>(2 * inner), at = row + i;
+  const ScalesOfRow row_scales(scales, blockIdx.x);
   float g[N], u[N];
   Load(gate_up + at, g);
   Load(gate_up + at + inner, u);
+  const T *of_gate = row_scales.Of<T>(kScaleGate), *of_up = row_scales.Of<T>(kScaleUp), *of_inner = row_scales.Of<T>(kScaleInner);
   Add<T, N>(addend, blockIdx.x, row, i, g);
   Add<T, N>(addend, blockIdx.x, row, i + inner, u);
-  Scale<T, N>(scales, blockIdx.x, kScaleGate, i, g);
-  Scale<T, N>(scales, blockIdx.x, kScaleUp, i, u);
+  Scale(of_gate, i, g);
+  Scale(of_up, i, u);
 #pragma unroll
   for (int j = 0; j < N; ++j) u[j] *= g[j] / (1.0f + __expf(-g[j]));
-  Scale<T, N>(scales, blockIdx.x, kScaleInner, i, u);
+  Scale(of_inner, i, u);
   Store(out + blockIdx.x * static_cast<int64_t>(inner) + i, u);
 }
 
