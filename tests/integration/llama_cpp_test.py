@@ -57,7 +57,8 @@ class LlamaCppTest(unittest.TestCase):
         cls.folder = tempfile.mkdtemp(prefix="attune_llama.")
         cls.addClassCleanup(shutil.rmtree, cls.folder, ignore_errors=True)
         exports = os.path.join(cls.folder, "exports")
-        cls.server = Server(os.path.join(cls.folder, "data"), ["--export-root", exports, "--import-root", exports]).start()
+        cls.server = Server(os.path.join(cls.folder, "data"), ["--precision", "float32", "--export-root", exports,
+                                                                     "--import-root", exports]).start()
         cls.addClassCleanup(cls.server.terminate)
         cls.server.import_model()
         # The same model as a Hugging Face folder, and a LoRA over each.
@@ -81,10 +82,11 @@ class LlamaCppTest(unittest.TestCase):
         same = 0
         for prompt, theirs in zip(PROMPTS, json.loads(done.stdout)):
             tokens = self.server.generation.Tokenize(generation.TokenizeRequest(
-                model=f"models/{model}", text=prompt, parse_special_tokens=True)).token_ids
+                model=f"models/{model}", prompt=generation.Prompt(text=prompt))).token_ids
             self.assertEqual(list(tokens), theirs["ids"], prompt)
             ours = self.server.generate(f"models/{model}", prompt=generation.Prompt(
-                token_ids=generation.TokenIds(ids=tokens)), max_tokens=NEW_TOKENS, min_tokens=NEW_TOKENS, top_logprobs=1).completions[0]
+                token_ids=generation.TokenIds(ids=tokens)), max_tokens=NEW_TOKENS, ignore_eos=True,
+                logprobs=True).completions[0]
             self.assertLess(abs(ours.logprobs[0].logprob - theirs["logprob"]), TOLERANCE[name], prompt)
             answer = list(ours.token_ids)
             same += next((i for i, (a, b) in enumerate(zip(answer, theirs["answer"])) if a != b), NEW_TOKENS)
