@@ -1,7 +1,7 @@
 """llama.cpp opens what Attune exports as GGUF, and says what Attune says.
 
-ATTUNE_LLAMA_PYTHON names a Python that has llama-cpp-python (`pip install llama-cpp-python` builds it), if that is not the one
-that runs this. Without one the tests are skipped.
+ATTUNE_LLAMA_PYTHON names a Python that has llama-cpp-python (`pip install llama-cpp-python` builds it), if that is not the
+one that runs this. Without one the tests are skipped.
 """
 import json
 import os
@@ -18,6 +18,8 @@ Export = model_service.ExportModelRequest
 PROMPTS = ["The capital of France is", "Text: What a lovely day number 3\nMood:", "def add(a, b):\n    return",
            "<|im_start|>user\nName 3 colours, 12345 caf\u00e9s \u4f60\u597d.<|im_end|>\n<|im_start|>assistant\n"]
 NEW_TOKENS = 16
+# Of tests/interop/families_reference.py.
+MINIATURES = ["llama_biases", "mistral", "qwen2", "qwen2_yarn", "qwen3", "phi3", "gemma2", "gemma3"]
 # Of a first token's log-probabilities; llama.cpp multiplies in F16 or, of Q8_0, in 8 bits.
 TOLERANCE = {"f16": 0.05, "q8_0": 0.3}
 
@@ -66,7 +68,8 @@ class LlamaCppTest(unittest.TestCase):
         cls.server.models.ImportModel(model_service.ImportModelRequest(source_path=folder, model_id="folder"))
         cls.server.upload("mood", mood_rows(24), **MOOD)
         for base in ("smollm2", "folder"):
-            job = cls.server.create_job(lora_job(tuned_model_id=f"tuned-{base}", base_model=f"models/{base}"), f"job-{base}")
+            wanted = lora_job(tuned_model_id=f"tuned-{base}", base_model=f"models/{base}")
+            job = cls.server.create_job(wanted, f"job-{base}")
             cls.server.watch(job.name)
             assert cls.server.get_job(job.name).state == tuning_job.TuningJob.SUCCEEDED, cls.server.log_tail()
 
@@ -92,6 +95,18 @@ class LlamaCppTest(unittest.TestCase):
             same += next((i for i, (a, b) in enumerate(zip(answer, theirs["answer"])) if a != b), NEW_TOKENS)
         print(f"  {model} {name}: {same} of {NEW_TOKENS * len(PROMPTS)} tokens before a difference", flush=True)
         return same / (NEW_TOKENS * len(PROMPTS))
+
+    def test_random_miniatures(self):
+        """A random model of each family in a shape that llama.cpp computes, too; prompts are longer than windows."""
+        references = os.path.join(os.environ.get("ATTUNE_TEST_REFERENCES", ""), "families")
+        if not os.path.isdir(references):
+            self.skipTest("ATTUNE_TEST_REFERENCES names no folder of references")
+        for family in MINIATURES:
+            with self.subTest(family=family):
+                name, source = family.replace("_", "-"), os.path.join(references, family, "base")
+                base = shutil.copytree(source, os.path.join(self.folder, "exports", family))
+                self.server.models.ImportModel(model_service.ImportModelRequest(source_path=base, model_id=name))
+                self.assertGreater(self.compare(name, "f16"), 0.8)
 
     def test_a_gguf_model_tuned(self):
         self.assertGreater(self.compare("tuned-smollm2", "f16"), 0.9)
