@@ -11,6 +11,7 @@ import sys
 import tempfile
 import unittest
 
+import gguf
 from attune_server import MOOD, Server, generation, lora_job, model_service, mood_rows, tuning_job
 
 PYTHON = os.environ.get("ATTUNE_LLAMA_PYTHON", sys.executable)
@@ -79,6 +80,8 @@ class LlamaCppTest(unittest.TestCase):
 
     def compare(self, model, name):
         path = self.export(model, Export.GGUF_F16 if name == "f16" else Export.GGUF_Q8_0, f"{model}-{name}")
+        tensors = {tensor.name for tensor in gguf.GGUFReader(os.path.join(path, "model.gguf")).tensors}
+        self.assertLessEqual({"token_embd.weight", "output_norm.weight", "blk.0.attn_norm.weight"}, tensors)
         done = subprocess.run([PYTHON, "-c", LLAMA, os.path.join(path, "model.gguf")], check=False, text=True,
                               input=json.dumps([PROMPTS, NEW_TOKENS]), capture_output=True)
         self.assertEqual(done.returncode, 0, done.stderr)
