@@ -145,11 +145,6 @@ absl::Status WriteGgufModel(const ModelRegistry& registry, Residency* residency,
                             const std::string& to) {
   ATTUNE_ASSIGN_OR_RETURN(const ModelInfo root, RootOf(registry, info));
   const std::string from = registry.Directory(root.id);
-  std::error_code error;
-  if (!fs::exists(from + "/model.gguf", error)) {
-    return CannotExport("Only what was imported as a GGUF file, or tuned from it, is exported as one: Hugging Face's tokenizer "
-                        "files are not rewritten. Export it as safetensors.");
-  }
   ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> served, residency->Acquire(info.id));
   ATTUNE_ASSIGN_OR_RETURN(const DecoderWeights weights, OwnWeights(*served));
   return ExportGguf(from, served->base->config, weights, type, to + "/model.gguf");

@@ -2,19 +2,24 @@
 
 #include <ATen/ATen.h>
 
+#include <filesystem>
 #include <map>
 #include <memory>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/error.h"
+#include "server/adapters/gguf_keys.h"
+#include "server/adapters/gguf_tokenizer.h"
 #include "server/model/families.h"
 #include "server/model/file_modules.h"
 #include "server/model/kernels/packed_weight.h"
 #include "server/model/tensor_source.h"
 #include "server/model/torch_target.h"
 #include "server/model/weights/gguf_writer.h"
+#include "server/tokenizer/load.h"
 
 namespace attune {
 namespace {
@@ -32,12 +37,14 @@ absl::Status CannotExport(const std::string& message) {
 // rotation pairs.
 struct FileTensor {
   std::vector<Tensor> parts;
-  TensorSource::Entry entry;  // of the first
+  TensorSource::Entry order;  // of rows alone
 };
 
 std::string Bytes(const Tensor& t) { return std::string(static_cast<const char*>(t.const_data_ptr()), t.nbytes()); }
 
-GgmlType TypeFor(const GgufTensor& tensor, GgmlType type) {
+// Of a file's tensor, or one to be written.
+template <typename T>
+GgmlType TypeFor(const T& tensor, GgmlType type) {
   if (tensor.shape.size() == 1) return GgmlType::kF32;
   return tensor.shape.back() % GgmlBlockElements(type) == 0 ? type : GgmlType::kF16;
 }
@@ -47,9 +54,9 @@ absl::StatusOr<std::string> Encode(const std::string& name, const FileTensor& fr
   absl::Status status = CatchTorch([&]() -> absl::Status {
     const at::NoGradGuard no_grad;
     Tensor values = (from.parts.size() == 1 ? from.parts[0] : at::cat(from.parts)).detach().to(at::kCPU, at::kFloat).contiguous();
-    if (from.entry.interleaved_head_dim > 0) {
+    if (from.order.interleaved_head_dim > 0) {
       const Tensor sorted = at::empty_like(values);
-      for (int64_t row = 0; row < values.size(0); ++row) sorted.select(0, from.entry.FileRow(row)).copy_(values.select(0, row));
+      for (int64_t row = 0; row < values.size(0); ++row) sorted.select(0, from.order.FileRow(row)).copy_(values.select(0, row));
       values = sorted;
     }
     if (type == GgmlType::kQ8_0) {
@@ -72,19 +79,23 @@ absl::StatusOr<std::string> Encode(const std::string& name, const FileTensor& fr
 }
 
 // By the file's names.
-absl::StatusOr<std::map<std::string, FileTensor>> FileTensors(TensorSource* source, const ModelConfig& config,
-                                                              const DecoderWeights& weights) {
+std::map<std::string, FileTensor> FileTensors(const ModelConfig& config, const DecoderWeights& weights) {
+  const ModelFamily& family = *FindFamily(config.family);
   std::map<std::string, FileTensor> tensors;
   for (const NamedParameter& parameter : NamedParameters(config, weights)) {
     const FilePart part = FindFilePart(config, parameter.name);
-    const bool is_matrix = parameter.tensor.dim() == 2;
-    ATTUNE_ASSIGN_OR_RETURN(TensorSource::Entry entry,
-                            source->Get(parameter.name, is_matrix ? parameter.tensor.size(0) : 0, parameter.tensor.size(-1)));
-    FileTensor& tensor = tensors[GgufTensorName(part.name, *FindFamily(config.family))];
-    if (tensor.parts.empty()) tensor.entry = std::move(entry);
+    FileTensor& tensor = tensors[GgufTensorName(part.name, family)];
+    const bool turns = absl::StrContains(parameter.name, ".q_proj.") || absl::StrContains(parameter.name, ".k_proj.");
+    if (turns && family.gguf_interleaves_rows) tensor.order.interleaved_head_dim = config.head_dim;
     tensor.parts.push_back(parameter.tensor);
   }
   return tensors;
+}
+
+void AddTypeKeys(GgmlType type, std::vector<std::string>* keys) {
+  const bool is_q8 = type == GgmlType::kQ8_0;
+  keys->push_back(EncodeGgufKey("general.file_type", is_q8 ? kMostlyQ8 : kMostlyF16));
+  if (is_q8) keys->push_back(EncodeGgufKey("general.quantization_version", kQuantizationVersion));
 }
 
 std::vector<std::string> KeysFor(const GgufFile& file, GgmlType type) {
@@ -93,20 +104,15 @@ std::vector<std::string> KeysFor(const GgufFile& file, GgmlType type) {
     const bool is_of_types = key.name == "general.file_type" || key.name == "general.quantization_version";
     if (!is_of_types && key.name != "general.alignment") keys.emplace_back(key.bytes);
   }
-  const bool is_q8 = type == GgmlType::kQ8_0;
-  keys.push_back(EncodeGgufKey("general.file_type", is_q8 ? kMostlyQ8 : kMostlyF16));
-  if (is_q8) keys.push_back(EncodeGgufKey("general.quantization_version", kQuantizationVersion));
+  AddTypeKeys(type, &keys);
   return keys;
 }
 
-}  // namespace
-
-absl::Status ExportGguf(const std::string& from, const ModelConfig& config, const DecoderWeights& weights, GgmlType type,
-                        const std::string& path) {
+absl::Status ExportLikeFile(const std::string& from, const ModelConfig& config, const DecoderWeights& weights, GgmlType type,
+                            const std::string& path) {
   ATTUNE_ASSIGN_OR_RETURN(const std::unique_ptr<TensorSource> source, TensorSource::Open(from));
   const GgufFile& file = *source->gguf();
-  using Tensors = std::map<std::string, FileTensor>;
-  ATTUNE_ASSIGN_OR_RETURN(const Tensors tensors, FileTensors(source.get(), config, weights));
+  const std::map<std::string, FileTensor> tensors = FileTensors(config, weights);
   std::vector<GgufTensorToWrite> out;
   size_t matched = 0;
   for (const GgufTensor& tensor : file.tensors()) {
@@ -123,6 +129,54 @@ absl::Status ExportGguf(const std::string& from, const ModelConfig& config, cons
   }
   if (matched < tensors.size()) return CannotExport("the imported file lacks some of the weights.");
   return WriteGguf(path, KeysFor(file, type), out);
+}
+
+// What was written is what was meant.
+absl::Status CheckWritten(const std::string& path, const ModelConfig& config, const Tokenizer& tokenizer) {
+  ATTUNE_ASSIGN_OR_RETURN(const std::unique_ptr<GgufFile> file, GgufFile::Open(path));
+  const absl::StatusOr<ModelConfig> read = ConfigFromGguf(*file);
+  if (!read.ok()) return CannotExport(absl::StrCat("no GGUF file can say this: ", std::string(read.status().message())));
+  ATTUNE_RETURN_IF_ERROR(CheckSameModel(config, *read));
+  const absl::StatusOr<std::unique_ptr<Tokenizer>> again = LoadTokenizer(*file);
+  if (!again.ok()) return CannotExport(absl::StrCat("its tokenizer: ", std::string(again.status().message())));
+  return CheckSameTokenizer(tokenizer, **again);
+}
+
+absl::Status ExportFromFolder(const std::string& from, const ModelConfig& as_loaded, const DecoderWeights& weights,
+                              GgmlType type, const std::string& path) {
+  ATTUNE_ASSIGN_OR_RETURN(const ModelConfig config, GgufConfig(as_loaded));
+  ATTUNE_ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> tokenizer, LoadTokenizer(from));
+  std::vector<std::string> keys = GgufShapeKeys(config);
+  ATTUNE_ASSIGN_OR_RETURN(const std::vector<std::string> more, GgufTokenizerKeys(from, *tokenizer, config.vocab));
+  keys.insert(keys.end(), more.begin(), more.end());
+  AddTypeKeys(type, &keys);
+  const std::map<std::string, FileTensor> tensors = FileTensors(config, weights);
+  std::vector<GgufTensorToWrite> out;
+  const std::vector<float> factors = GgufRopeFactors(config);
+  if (!factors.empty()) {
+    out.push_back({"rope_freqs.weight", {static_cast<int64_t>(factors.size())}, GgmlType::kF32, [&factors] {
+                     return std::string(reinterpret_cast<const char*>(factors.data()), factors.size() * sizeof(float));
+                   }});
+  }
+  for (const auto& [name, tensor] : tensors) {
+    std::vector<int64_t> shape = tensor.parts[0].sizes().vec();
+    for (size_t i = 1; i < tensor.parts.size(); ++i) shape[0] += tensor.parts[i].size(0);
+    GgufTensorToWrite to_write = {name, std::move(shape), type, nullptr};
+    to_write.type = TypeFor(to_write, type);
+    to_write.bytes = [&name = name, &values = tensor, own = to_write.type] { return Encode(name, values, own); };
+    out.push_back(std::move(to_write));
+  }
+  ATTUNE_RETURN_IF_ERROR(WriteGguf(path, keys, out));
+  return CheckWritten(path, config, *tokenizer);
+}
+
+}  // namespace
+
+absl::Status ExportGguf(const std::string& from, const ModelConfig& config, const DecoderWeights& weights, GgmlType type,
+                        const std::string& path) {
+  std::error_code error;
+  const bool like_file = std::filesystem::exists(from + "/model.gguf", error);
+  return like_file ? ExportLikeFile(from, config, weights, type, path) : ExportFromFolder(from, config, weights, type, path);
 }
 
 }  // namespace attune

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/error.h"
 #include "common/file.h"
+#include "server/tokenizer/byte_bpe_files.h"
 #include "server/tokenizer/json_file.h"
 #include "server/tokenizer/load.h"
 #include "server/tokenizer/sentencepiece_tokenizer.h"
@@ -155,6 +156,15 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::string& dire
   ATTUNE_ASSIGN_OR_RETURN(settings.chat_template, ReadChatTemplate(directory, files));
   tokenizer.Configure(settings);
   return std::move(*loaded);
+}
+
+absl::StatusOr<ByteBpeParts> LoadByteBpeParts(const std::string& directory) {
+  ATTUNE_ASSIGN_OR_RETURN(const Files files, ReadFiles(directory));
+  if (files.tokenizer.is_null()) {
+    return UnsupportedTokenizer(files.tekken.is_null() ? "SentencePiece" : "Mistral's Tekken");
+  }
+  ATTUNE_ASSIGN_OR_RETURN(const std::vector<AddedToken> added, MoreAddedTokens(files));
+  return ByteBpePartsFromJson(files.tokenizer, added);
 }
 
 }  // namespace attune

@@ -50,9 +50,7 @@ struct FreeMatch {
   void operator()(pcre2_match_data* data) const { pcre2_match_data_free(data); }
 };
 
-}  // namespace
-
-const PretokenizerRule* FindPretokenizerRule(absl::string_view name) {
+const std::vector<PretokenizerRule>& Rules() {
   static const auto* const rules = new std::vector<PretokenizerRule>{
       {"gpt-2", {kGpt2}},
       {"gpt2", {kGpt2}},
@@ -61,8 +59,21 @@ const PretokenizerRule* FindPretokenizerRule(absl::string_view name) {
       {"llama3", {kLlama3}, true, true},
       {"qwen2", {kQwen2}, false, false, true},
   };
-  for (const PretokenizerRule& rule : *rules) {
+  return *rules;
+}
+
+}  // namespace
+
+const PretokenizerRule* FindPretokenizerRule(absl::string_view name) {
+  for (const PretokenizerRule& rule : Rules()) {
     if (rule.name == name) return &rule;
+  }
+  return nullptr;
+}
+
+const PretokenizerRule* FindPretokenizerRule(const std::vector<std::string>& patterns, bool ignore_merges, bool normalizes) {
+  for (const PretokenizerRule& rule : Rules()) {
+    if (rule.patterns == patterns && rule.ignore_merges == ignore_merges && rule.normalizes == normalizes) return &rule;
   }
   return nullptr;
 }

@@ -23,6 +23,9 @@ struct PretokenizerRule {
 // Null if the name is not known.
 const PretokenizerRule* FindPretokenizerRule(absl::string_view name);
 
+// The rule that splits text so and says the same of merges and normalization; null if there is none.
+const PretokenizerRule* FindPretokenizerRule(const std::vector<std::string>& patterns, bool ignore_merges, bool normalizes);
+
 // The pattern of GPT-2, which tokenizer.json calls ByteLevel with use_regex.
 const std::string& Gpt2Pattern();
 

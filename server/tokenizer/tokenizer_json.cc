@@ -266,6 +266,33 @@ absl::Status ReadModel(const json& model, Recipe* recipe) {
   return absl::OkStatus();
 }
 
+// All of a file.
+struct Parts {
+  Recipe recipe;
+  Vocabulary vocabulary;
+  BpeMerges merges;
+  int32_t unk_id = -1;  // if the file names one
+};
+
+absl::StatusOr<Parts> ReadParts(const json& root, const std::vector<AddedToken>& more_added) {
+  const json& model = Member(root, "model");
+  Parts parts;
+  ATTUNE_RETURN_IF_ERROR(ReadModel(model, &parts.recipe));
+  ATTUNE_RETURN_IF_ERROR(ReadNormalizers(root, &parts.recipe));
+  ATTUNE_RETURN_IF_ERROR(ReadPretokenizers(root, &parts.recipe));
+  ATTUNE_RETURN_IF_ERROR(ReadDecoders(root, &parts.recipe));
+  ATTUNE_RETURN_IF_ERROR(CheckPostProcessor(root));
+  ATTUNE_ASSIGN_OR_RETURN(parts.vocabulary, ReadVocabulary(model));
+  ATTUNE_ASSIGN_OR_RETURN(parts.merges, ReadMerges(model));
+  ATTUNE_RETURN_IF_ERROR(ReadAddedTokens(root, more_added, parts.recipe.has_normalizer, &parts.vocabulary));
+  const std::string unknown = TextOf(Member(model, "unk_token"));
+  if (unknown.empty()) return parts;
+  const auto it = std::find(parts.vocabulary.tokens.begin(), parts.vocabulary.tokens.end(), unknown);
+  if (it == parts.vocabulary.tokens.end()) return UnsupportedTokenizer("its unknown token is not in the vocabulary");
+  parts.unk_id = static_cast<int32_t>(it - parts.vocabulary.tokens.begin());
+  return parts;
+}
+
 }  // namespace
 
 absl::StatusOr<AddedToken> AddedTokenFromJson(const json& value, int32_t id) {
@@ -299,28 +326,21 @@ int32_t FirstTokenOfPostProcessor(const json& root) {
 absl::StatusOr<std::unique_ptr<VocabularyTokenizer>> TokenizerFromJson(const json& root,
                                                                        const std::vector<AddedToken>& more_added,
                                                                        TokenizerSettings* settings) {
-  const json& model = Member(root, "model");
-  Recipe recipe;
-  ATTUNE_RETURN_IF_ERROR(ReadModel(model, &recipe));
-  ATTUNE_RETURN_IF_ERROR(ReadNormalizers(root, &recipe));
-  ATTUNE_RETURN_IF_ERROR(ReadPretokenizers(root, &recipe));
-  ATTUNE_RETURN_IF_ERROR(ReadDecoders(root, &recipe));
-  ATTUNE_RETURN_IF_ERROR(CheckPostProcessor(root));
-  ATTUNE_ASSIGN_OR_RETURN(Vocabulary vocabulary, ReadVocabulary(model));
-  ATTUNE_ASSIGN_OR_RETURN(const BpeMerges merges, ReadMerges(model));
-  ATTUNE_RETURN_IF_ERROR(ReadAddedTokens(root, more_added, recipe.has_normalizer, &vocabulary));
-  const std::string unknown = TextOf(Member(model, "unk_token"));
-  if (!unknown.empty()) {
-    const auto it = std::find(vocabulary.tokens.begin(), vocabulary.tokens.end(), unknown);
-    if (it == vocabulary.tokens.end()) return UnsupportedTokenizer("its unknown token is not in the vocabulary");
-    settings->unk_id = static_cast<int32_t>(it - vocabulary.tokens.begin());
+  ATTUNE_ASSIGN_OR_RETURN(Parts parts, ReadParts(root, more_added));
+  if (parts.unk_id >= 0) settings->unk_id = parts.unk_id;
+  if (parts.recipe.byte_level) {
+    parts.recipe.bytes.unk_id = settings->unk_id;
+    return MakeByteBpe(std::move(parts.vocabulary), parts.merges, parts.recipe.bytes);
   }
-  if (recipe.byte_level) {
-    recipe.bytes.unk_id = settings->unk_id;
-    return MakeByteBpe(std::move(vocabulary), merges, recipe.bytes);
-  }
-  recipe.marked.unk_id = settings->unk_id;
-  return MakeByteFallbackBpe(std::move(vocabulary), merges, recipe.marked);
+  parts.recipe.marked.unk_id = settings->unk_id;
+  return MakeByteFallbackBpe(std::move(parts.vocabulary), parts.merges, parts.recipe.marked);
+}
+
+absl::StatusOr<ByteBpeParts> ByteBpePartsFromJson(const json& root, const std::vector<AddedToken>& more_added) {
+  ATTUNE_ASSIGN_OR_RETURN(Parts parts, ReadParts(root, more_added));
+  if (!parts.recipe.byte_level) return UnsupportedTokenizer("BPE that is not byte-level");
+  parts.recipe.bytes.unk_id = parts.unk_id;
+  return ByteBpeParts{std::move(parts.vocabulary), std::move(parts.merges), std::move(parts.recipe.bytes)};
 }
 
 }  // namespace attune

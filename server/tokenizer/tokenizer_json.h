@@ -6,6 +6,7 @@
 
 #include "absl/status/statusor.h"
 #include "nlohmann/json.hpp"
+#include "server/tokenizer/byte_bpe.h"
 #include "server/tokenizer/vocabulary_tokenizer.h"
 
 namespace attune {
@@ -16,6 +17,17 @@ namespace attune {
 absl::StatusOr<std::unique_ptr<VocabularyTokenizer>> TokenizerFromJson(const nlohmann::json& root,
                                                                        const std::vector<AddedToken>& more_added,
                                                                        TokenizerSettings* settings);
+
+// What a byte-level BPE is made of.
+struct ByteBpeParts {
+  Vocabulary vocabulary;
+  BpeMerges merges;
+  ByteBpeOptions options;
+};
+
+// The parts of which TokenizerFromJson makes a tokenizer, of a file that holds a byte-level BPE; errors as there, and
+// UNSUPPORTED_TOKENIZER for BPE of another kind.
+absl::StatusOr<ByteBpeParts> ByteBpePartsFromJson(const nlohmann::json& root, const std::vector<AddedToken>& more_added);
 
 // The id of the token that the file's post-processor puts before a text; -1 if none.
 int32_t FirstTokenOfPostProcessor(const nlohmann::json& root);

@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-
 #include "common/error.h"
 #include "common/file.h"
+#include "nlohmann/json.hpp"
 #include "server/adapters/packed_ops.h"
 #include "server/adapters/publish_text_prompt.h"
 #include "server/adapters/residency.h"
@@ -90,8 +90,52 @@ TEST_F(ExporterTest, WritesGgufAgain) {
       }
     }
   }
-  PublishAdapter("of-hf", "hf", *RandomLora(config_));
-  EXPECT_EQ(Reason(Export("of-hf", ExportFormat::kGgufF16, "no")), "EXPORT_UNSUPPORTED");
+}
+
+// What came as a folder, tuned or not, reads back with the same answers and tokens.
+TEST_F(ExporterTest, WritesGgufOfFolders) {
+  PublishAdapter("lora", "hf", *RandomLora(config_));
+  for (const char* id : {"hf", "lora"}) {
+    for (const auto& [format, name, tolerance] : {std::tuple{ExportFormat::kGgufF16, "f16", 0.01}, {ExportFormat::kGgufQ8, "q8", 0.2}}) {
+      const absl::StatusOr<ExportResult> result = Export(id, format, absl::StrCat(id, "-", name));
+      ASSERT_TRUE(result.ok()) << result.status();
+      EXPECT_THAT(result->files, ElementsAre("README.md", "model.gguf"));
+      const at::Tensor expected = Logits(id);
+      EXPECT_LT((LogitsOfFolder(result->path) - expected).abs().max().item<float>(), tolerance * expected.abs().max().item<float>())
+          << id << " as " << name;
+      auto read = LoadBaseModel(result->path, result->path, {});
+      ASSERT_TRUE(read.ok()) << read.status();
+      const Tokenizer& original = residency_->Acquire("hf").value()->tokenizer();
+      for (const char* text : {"hello the world", "a12 3456", "<|im_start|>hell<|im_end|>", "caf\xC3\xA9 \xE4\xBD\xA0\n\n  x"}) {
+        EXPECT_EQ((*read)->tokenizer->Encode(text, true), original.Encode(text, true)) << text;
+        EXPECT_EQ((*read)->tokenizer->Encode(text, false), original.Encode(text, false)) << text;
+      }
+      EXPECT_EQ((*read)->tokenizer->end_ids(), original.end_ids());
+    }
+  }
+}
+
+// What a GGUF file cannot say of a tokenizer is refused by name, and nothing is left.
+TEST_F(ExporterTest, RefusesTokenizersThatGgufCannotSay) {
+  const std::string path = registry_->Directory("hf") + "/tokenizer.json";
+  const std::string original = ReadFile(path).value();
+  int count = 0;
+  auto expect = [&](const char* what, const nlohmann::json& json) {
+    ASSERT_TRUE(WriteFileDurably(path, json.dump()).ok());
+    const absl::StatusOr<ExportResult> result = Export("hf", ExportFormat::kGgufF16, absl::StrCat("no-", count++));
+    EXPECT_EQ(Reason(result), "EXPORT_UNSUPPORTED") << result.status();
+    EXPECT_THAT(std::string(result.status().message()), HasSubstr(what));
+    EXPECT_TRUE(!fs::exists(temp_.File("exports")) || fs::is_empty(temp_.File("exports")));
+  };
+  nlohmann::json json = nlohmann::json::parse(original);
+  json["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", nlohmann::json::array({
+      {{"type", "Split"}, {"pattern", {{"Regex", "\\w+"}}}, {"behavior", "Isolated"}, {"invert", false}},
+      {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}}})}};
+  expect("split text into words", json);
+  json = nlohmann::json::parse(original);
+  ASSERT_FALSE(json["added_tokens"].empty());
+  json["added_tokens"][0]["rstrip"] = true;
+  expect("takes the blanks beside it", json);
 }
 
 TEST_F(ExporterTest, WritesBaseAndFullWeights) {

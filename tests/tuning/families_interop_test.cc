@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "common/error.h"
 #include "common/file.h"
 #include "nlohmann/json.hpp"
 #include "server/adapters/formats/peft.h"
@@ -144,6 +145,36 @@ TEST_P(FamilyTest, GgufIsExportedAsItCame) {
       EXPECT_LE((found - expected).abs().max().item<double>(), tolerance * expected.abs().max().item<double>()) << tensor.name;
     }
     EXPECT_TRUE(LoadBaseModel(temp_.path(), temp_.path(), ComputeTarget{}).ok());
+  }
+}
+
+// Of the folder, what llama.cpp's converter would write: read back, it is the model, but for rounding to F16 (of a weight 2^-11;
+// logits here reach some tens). What such files cannot say is refused, and no file says otherwise.
+TEST_P(FamilyTest, FolderIsExportedAsGguf) {
+  const std::string name = GetParam(), path = temp_.File("model.gguf");
+  const absl::Status status = ExportGguf(folder_ + "/base", base_->config, base_->weights, GgmlType::kF16, path);
+  for (const char* unsaid : {"llama_yarn", "mistral_window", "qwen2_window", "qwen3_window", "phi3_longrope", "gemma3_scaled"}) {
+    if (name != unsaid) continue;
+    EXPECT_EQ(GetErrorDetails(status).reason, "EXPORT_UNSUPPORTED") << status;
+    return;
+  }
+  ASSERT_TRUE(status.ok()) << status;
+  const auto read = LoadBaseModel(temp_.path(), temp_.path(), ComputeTarget{});
+  ASSERT_TRUE(read.ok()) << read.status();
+  const std::vector<int32_t> tokens = Ids(Values(*logits_, "tokens_3"));
+  const at::Tensor expected = Values(*logits_, "base_3"), logits = AllLogits(**read, nullptr, tokens);
+  const double difference = (logits - expected).abs().max().item<double>() / expected.abs().max().item<double>();
+  EXPECT_LT(difference, 0.02);
+  RecordProperty("largest_difference", absl::StrCat(difference));
+  if (!std::filesystem::exists(folder_ + "/gguf")) return;
+  // The tensors of the file that the gguf package wrote.
+  const auto theirs = GgufFile::Open(folder_ + "/gguf/model.gguf"), ours = GgufFile::Open(path);
+  ASSERT_TRUE(theirs.ok() && ours.ok());
+  ASSERT_EQ((*theirs)->tensors().size(), (*ours)->tensors().size());
+  for (const GgufTensor& tensor : (*theirs)->tensors()) {
+    const GgufTensor* const found = (*ours)->Find(tensor.name);
+    ASSERT_NE(found, nullptr) << tensor.name;
+    EXPECT_EQ(found->shape, tensor.shape) << tensor.name;
   }
 }
 

@@ -12,7 +12,9 @@
 namespace attune {
 namespace {
 
-constexpr uint32_t kVersion = 3, kUint32 = 4;
+constexpr uint32_t kVersion = 3;
+// The format's numbers of kinds of values.
+constexpr uint32_t kUint32 = 4, kInt32 = 5, kFloat32 = 6, kBool = 7, kText = 8, kArray = 9;
 constexpr size_t kAlignment = 32;
 
 template <typename T>
@@ -23,6 +25,13 @@ void Put(T value, std::string* out) {
 void PutText(absl::string_view text, std::string* out) {
   Put(static_cast<uint64_t>(text.size()), out);
   out->append(text.data(), text.size());
+}
+
+std::string KeyOfKind(absl::string_view key, uint32_t kind) {
+  std::string out;
+  PutText(key, &out);
+  Put(kind, &out);
+  return out;
 }
 
 size_t Aligned(size_t size) { return (size + kAlignment - 1) / kAlignment * kAlignment; }
@@ -73,10 +82,42 @@ absl::Status WriteTo(const std::string& path, const std::vector<std::string>& ke
 }  // namespace
 
 std::string EncodeGgufKey(absl::string_view key, uint32_t value) {
-  std::string out;
-  PutText(key, &out);
-  Put(kUint32, &out);
+  std::string out = KeyOfKind(key, kUint32);
   Put(value, &out);
+  return out;
+}
+
+std::string EncodeGgufReal(absl::string_view key, double value) {
+  std::string out = KeyOfKind(key, kFloat32);
+  Put(static_cast<float>(value), &out);
+  return out;
+}
+
+std::string EncodeGgufBool(absl::string_view key, bool value) {
+  std::string out = KeyOfKind(key, kBool);
+  Put(static_cast<uint8_t>(value ? 1 : 0), &out);
+  return out;
+}
+
+std::string EncodeGgufText(absl::string_view key, absl::string_view value) {
+  std::string out = KeyOfKind(key, kText);
+  PutText(value, &out);
+  return out;
+}
+
+std::string EncodeGgufTexts(absl::string_view key, const std::vector<std::string>& values) {
+  std::string out = KeyOfKind(key, kArray);
+  Put(kText, &out);
+  Put(static_cast<uint64_t>(values.size()), &out);
+  for (const std::string& value : values) PutText(value, &out);
+  return out;
+}
+
+std::string EncodeGgufInts(absl::string_view key, const std::vector<int32_t>& values) {
+  std::string out = KeyOfKind(key, kArray);
+  Put(kInt32, &out);
+  Put(static_cast<uint64_t>(values.size()), &out);
+  for (const int32_t value : values) Put(value, &out);
   return out;
 }
 

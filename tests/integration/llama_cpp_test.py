@@ -1,0 +1,120 @@
+"""llama.cpp opens what Attune exports as GGUF, and says what Attune says.
+
+ATTUNE_LLAMA_PYTHON names a Python that has llama-cpp-python (`pip install llama-cpp-python` builds it), if that is not the
+one that runs this. Without one the tests are skipped.
+"""
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+
+import gguf
+from attune_server import MOOD, Server, generation, lora_job, model_service, mood_rows, tuning_job
+
+PYTHON = os.environ.get("ATTUNE_LLAMA_PYTHON", sys.executable)
+Export = model_service.ExportModelRequest
+PROMPTS = ["The capital of France is", "Text: What a lovely day number 3\nMood:", "def add(a, b):\n    return",
+           "<|im_start|>user\nName 3 colours, 12345 caf\u00e9s \u4f60\u597d.<|im_end|>\n<|im_start|>assistant\n"]
+NEW_TOKENS = 16
+# Of tests/interop/families_reference.py.
+MINIATURES = ["llama_biases", "mistral", "qwen2", "qwen2_yarn", "qwen3", "phi3", "gemma2", "gemma3"]
+# Of a first token's log-probabilities; llama.cpp multiplies in F16 or, of Q8_0, in 8 bits.
+TOLERANCE = {"f16": 0.05, "q8_0": 0.3}
+
+# Reads prompts as JSON; writes of each its tokens, the likeliest answer, and the first token's log-probability.
+LLAMA = """
+import json, sys
+import numpy
+from llama_cpp import Llama
+prompts, count = json.load(sys.stdin)
+llama = Llama(sys.argv[1], n_ctx=512, n_threads=2, logits_all=True, verbose=False)
+out = []
+for prompt in prompts:
+    ids = llama.tokenize(prompt.encode(), add_bos=False, special=True)
+    llama.reset()
+    llama.eval(ids)
+    answer, first = [], None
+    for _ in range(count):
+        logits = numpy.array(llama.scores[llama.n_tokens - 1], dtype=numpy.float64)
+        token = int(logits.argmax())
+        if first is None:
+            first = float(logits[token] - logits.max() - numpy.log(numpy.exp(logits - logits.max()).sum()))
+        answer.append(token)
+        llama.eval([token])
+    out.append({"ids": ids, "answer": answer, "logprob": first})
+json.dump(out, sys.stdout)
+"""
+
+
+def has_llama():
+    return subprocess.run([PYTHON, "-c", "import llama_cpp"], capture_output=True, check=False).returncode == 0
+
+
+@unittest.skipUnless(has_llama(), "no llama-cpp-python: let ATTUNE_LLAMA_PYTHON name a Python that has it")
+class LlamaCppTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.mkdtemp(prefix="attune_llama.")
+        cls.addClassCleanup(shutil.rmtree, cls.folder, ignore_errors=True)
+        exports = os.path.join(cls.folder, "exports")
+        cls.server = Server(os.path.join(cls.folder, "data"), ["--precision", "float32", "--export-root", exports,
+                                                                     "--import-root", exports]).start()
+        cls.addClassCleanup(cls.server.terminate)
+        cls.server.import_model()
+        # The same model as a Hugging Face folder, and a LoRA over each.
+        folder = cls.export("smollm2", Export.SAFETENSORS, "folder")
+        cls.server.models.ImportModel(model_service.ImportModelRequest(source_path=folder, model_id="folder"))
+        cls.server.upload("mood", mood_rows(24), **MOOD)
+        for base in ("smollm2", "folder"):
+            wanted = lora_job(tuned_model_id=f"tuned-{base}", base_model=f"models/{base}")
+            job = cls.server.create_job(wanted, f"job-{base}")
+            cls.server.watch(job.name)
+            assert cls.server.get_job(job.name).state == tuning_job.TuningJob.SUCCEEDED, cls.server.log_tail()
+
+    @classmethod
+    def export(cls, model, form, destination):
+        return cls.server.models.ExportModel(Export(name=f"models/{model}", format=form, destination=destination)).path
+
+    def compare(self, model, name):
+        path = self.export(model, Export.GGUF_F16 if name == "f16" else Export.GGUF_Q8_0, f"{model}-{name}")
+        tensors = {tensor.name for tensor in gguf.GGUFReader(os.path.join(path, "model.gguf")).tensors}
+        self.assertLessEqual({"token_embd.weight", "output_norm.weight", "blk.0.attn_norm.weight"}, tensors)
+        done = subprocess.run([PYTHON, "-c", LLAMA, os.path.join(path, "model.gguf")], check=False, text=True,
+                              input=json.dumps([PROMPTS, NEW_TOKENS]), capture_output=True)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        same = 0
+        for prompt, theirs in zip(PROMPTS, json.loads(done.stdout)):
+            tokens = self.server.generation.Tokenize(generation.TokenizeRequest(
+                model=f"models/{model}", prompt=generation.Prompt(text=prompt))).token_ids
+            self.assertEqual(list(tokens), theirs["ids"], prompt)
+            ours = self.server.generate(f"models/{model}", prompt=generation.Prompt(
+                token_ids=generation.TokenIds(ids=tokens)), max_tokens=NEW_TOKENS, ignore_eos=True,
+                logprobs=True).completions[0]
+            self.assertLess(abs(ours.logprobs[0].logprob - theirs["logprob"]), TOLERANCE[name], prompt)
+            answer = list(ours.token_ids)
+            same += next((i for i, (a, b) in enumerate(zip(answer, theirs["answer"])) if a != b), NEW_TOKENS)
+        print(f"  {model} {name}: {same} of {NEW_TOKENS * len(PROMPTS)} tokens before a difference", flush=True)
+        return same / (NEW_TOKENS * len(PROMPTS))
+
+    def test_random_miniatures(self):
+        """A random model of each family in a shape that llama.cpp computes, too; prompts are longer than windows."""
+        references = os.path.join(os.environ.get("ATTUNE_TEST_REFERENCES", ""), "families")
+        if not os.path.isdir(references):
+            self.skipTest("ATTUNE_TEST_REFERENCES names no folder of references")
+        for family in MINIATURES:
+            with self.subTest(family=family):
+                name, source = family.replace("_", "-"), os.path.join(references, family, "base")
+                base = shutil.copytree(source, os.path.join(self.folder, "exports", family))
+                self.server.models.ImportModel(model_service.ImportModelRequest(source_path=base, model_id=name))
+                self.assertGreater(self.compare(name, "f16"), 0.8)
+
+    def test_a_gguf_model_tuned(self):
+        self.assertGreater(self.compare("tuned-smollm2", "f16"), 0.9)
+        self.assertGreater(self.compare("tuned-smollm2", "q8_0"), 0.5)
+
+    def test_a_hugging_face_model_tuned(self):
+        self.assertGreater(self.compare("tuned-folder", "f16"), 0.9)
+        self.assertGreater(self.compare("tuned-folder", "q8_0"), 0.5)
