@@ -60,11 +60,14 @@ TEST_P(MixedBatchTest, EveryRequestGetsWhatItWouldGetAlone) {
   SwapLog log;
   Start(&log);
   const std::vector<std::shared_ptr<const ServedModel>> models = {Model(), Model(Lora()), Model(Prompt(5)), Model(Lora()),
-                                                                  Model(Prefix(6)), Model(Ia3()), Model(Dora())};
+                                                                  Model(Prefix(6)), Model(Ia3()), Model(Dora()),
+                                                                  Model(OwnVocabulary(kRandomVocabularies[0])),
+                                                                  Model(OwnVocabulary(kRandomVocabularies[3])),
+                                                                  Model(OwnVocabulary(kRandomVocabularies[4]))};
   std::vector<std::unique_ptr<Generation>> running;
   std::vector<GenerateParams> asked;
   std::vector<Ids> expected;
-  for (int i = 0; i < 21; ++i) {
+  for (int i = 0; i < 30; ++i) {
     const auto& model = models[i % models.size()];
     const Ids prompt = MakePrompt(1 + (i * 11) % 40, i);
     expected.push_back(Greedy(*model, prompt, 12));
