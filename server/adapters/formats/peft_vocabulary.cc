@@ -64,7 +64,7 @@ absl::Status TakeSaved(const PeftConfig& peft, const ModelConfig& config, const 
     return BadAdapter(absl::StrCat("it has a table for '", module.path, "', which is not in modules_to_save"));
   }
   if (table_VD->defined()) return BadAdapter(absl::StrCat("'", module.path, "' is in target_modules and in modules_to_save"));
-  ATTUNE_ASSIGN_OR_RETURN(*table_VD, reader->Take(reader->Has(name) ? name : old_name, {config.vocab, config.hidden}));
+  ATTUNE_ASSIGN_OR_RETURN(*table_VD, reader->Take(reader->Has(old_name) ? old_name : name, {config.vocab, config.hidden}));
   return absl::OkStatus();
 }
 
