@@ -31,6 +31,14 @@ struct LoraAdapter {
   bool use_dora = false;  // all modules have magnitudes
   // [layer][projection]
   std::vector<std::array<LoraModule, kProjections>> layers;
+
+  // What stands before the layers and behind them; undefined where it is the base model's. A tied head that is not named
+  // here stays the base model's table, whatever becomes of the embedding: so PEFT does it. Never with magnitudes.
+  LoraModule embedding;       // A is RV and B is DR: token v's row has scale * B A[:, v] more
+  LoraModule head;            // A is RD and B is VR
+  at::Tensor embedding_VD, head_VD;  // whole tables in place of the base model's: PEFT's modules_to_save
+  bool changes_embedding() const { return embedding.defined() || embedding_VD.defined(); }
+  bool changes_head() const { return head.defined() || head_VD.defined(); }
 };
 
 // Trained embeddings that come before the input's. Lester et al. 2021.
@@ -65,6 +73,8 @@ struct Adapter {
   std::unique_ptr<Prefix> prefix;
   std::unique_ptr<Ia3Adapter> ia3;
   int64_t bytes = 0;
+  // Whether embedding or head are its own.
+  bool changes_vocabulary() const { return lora && (lora->changes_embedding() || lora->changes_head()); }
   // Tokens of a sequence that stand before its input.
   int64_t virtual_tokens() const {
     return soft_prompt ? soft_prompt->embeddings_ND.size(0) : prefix ? prefix->keys_values_LNE.size(1) : 0;

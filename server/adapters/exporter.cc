@@ -136,7 +136,8 @@ absl::Status WriteSafetensorsModel(const ModelRegistry& registry, Residency* res
   } else {
     ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> served, residency->Acquire(info.id));
     ATTUNE_ASSIGN_OR_RETURN(const DecoderWeights weights, OwnWeights(*served));
-    ATTUNE_RETURN_IF_ERROR(SaveWeights(to, served->base->config, weights, *served->base->tokenizer));
+    const ModelConfig config = ConfigOf(served->base->config, weights);
+    ATTUNE_RETURN_IF_ERROR(SaveWeights(to, config, weights, *served->base->tokenizer));
   }
   return WriteTokenizerFiles(registry.Directory(root.id), to);
 }
@@ -147,6 +148,10 @@ absl::Status WriteGgufModel(const ModelRegistry& registry, Residency* residency,
   const std::string from = registry.Directory(root.id);
   ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> served, residency->Acquire(info.id));
   ATTUNE_ASSIGN_OR_RETURN(const DecoderWeights weights, OwnWeights(*served));
+  if (ConfigOf(served->base->config, weights).tied_head != served->base->config.tied_head) {
+    return CannotExport("The adapter's embedding and head are no longer one table, for which the imported GGUF file has no "
+                        "place. Export the model as safetensors.");
+  }
   return ExportGguf(from, served->base->config, weights, type, to + "/model.gguf");
 }
 

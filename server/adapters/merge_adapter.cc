@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include "server/adapters/vocabulary.h"
+
 namespace attune {
 namespace {
 
@@ -31,6 +33,17 @@ void ScaleBias(const Ia3Adapter::Layer& scales, Projection projection, const Pro
   part.copy_(part.to(at::kFloat) * OnCpu(output));
 }
 
+// A tied head stays what it is where the embedding alone changes, and one table where both come to be the same.
+void MergeVocabulary(const ModelConfig& config, const DecoderWeights& weights, const LoraAdapter& lora,
+                     DecoderWeights* merged) {
+  const at::ScalarType type = weights.embedding_VD.scalar_type();
+  if (lora.changes_embedding()) merged->embedding_VD = MergedEmbedding(weights.embedding_VD, lora).to(type);
+  if (lora.changes_head()) merged->head_VD = MergedHead(weights.head_VD, lora).to(weights.head_VD.scalar_type());
+  if (config.tied_head && at::equal(merged->head_VD.cpu(), merged->embedding_VD.cpu())) {
+    merged->head_VD = merged->embedding_VD;
+  }
+}
+
 bool Changes(const Adapter& adapter, int64_t layer, Projection projection) {
   if (adapter.lora) return adapter.lora->layers[layer][static_cast<int>(projection)].defined();
   const Ia3Adapter::Layer& scales = adapter.ia3->layers[layer];
@@ -43,6 +56,7 @@ bool Changes(const Adapter& adapter, int64_t layer, Projection projection) {
 DecoderWeights MergeAdapter(const ModelConfig& config, const DecoderWeights& weights, const Adapter& adapter) {
   TORCH_CHECK(adapter.lora || adapter.ia3, "an adapter that changes no weights");
   DecoderWeights merged = weights;
+  if (adapter.changes_vocabulary()) MergeVocabulary(config, weights, *adapter.lora, &merged);
   for (int64_t i = 0; i < config.layers; ++i) {
     for (int p = 0; p < kProjections; ++p) {
       const Projection projection = static_cast<Projection>(p);
@@ -61,6 +75,12 @@ DecoderWeights MergeAdapter(const ModelConfig& config, const DecoderWeights& wei
     }
   }
   return merged;
+}
+
+ModelConfig ConfigOf(const ModelConfig& config, const DecoderWeights& merged) {
+  ModelConfig own = config;
+  own.tied_head = config.tied_head && merged.head_VD.is_same(merged.embedding_VD);
+  return own;
 }
 
 }  // namespace attune

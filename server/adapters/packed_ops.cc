@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "server/adapters/dora.h"
+#include "server/adapters/vocabulary.h"
 #include "server/model/kernels/cuda/mixed_bits.h"
 #include "server/model/kernels/lora_linear.h"
 #include "server/model/torch_target.h"
@@ -108,7 +109,10 @@ at::Tensor AllHidden(const BaseModel& base, const Adapter* adapter, absl::Span<c
   const at::Tensor ids_T = at::tensor(ids, at::kLong).to(device);
   PackedOps ops(base.config, base.weights, rope, packed, ids_T, adapter, 0, 0);
   const at::Tensor prompt = adapter && adapter->soft_prompt ? adapter->soft_prompt->embeddings_ND : at::Tensor();
-  const at::Tensor x = EmbedTokens(base.config, base.weights.embedding_VD, prompt, ids_T, TypeOf(base.target));
+  const at::Tensor x =
+      adapter && adapter->changes_vocabulary()
+          ? EmbedUnder(base.config, base.weights.embedding_VD, adapter->lora.get(), ids_T, TypeOf(base.target))
+          : EmbedTokens(base.config, base.weights.embedding_VD, prompt, ids_T, TypeOf(base.target));
   return RunDecoder(base.config, base.weights, x, &ops);
 }
 
@@ -117,7 +121,8 @@ at::Tensor AllLogits(const BaseModel& base, const Adapter* adapter, const std::v
   const at::Tensor hidden = AllHidden(base, adapter, absl::MakeConstSpan(&tokens, 1));
   const int64_t count = static_cast<int64_t>(tokens.size());
   const at::Tensor last = hidden.narrow(0, hidden.size(0) - count, count);
-  return CapLogits(base.config, at::linear(last, base.weights.head_VD).to(at::kFloat));
+  const LoraAdapter* lora = adapter ? adapter->lora.get() : nullptr;
+  return CapLogits(base.config, LogitsUnder(base.weights.head_VD, lora, last).to(at::kFloat));
 }
 
 }  // namespace attune

@@ -12,6 +12,7 @@
 #include "server/adapters/dora.h"
 #include "server/adapters/formats/peft.h"
 #include "server/adapters/perplexity.h"
+#include "server/adapters/vocabulary.h"
 #include "server/data/text_prompt.h"
 #include "server/model/base_model.h"
 #include "server/model/compute_target.h"
@@ -184,6 +185,9 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> Residency::Load(const ModelIn
     if (info.kind == ModelKind::kTextPrompt) return MakeTextPrompt(info, *base, directory);
     ATTUNE_ASSIGN_OR_RETURN(std::unique_ptr<Adapter> adapter, LoadPeft(directory, base->base->config, *target_,
                             RopeTablesOf(*base->base)));
+    if (adapter->changes_vocabulary()) {
+      ATTUNE_RETURN_IF_ERROR(CatchTorch([&] { return PrepareVocabulary(*base->base, adapter.get()); }));
+    }
     if (adapter->lora && adapter->lora->use_dora) {
       ATTUNE_RETURN_IF_ERROR(CatchTorch([&]() -> absl::Status {
         ATTUNE_RETURN_IF_ERROR(PrepareDora(*base->base, adapter->lora.get()));

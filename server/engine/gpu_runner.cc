@@ -330,6 +330,7 @@ GpuRunner::Batch GpuRunner::MakeBatch(const std::vector<ForwardItem>& items) {
   for (const ForwardItem& item : items) {
     StepSegment segment{item.tokens, item.sampled_row, item.count, item.context, item.pages, -1, item.first_logits};
     const LoraAdapter* lora = item.adapter ? item.adapter->lora.get() : nullptr;
+    TORCH_CHECK(!item.adapter || !item.adapter->changes_vocabulary(), "a GpuRunner has the base model's embedding and head");
     if (lora && RankOf(*lora) <= cuda::MostGroupedRanks())
       segment.adapter_slot = slots_.SlotOf(*lora, item.adapter_uid);
     if (segment.adapter_slot >= 0) last_lora_row = row + item.count;

@@ -169,20 +169,23 @@ std::vector<Task*> Lane::tasks() const {
   return out;
 }
 
-// By weights; then, for the grouped kernels, single tokens first, and of these the ones under LoRAs; then by adapter, whose
-// rows stand side by side.
+// By weights; those with an embedding or a head of their own apart on a GPU; then, for the grouped kernels, single tokens first,
+// and of these the ones under LoRAs; then by adapter, whose rows stand side by side.
 Lane::Passes Lane::Divide(const BatchScheduler::Plan& plan) const {
   std::vector<BatchScheduler::Item> items = plan.items;
   auto key = [&](const BatchScheduler::Item& item) {
     const ServedModel& model = *tasks_.at(item.sequence)->model;
     const bool has_lora = model.adapter && model.adapter->lora;
-    return std::make_tuple(model.base.get(), gpu_ && item.tokens > 1, !has_lora, model.adapter.get());
+    return std::make_tuple(model.base.get(), IsPlain(model), gpu_ && item.tokens > 1, !has_lora, model.adapter.get());
   };
   std::stable_sort(items.begin(), items.end(), [&](const auto& a, const auto& b) { return key(a) < key(b); });
   Passes passes;
   for (const BatchScheduler::Item& item : items) {
     Task* task = tasks_.at(item.sequence).get();
-    if (passes.empty() || passes.back().base != task->model->base) passes.push_back({task->model->base, {}, {}, nullptr});
+    const bool is_plain = IsPlain(*task->model);
+    if (passes.empty() || passes.back().base != task->model->base || passes.back().is_plain != is_plain) {
+      passes.push_back({task->model->base, {}, {}, nullptr, is_plain});
+    }
     const Sequence& s = task->sequence;
     const ForwardItem forward = ItemFor(*task, item.tokens);
     passes.back().items.push_back(forward);
@@ -191,6 +194,10 @@ Lane::Passes Lane::Divide(const BatchScheduler::Plan& plan) const {
                                      item.tokens == s.remaining()});
   }
   return passes;
+}
+
+bool Lane::IsPlain(const ServedModel& model) const {
+  return gpu_ && model.adapter && model.adapter->changes_vocabulary();
 }
 
 ForwardItem Lane::ItemFor(const Task& task, int64_t tokens) const {
@@ -268,9 +275,12 @@ Lane::StepResult Lane::Step(bool may_run_ahead) {
     turn_.Release();
     return result;
   }
+  absl::Time start = clock_->Now();
+  // The host chooses after these, so what they read is never on its way; their keys and values are, on the lane's stream.
+  const bool has_plain = std::erase_if(passes, [&](Pass& pass) { return pass.is_plain && (Run(&pass, &result), true); }) > 0;
   std::erase_if(passes, [&](Pass& pass) { return !Launch(&pass, &result); });
-  const bool runs_ahead = may_run_ahead && MayRunAhead(passes);
-  const absl::Time start = clock_->Now();
+  const bool runs_ahead = may_run_ahead && !has_plain && MayRunAhead(passes);
+  if (!has_plain) start = clock_->Now();
   if (in_flight_) Collect(in_flight_.get(), &result);
   in_flight_ = nullptr;
   for (const Task* task : result.failed) Forget(task, &passes);  // whose step before this one failed

@@ -102,6 +102,7 @@ class Lane {
     std::vector<ForwardItem> items;
     std::vector<Output> outputs;
     std::unique_ptr<GpuRunner::Step> step;  // on a GpuRunner
+    bool is_plain = false;                  // by ForwardBatch though there is a GpuRunner, which has one embedding and head
   };
   using Passes = std::vector<Pass>;
 
@@ -113,6 +114,7 @@ class Lane {
   // Does the plan's copies; if they fail, files its tasks as failed, and nothing is left to be done in `passes`.
   void CopySwapped(const BatchScheduler::Plan& plan, Passes* passes, StepResult* result);
   Passes Divide(const BatchScheduler::Plan& plan) const;
+  bool IsPlain(const ServedModel& model) const;
   ForwardItem ItemFor(const Task& task, int64_t tokens) const;
   // Computes a pass and files its outputs.
   void Run(Pass* pass, StepResult* result);

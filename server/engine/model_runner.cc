@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "server/adapters/vocabulary.h"
 #include "server/model/decoder.h"
 #include "server/model/kernels/packed_weight.h"
 #include "server/model/kernels/tiled_weight.h"
@@ -38,6 +39,11 @@ at::Tensor InBlocks(const at::Tensor& x, const at::Tensor& w) {
     y.narrow(0, first, kRows).copy_(at::linear(padded.narrow(0, first, kRows), w));
   }
   return y.narrow(0, 0, rows).contiguous();
+}
+
+// The same for a product of an adapter's, which is small.
+at::Tensor AdapterProduct(const at::Tensor& x, const at::Tensor& w, bool batch_invariant) {
+  return batch_invariant ? InBlocks(x.to(w.scalar_type()), w) : at::linear(x.to(w.scalar_type()), w);
 }
 
 // x W^T by whichever product is faster for so few, or so many, rows, or by one that rounds them all
@@ -189,21 +195,67 @@ void PlaceSoftPrompts(const std::vector<VirtualRows>& virtual_rows, const at::Te
   }
 }
 
+// What adapters make of the embedding, over their rows.
+void PlaceOwnEmbeddings(const BaseModel& base, const std::vector<AdapterRows>& adapters, const at::Tensor& ids_T,
+                        const at::Tensor& x) {
+  for (const AdapterRows& rows : adapters) {
+    const LoraAdapter* lora = rows.adapter->lora.get();
+    if (!lora || !lora->changes_embedding()) continue;
+    const at::Tensor ids = ids_T.narrow(0, rows.first, rows.count);
+    at::Tensor to = x.narrow(0, rows.first, rows.count);
+    if (lora->embedding_VD.defined()) to.copy_(EmbedRows(base.config, lora->embedding_VD, ids, x.scalar_type()));
+    if (!lora->embedding.defined()) continue;
+    const at::Tensor u_TR = EmbeddingRanks(base.config, lora->embedding, ids, x.scalar_type());
+    to.add_(AdapterProduct(u_TR, lora->embedding.b_OR, base.target.batch_invariant));
+  }
+}
+
+// Logits of rows under one head: the adapter's, or, without one, the base model's.
+at::Tensor LogitsOf(const BaseModel& base, const LoraAdapter* lora, const at::Tensor& x) {
+  const DecoderWeights& weights = base.weights;
+  const bool batch_invariant = base.target.batch_invariant;
+  if (!lora) return Product(x, weights.head_VD, weights.packed_head.get(), weights.tiled_head.get(), batch_invariant);
+  at::Tensor y = lora->head_VD.defined() ? Product(x, lora->head_VD, nullptr, nullptr, batch_invariant)
+                                         : LogitsOf(base, nullptr, x);
+  if (!lora->head.defined()) return y;
+  const at::Tensor u_TR = AdapterProduct(x, lora->head.a_RI, batch_invariant);
+  return y.add_(AdapterProduct(u_TR, lora->head.b_OR, batch_invariant), lora->head.scale);
+}
+
+// Logits of the wanted rows, whose hidden states are `last`, each under its own model's head.
+at::Tensor WantedLogits(const BaseModel& base, const std::vector<AdapterRows>& adapters,
+                        const std::vector<int64_t>& wanted, const at::Tensor& last) {
+  const auto head_of = [&](int64_t row) -> const LoraAdapter* {
+    for (const AdapterRows& rows : adapters) {
+      if (row < rows.first || row >= rows.first + rows.count) continue;
+      return rows.adapter->lora && rows.adapter->lora->changes_head() ? rows.adapter->lora.get() : nullptr;
+    }
+    return nullptr;
+  };
+  std::vector<at::Tensor> parts;
+  for (size_t begin = 0, end = 0; begin < wanted.size(); begin = end) {
+    const LoraAdapter* lora = head_of(wanted[begin]);
+    while (end < wanted.size() && head_of(wanted[end]) == lora) ++end;
+    const int64_t count = static_cast<int64_t>(end - begin);
+    parts.push_back(LogitsOf(base, lora, last.narrow(0, static_cast<int64_t>(begin), count)));
+  }
+  return parts.size() == 1 ? parts[0] : at::cat(parts);
+}
+
 at::Tensor ForwardPart(const BaseModel& base, const std::vector<ForwardItem>& items, KvCache* cache) {
   at::NoGradGuard no_grad;  // each thread has its own
   const at::Device device = DeviceOf(base.target);
   BatchRows rows = Collect(items);
-  const at::Tensor x = EmbedRows(base.config, base.weights.embedding_VD, at::tensor(rows.ids, at::kLong).to(device),
-                                 ServingTypeOf(base.target));
+  const at::Tensor ids = at::tensor(rows.ids, at::kLong).to(device);
+  const at::Tensor x = EmbedRows(base.config, base.weights.embedding_VD, ids, ServingTypeOf(base.target));
+  PlaceOwnEmbeddings(base, rows.adapters, ids, x);
   PlaceSoftPrompts(rows.virtual_rows, x);
   PagedBatch batch = MakePagedBatch(std::move(rows.segments), cache->page_tokens, device);
-  PagedOps ops(base, batch, std::move(rows.adapters), std::move(rows.virtual_rows), cache);
+  PagedOps ops(base, batch, rows.adapters, std::move(rows.virtual_rows), cache);
   at::Tensor hidden = RunDecoder(base.config, base.weights, x, &ops);
   if (rows.wanted.empty()) return at::empty({0, base.config.vocab}, at::kFloat);
   at::Tensor last = hidden.index_select(0, at::tensor(rows.wanted, at::kLong).to(device));
-  const at::Tensor logits =
-      Product(last, base.weights.head_VD, base.weights.packed_head.get(), base.weights.tiled_head.get(),
-              base.target.batch_invariant);
+  const at::Tensor logits = WantedLogits(base, rows.adapters, rows.wanted, last);
   return CapLogits(base.config, logits.to(at::kCPU, at::kFloat)).contiguous();
 }
 

@@ -45,6 +45,9 @@ absl::StatusOr<std::vector<TargetModule>> TargetsOf(const LoraAdapter& lora) {
 }
 
 absl::StatusOr<MethodSpec> MethodOf(const LoraAdapter& lora) {
+  if (lora.changes_embedding() || lora.changes_head()) {
+    return InvalidField(kField, "has an embedding or a head of its own, which no method trains");
+  }
   LoraSpec spec;
   spec.rank = static_cast<int32_t>(lora.rank);
   spec.alpha = lora.alpha;

@@ -8,6 +8,7 @@
 #include "common/error.h"
 #include "server/adapters/adapter.h"
 #include "server/adapters/packed_ops.h"
+#include "server/adapters/vocabulary.h"
 #include "server/model/base_model.h"
 #include "server/model/torch_target.h"
 
@@ -34,15 +35,16 @@ void SayTheData(int32_t target, int64_t answer_token, TeacherTokens* teacher) {
   }
 }
 
-// Sets what the teacher says where these rows stand. Of head_VD the rows of tokens that there are.
-void TakeLikeliest(const at::Tensor& hidden_TD, const at::Tensor& head_VD, double temperature, int64_t k,
-                   const std::vector<Predicted>& predicted) {
+// Sets what the teacher says where these rows stand, of the `vocabulary` tokens that there are.
+void TakeLikeliest(const at::Tensor& hidden_TD, const BaseModel& base, const LoraAdapter* lora, double temperature,
+                   int64_t vocabulary, int64_t k, const std::vector<Predicted>& predicted) {
   for (size_t begin = 0; begin < predicted.size(); begin += kLogitRows) {
     const size_t end = std::min(predicted.size(), begin + kLogitRows);
     std::vector<int64_t> rows;
     for (size_t i = begin; i < end; ++i) rows.push_back(predicted[i].row);
     const at::Tensor h = hidden_TD.index_select(0, at::tensor(rows, at::kLong).to(hidden_TD.device()));
-    const at::Tensor logits = at::mm(h, head_VD.to(h.scalar_type()).t()).to(at::kFloat) / temperature;
+    const at::Tensor logits =
+        LogitsUnder(base.weights.head_VD, lora, h).narrow(1, 0, vocabulary).to(at::kFloat) / temperature;
     const auto [values, ids] = at::topk(at::log_softmax(logits, 1), k, 1);
     const at::Tensor known = values.cpu().contiguous(), known_ids = ids.to(at::kInt).cpu().contiguous();
     for (size_t i = begin; i < end; ++i) {
@@ -77,8 +79,8 @@ void ScorePack(const BaseModel& base, const Adapter* adapter, double temperature
     sequences.push_back(example->tokens);
     first += static_cast<int64_t>(example->tokens.size()) + virtual_tokens;
   }
-  TakeLikeliest(AllHidden(base, adapter, sequences), base.weights.head_VD.narrow(0, 0, vocabulary), temperature, k,
-                predicted);
+  TakeLikeliest(AllHidden(base, adapter, sequences), base, adapter ? adapter->lora.get() : nullptr, temperature,
+                vocabulary, k, predicted);
 }
 
 }  // namespace

@@ -200,6 +200,30 @@ TEST_F(ExporterTest, MergesScales) {
   EXPECT_GT((LogitsOfFolder(result->path) - Logits("gguf")).abs().max().item<float>(), 1e-2);
 }
 
+// The tiny model's head is tied: it is written where it no longer is the embedding's table.
+TEST_F(ExporterTest, MergesOwnEmbeddingsAndHeads) {
+  for (const VocabularyKind& kind : kRandomVocabularies) {
+    auto adapter = RandomLora(config_);
+    AddRandomVocabulary(config_, kind, adapter->lora.get());
+    const std::string id = absl::StrCat("own-", kind.name);
+    PublishAdapter(id, "gguf", *adapter);
+    const absl::StatusOr<ExportResult> result = Export(id, ExportFormat::kSafetensors);
+    ASSERT_TRUE(result.ok()) << result.status();
+    EXPECT_LT((LogitsOfFolder(result->path) - Logits(id)).abs().max().item<float>(), 1e-3) << id;
+    EXPECT_FALSE(LoadConfig(result->path)->tied_head);
+    const absl::StatusOr<ExportResult> gguf = Export(id, ExportFormat::kGgufF16, id + "-gguf");
+    EXPECT_EQ(Reason(gguf), "EXPORT_UNSUPPORTED");
+  }
+  auto adapter = RandomLora(config_);
+  adapter->lora->embedding_VD = adapter->lora->head_VD = at::randn({config_.vocab, config_.hidden}) * 0.3;
+  PublishAdapter("one-table", "gguf", *adapter);
+  const absl::StatusOr<ExportResult> result = Export("one-table", ExportFormat::kSafetensors);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_TRUE(LoadConfig(result->path)->tied_head);
+  EXPECT_LT((LogitsOfFolder(result->path) - Logits("one-table")).abs().max().item<float>(), 1e-3);
+  EXPECT_TRUE(Export("one-table", ExportFormat::kGgufF16, "one-gguf").ok());
+}
+
 TEST_F(ExporterTest, WritesTextPromptsAsTheirJson) {
   TextPrompt prompt;
   prompt.instruction = "Do it.";

@@ -18,6 +18,7 @@
 #include "server/adapters/packed_ops.h"
 #include "server/adapters/residency.h"
 #include "server/adapters/tokenizer_files.h"
+#include "server/adapters/vocabulary.h"
 #include "server/tokenizer/load.h"
 #include "tests/adapters/adapters_fixture.h"
 #include "tests/testing/random_adapter.h"
@@ -90,6 +91,38 @@ TEST_F(PeftReferenceTest, PrefixTuningAgrees) { ExpectSameWithAdapter("prefix");
 TEST_F(PeftReferenceTest, Ia3Agrees) {
   ExpectSameWithAdapter("ia3");
   ExpectSameWithAdapter("ia3_outputs");
+}
+
+// Embeddings and heads that are the adapter's own, over an untied and a tied model.
+constexpr const char* kVocabularyKinds[] = {"saved",   "saved_head",   "saved_embedding",   "saved_tying",  "adapted",
+                                            "adapted_head", "adapted_embedding", "adapted_tying", "mixed"};
+constexpr double kVocabularyTolerance = 1e-4;  // logits reach some tens
+
+TEST_F(PeftReferenceTest, OwnEmbeddingsAndHeadsAgree) {
+  for (const std::string base : {"base", "tied"}) {
+    base_ = LoadBaseModel(absl::StrCat(folder_, "/", base), absl::StrCat(folder_, "/", base), {}).value();
+    ASSERT_EQ(base_->config.tied_head, base == "tied");
+    for (const char* kind : kVocabularyKinds) {
+      const std::string name = absl::StrCat(base, "_", kind);
+      auto adapter = LoadPeft(absl::StrCat(folder_, "/", name), base_->config, {});
+      ASSERT_TRUE(adapter.ok()) << name << ": " << adapter.status();
+      ASSERT_TRUE((*adapter)->changes_vocabulary());
+      const int64_t bytes = (*adapter)->bytes;
+      for (int time = 0; time < 2; ++time) {
+        for (int i = 0; logits_->Find(absl::StrCat("tokens_", i)) != nullptr; ++i) {
+          const at::Tensor expected = Values(*logits_, absl::StrCat(name, "_", i));
+          const at::Tensor logits = AllLogits(*base_, adapter->get(), Ids(Values(*logits_, absl::StrCat("tokens_", i))));
+          EXPECT_LT((logits - expected).abs().max().item<float>(), kVocabularyTolerance) << name << " " << i;
+        }
+        ASSERT_TRUE(PrepareVocabulary(*base_, adapter->get()).ok());  // as what serves has it
+      }
+      // Tables beneath a LoRA are the base model's; they are let go.
+      const LoraAdapter& lora = *(*adapter)->lora;
+      if (lora.embedding.defined()) EXPECT_FALSE(lora.embedding_VD.defined()) << name;
+      if (lora.head.defined()) EXPECT_FALSE(lora.head_VD.defined()) << name;
+      if (lora.embedding.defined() || lora.head.defined()) EXPECT_LT((*adapter)->bytes, bytes) << name;
+    }
+  }
 }
 
 // Adapters that PEFT has written, brought in as a user does.
@@ -243,6 +276,19 @@ TEST_F(PeftCheckTest, PeftOpensAdapters) {
   for (const char* id : {"lora", "dora", "prompt", "prefix", "ia3"}) {
     const std::string path = Export(id, ExportFormat::kPeft, id);
     EXPECT_TRUE(Check(absl::StrCat("adapter ", path, " ", base, " ", WriteLogits(id)))) << id;
+  }
+}
+
+TEST_F(PeftCheckTest, PeftAndTransformersOpenOwnEmbeddingsAndHeads) {
+  const std::string base = Export("hf", ExportFormat::kDefault, "base");
+  for (const VocabularyKind& kind : kRandomVocabularies) {
+    const std::string id = absl::StrCat("own-", kind.name);
+    auto adapter = RandomLora(config_);
+    AddRandomVocabulary(config_, kind, adapter->lora.get());
+    PublishAdapter(id, "hf", *adapter);
+    const std::string logits = WriteLogits(id);
+    EXPECT_TRUE(Check(absl::StrCat("adapter ", Export(id, ExportFormat::kPeft, id), " ", base, " ", logits))) << id;
+    EXPECT_TRUE(Check(absl::StrCat("model ", Export(id, ExportFormat::kSafetensors, id + "-merged"), " ", logits))) << id;
   }
 }
 

@@ -147,7 +147,7 @@ TEST_F(PeftTest, RefusesByName) {
   AddLora();
   ASSERT_TRUE(Load(LoraJson()).ok()) << Load(LoraJson()).status();
   const std::pair<const char*, Json> refused[] = {
-      {"modules_to_save", {"lm_head"}}, {"bias", "all"}, {"init_lora_weights", "pissa"},
+      {"modules_to_save", {"norm"}}, {"bias", "all"}, {"init_lora_weights", "pissa"},
       {"init_lora_weights", "olora"}, {"fan_in_fan_out", true}, {"layer_replication", Json::array({{0, 1}})},
       {"target_parameters", {"x"}}, {"lora_bias", true}, {"use_qalora", true}, {"trainable_token_indices", {1}},
       {"alora_invocation_tokens", {1, 2}}, {"task_type", "SEQ_CLS"}, {"peft_type", "LOHA"}, {"of_a_later_version", 3}};
@@ -176,7 +176,44 @@ TEST_F(PeftTest, RefusesBadTensors) {
   tensors_.erase("base_model.model.model.layers.0.self_attn.v_proj.lora_A.weight");
   tensors_.erase("base_model.model.model.layers.0.self_attn.v_proj.lora_B.weight");
   Add("base_model.model.lm_head.lora_A.weight", at::randn({4, 32}));
-  ExpectRefused(LoraJson(), "UNSUPPORTED_ADAPTER", "lm_head");
+  ExpectRefused(LoraJson(), "BAD_ADAPTER", "lm_head");
+}
+
+TEST_F(PeftTest, LoadsEmbeddingsAndHeads) {
+  AddLora();
+  const std::string head = "base_model.model.lm_head", embedding = "base_model.model.model.embed_tokens";
+  Json json = LoraJson();
+  json["modules_to_save"] = {"lm_head"};
+  ExpectRefused(json, "BAD_ADAPTER", head + ".weight");
+  Add(head + ".weight", at::randn({100, 32}));
+  ExpectRefused(LoraJson(), "BAD_ADAPTER", "'lm_head', which is not in modules_to_save");
+  auto adapter = Load(json);
+  ASSERT_TRUE(adapter.ok()) << adapter.status();
+  EXPECT_TRUE(at::equal((*adapter)->lora->head_VD, tensors_[head + ".weight"]));
+  EXPECT_FALSE((*adapter)->lora->changes_embedding());
+  EXPECT_EQ((*adapter)->bytes, 4 * (2 * (4 * 64 + 4 * 96) + 100 * 32));
+  // As PEFT wrote it before.
+  Add(head + ".modules_to_save.weight", tensors_[head + ".weight"]);
+  tensors_.erase(head + ".weight");
+  adapter = Load(json);
+  ASSERT_TRUE(adapter.ok()) << adapter.status();
+  json["target_modules"] = {"q_proj", "down_proj", "embed_tokens"};
+  json["rank_pattern"] = {{"embed_tokens", 5}};
+  ExpectRefused(json, "BAD_ADAPTER", embedding + ".lora_embedding_A");
+  Add(embedding + ".lora_embedding_A", at::randn({5, 100}));
+  Add(embedding + ".lora_embedding_B", at::randn({32, 5}));
+  adapter = Load(json);
+  ASSERT_TRUE(adapter.ok()) << adapter.status();
+  EXPECT_DOUBLE_EQ((*adapter)->lora->embedding.scale, 8 / 5.0);
+  json["modules_to_save"] = {"lm_head", "embed_tokens"};
+  ExpectRefused(json, "BAD_ADAPTER", "in target_modules and in modules_to_save");
+  json["modules_to_save"] = {"lm_head"};
+  json["use_dora"] = true;
+  for (const char* layer : {"0", "1"}) {
+    Add(std::string("base_model.model.model.layers.") + layer + ".self_attn.q_proj.lora_magnitude_vector", at::ones({32}));
+    Add(std::string("base_model.model.model.layers.") + layer + ".mlp.down_proj.lora_magnitude_vector", at::ones({32}));
+  }
+  ExpectRefused(json, "UNSUPPORTED_ADAPTER", "use_dora on 'model.embed_tokens'");
 }
 
 TEST_F(PeftTest, RefusesBadNumbers) {

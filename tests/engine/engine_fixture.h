@@ -76,6 +76,12 @@ class EngineTest : public ::testing::Test {
   std::shared_ptr<const Adapter> Dora() { return RandomDora(*base_, 4, base_->weights.embedding_VD.options()); }
   std::shared_ptr<const Adapter> Ia3() { return RandomIa3(base_->config, base_->weights.embedding_VD.options()); }
 
+  std::shared_ptr<const Adapter> OwnVocabulary(const VocabularyKind& kind) {
+    auto adapter = std::const_pointer_cast<Adapter>(Lora());
+    AddRandomVocabulary(base_->config, kind, adapter->lora.get(), base_->weights.embedding_VD.options());
+    return adapter;
+  }
+
   // The likeliest continuation, by whole forward passes.
   Ids Greedy(const ServedModel& model, Ids tokens, int count) {
     Ids answer;

@@ -60,7 +60,10 @@ TEST_P(MixedBatchTest, EveryRequestGetsWhatItWouldGetAlone) {
   SwapLog log;
   Start(&log);
   const std::vector<std::shared_ptr<const ServedModel>> models = {Model(), Model(Lora()), Model(Prompt(5)), Model(Lora()),
-                                                                  Model(Prefix(6)), Model(Ia3()), Model(Dora())};
+                                                                  Model(Prefix(6)), Model(Ia3()), Model(Dora()),
+                                                                  Model(OwnVocabulary(kRandomVocabularies[0])),
+                                                                  Model(OwnVocabulary(kRandomVocabularies[3])),
+                                                                  Model(OwnVocabulary(kRandomVocabularies[4]))};
   std::vector<std::unique_ptr<Generation>> running;
   std::vector<GenerateParams> asked;
   std::vector<Ids> expected;

@@ -105,6 +105,12 @@ class GpuEngineTest : public ::testing::TestWithParam<Shape> {
     return base_->config.qkv_bias ? Ia3() : RandomDora(*base_, 8, base_->weights.embedding_VD.options());
   }
 
+  std::shared_ptr<const Adapter> OwnVocabulary(const VocabularyKind& kind) {
+    auto adapter = RandomLoraOfRank(base_->config, 4, base_->weights.embedding_VD.options());
+    AddRandomVocabulary(base_->config, kind, adapter->lora.get(), base_->weights.embedding_VD.options());
+    return adapter;
+  }
+
   static Ids MakePrompt(int length, int start) {
     Ids ids;
     for (int i = 0; i < length; ++i) ids.push_back(3 + (start * 131 + i * 17) % 997);
@@ -191,6 +197,16 @@ TEST_P(GpuEngineTest, OneAnswerWithGraphs) {
 TEST_P(GpuEngineTest, ManyModelsInOneBatch) {
   Start();
   ExpectLikelyAnswers(Mixed(37));
+}
+
+// Steps of theirs are apart, beside those that are launched ahead.
+TEST_P(GpuEngineTest, OwnEmbeddingsAndHeadsBesideOthers) {
+  Start();
+  std::vector<Asked> asked = Mixed(16);
+  for (int i = 0; i < 10; ++i) {
+    asked.push_back({Model(OwnVocabulary(kRandomVocabularies[i % 5])), MakePrompt(1 + i * 9, i), 12 + 8 * i, nullptr});
+  }
+  ExpectLikelyAnswers(std::move(asked));
 }
 
 TEST_P(GpuEngineTest, PromptsInPiecesBesideAnswers) {

@@ -4,6 +4,8 @@
 
 FOLDER/peft/base is a small random Llama as transformers saves it, with a tokenizer;
 FOLDER/peft/lora, dora, prompt, prefix, ia3 and ia3_outputs are random adapters over it as PEFT saves them.
+FOLDER/peft/tied is the same with a tied head. {base,tied}_KIND, by VOCABULARY, are LoRAs with embeddings or heads of their own
+over the one and the other.
 FOLDER/peft/logits.safetensors holds, for each of a few sequences i, tokens_{i} and the
 logits base_{i}, lora_{i} and so on (without those of the virtual tokens).
 """
@@ -19,6 +21,19 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 LENGTHS = [1, 5, 23, 60]
 VIRTUAL_TOKENS = 6
+LAYERS = ["q_proj", "down_proj"]
+VOCABULARY = {
+    "saved": {"target_modules": LAYERS, "modules_to_save": ["embed_tokens", "lm_head"]},
+    "saved_head": {"target_modules": LAYERS, "modules_to_save": ["lm_head"]},
+    "saved_embedding": {"target_modules": LAYERS, "modules_to_save": ["embed_tokens"]},
+    "saved_tying": {"target_modules": LAYERS, "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+    "adapted": {"target_modules": LAYERS + ["embed_tokens", "lm_head"], "use_rslora": True,
+                "rank_pattern": {"embed_tokens": 7}, "alpha_pattern": {"lm_head": 9}},
+    "adapted_head": {"target_modules": LAYERS + ["lm_head"]},
+    "adapted_embedding": {"target_modules": ["embed_tokens"]},
+    "adapted_tying": {"target_modules": LAYERS + ["embed_tokens"], "ensure_weight_tying": True},
+    "mixed": {"target_modules": LAYERS + ["embed_tokens"], "modules_to_save": ["lm_head"]},
+}
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -31,11 +46,11 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
 
 
-def make_base(folder: pathlib.Path) -> None:
-    """Grouped heads, an untied head and Llama 3's rope scaling."""
+def make_base(folder: pathlib.Path, tied: bool = False) -> None:
+    """Grouped heads, an untied head, if it is not to be `tied`, and Llama 3's rope scaling."""
     config = LlamaConfig(
         vocab_size=257, hidden_size=48, intermediate_size=96, num_hidden_layers=3, num_attention_heads=6,
-        num_key_value_heads=2, head_dim=16, max_position_embeddings=256, rms_norm_eps=1e-5, tie_word_embeddings=False,
+        num_key_value_heads=2, head_dim=16, max_position_embeddings=256, rms_norm_eps=1e-5, tie_word_embeddings=tied,
         initializer_range=0.15, bos_token_id=None, eos_token_id=0,
         rope_parameters={"rope_type": "llama3", "rope_theta": 5000.0, "factor": 4.0, "low_freq_factor": 1.0,
                          "high_freq_factor": 4.0, "original_max_position_embeddings": 64})
@@ -84,6 +99,13 @@ def main() -> None:
         "ia3": make_adapter(folder / "base", ia3, folder / "ia3"),
         "ia3_outputs": make_adapter(folder / "base", outputs, folder / "ia3_outputs"),
     }
+    torch.manual_seed(12)
+    make_base(folder / "tied", tied=True)
+    for base in ("base", "tied"):
+        for kind, settings in VOCABULARY.items():
+            config = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=6, **settings)
+            trained[f"{base}_{kind}"] = make_adapter(folder / base, config, folder / f"{base}_{kind}")
+    torch.manual_seed(13)
     tensors = {}
     for i, length in enumerate(LENGTHS):
         tokens = torch.randint(0, 257, (1, length))

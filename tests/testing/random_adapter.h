@@ -38,6 +38,28 @@ inline std::unique_ptr<Adapter> RandomLoraOfRank(const ModelConfig& config, int6
   return adapter;
 }
 
+// Which part of the vocabulary's side an adapter has for its own.
+struct VocabularyKind {
+  const char* name;
+  bool embedding_table, head_table, embedding_lora, head_lora;
+};
+inline constexpr VocabularyKind kRandomVocabularies[] = {{"tables", true, true, false, false},
+                                                         {"embedding", true, false, false, false},
+                                                         {"head", false, true, false, false},
+                                                         {"loras", false, false, true, true},
+                                                         {"mixed", false, true, true, false}};
+
+inline void AddRandomVocabulary(const ModelConfig& config, const VocabularyKind& kind, LoraAdapter* lora,
+                                const at::TensorOptions& options = {}) {
+  const auto random = [&](int64_t rows, int64_t columns, double size) {
+    return (at::randn({rows, columns}) * size).to(options);
+  };
+  if (kind.embedding_table) lora->embedding_VD = random(config.vocab, config.hidden, 0.3);
+  if (kind.head_table) lora->head_VD = random(config.vocab, config.hidden, 0.3);
+  if (kind.embedding_lora) lora->embedding = {random(5, config.vocab, 0.3), random(config.hidden, 5, 0.3), 1.5};
+  if (kind.head_lora) lora->head = {random(6, config.hidden, 0.3), random(config.vocab, 6, 0.3), 0.5};
+}
+
 // The same with DoRA's magnitudes, not those of the base model's rows.
 inline std::unique_ptr<Adapter> RandomDora(const BaseModel& base, int64_t rank, const at::TensorOptions& options = {},
                                            bool all = true) {

@@ -160,6 +160,16 @@ TEST_F(StartValuesTest, ACheckpointThatDoesNotTellItsShapeIsRefused) {
   EXPECT_THAT(Refusal(spec), HasSubstr("older version"));
 }
 
+TEST(MethodOfTest, OwnEmbeddingsAndHeadsAreNoMethods) {
+  Adapter adapter;
+  adapter.lora = std::make_unique<LoraAdapter>();
+  adapter.lora->rank = 1;
+  adapter.lora->layers.resize(1);
+  EXPECT_TRUE(MethodOf(adapter).ok());
+  adapter.lora->head_VD = at::ones({3, 2});
+  EXPECT_EQ(GetErrorDetails(MethodOf(adapter).status()).violations[0].field, "tuning_job.start_from");
+}
+
 TEST(MethodOfTest, LayersOfDifferentShapeAreNoMethods) {
   Adapter adapter;
   adapter.lora = std::make_unique<LoraAdapter>();

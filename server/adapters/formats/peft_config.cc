@@ -30,7 +30,7 @@ const std::set<std::string>& KnownKeys(PeftConfig::Type type) {
         "layers_pattern", "rank_pattern", "alpha_pattern", "bias", "init_lora_weights",
         // Of starts and of other layouts that are refused, or void without them.
         "loftq_config", "eva_config", "corda_config", "lora_ga_config", "megatron_config", "megatron_core",
-        "runtime_config", "qalora_group_size", "ensure_weight_tying"};
+        "runtime_config", "qalora_group_size", "ensure_weight_tying", "modules_to_save"};
     keys->insert(common->begin(), common->end());
     return keys;
   }();
@@ -190,7 +190,23 @@ absl::Status CheckStart(const Json& json) {
   return UnsupportedAdapter(absl::StrCat("init_lora_weights ", start->dump()));
 }
 
+// PEFT takes every module whose path ends so: "norm" would be those of the layers, too. Just embedding and head may be named.
+absl::Status ReadSaved(const Json& json, PeftConfig* config) {
+  ATTUNE_ASSIGN_OR_RETURN(const std::vector<std::string> names, ReadTexts(json, "modules_to_save"));
+  for (const std::string& name : names) {
+    if (name == "embed_tokens" || name == kEmbeddingModule) {
+      config->modules_to_save.insert(kEmbeddingModule);
+    } else if (name == kHeadModule) {
+      config->modules_to_save.insert(kHeadModule);
+    } else {
+      return UnsupportedAdapter(absl::StrCat("modules_to_save of '", name, "': it may name embed_tokens and lm_head"));
+    }
+  }
+  return ReadBool(json, "ensure_weight_tying", &config->ensure_weight_tying);
+}
+
 absl::Status ReadLora(const Json& json, PeftConfig* config) {
+  ATTUNE_RETURN_IF_ERROR(ReadSaved(json, config));
   ATTUNE_RETURN_IF_ERROR(CheckStart(json));
   const Json* bias = Find(json, "bias");
   if (bias != nullptr && *bias != Json("none")) return UnsupportedAdapter(absl::StrCat("bias ", bias->dump()));
@@ -263,7 +279,7 @@ absl::StatusOr<bool> PeftTargets::Match(const std::string& module) const {
     ATTUNE_ASSIGN_OR_RETURN(bool excluded, excluded_pattern->MatchesAll(module));
     if (excluded) return false;
   }
-  if (all_linear) return true;
+  if (all_linear) return module != kEmbeddingModule && module != kHeadModule;
   if (pattern) return pattern->MatchesAll(module);
   if (!IsOneOf(module, names)) return false;
   if (layers.empty() || std::find(names.begin(), names.end(), module) != names.end()) return true;

@@ -28,6 +28,10 @@ struct PeftTargets {
   absl::StatusOr<bool> Match(const std::string& module) const;
 };
 
+// The modules outside the layers that adapters may change.
+inline constexpr char kEmbeddingModule[] = "model.embed_tokens";
+inline constexpr char kHeadModule[] = "lm_head";
+
 // What an adapter_config.json says, as far as it changes results.
 struct PeftConfig {
   enum class Type { kLora, kSoftPrompt, kPrefix, kIa3 };
@@ -42,6 +46,10 @@ struct PeftConfig {
   PeftTargets targets;
   // For modules whose path, or its end after a point, matches: the first counts.
   std::vector<std::pair<Regex, double>> rank_pattern, alpha_pattern;
+
+  // Modules that are whole in the file, by their paths: kEmbeddingModule, kHeadModule.
+  std::set<std::string> modules_to_save;
+  bool ensure_weight_tying = false;  // what a tied model's embedding is, its head is too
 
   // kIa3: whose inputs are scaled; of the rest of `targets`, the outputs.
   PeftTargets feedforward;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "nlohmann/json.hpp"
@@ -28,6 +29,12 @@ absl::Status CheckVirtualTokens(const PeftConfig& peft, int64_t token_dim, const
 
 absl::Status LoadLora(const PeftConfig& peft, const ModelConfig& config, TensorReader* reader, Adapter* adapter);
 nlohmann::ordered_json SaveLora(const LoraAdapter& lora, const ModelConfig& config, TensorWriter* writer);
+
+// The part of LoadLora and SaveLora that is outside the layers: embedding and head, adapted or whole. The tables that PEFT
+// writes beneath a LoRA on them become whole ones, also of a tied model's other user; a tied head and embedding that are to
+// stay so (ensure_weight_tying) are one tensor. SaveVocabulary returns what belongs into modules_to_save.
+absl::Status LoadVocabulary(const PeftConfig& peft, const ModelConfig& config, TensorReader* reader, LoraAdapter* lora);
+std::vector<std::string> SaveVocabulary(const LoraAdapter& lora, TensorWriter* writer);
 
 absl::Status LoadSoftPrompt(const PeftConfig& peft, const ModelConfig& config, TensorReader* reader, Adapter* adapter);
 nlohmann::ordered_json SaveSoftPrompt(const SoftPrompt& prompt, const ModelConfig& config, const std::string& base,

@@ -124,7 +124,8 @@ absl::Status LoadLora(const PeftConfig& peft, const ModelConfig& config, TensorR
       ++modules;
     }
   }
-  if (modules == 0) return BadAdapter("target_modules matches no projection of this base model");
+  ATTUNE_RETURN_IF_ERROR(LoadVocabulary(peft, config, reader, lora.get()));
+  if (modules == 0 && !lora->embedding.defined() && !lora->head.defined()) return BadAdapter("target_modules matches no projection of this base model");
   adapter->lora = std::move(lora);
   return absl::OkStatus();
 }
@@ -132,6 +133,12 @@ absl::Status LoadLora(const PeftConfig& peft, const ModelConfig& config, TensorR
 nlohmann::ordered_json SaveLora(const LoraAdapter& lora, const ModelConfig& config, TensorWriter* writer) {
   nlohmann::ordered_json ranks = nlohmann::ordered_json::object(), alphas = ranks;
   std::vector<std::vector<std::string>> paths(lora.layers.size());
+  const auto note = [&](const std::string& path, const LoraModule& module) {
+    const double rank = static_cast<double>(module.a_RI.size(0));
+    const double alpha = module.scale * (lora.use_rslora ? std::sqrt(rank) : rank);
+    if (module.a_RI.size(0) != lora.rank) ranks[path] = module.a_RI.size(0);
+    if (std::abs(alpha - lora.alpha) > 1e-9 * std::abs(lora.alpha)) alphas[path] = Number(alpha);
+  };
   for (size_t layer = 0; layer < lora.layers.size(); ++layer) {
     for (const FileModule& file_module : FileModules(config)) {
       const LoraModule module = Joined(lora.layers[layer], file_module, config);
@@ -141,15 +148,20 @@ nlohmann::ordered_json SaveLora(const LoraAdapter& lora, const ModelConfig& conf
       writer->Add(absl::StrCat(kPeftPrefix, path, ".lora_A.weight"), module.a_RI);
       writer->Add(absl::StrCat(kPeftPrefix, path, ".lora_B.weight"), module.b_OR);
       if (module.magnitude_O.defined()) writer->Add(absl::StrCat(kPeftPrefix, path, kMagnitude), module.magnitude_O);
-      const double rank = static_cast<double>(module.a_RI.size(0));
-      const double alpha = module.scale * (lora.use_rslora ? std::sqrt(rank) : rank);
-      if (module.a_RI.size(0) != lora.rank) ranks[path] = module.a_RI.size(0);
-      if (std::abs(alpha - lora.alpha) > 1e-9 * std::abs(lora.alpha)) alphas[path] = Number(alpha);
+      note(path, module);
     }
   }
+  std::vector<std::string> targets = TargetModules(paths);
+  for (const auto& [path, module] : {std::pair{kEmbeddingModule, &lora.embedding}, {kHeadModule, &lora.head}}) {
+    if (!module->defined()) continue;
+    targets.emplace_back(path);
+    note(path, *module);
+  }
+  const std::vector<std::string> saved = SaveVocabulary(lora, writer);
   return {{"peft_type", "LORA"},          {"r", lora.rank},
           {"lora_alpha", Number(lora.alpha)}, {"lora_dropout", lora.dropout},
-          {"use_rslora", lora.use_rslora},    {"target_modules", TargetModules(paths)},
+          {"use_rslora", lora.use_rslora},    {"target_modules", targets},
+          {"modules_to_save", saved.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(saved)},
           {"rank_pattern", ranks},            {"alpha_pattern", alphas},
           {"bias", "none"},                   {"fan_in_fan_out", false},
           {"init_lora_weights", true},        {"use_dora", lora.use_dora}};

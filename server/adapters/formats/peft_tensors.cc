@@ -8,6 +8,7 @@
 #include <numeric>
 #include <type_traits>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/error.h"
@@ -74,12 +75,20 @@ bool ConvertFinite(at::ScalarType type, const char* from, int64_t count, To* to)
   }
 }
 
+bool IsWholeTable(const std::string& name) {
+  for (const char* end : {kBaseLayer, ".modules_to_save.weight", ".embed_tokens.weight", ".lm_head.weight"}) {
+    if (absl::EndsWith(name, end)) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 TensorReader::TensorReader(const SafetensorsFile& file, const ComputeTarget& target)
     : file_(file), target_(target), stream_(target) {
   int64_t room = 0;
   for (const SafetensorsTensor& tensor : file.tensors()) {
+    if (IsWholeTable(tensor.name)) continue;
     room += RoomFor(std::accumulate(tensor.shape.begin(), tensor.shape.end(), int64_t{1}, std::multiplies<>()));
   }
   const bool is_gpu = target.device == ComputeTarget::Device::kCuda;
@@ -97,16 +106,21 @@ absl::StatusOr<at::Tensor> TensorReader::Take(const std::string& name, const std
   }
   ATTUNE_ASSIGN_OR_RETURN(at::ScalarType type, ScalarTypeOf(*tensor));
   const int64_t count = std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
-  const at::Tensor to = host_.narrow(0, used_, count);
+  const bool is_alone = IsWholeTable(name);
+  const at::Tensor to = is_alone ? at::empty({count}, host_.options()) : host_.narrow(0, used_, count);
   const char* from = tensor->bytes.data();
   const bool all_finite = to.scalar_type() == at::kBFloat16
                               ? ConvertFinite(type, from, count, to.mutable_data_ptr<at::BFloat16>())
                               : ConvertFinite(type, from, count, to.mutable_data_ptr<float>());
   if (!all_finite) return BadAdapter(absl::StrCat("tensor '", name, "' holds infinities or no numbers"));
   taken_.insert(name);
+  bytes_ += static_cast<int64_t>(to.nbytes());
+  if (is_alone) {
+    alone_.push_back({to, values_.is_same(host_) ? to : at::empty({count}, values_.options())});
+    return alone_.back().values.view(shape);
+  }
   const at::Tensor values = values_.narrow(0, used_, count).view(shape);
   used_ += RoomFor(count);
-  bytes_ += static_cast<int64_t>(values.nbytes());
   return values;
 }
 
@@ -119,6 +133,7 @@ absl::Status TensorReader::Finish() {
   if (values_.is_same(host_)) return absl::OkStatus();
   const OwnStream::Scope scope(stream_);
   values_.copy_(host_, /*non_blocking=*/true);
+  for (const Alone& tensor : alone_) tensor.values.copy_(tensor.host, /*non_blocking=*/true);
   Synchronize(target_);
   return absl::OkStatus();
 }

@@ -16,8 +16,11 @@
 
 namespace attune {
 
+// A table beneath a LoRA on embeddings.
+inline constexpr char kBaseLayer[] = ".base_layer.weight";
+
 // Takes tensors out of the file, checked, and knows in the end which were not taken. All of them lie in
-// one block of memory, which goes to a GPU in one copy, on a stream beside those that compute. `file` must
+// one block of memory, but whole embeddings and heads, which may be let go alone. All go to a GPU in one copy, on a stream beside those that compute. `file` must
 // outlive it. Throws what libtorch throws. Not thread-safe.
 class TensorReader {
  public:
@@ -31,6 +34,10 @@ class TensorReader {
   int64_t bytes() const { return bytes_; }
 
  private:
+  struct Alone {
+    at::Tensor host, values;  // the same where there is no GPU
+  };
+
   // Each tensor begins where kernels may read 16 bytes at a time.
   static constexpr int64_t kAlignment = 64;
   static int64_t RoomFor(int64_t count) { return (count + kAlignment - 1) / kAlignment * kAlignment; }
@@ -38,6 +45,7 @@ class TensorReader {
   const SafetensorsFile& file_;
   const ComputeTarget target_;
   OwnStream stream_;
+  std::vector<Alone> alone_;
   at::Tensor host_, values_;  // the same where there is no GPU
   int64_t used_ = 0, bytes_ = 0;
   std::set<std::string> taken_;
