@@ -1,7 +1,7 @@
 """llama.cpp opens what Attune exports as GGUF, and says what Attune says.
 
-ATTUNE_LLAMA_PYTHON names a Python that has llama-cpp-python (`pip install llama-cpp-python` builds it), if that is not the
-one that runs this. Without one the tests are skipped.
+ATTUNE_LLAMA_PYTHON names a Python that has llama-cpp-python (deploy/install-dependencies --llama makes one, which tests/run
+uses), if that is not the one that runs this. Without one the tests are skipped.
 """
 import json
 import os
@@ -50,10 +50,12 @@ json.dump(out, sys.stdout)
 
 
 def has_llama():
+    if shutil.which(PYTHON) is None:
+        return False
     return subprocess.run([PYTHON, "-c", "import llama_cpp"], capture_output=True, check=False).returncode == 0
 
 
-@unittest.skipUnless(has_llama(), "no llama-cpp-python: let ATTUNE_LLAMA_PYTHON name a Python that has it")
+@unittest.skipUnless(has_llama(), "no llama-cpp-python: see deploy/install-dependencies --llama")
 class LlamaCppTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -114,6 +116,16 @@ class LlamaCppTest(unittest.TestCase):
     def test_a_gguf_model_tuned(self):
         self.assertGreater(self.compare("tuned-smollm2", "f16"), 0.9)
         self.assertGreater(self.compare("tuned-smollm2", "q8_0"), 0.5)
+
+    def test_gemma(self):
+        source = os.environ.get("ATTUNE_TEST_GEMMA", "")
+        if not os.path.isfile(source):
+            self.skipTest("ATTUNE_TEST_GEMMA does not name a file")
+        imported = os.path.join(self.folder, "exports", os.path.basename(source))
+        os.symlink(source, imported)
+        self.server.models.ImportModel(model_service.ImportModelRequest(source_path=imported, model_id="gemma"))
+        self.assertGreater(self.compare("gemma", "f16"), 0.9)
+        self.assertGreater(self.compare("gemma", "q8_0"), 0.5)
 
     def test_a_hugging_face_model_tuned(self):
         self.assertGreater(self.compare("tuned-folder", "f16"), 0.9)
