@@ -148,11 +148,13 @@ absl::Status WriteGgufModel(const ModelRegistry& registry, Residency* residency,
   const std::string from = registry.Directory(root.id);
   ATTUNE_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> served, residency->Acquire(info.id));
   ATTUNE_ASSIGN_OR_RETURN(const DecoderWeights weights, OwnWeights(*served));
-  if (ConfigOf(served->base->config, weights).tied_head != served->base->config.tied_head) {
+  const ModelConfig config = ConfigOf(served->base->config, weights);
+  std::error_code error;
+  if (config.tied_head != served->base->config.tied_head && fs::exists(from + "/model.gguf", error)) {
     return CannotExport("The adapter's embedding and head are no longer one table, for which the imported GGUF file has no "
                         "place. Export the model as safetensors.");
   }
-  return ExportGguf(from, served->base->config, weights, type, to + "/model.gguf");
+  return ExportGguf(from, config, weights, type, to + "/model.gguf");
 }
 
 ExportResult Describe(const fs::path& path) {

@@ -29,8 +29,8 @@ struct ExportResult {
 //   kSafetensors: a Hugging Face folder. A LoRA is merged into the weights: computed in
 //   fp32, stored in the type in which they serve. The tokenizer's files are the imported
 //   ones; out of a GGUF file they are made (byte-level BPE only).
-//   kGgufF16, kGgufQ8: model.gguf, a LoRA merged likewise, matrices in F16 or Q8_0; of models that were imported as GGUF,
-//   or tuned from one: its keys, the tokenizer among them, are taken over.
+//   kGgufF16, kGgufQ8: model.gguf, a LoRA merged likewise, matrices in F16 or Q8_0. Of models that were imported as GGUF,
+//   or tuned from one, its keys, the tokenizer among them, are taken over; of others they are made (byte-level BPE only).
 // `destination` is relative, its parts not hidden and not ".."; empty: the model's id.
 // INVALID_ARGUMENT naming `destination`; ALREADY_EXISTS (EXPORT_EXISTS);
 // FAILED_PRECONDITION (EXPORTS_DISABLED) without an export root, (EXPORT_UNSUPPORTED)

@@ -117,7 +117,8 @@ bool IsWorthCutting(const std::vector<ForwardItem>& items, int64_t kv_heads, int
 
 // First rows that are treated as if all were under LoRAs, of which the last one is row `last`: few numbers of them.
 int64_t LoraRowsOf(int64_t last, int64_t rows) {
-  const int64_t bucket = BucketPower(last, 8);
+  int64_t bucket = 8;
+  while (bucket < last) bucket *= 4;
   return 2 * bucket <= rows ? bucket : rows;
 }
 
@@ -285,7 +286,10 @@ int64_t GpuRunner::Bytes(const BaseModel& base, int64_t max_sequences, int64_t m
   const ModelConfig& c = base.config;
   const int64_t row = 3 * c.hidden + c.qkv_size() + c.q_size() + 3 * c.intermediate +
                       std::max({c.hidden, c.qkv_size(), 2 * c.intermediate});
-  return 2 * (max_tokens * row + std::max(kHeadRows, max_sequences) * (c.hidden + c.vocab) + kMostParts * c.q_size());
+  // Of two steps: logits that wait for masks, and changed ones in fp32.
+  const int64_t choices = 2 * max_sequences * c.vocab * (2 + 4);
+  return 2 * (max_tokens * row + std::max(kHeadRows, max_sequences) * (c.hidden + c.vocab) + kMostParts * c.q_size()) +
+         choices;
 }
 
 GpuRunner::GpuRunner(const BaseModel& like, KvCache* cache, int64_t max_sequences, int64_t max_tokens)

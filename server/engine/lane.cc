@@ -325,6 +325,26 @@ void Lane::ChooseInForms(Passes* passes, StepResult* result) {
   }
 }
 
+void Lane::AcceptInForms(Pass* pass) {
+  std::vector<size_t> items;
+  std::vector<int32_t> tokens;
+  const int32_t* token = pass->step->tokens();
+  for (size_t i = 0; i < pass->outputs.size(); ++i) {
+    token += pass->outputs[i].rows;
+    if (!pass->items[i].waits_for_mask || !pass->outputs[i].task) continue;
+    items.push_back(i);
+    tokens.push_back(token[-1]);
+  }
+  at::parallel_for(0, static_cast<int64_t>(items.size()), 16, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      Output& output = pass->outputs[items[i]];
+      GrammarState& grammar = *output.task->grammar;
+      output.is_refused = !grammar.Accept(tokens[i]);
+      output.is_over = !output.is_refused && grammar.IsOver();
+    }
+  });
+}
+
 void Lane::CopySwapped(const BatchScheduler::Plan& plan, Passes* passes, StepResult* result) {
   const absl::Status status = CatchTorch([&] {
     for (const BatchScheduler::Swap& swap : plan.swaps) {
@@ -410,6 +430,7 @@ void Lane::Collect(Passes* passes, StepResult* result) {
       Fail(pass, status, result);
       continue;
     }
+    AcceptInForms(&pass);
     const at::Tensor& logits = pass.step->logits();
     const float* row = logits.defined() ? logits.const_data_ptr<float>() : nullptr;
     const int32_t* token = pass.step->tokens();
@@ -424,11 +445,6 @@ void Lane::Collect(Passes* passes, StepResult* result) {
       } else if (output.rows > 0) {
         output.device_choice = {token[output.rows - 1], 0, {}};
         pass.step->ReadLogprobs(i, &output.device_choice);
-        if (pass.items[i].waits_for_mask && output.task) {
-          GrammarState& grammar = *output.task->grammar;
-          output.is_refused = !grammar.Accept(output.device_choice.id);
-          output.is_over = !output.is_refused && grammar.IsOver();
-        }
       }
       token += output.rows;
       if (!output.task) continue;

@@ -123,6 +123,8 @@ class Lane {
   // Has the tokens chosen that wait for it to be known what the answers' forms allow: after the tokens before them
   // are collected, and before the next pass is launched.
   void ChooseInForms(Passes* passes, StepResult* result);
+  // Has forms take the tokens that the device chose for their answers.
+  static void AcceptInForms(Pass* pass);
   // Waits for launched passes and files their outputs. Forms take the tokens that the device chose for their answers.
   void Collect(Passes* passes, StepResult* result);
   // Files a task, or the pass's tasks, as failed, and drops what else there is of them.

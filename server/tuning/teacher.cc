@@ -43,8 +43,8 @@ void TakeLikeliest(const at::Tensor& hidden_TD, const BaseModel& base, const Lor
     std::vector<int64_t> rows;
     for (size_t i = begin; i < end; ++i) rows.push_back(predicted[i].row);
     const at::Tensor h = hidden_TD.index_select(0, at::tensor(rows, at::kLong).to(hidden_TD.device()));
-    const at::Tensor logits =
-        LogitsUnder(base.weights.head_VD, lora, h).narrow(1, 0, vocabulary).to(at::kFloat) / temperature;
+    const at::Tensor uncapped = LogitsUnder(base.weights.head_VD, lora, h).narrow(1, 0, vocabulary).to(at::kFloat);
+    const at::Tensor logits = CapLogits(base.config, uncapped) / temperature;
     const auto [values, ids] = at::topk(at::log_softmax(logits, 1), k, 1);
     const at::Tensor known = values.cpu().contiguous(), known_ids = ids.to(at::kInt).cpu().contiguous();
     for (size_t i = begin; i < end; ++i) {

@@ -116,6 +116,7 @@ absl::StatusOr<at::Tensor> TensorReader::Take(const std::string& name, const std
   taken_.insert(name);
   bytes_ += static_cast<int64_t>(to.nbytes());
   if (is_alone) {
+    const OwnStream::Scope scope(stream_);  // which fills it
     alone_.push_back({to, values_.is_same(host_) ? to : at::empty({count}, values_.options())});
     return alone_.back().values.view(shape);
   }
