@@ -48,6 +48,16 @@ class ExporterTest : public AdaptersFixture {
     EXPECT_TRUE(base.ok()) << base.status();
     return AllLogits(**base, nullptr, kTokens);
   }
+  // The file's logits must be the model's within `tolerance`, a share of the largest.
+  absl::StatusOr<ExportResult> ExportAsGguf(const std::string& id, ExportFormat format, const std::string& name, double tolerance) {
+    const absl::StatusOr<ExportResult> result = Export(id, format, absl::StrCat(id, "-", name));
+    if (!result.ok()) return result;
+    EXPECT_THAT(result->files, ElementsAre("README.md", "model.gguf"));
+    const at::Tensor expected = Logits(id);
+    EXPECT_LT((LogitsOfFolder(result->path) - expected).abs().max().item<double>(), tolerance * expected.abs().max().item<double>())
+        << id << " as " << name;
+    return result;
+  }
 
   std::unique_ptr<Residency> residency_;
 };
@@ -73,12 +83,8 @@ TEST_F(ExporterTest, WritesGgufAgain) {
   PublishAdapter("lora", "gguf", *RandomLora(config_));
   for (const char* id : {"gguf", "full", "lora"}) {
     for (const auto& [format, name, tolerance] : {std::tuple{ExportFormat::kGgufF16, "f16", 0.01}, {ExportFormat::kGgufQ8, "q8", 0.2}}) {
-      const absl::StatusOr<ExportResult> result = Export(id, format, absl::StrCat(id, "-", name));
+      const absl::StatusOr<ExportResult> result = ExportAsGguf(id, format, name, tolerance);
       ASSERT_TRUE(result.ok()) << result.status();
-      EXPECT_THAT(result->files, ElementsAre("README.md", "model.gguf"));
-      const at::Tensor expected = Logits(id);
-      EXPECT_LT((LogitsOfFolder(result->path) - expected).abs().max().item<float>(), tolerance * expected.abs().max().item<float>())
-          << id << " as " << name;
       const auto before = GgufFile::Open(registry_->Directory("gguf") + "/model.gguf"), after = GgufFile::Open(result->path + "/model.gguf");
       ASSERT_TRUE(before.ok() && after.ok());
       EXPECT_EQ(*(*after)->Int("general.file_type", -1), format == ExportFormat::kGgufQ8 ? 7 : 1);
@@ -97,12 +103,8 @@ TEST_F(ExporterTest, WritesGgufOfFolders) {
   PublishAdapter("lora", "hf", *RandomLora(config_));
   for (const char* id : {"hf", "lora"}) {
     for (const auto& [format, name, tolerance] : {std::tuple{ExportFormat::kGgufF16, "f16", 0.01}, {ExportFormat::kGgufQ8, "q8", 0.2}}) {
-      const absl::StatusOr<ExportResult> result = Export(id, format, absl::StrCat(id, "-", name));
+      const absl::StatusOr<ExportResult> result = ExportAsGguf(id, format, name, tolerance);
       ASSERT_TRUE(result.ok()) << result.status();
-      EXPECT_THAT(result->files, ElementsAre("README.md", "model.gguf"));
-      const at::Tensor expected = Logits(id);
-      EXPECT_LT((LogitsOfFolder(result->path) - expected).abs().max().item<float>(), tolerance * expected.abs().max().item<float>())
-          << id << " as " << name;
       auto read = LoadBaseModel(result->path, result->path, {});
       ASSERT_TRUE(read.ok()) << read.status();
       const Tokenizer& original = residency_->Acquire("hf").value()->tokenizer();
