@@ -33,6 +33,8 @@ constexpr int64_t kRing = 4;
 constexpr int64_t kMostParts = 2048;
 // Rows up to which dense weights are read by the kernel for few, which reads as fast as cuBLAS does, but begins sooner.
 constexpr int64_t kMostFewRows = 8;
+// The same where rows have LoRAs, whose kernel can only run beside that one without a stream of its own.
+constexpr int64_t kMostFewRowsWithLoras = 32;
 // Rows of logits that exist at a time.
 constexpr int64_t kHeadRows = 256;
 
@@ -432,18 +434,29 @@ cuda::LoraBatch GpuRunner::Loras(const Batch& batch) const {
 
 void GpuRunner::Product(const Model& model, const Batch& batch, int64_t layer, Linear which, const Tensor& x,
                         const Tensor& y) {
-  // The larger kernel first: the grouped one takes the processors that it leaves.
-  if (batch.lora_rows > 0) side_->begin.record();
   const LayerWeights& weights = model.weights->weights.layers[layer];
-  Multiply(x, weights.linear[static_cast<int>(which)], weights.tiled[static_cast<int>(which)].get(), y, cuda::Start::kEarly);
-  if (batch.lora_rows > 0) {
-    const OwnStream::Scope scope(side_->stream);
-    side_->begin.block(c10::cuda::getCurrentCUDAStream());
+  const Tensor& w = weights.linear[static_cast<int>(which)];
+  const TiledWeight* tiled = weights.tiled[static_cast<int>(which)].get();
+  auto add_loras = [&](cuda::LoraStart start) {
     cuda::GroupedLora(x.const_data_ptr(), x.stride(0), Loras(batch), TargetOf(config_, layer, which),
-                      buffers_->lora_delta.mutable_data_ptr(), y.size(1), x.size(1), CurrentCudaStream());
-    side_->end.record();
+                      buffers_->lora_delta.mutable_data_ptr(), y.size(1), x.size(1), CurrentCudaStream(), start);
+  };
+  const bool has_loras = batch.lora_rows > 0, is_beside = has_loras && IsForFewRows(x.size(0), w, tiled, has_loras);
+  // Kernels of cuBLAS let none begin beside them: then it has a stream of its own.
+  const bool has_side = has_loras && !is_beside;
+  if (has_side) side_->begin.record();
+  // The larger kernel first: the grouped one takes the processors that it leaves.
+  Multiply(x, w, tiled, y, {cuda::Start::kEarly, has_loras});
+  if (is_beside) add_loras(cuda::LoraStart::kBesideProduct);
+  if (has_side) {
+    {
+      const OwnStream::Scope scope(side_->stream);
+      side_->begin.block(c10::cuda::getCurrentCUDAStream());
+      add_loras(cuda::LoraStart::kAfter);
+      side_->end.record();
+    }
+    side_->end.block(c10::cuda::getCurrentCUDAStream());
   }
-  if (batch.lora_rows > 0) side_->end.block(c10::cuda::getCurrentCUDAStream());
   for (const Batch::LoraRows& rows : batch.loras) {
     for (int p = 0; p < kProjections; ++p) {
       const LoraModule& module = rows.lora->layers[layer][p];
@@ -460,13 +473,18 @@ void GpuRunner::Product(const Model& model, const Batch& batch, int64_t layer, L
   }
 }
 
-void GpuRunner::Multiply(const Tensor& x, const Tensor& w, const TiledWeight* tiled, const Tensor& y, cuda::Start start) const {
-  const TiledOptions options{start, is_batch_invariant_ ? cuda::TiledSplit::kColumns : cuda::TiledSplit::kBest};
-  const int64_t most = tiled ? TiledWeight::kMostRows : TiledWeight::Takes(w.size(0), w.size(1)) ? kMostFewRows : 0;
-  const bool are_few = is_batch_invariant_ || x.size(0) <= most;
-  if (are_few && tiled) return MultiplyTiled(x, *tiled, y, options);
-  if (are_few) return MultiplyFewRows(x, w, y, options);
-  MatMul(x, As::kIs, w, As::kTransposed, 1, 0, y);
+bool GpuRunner::IsForFewRows(int64_t rows, const Tensor& w, const TiledWeight* tiled, bool has_loras) const {
+  if (is_batch_invariant_) return true;
+  if (tiled) return rows <= TiledWeight::kMostRows;
+  return TiledWeight::Takes(w.size(0), w.size(1)) && rows <= (has_loras ? kMostFewRowsWithLoras : kMostFewRows);
+}
+
+void GpuRunner::Multiply(const Tensor& x, const Tensor& w, const TiledWeight* tiled, const Tensor& y,
+                         const ProductOptions& options) const {
+  if (!IsForFewRows(x.size(0), w, tiled, options.has_loras)) return MatMul(x, As::kIs, w, As::kTransposed, 1, 0, y);
+  const TiledOptions how{options.start, is_batch_invariant_ ? cuda::TiledSplit::kColumns : cuda::TiledSplit::kBest,
+                         options.has_loras ? cuda::Next::kWithInput : cuda::Next::kAtOnce};
+  tiled ? MultiplyTiled(x, *tiled, y, how) : MultiplyFewRows(x, w, y, how);
 }
 
 cuda::Addend GpuRunner::AddendOf(const Batch& batch, const LayerWeights& weights, Linear which) const {
@@ -586,7 +604,7 @@ void GpuRunner::Forward(Model* model, const Batch& batch) {
   if (!batch.is_decode) return;
   // Every row is wanted.
   const Tensor logits = Rows(b.logits, batch.rows);
-  Multiply(Rows(b.normed, batch.rows), weights.head_VD, weights.tiled_head.get(), logits, cuda::Start::kEarly);
+  Multiply(Rows(b.normed, batch.rows), weights.head_VD, weights.tiled_head.get(), logits, {cuda::Start::kEarly});
   cuda::Argmax(logits.const_data_ptr(), model->sampled.mutable_data_ptr<int32_t>(), batch.rows, config_.vocab, stream);
 }
 
@@ -835,7 +853,7 @@ void GpuRunner::Head(Model* model, const Batch& batch, const std::vector<Forward
     cuda::TakeRows(cuda::Type::kBfloat16, b.normed.const_data_ptr(), rows + begin, b.head_in.mutable_data_ptr(), count,
                    config_.hidden, stream);
     const DecoderWeights& weights = model->weights->weights;
-    Multiply(Rows(b.head_in, count), weights.head_VD, weights.tiled_head.get(), Rows(b.logits, count));
+    Multiply(Rows(b.head_in, count), weights.head_VD, weights.tiled_head.get(), Rows(b.logits, count), {});
     cuda::Argmax(b.logits.const_data_ptr(), model->sampled.mutable_data_ptr<int32_t>() + first + begin, count,
                  config_.vocab, stream);
     Choose(model, batch, first, begin, count, step);

@@ -86,9 +86,16 @@ class GpuRunner {
   void Layer(const Model& model, const Batch& batch, int64_t layer);
   void Product(const Model& model, const Batch& batch, int64_t layer, Linear which, const at::Tensor& x,
                const at::Tensor& y);
-  // y = x w^T, by the weight's blocks if it has some and there are few rows.
+  // How a product is made. has_loras: the grouped kernel comes right behind it.
+  struct ProductOptions {
+    cuda::Start start = cuda::Start::kAfter;
+    bool has_loras = false;
+  };
+  // Whether the kernel for few rows makes the product, by the weight's blocks if it has some; else cuBLAS.
+  bool IsForFewRows(int64_t rows, const at::Tensor& w, const TiledWeight* tiled, bool has_loras) const;
+  // y = x w^T.
   void Multiply(const at::Tensor& x, const at::Tensor& w, const TiledWeight* tiled, const at::Tensor& y,
-                cuda::Start start = cuda::Start::kAfter) const;
+                const ProductOptions& options) const;
   cuda::LoraBatch Loras(const Batch& batch) const;
   // What belongs to the product that was last: what the grouped kernel made, and its bias.
   cuda::Addend AddendOf(const Batch& batch, const LayerWeights& weights, Linear which) const;

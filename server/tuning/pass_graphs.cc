@@ -174,7 +174,9 @@ void PassGraphs::Capture(const Key& key, bool in_pieces, Graph* graph) {
   };
   {
     c10::cuda::CUDAStreamGuard side(CapturableStream());
-    at::cuda::getCurrentCUDABlasHandle();  // its workspace is not to come from the graphs' pool
+    // Their workspaces are not to come from the graphs' pool.
+    at::cuda::getCurrentCUDABlasHandle();
+    at::cuda::getCUDABlasLtWorkspace();
     if (in_pieces) {
       pass_->SetPause([&] {
         pieces.back()->capture_end();

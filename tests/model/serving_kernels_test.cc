@@ -259,6 +259,44 @@ TEST_F(ServingKernelsTest, GpuGroupsLoras) {
   }
 }
 
+// A row of layers: norm, product, LoRA, and what adds them up, each reading what the ones before wrote. Beginning early and
+// side by side they give what they give one after the other, bit for bit.
+TEST_F(ServingKernelsTest, GpuRunsLorasBesideTheirProducts) {
+  constexpr int64_t kWidth = 2048, kRank = 16, kLayers = 60;
+  const Tensor w = Random({kWidth, kWidth}) * 0.02, norm = Random({kWidth});
+  const Tensor a = Random({kRank, kWidth}) * 0.02, b = Random({kWidth, kRank});
+  const cuda::LoraEntry entry{a.const_data_ptr(), b.const_data_ptr(), kRank, 0.5f};
+  Tensor table = at::empty({static_cast<int64_t>(sizeof(entry))}, at::kByte);
+  std::memcpy(table.mutable_data_ptr(), &entry, sizeof(entry));
+  table = table.to(at::kCUDA);
+  const cuda::LoraTarget target{1, {0}, {0}, {kWidth}};
+  // One row alone, several, a tile of none, and rows without an adapter.
+  const Tensor tiles = Ints({0, 0, 1, 0, 1, 7, 0, 0, 0, -1, 8, 2});
+  const cuda::LoraBatch loras{static_cast<const cuda::LoraEntry*>(table.const_data_ptr()), 1,
+                              reinterpret_cast<const cuda::LoraTile*>(Data(tiles)), 4, true};
+  for (const int64_t rows : {10, 32}) {
+    const Tensor start = Random({rows, kWidth});
+    auto run = [&](bool side_by_side) {
+      const Tensor x = start.clone(), normed = at::empty_like(x), y = at::zeros_like(x), delta = at::zeros_like(x);
+      for (int64_t layer = 0; layer < kLayers; ++layer) {
+        const cuda::Start start_at = side_by_side ? cuda::Start::kEarly : cuda::Start::kAfter;
+        cuda::AddAndNorm(x.mutable_data_ptr(), y.const_data_ptr(), {delta.const_data_ptr(), 10}, {}, 0, norm.const_data_ptr(),
+                         1e-5, normed.mutable_data_ptr(), rows, kWidth, CurrentCudaStream(), start_at);
+        cuda::TiledProduct(normed.const_data_ptr(), kWidth, {cuda::TileCodes::kBf16, kWidth, kWidth, w.const_data_ptr(), nullptr},
+                           y.mutable_data_ptr(), kWidth, rows, CurrentCudaStream(), start_at, cuda::TiledSplit::kColumns,
+                           side_by_side ? cuda::Next::kWithInput : cuda::Next::kAtOnce);
+        cuda::GroupedLora(normed.const_data_ptr(), kWidth, loras, target, delta.mutable_data_ptr(), kWidth, kWidth,
+                          CurrentCudaStream(), side_by_side ? cuda::LoraStart::kBesideProduct : cuda::LoraStart::kAfter);
+      }
+      return x;
+    };
+    const Tensor expected = run(false);
+    EXPECT_TRUE(at::isfinite(expected).all().item<bool>());
+    EXPECT_FALSE(at::equal(expected, start));
+    for (int i = 0; i < 20; ++i) EXPECT_TRUE(at::equal(run(true), expected)) << rows << " rows, run " << i;
+  }
+}
+
 struct AttentionCase {
   int64_t heads, kv_heads, head_dim;
   int64_t tiles_for_singles, tiles_for_longer = 0;

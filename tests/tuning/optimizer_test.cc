@@ -157,6 +157,34 @@ TEST_P(Moments8BitTest, FollowsFloatState) {
   EXPECT_TRUE(at::equal(coarse_adamw.State()[0].tensor, codes));
 }
 
+// Over all decades of the map, and what is left of a block at the end.
+TEST(Moments8BitCodesTest, BothDevicesGiveTheSame) {
+  if (!FindGpu()) GTEST_SKIP() << "no GPU";
+  at::manual_seed(5);
+  constexpr int64_t kCount = 256 * 400 + 77;
+  at::NoGradGuard no_grad;
+  const at::Tensor gradients = at::pow(10.0, at::rand({kCount}) * 10 - 9) * (at::randint(2, {kCount}) * 2 - 1);
+  std::vector<std::vector<at::Tensor>> states;
+  for (at::Device device : {at::Device(at::kCPU), at::Device(at::kCUDA)}) {
+    Hyperparameters h;
+    h.optimizer_state = "int8";
+    const std::vector<Parameter> parameters = {{"a", at::zeros({kCount}, device)}};
+    const FlatParameters flat(parameters, at::kBFloat16);
+    AdamW adamw(parameters, Resolved(h), &flat);
+    at::Tensor(flat.gradients()).copy_(gradients);
+    adamw.Step(0.01);
+    states.emplace_back();
+    for (const StateTensor& state : adamw.State()) states.back().push_back(state.tensor.cpu().to(at::kDouble));
+  }
+  for (size_t i = 0; i < states[0].size(); ++i) {
+    const at::Tensor difference = (states[0][i] - states[1][i]).abs();
+    // One device rounds a product and a sum at once.
+    EXPECT_LE(difference.max().item<double>(), states[0][i].numel() == kCount ? 1 : 1e-6) << i;
+    if (states[0][i].numel() == kCount) EXPECT_LT(difference.mean().item<double>(), 1e-4) << i;
+  }
+  EXPECT_GT(std::get<0>(at::_unique(states[0][0])).numel(), 250);
+}
+
 INSTANTIATE_TEST_SUITE_P(Devices, Moments8BitTest, ::testing::Bool(),
                          [](const auto& info) { return std::string(info.param ? "Gpu" : "Cpu"); });
 

@@ -147,8 +147,9 @@ class LinearCrossEntropyFunction : public torch::autograd::Function<LinearCrossE
 }  // namespace
 
 int64_t CrossEntropyRows(bool on_gpu, int64_t vocabulary) {
-  constexpr int64_t kCpuRows = 256, kGpuElements = int64_t{1} << 27;
-  return on_gpu ? std::clamp<int64_t>(kGpuElements / vocabulary, kCpuRows, 8192) : kCpuRows;
+  constexpr int64_t kCpuRows = 256, kGpuElements = int64_t{1} << 27, kWholeTiles = 256;
+  if (!on_gpu) return kCpuRows;
+  return std::clamp<int64_t>(kGpuElements / vocabulary / kWholeTiles * kWholeTiles, kCpuRows, 8192);
 }
 
 CrossEntropy LinearCrossEntropy(const Tensor& h_ND, const Tensor& w_VD, const Tensor& targets_N, double softcap) {

@@ -5,6 +5,10 @@
 #include <ATen/cuda/Exceptions.h>
 #include <cublas_v2.h>
 
+#include <optional>
+
+#include "server/model/kernels/lt_product.h"
+
 namespace attune {
 namespace {
 
@@ -12,12 +16,9 @@ using at::Tensor;
 
 Tensor Oriented(const Tensor& x, As as) { return as == As::kIs ? x : x.t(); }
 
-// Row-major C = A B is column-major C^T = B^T A^T.
-struct BlasCall {
-  cublasOperation_t first, second;
-  int64_t m, n, k, lda, ldb, ldc;
-};
+cudaDataType_t BlasTypeOf(const Tensor& x) { return x.scalar_type() == at::kFloat ? CUDA_R_32F : CUDA_R_16BF; }
 
+// Row-major C = A B is column-major C^T = B^T A^T.
 BlasCall CallFor(const Tensor& a, As a_as, const Tensor& b, As b_as, const Tensor& c) {
   return {b_as == As::kIs ? CUBLAS_OP_N : CUBLAS_OP_T,
           a_as == As::kIs ? CUBLAS_OP_N : CUBLAS_OP_T,
@@ -26,19 +27,33 @@ BlasCall CallFor(const Tensor& a, As a_as, const Tensor& b, As b_as, const Tenso
           a.size(a_as == As::kIs ? 1 : 0),
           b.stride(0),
           a.stride(0),
-          c.stride(0)};
+          c.stride(0),
+          BlasTypeOf(b),
+          BlasTypeOf(c)};
 }
 
-cudaDataType_t BlasTypeOf(const Tensor& x) { return x.scalar_type() == at::kFloat ? CUDA_R_32F : CUDA_R_16BF; }
+std::optional<ProductKernel> KernelFor(const BlasCall& x) {
+  if (x.type != CUDA_R_16BF) return std::nullopt;
+  if (x.second == CUBLAS_OP_T) {
+    const bool is_gradient = x.first == CUBLAS_OP_N && x.c_type == CUDA_R_32F;
+    return is_gradient ? MeasuredKernel({ProductKind::kWeightGradient, x.n, x.m, x.k}) : std::nullopt;
+  }
+  if (x.c_type != CUDA_R_16BF) return std::nullopt;
+  return x.first == CUBLAS_OP_T ? MeasuredKernel({ProductKind::kForward, x.m, x.k, x.n})
+                                : MeasuredKernel({ProductKind::kInputGradient, x.k, x.m, x.n});
+}
 
 void CudaMatMul(const Tensor& a, As a_as, const Tensor& b, As b_as, float alpha, float beta, const Tensor& c) {
   const BlasCall x = CallFor(a, a_as, b, b_as, c);
+  const BlasOperands operands = {b.const_data_ptr(), a.const_data_ptr(), c.mutable_data_ptr(), alpha, beta};
+  const std::optional<ProductKernel> kernel = KernelFor(x);
+  if (kernel && MultiplyBy(*kernel, x, operands)) return;
   // torch's handle, with its stream and its workspace: calls may be captured.
   TORCH_CUDABLAS_CHECK(cublasGemmEx(
       at::cuda::getCurrentCUDABlasHandle(), x.first, x.second, static_cast<int>(x.m), static_cast<int>(x.n),
-      static_cast<int>(x.k), &alpha, b.const_data_ptr(), BlasTypeOf(b), static_cast<int>(x.lda), a.const_data_ptr(),
-      BlasTypeOf(a), static_cast<int>(x.ldb), &beta, c.mutable_data_ptr(), BlasTypeOf(c), static_cast<int>(x.ldc),
-      CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
+      static_cast<int>(x.k), &alpha, operands.a, x.type, static_cast<int>(x.lda), operands.b, x.type,
+      static_cast<int>(x.ldb), &beta, operands.c, x.c_type, static_cast<int>(x.ldc), CUBLAS_COMPUTE_32F,
+      CUBLAS_GEMM_DEFAULT));
 }
 
 }  // namespace

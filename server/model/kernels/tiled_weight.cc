@@ -80,7 +80,7 @@ TiledWeight MakeInt4(const Tensor& w_OI) {
 
 void Multiply(const Tensor& x_TI, const cuda::TiledMatrix& w, const Tensor& y_TO, const TiledOptions& options) {
   cuda::TiledProduct(x_TI.const_data_ptr(), x_TI.stride(0), w, y_TO.mutable_data_ptr(), y_TO.stride(0), x_TI.size(0),
-                     CurrentCudaStream(), options.start, options.split);
+                     CurrentCudaStream(), options.start, options.split, options.next);
 }
 
 }  // namespace

@@ -51,6 +51,7 @@ TiledWeight TileQ4Rows(const at::Tensor& rows_OB, bool is_q4_1);
 struct TiledOptions {
   cuda::Start start = cuda::Start::kAfter;
   cuda::TiledSplit split = cuda::TiledSplit::kBest;
+  cuda::Next next = cuda::Next::kAtOnce;
 };
 // y_TO = x_TI W^T on the calling thread's stream, not waited for; all bf16 on a GPU with kernels, rows contiguous.
 void MultiplyTiled(const at::Tensor& x_TI, const TiledWeight& w, const at::Tensor& y_TO, const TiledOptions& options = {});

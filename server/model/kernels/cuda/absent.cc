@@ -39,7 +39,7 @@ void SoftmaxLoss(Type, void*, const int64_t*, const float*, int64_t, float*, uin
 void TakeRows(Type, const void*, const int64_t*, void*, int64_t, int64_t, Stream) { std::abort(); }
 void AddPrefixRows(Type, const void*, const int32_t*, int64_t, int64_t, float*, int64_t, Stream) { std::abort(); }
 void Dequantize(Codes, const void*, const float*, Type, void*, int64_t, Stream) { std::abort(); }
-void TiledProduct(const void*, int64_t, const TiledMatrix&, void*, int64_t, int64_t, Stream, Start, TiledSplit) {
+void TiledProduct(const void*, int64_t, const TiledMatrix&, void*, int64_t, int64_t, Stream, Start, TiledSplit, Next) {
   std::abort();
 }
 void GradientNorm(const float*, int64_t, double*, float*, Stream) { std::abort(); }
@@ -83,6 +83,8 @@ void Argmax(const void*, int32_t*, int64_t, int64_t, Stream) { std::abort(); }
 void ScoreRows(const ScoredRow*, int64_t, const void*, int64_t, int64_t, float*, Stream) { std::abort(); }
 void ChooseRows(const ChoiceCall&, int64_t, Stream) { std::abort(); }
 int MostGroupedRanks() { return 0; }
-void GroupedLora(const void*, int64_t, const LoraBatch&, LoraTarget, void*, int64_t, int64_t, Stream) { std::abort(); }
+void GroupedLora(const void*, int64_t, const LoraBatch&, LoraTarget, void*, int64_t, int64_t, Stream, LoraStart) {
+  std::abort();
+}
 
 }  // namespace attune::cuda

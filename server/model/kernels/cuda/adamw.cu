@@ -5,11 +5,18 @@ namespace {
 
 constexpr int kThreads = 256;
 
+// N values a thread at a time: 1 or 4. `count` is a multiple of N.
+template <int N>
 __global__ void Squares(const float* x, int64_t count, double* partials) {
   __shared__ double shared[33];
   double sum = 0;
-  for (int64_t i = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x; i < count; i += kNormPartials * kThreads) {
-    sum += static_cast<double>(x[i]) * x[i];
+#pragma unroll 4
+  for (int64_t i = (blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x) * N; i < count;
+       i += static_cast<int64_t>(kNormPartials) * kThreads * N) {
+    float values[N];
+    Load(x + i, values);
+#pragma unroll
+    for (int j = 0; j < N; ++j) sum += static_cast<double>(values[j]) * values[j];
   }
   sum = BlockReduce(sum, 0.0, shared, Sum());
   if (threadIdx.x == 0) partials[blockIdx.x] = sum;
@@ -61,59 +68,149 @@ __global__ void Update(const AdamWSettings s, const float* norm_pointer, float* 
   }
 }
 
-// The index of the table's nearest value.
-__device__ inline uint8_t Nearest(const float* table, float x) {
-  int low = 0, high = 255;
-  while (high - low > 1) {
-    const int middle = (low + high) / 2;
-    if (table[middle] <= x) {
-      low = middle;
-    } else {
-      high = middle;
-    }
+// A moment's table of values as a block of threads holds it: DynamicMap's 256 (server/tuning/moments.h).
+struct Codes {
+  float values[256], middles[255];
+
+  __device__ void Take(const float* table) {
+    values[threadIdx.x] = table[threadIdx.x];
+    if (threadIdx.x < 255) middles[threadIdx.x] = (table[threadIdx.x] + table[threadIdx.x + 1]) / 2;
   }
-  return static_cast<uint8_t>(x - table[low] <= table[high] - x ? low : high);
+
+  // The nearest value's index, of two equally near the lower. Where a value lies follows from the map's
+  // making: decade d, from 10^(d-7) to 10^(d-6), has 2^d values of each sign, or 2^(d+1) where none has a sign.
+  template <bool kBothSigns>
+  __device__ int Nearest(float x) const {
+    const float size = fabsf(x);
+    const int decade = min(6, max(0, static_cast<int>(floorf(log10f(size))) + 7));
+    const int values_of_decade = (kBothSigns ? 1 : 2) << decade;
+    const float place = (size * exp10f(static_cast<float>(6 - decade)) - 0.1f) * (values_of_decade / 0.9f);
+    const int rank = values_of_decade - (kBothSigns ? 1 : 2) + min(values_of_decade - 1, max(0, static_cast<int>(place)));
+    int code = !kBothSigns ? 1 + rank : x < 0 ? 126 - rank : 128 + rank;
+    // At the ends of decades, and of what was rounded, it is a neighbour.
+    while (code > 0 && x <= middles[code - 1]) --code;
+    while (code < 255 && x > middles[code]) ++code;
+    return code;
+  }
+};
+
+// What a thread has of a block of moments: neighbours.
+constexpr int kMine = kMomentBlock / 32;
+static_assert(kMine == 8, "read as two vectors of four");
+
+template <typename T>
+__device__ inline void LoadMine(const T* from, int count, float (&to)[kMine]) {
+  if (count == kMine) {
+    Load(from, *reinterpret_cast<float(*)[4]>(to));
+    Load(from + 4, *reinterpret_cast<float(*)[4]>(to + 4));
+    return;
+  }
+#pragma unroll
+  for (int j = 0; j < kMine; ++j) to[j] = j < count ? ToFloat(from[j]) : 0.0f;
 }
 
-// A block of threads for a block of moments.
+template <typename T>
+__device__ inline void StoreMine(T* to, int count, const float (&from)[kMine]) {
+  if (count == kMine) {
+    Store(to, *reinterpret_cast<const float(*)[4]>(from));
+    Store(to + 4, *reinterpret_cast<const float(*)[4]>(from + 4));
+    return;
+  }
+#pragma unroll
+  for (int j = 0; j < kMine; ++j) {
+    if (j < count) to[j] = FromFloat<T>(from[j]);
+  }
+}
+
+// The moments of a thread, of 8 codes in memory at most.
+struct MyCodes {
+  uint8_t at[kMine];
+
+  __device__ void Load(const uint8_t* from, int count) {
+    if (count == kMine) {
+      *reinterpret_cast<uint2*>(at) = *reinterpret_cast<const uint2*>(from);
+      return;
+    }
+#pragma unroll
+    for (int j = 0; j < kMine; ++j) at[j] = j < count ? from[j] : 0;
+  }
+  __device__ void Store(uint8_t* to, int count) const {
+    if (count == kMine) {
+      *reinterpret_cast<uint2*>(to) = *reinterpret_cast<const uint2*>(at);
+      return;
+    }
+#pragma unroll
+    for (int j = 0; j < kMine; ++j) {
+      if (j < count) to[j] = at[j];
+    }
+  }
+};
+
+// A warp's moments of one block back to codes and a scale.
+template <bool kBothSigns>
+__device__ inline void PackMoments(const Codes& codes, const float (&values)[kMine], int count, uint8_t* to, float* scale) {
+  float top = 0;
+#pragma unroll
+  for (int j = 0; j < kMine; ++j) top = fmaxf(top, j < count ? fabsf(values[j]) : 0.0f);
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, offset));
+  const float inverse = top > 0 ? 1 / top : 0.0f;
+  MyCodes mine;
+#pragma unroll
+  for (int j = 0; j < kMine; ++j) mine.at[j] = static_cast<uint8_t>(codes.Nearest<kBothSigns>(values[j] * inverse));
+  mine.Store(to, count);
+  if (threadIdx.x % 32 == 0) *scale = top;
+}
+
+// A warp for a block of moments, `blocks` of them in all.
 __global__ void Update8Bit(const AdamWSettings s, const float* norm_pointer, const float* first_table,
                            const float* second_table, float* parameters, __nv_bfloat16* copy,
                            const float* gradients, uint8_t* first, float* first_scales, uint8_t* second,
-                           float* second_scales, int64_t count) {
-  __shared__ float tables[2][256], shared[33];
-  tables[0][threadIdx.x] = first_table[threadIdx.x];
-  tables[1][threadIdx.x] = second_table[threadIdx.x];
+                           float* second_scales, int64_t count, int64_t blocks) {
+  __shared__ Codes first_codes, second_codes;
+  first_codes.Take(first_table);
+  second_codes.Take(second_table);
   __syncthreads();
   const float norm = *norm_pointer;
-  if (!isfinite(norm)) return;  // all threads alike
-  const int64_t i = blockIdx.x * static_cast<int64_t>(kMomentBlock) + threadIdx.x;
-  const bool inside = i < count;
+  if (!isfinite(norm)) return;
   const Step step(s, norm);
-  float m = 0, v = 0;
-  if (inside) {
-    m = tables[0][first[i]] * first_scales[blockIdx.x];
-    v = tables[1][second[i]] * second_scales[blockIdx.x];
-    const float p = Updated(s, step, parameters[i], gradients[i], &m, &v);
-    parameters[i] = p;
-    if (copy) copy[i] = FromFloat<__nv_bfloat16>(p);
-  }
-  auto larger = [](float a, float b) { return fmaxf(a, b); };
-  const float m_scale = BlockReduce(fabsf(m), 0.0f, shared, larger), v_scale = BlockReduce(v, 0.0f, shared, larger);
-  if (inside) {
-    first[i] = Nearest(tables[0], m_scale > 0 ? m / m_scale : 0.0f);
-    second[i] = Nearest(tables[1], v_scale > 0 ? v / v_scale : 0.0f);
-  }
-  if (threadIdx.x == 0) {
-    first_scales[blockIdx.x] = m_scale;
-    second_scales[blockIdx.x] = v_scale;
+  constexpr int kWarps = kThreads / 32;
+  for (int64_t block = blockIdx.x * static_cast<int64_t>(kWarps) + threadIdx.x / 32; block < blocks;
+       block += static_cast<int64_t>(gridDim.x) * kWarps) {
+    const int64_t i = block * kMomentBlock + threadIdx.x % 32 * kMine;
+    const int mine = static_cast<int>(min(static_cast<int64_t>(kMine), max(int64_t{0}, count - i)));
+    float p[kMine], g[kMine], m[kMine], v[kMine];
+    MyCodes first_mine, second_mine;
+    LoadMine(parameters + i, mine, p);
+    LoadMine(gradients + i, mine, g);
+    first_mine.Load(first + i, mine);
+    second_mine.Load(second + i, mine);
+    const float first_scale = first_scales[block], second_scale = second_scales[block];
+#pragma unroll
+    for (int j = 0; j < kMine; ++j) {
+      m[j] = first_codes.values[first_mine.at[j]] * first_scale;
+      v[j] = second_codes.values[second_mine.at[j]] * second_scale;
+      p[j] = Updated(s, step, p[j], g[j], m + j, v + j);
+    }
+    StoreMine(parameters + i, mine, p);
+    if (copy) StoreMine(copy + i, mine, p);
+    PackMoments<true>(first_codes, m, mine, first + i, first_scales + block);
+    PackMoments<false>(second_codes, v, mine, second + i, second_scales + block);
   }
 }
+
+// A part of the parameters may begin anywhere.
+bool IsAligned(const void* at, size_t bytes) { return reinterpret_cast<uintptr_t>(at) % bytes == 0; }
 
 }  // namespace
 
 void GradientNorm(const float* gradients, int64_t count, double* partials, float* norm, Stream stream) {
   static_assert(kNormPartials == 1024, "Root is one block");
-  Squares<<<kNormPartials, kThreads, 0, stream>>>(gradients, count, partials);
+  if (count % 4 == 0 && IsAligned(gradients, 16)) {
+    Squares<4><<<kNormPartials, kThreads, 0, stream>>>(gradients, count, partials);
+  } else {
+    Squares<1><<<kNormPartials, kThreads, 0, stream>>>(gradients, count, partials);
+  }
   Root<<<1, kNormPartials, 0, stream>>>(partials, norm);
   CheckLaunch();
 }
@@ -125,10 +222,8 @@ void AdamW(const AdamWSettings& settings, const float* norm, float* parameters, 
     Update<N><<<blocks < 4096 ? blocks : 4096, kThreads, 0, stream>>>(
         settings, norm, parameters, static_cast<__nv_bfloat16*>(copy), gradients, first, second, count);
   };
-  // A part of the parameters may begin anywhere.
-  auto is_aligned = [](const void* at, size_t bytes) { return reinterpret_cast<uintptr_t>(at) % bytes == 0; };
-  const bool takes_four = count % 4 == 0 && is_aligned(parameters, 16) && is_aligned(gradients, 16) &&
-                          is_aligned(first, 16) && is_aligned(second, 16) && is_aligned(copy, 8);
+  const bool takes_four = count % 4 == 0 && IsAligned(parameters, 16) && IsAligned(gradients, 16) &&
+                          IsAligned(first, 16) && IsAligned(second, 16) && IsAligned(copy, 8);
   takes_four ? launch.operator()<4>() : launch.operator()<1>();
   CheckLaunch();
 }
@@ -136,10 +231,11 @@ void AdamW(const AdamWSettings& settings, const float* norm, float* parameters, 
 void AdamW8Bit(const AdamWSettings& settings, const float* norm, const float* first_table, const float* second_table,
                float* parameters, void* copy, const float* gradients, uint8_t* first, float* first_scales,
                uint8_t* second, float* second_scales, int64_t count, Stream stream) {
-  const unsigned blocks = static_cast<unsigned>((count + kMomentBlock - 1) / kMomentBlock);
-  Update8Bit<<<blocks, kMomentBlock, 0, stream>>>(settings, norm, first_table, second_table, parameters,
-                                                 static_cast<__nv_bfloat16*>(copy), gradients, first, first_scales,
-                                                 second, second_scales, count);
+  const int64_t blocks = (count + kMomentBlock - 1) / kMomentBlock, warps = kThreads / 32;
+  const int64_t grid = (blocks + warps - 1) / warps;
+  Update8Bit<<<grid < 4096 ? grid : 4096, kThreads, 0, stream>>>(settings, norm, first_table, second_table, parameters,
+                                                                static_cast<__nv_bfloat16*>(copy), gradients, first,
+                                                                first_scales, second, second_scales, count, blocks);
   CheckLaunch();
 }
 

@@ -358,10 +358,9 @@ __device__ inline void RowsDelta(const Bf16* x, int64_t x_stride, int rows, cons
 }
 
 template <bool kAligned>
-__global__ void __launch_bounds__(kThreads, 2)
-    Delta(const Bf16* x, int64_t x_stride, const LoraEntry* entries, int64_t entries_per_slot, const LoraTile* tiles,
-          LoraTarget target, Bf16* delta, int64_t delta_stride, int inputs) {
-  const LoraTile tile = tiles[blockIdx.x / BlocksOfTile()];
+__device__ inline void TileDelta(const Bf16* x, int64_t x_stride, const LoraEntry* entries, int64_t entries_per_slot,
+                                 const LoraTile& tile, const LoraTarget& target, Bf16* delta, int64_t delta_stride,
+                                 int inputs) {
   if (tile.rows == 0) return;  // for all blocks of the cluster alike, here and below
   const int p = blockIdx.y;
   const Share share = ShareOf(target.columns[p]);
@@ -379,6 +378,18 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
 }
 
+// Behind a product (LoraStart::kBesideProduct) it begins when that one's input, which is its own, is there. Over is it
+// only when the product is: whoever waits for it has both.
+template <bool kAligned>
+__global__ void __launch_bounds__(kThreads, 2)
+    Delta(const Bf16* x, int64_t x_stride, const LoraEntry* entries, int64_t entries_per_slot, const LoraTile* tiles,
+          LoraTarget target, Bf16* delta, int64_t delta_stride, int inputs) {
+  LetNextBegin();
+  TileDelta<kAligned>(x, x_stride, entries, entries_per_slot, tiles[blockIdx.x / BlocksOfTile()], target, delta,
+                      delta_stride, inputs);
+  WaitForBefore();
+}
+
 // Blocks of a cluster: few tiles are over sooner if many blocks share them, and many fill the device anyway.
 unsigned ClusterFor(const LoraBatch& batch) {
   if (!IsHopperOrLater()) return 1;
@@ -392,17 +403,19 @@ unsigned ClusterFor(const LoraBatch& batch) {
 int MostGroupedRanks() { return kMostRanks; }
 
 void GroupedLora(const void* x_TI, int64_t x_stride, const LoraBatch& batch, LoraTarget target, void* delta_TO,
-                 int64_t delta_stride, int64_t inputs, Stream stream) {
+                 int64_t delta_stride, int64_t inputs, Stream stream, LoraStart start) {
   const unsigned blocks = ClusterFor(batch);
-  cudaLaunchAttribute cluster;
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {blocks, 1, 1};
+  cudaLaunchAttribute attributes[2];
+  attributes[0].id = cudaLaunchAttributeClusterDimension;
+  attributes[0].val.clusterDim = {blocks, 1, 1};
+  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[1].val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(batch.tile_count) * blocks, target.count);
   config.blockDim = dim3(kThreads);
   config.stream = stream;
-  config.attrs = &cluster;
-  config.numAttrs = IsHopperOrLater() ? 1 : 0;
+  config.attrs = attributes;
+  config.numAttrs = !IsHopperOrLater() ? 0 : start == LoraStart::kBesideProduct ? 2 : 1;
   const bool aligned = inputs % 8 == 0 && x_stride % 8 == 0;
   cudaLaunchKernelEx(&config, aligned ? Delta<true> : Delta<false>, static_cast<const Bf16*>(x_TI), x_stride,
                      batch.entries, batch.entries_per_slot, batch.tiles, target, static_cast<Bf16*>(delta_TO),

@@ -156,6 +156,9 @@ void AdamW8Bit(const AdamWSettings& settings, const float* norm, const float* fi
 // what that one writes. Early only if nothing but that one kernel is waited for, no event of another stream. The same
 // in a graph.
 enum class Start { kAfter, kEarly };
+// When a kernel behind this one that begins early may do so: at once; or not before this one's input is there, so that the other,
+// if it reads but that input, need not wait for this one.
+enum class Next { kAtOnce, kWithInput };
 
 // A weight matrix (rows are outputs) as TiledProduct reads it. bf16: row-major. Else in tiles of kTiledRows x kTiledColumns,
 // as tiled_weight.h describes.
@@ -171,7 +174,8 @@ enum class TiledSplit { kBest, kColumns, kRows };
 // y_TO = x_TI W^T in bf16, the sums in fp32. For few tokens, up to 64; more are done 64 at a time, each reading the weight.
 // But for kBest a token's result is the same, bit for bit, whatever tokens stand beside it. x rows lie on 16 bytes.
 void TiledProduct(const void* x_TI, int64_t x_stride, const TiledMatrix& w_OI, void* y_TO, int64_t y_stride,
-                  int64_t tokens, Stream stream, Start start = Start::kAfter, TiledSplit split = TiledSplit::kBest);
+                  int64_t tokens, Stream stream, Start start = Start::kAfter, TiledSplit split = TiledSplit::kBest,
+                  Next next = Next::kAtOnce);
 
 // x row t = row tokens_T[t] of the embedding; where that is negative, of the token that
 // sampled[-1 - tokens_T[t]] holds.
@@ -330,8 +334,11 @@ struct LoraBatch {
 // delta_TO = scale * (x A^T) B^T for each tile's rows by their adapter; zeros if there is none. In tiles of
 // several rows x A^T is rounded to bf16.
 int MostGroupedRanks();
+// kBesideProduct: launched right behind a TiledProduct of the same x with Next::kWithInput, it runs beside that one and is
+// over after it, so that a kernel behind it, early or not, waits for both. Where launches cannot begin early it comes after.
+enum class LoraStart { kAfter, kBesideProduct };
 void GroupedLora(const void* x_TI, int64_t x_stride, const LoraBatch& batch, LoraTarget target, void* delta_TO,
-                 int64_t delta_stride, int64_t inputs, Stream stream);
+                 int64_t delta_stride, int64_t inputs, Stream stream, LoraStart start = LoraStart::kAfter);
 
 }  // namespace attune::cuda
 

@@ -210,7 +210,7 @@ __device__ inline void SyncWarps(int group) {
 
 template <TileCodes kCodes, int kTokenTiles, int kRowTiles, TiledSplit kSplit>
 __global__ void __launch_bounds__(kWarps * 32)
-    Product(const Bf16* x_TI, int64_t x_stride, const TiledMatrix w, Bf16* y_TO, int64_t y_stride, int tokens) {
+    Product(const Bf16* x_TI, int64_t x_stride, const TiledMatrix w, Bf16* y_TO, int64_t y_stride, int tokens, Next next) {
   using F = Format<kCodes>;
   using S = Sizes<kTokenTiles, kRowTiles, kSplit>;
   constexpr int kAhead = S::kAhead, kStages = S::kStages, kUnits = S::kUnits, kSums = S::kSums, kRowWarps = S::kRowWarps;
@@ -245,11 +245,12 @@ __global__ void __launch_bounds__(kWarps * 32)
     EndCopies();
   };
   float sums[kRowTiles][kTokenTiles][4] = {};
-  LetNextBegin();
+  if (next == Next::kAtOnce) LetNextBegin();
   // No kernel writes the weight.
 #pragma unroll
   for (int i = 0; i < kAhead; ++i) read_weight(group + i * kEach, raw[i]);
   WaitForBefore();
+  if (next == Next::kWithInput) LetNextBegin();
 #pragma unroll
   for (int i = 0; i < kAhead; ++i) read_x(i);
   for (int from = 0; group + from * kEach < chunks; from += kAhead) {
@@ -324,6 +325,7 @@ struct Call {
   int64_t y_stride, tokens;
   Stream stream;
   Start start;
+  Next next;
 };
 
 // Shared memory that a block may ask for: 227 KiB from Hopper on, 99 KiB on others.
@@ -350,7 +352,7 @@ void Launch(const Call& call) {
   const dim3 grid(static_cast<unsigned>((tiles + tiles_each - 1) / tiles_each),
                   static_cast<unsigned>((call.tokens + tokens_each - 1) / tokens_each));
   LaunchAt(call.start, Product<kCodes, kTokenTiles, kRowTiles, kSplit>, grid, kWarps * 32, S::kSharedBytes, call.stream,
-           call.x_TI, call.x_stride, call.w, call.y_TO, call.y_stride, static_cast<int>(call.tokens));
+           call.x_TI, call.x_stride, call.w, call.y_TO, call.y_stride, static_cast<int>(call.tokens), call.next);
 }
 
 template <TileCodes kCodes>
@@ -380,9 +382,10 @@ TiledSplit SplitFor(const Call& call) {
 }  // namespace
 
 void TiledProduct(const void* x_TI, int64_t x_stride, const TiledMatrix& w_OI, void* y_TO, int64_t y_stride,
-                  int64_t tokens, Stream stream, Start start, TiledSplit split) {
+                  int64_t tokens, Stream stream, Start start, TiledSplit split, Next next) {
   if (tokens == 0) return;
-  const Call call{static_cast<const Bf16*>(x_TI), x_stride, w_OI, static_cast<Bf16*>(y_TO), y_stride, tokens, stream, start};
+  const Call call{static_cast<const Bf16*>(x_TI), x_stride, w_OI, static_cast<Bf16*>(y_TO), y_stride, tokens,
+                  stream,                         start,    next};
   if (split == TiledSplit::kBest) split = SplitFor(call);
   switch (w_OI.codes) {
     case TileCodes::kBf16: LaunchFor<TileCodes::kBf16>(call, split); break;

@@ -1,0 +1,145 @@
+#include "server/model/kernels/lt_product.h"
+
+#include <ATen/cuda/CUDAContext.h>
+#include <ATen/cuda/Exceptions.h>
+
+#include <array>
+#include <map>
+#include <memory>
+#include <tuple>
+#include <type_traits>
+
+#include "absl/base/const_init.h"
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+
+namespace attune {
+namespace {
+
+// More than cuBLAS has been seen to offer.
+constexpr int kMostOffers = 32;
+// Of a workspace: more is for kernels that split the inner dimension.
+constexpr size_t kWorkspaceBytes = 1024;
+
+template <auto destroy>
+struct Destroy {
+  template <typename T>
+  void operator()(T* handle) const {
+    destroy(handle);
+  }
+};
+template <typename Handle, auto destroy>
+using Owned = std::unique_ptr<std::remove_pointer_t<Handle>, Destroy<destroy>>;
+
+using Layout = Owned<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy>;
+
+Layout MakeLayout(cudaDataType_t type, bool is_transposed, int64_t rows, int64_t columns, int64_t ld) {
+  cublasLtMatrixLayout_t made = nullptr;
+  TORCH_CUDABLAS_CHECK(cublasLtMatrixLayoutCreate(&made, type, static_cast<uint64_t>(is_transposed ? columns : rows),
+                                                 static_cast<uint64_t>(is_transposed ? rows : columns), ld));
+  return Layout(made);
+}
+
+// A call in the library's words.
+struct Description {
+  Owned<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy> product;
+  Layout a, b, c;
+
+  explicit Description(const BlasCall& x)
+      : a(MakeLayout(x.type, x.first == CUBLAS_OP_T, x.m, x.k, x.lda)),
+        b(MakeLayout(x.type, x.second == CUBLAS_OP_T, x.k, x.n, x.ldb)),
+        c(MakeLayout(x.c_type, false, x.m, x.n, x.ldc)) {
+    cublasLtMatmulDesc_t made = nullptr;
+    TORCH_CUDABLAS_CHECK(cublasLtMatmulDescCreate(&made, CUBLAS_COMPUTE_32F, CUDA_R_32F));
+    product.reset(made);
+    TORCH_CUDABLAS_CHECK(cublasLtMatmulDescSetAttribute(made, CUBLASLT_MATMUL_DESC_TRANSA, &x.first, sizeof(x.first)));
+    TORCH_CUDABLAS_CHECK(cublasLtMatmulDescSetAttribute(made, CUBLASLT_MATMUL_DESC_TRANSB, &x.second, sizeof(x.second)));
+  }
+};
+
+template <typename T>
+T ConfigOf(const cublasLtMatmulAlgo_t& algorithm, cublasLtMatmulAlgoConfigAttributes_t which) {
+  T value{};
+  size_t written = 0;
+  TORCH_CUDABLAS_CHECK(cublasLtMatmulAlgoConfigGetAttribute(&algorithm, which, &value, sizeof(value), &written));
+  return value;
+}
+
+ProductKernel KernelOf(const cublasLtMatmulAlgo_t& algorithm) {
+  return {static_cast<int>(ConfigOf<uint32_t>(algorithm, CUBLASLT_ALGO_CONFIG_TILE_ID)),
+          static_cast<int>(ConfigOf<uint16_t>(algorithm, CUBLASLT_ALGO_CONFIG_CLUSTER_SHAPE_ID))};
+}
+
+std::vector<cublasLtMatmulAlgo_t> Offers(const Description& description) {
+  cublasLtMatmulPreference_t made = nullptr;
+  TORCH_CUDABLAS_CHECK(cublasLtMatmulPreferenceCreate(&made));
+  const Owned<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy> preference(made);
+  TORCH_CUDABLAS_CHECK(cublasLtMatmulPreferenceSetAttribute(made, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                                            &kWorkspaceBytes, sizeof(kWorkspaceBytes)));
+  std::array<cublasLtMatmulHeuristicResult_t, kMostOffers> found{};
+  int count = 0;
+  const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
+      at::cuda::getCurrentCUDABlasLtHandle(), description.product.get(), description.a.get(), description.b.get(),
+      description.c.get(), description.c.get(), made, kMostOffers, found.data(), &count);
+  std::vector<cublasLtMatmulAlgo_t> offers;
+  if (status != CUBLAS_STATUS_SUCCESS) return offers;
+  for (int i = 0; i < count; ++i) {
+    if (ConfigOf<int32_t>(found[i].algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM) <= 1) offers.push_back(found[i].algo);
+  }
+  return offers;
+}
+
+// A kernel for a call; without an algorithm where cuBLAS does not offer it.
+struct Plan {
+  Description description;
+  bool is_offered = false;
+  cublasLtMatmulAlgo_t algorithm{};
+
+  Plan(const ProductKernel& kernel, const BlasCall& call) : description(call) {
+    if (at::cuda::getCurrentDeviceProperties()->major != 9) return;
+    for (const cublasLtMatmulAlgo_t& offer : Offers(description)) {
+      if (KernelOf(offer) != kernel) continue;
+      algorithm = offer;
+      is_offered = true;
+      return;
+    }
+  }
+};
+
+class Plans {
+ public:
+  const Plan& For(const ProductKernel& kernel, const BlasCall& call) {
+    const absl::MutexLock lock(&mutex_);
+    std::unique_ptr<const Plan>& plan = plans_[{at::cuda::current_device(), kernel.tile, kernel.cluster, call}];
+    if (!plan) plan = std::make_unique<const Plan>(kernel, call);
+    return *plan;
+  }
+
+ private:
+  using Key = std::tuple<int, int, int, BlasCall>;
+  absl::Mutex mutex_;
+  std::map<Key, std::unique_ptr<const Plan>> plans_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace
+
+std::vector<ProductKernel> OfferedKernels(const BlasCall& call) {
+  std::vector<ProductKernel> kernels;
+  for (const cublasLtMatmulAlgo_t& offer : Offers(Description(call))) kernels.push_back(KernelOf(offer));
+  return kernels;
+}
+
+bool MultiplyBy(const ProductKernel& kernel, const BlasCall& call, const BlasOperands& x) {
+  static Plans& plans = *new Plans;  // never destroyed: the library may be gone before
+  const Plan& plan = plans.For(kernel, call);
+  if (!plan.is_offered) return false;
+  const Description& d = plan.description;
+  // torch's handle and its workspace for the stream, as for products that cuBLAS chooses for.
+  TORCH_CUDABLAS_CHECK(cublasLtMatmul(at::cuda::getCurrentCUDABlasLtHandle(), d.product.get(), &x.alpha, x.a, d.a.get(),
+                                      x.b, d.b.get(), &x.beta, x.c, d.c.get(), x.c, d.c.get(), &plan.algorithm,
+                                      at::cuda::getCUDABlasLtWorkspace(), kWorkspaceBytes,
+                                      at::cuda::getCurrentCUDAStream()));
+  return true;
+}
+
+}  // namespace attune
