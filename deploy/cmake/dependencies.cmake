@@ -73,7 +73,7 @@ if(ATTUNE_WITH_TORCH)
   target_link_libraries(attune_torch INTERFACE
     -Wl,--no-as-needed ${ATTUNE_TORCH_DIR}/lib/libtorch_cuda.so ${ATTUNE_TORCH_DIR}/lib/libtorch_cpu.so -Wl,--as-needed
     ${ATTUNE_TORCH_DIR}/lib/libgomp.so.1 ${ATTUNE_TORCH_DIR}/lib/libtorch.so ${ATTUNE_TORCH_DIR}/lib/libc10.so ${ATTUNE_TORCH_DIR}/lib/libc10_cuda.so
-    ${_cuda_packages}/lib/libcublas.so.13 -Wl,-rpath,${_cuda_packages}/lib -Wl,-rpath,${ATTUNE_TORCH_DIR}/lib)
+    ${_cuda_packages}/lib/libcublas.so.13 ${_cuda_packages}/lib/libcublasLt.so.13 -Wl,-rpath,${_cuda_packages}/lib -Wl,-rpath,${ATTUNE_TORCH_DIR}/lib)
 endif()
 
 # cuDNN's attention: its library comes with torch, its C++ interface is a package of headers.

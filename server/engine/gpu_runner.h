@@ -86,13 +86,13 @@ class GpuRunner {
   void Layer(const Model& model, const Batch& batch, int64_t layer);
   void Product(const Model& model, const Batch& batch, int64_t layer, Linear which, const at::Tensor& x,
                const at::Tensor& y);
-  // How a product is made. has_loras: the grouped kernel comes right behind it.
+  // How a product is made. lora_rows: where there are some, the grouped kernel comes right behind it.
   struct ProductOptions {
     cuda::Start start = cuda::Start::kAfter;
-    bool has_loras = false;
+    int64_t lora_rows = 0;
   };
   // Whether the kernel for few rows makes the product, by the weight's blocks if it has some; else cuBLAS.
-  bool IsForFewRows(int64_t rows, const at::Tensor& w, const TiledWeight* tiled, bool has_loras) const;
+  bool IsForFewRows(int64_t rows, const at::Tensor& w, const TiledWeight* tiled, int64_t lora_rows) const;
   // y = x w^T.
   void Multiply(const at::Tensor& x, const at::Tensor& w, const TiledWeight* tiled, const at::Tensor& y,
                 const ProductOptions& options) const;

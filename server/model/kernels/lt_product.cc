@@ -3,9 +3,11 @@
 #include <ATen/cuda/CUDAContext.h>
 #include <ATen/cuda/Exceptions.h>
 
+#include <algorithm>
 #include <array>
 #include <map>
 #include <memory>
+#include <optional>
 #include <tuple>
 #include <type_traits>
 
@@ -89,19 +91,35 @@ std::vector<cublasLtMatmulAlgo_t> Offers(const Description& description) {
   return offers;
 }
 
-// A kernel for a call; without an algorithm where cuBLAS does not offer it.
+// The favourite with another tile and cluster, if there is such a kernel.
+std::optional<cublasLtMatmulAlgo_t> Changed(cublasLtMatmulAlgo_t algorithm, const ProductKernel& kernel,
+                                            const Description& d) {
+  const auto tile = static_cast<uint32_t>(kernel.tile);
+  const auto cluster = static_cast<uint16_t>(kernel.cluster);
+  const auto set = [&](cublasLtMatmulAlgoConfigAttributes_t which, const auto& value) {
+    return cublasLtMatmulAlgoConfigSetAttribute(&algorithm, which, &value, sizeof(value)) == CUBLAS_STATUS_SUCCESS;
+  };
+  if (!set(CUBLASLT_ALGO_CONFIG_TILE_ID, tile) || !set(CUBLASLT_ALGO_CONFIG_CLUSTER_SHAPE_ID, cluster)) return std::nullopt;
+  cublasLtMatmulHeuristicResult_t needs{};
+  const cublasStatus_t status = cublasLtMatmulAlgoCheck(at::cuda::getCurrentCUDABlasLtHandle(), d.product.get(), d.a.get(),
+                                                        d.b.get(), d.c.get(), d.c.get(), &algorithm, &needs);
+  if (status != CUBLAS_STATUS_SUCCESS || needs.workspaceSize > kWorkspaceBytes) return std::nullopt;
+  return algorithm;
+}
+
+// A kernel for a call; without an algorithm where cuBLAS has none.
 struct Plan {
   Description description;
-  bool is_offered = false;
-  cublasLtMatmulAlgo_t algorithm{};
+  std::optional<cublasLtMatmulAlgo_t> algorithm;
 
   Plan(const ProductKernel& kernel, const BlasCall& call) : description(call) {
     if (at::cuda::getCurrentDeviceProperties()->major != 9) return;
-    for (const cublasLtMatmulAlgo_t& offer : Offers(description)) {
-      if (KernelOf(offer) != kernel) continue;
-      algorithm = offer;
-      is_offered = true;
-      return;
+    const std::vector<cublasLtMatmulAlgo_t> offers = Offers(description);
+    const auto found = std::ranges::find_if(offers, [&](const auto& offer) { return KernelOf(offer) == kernel; });
+    if (found != offers.end()) {
+      algorithm = *found;
+    } else if (!offers.empty()) {
+      algorithm = Changed(offers.front(), kernel, description);
     }
   }
 };
@@ -132,11 +150,11 @@ std::vector<ProductKernel> OfferedKernels(const BlasCall& call) {
 bool MultiplyBy(const ProductKernel& kernel, const BlasCall& call, const BlasOperands& x) {
   static Plans& plans = *new Plans;  // never destroyed: the library may be gone before
   const Plan& plan = plans.For(kernel, call);
-  if (!plan.is_offered) return false;
+  if (!plan.algorithm) return false;
   const Description& d = plan.description;
   // torch's handle and its workspace for the stream, as for products that cuBLAS chooses for.
   TORCH_CUDABLAS_CHECK(cublasLtMatmul(at::cuda::getCurrentCUDABlasLtHandle(), d.product.get(), &x.alpha, x.a, d.a.get(),
-                                      x.b, d.b.get(), &x.beta, x.c, d.c.get(), x.c, d.c.get(), &plan.algorithm,
+                                      x.b, d.b.get(), &x.beta, x.c, d.c.get(), x.c, d.c.get(), &*plan.algorithm,
                                       at::cuda::getCUDABlasLtWorkspace(), kWorkspaceBytes,
                                       at::cuda::getCurrentCUDAStream()));
   return true;

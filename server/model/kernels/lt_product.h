@@ -31,8 +31,8 @@ struct BlasOperands {
 // inner dimension left out. Asks cuBLAS each time.
 std::vector<ProductKernel> OfferedKernels(const BlasCall& call);
 
-// Runs the call by this kernel on the calling thread's stream, or does nothing and returns
-// false: cuBLAS does not offer it, or the card is none it was measured on. May be captured.
+// Runs the call by this kernel, be it among the offered or not, on the calling thread's
+// stream; or does nothing and returns false: cuBLAS has none, or the card is no Hopper. May be captured.
 // Thread-safe; what was found out about a call is kept for the life of the process.
 bool MultiplyBy(const ProductKernel& kernel, const BlasCall& call, const BlasOperands& operands);
 

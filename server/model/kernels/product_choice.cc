@@ -1,6 +1,7 @@
 #include "server/model/kernels/product_choice.h"
 
 #include <algorithm>
+#include <iterator>
 
 namespace attune {
 namespace {
@@ -10,10 +11,8 @@ constexpr auto kInputGradient = ProductKind::kInputGradient;
 constexpr auto kWeightGradient = ProductKind::kWeightGradient;
 
 // cublasLtMatmulTile_t and cublasLtClusterShape_t: rows x columns of C as cuBLAS sees it, that is of our C^T.
-constexpr ProductKernel k128x128By4x2 = {20, 7}, k128x160By2 = {29, 3}, k128x160By1x2 = {29, 5},
-                        k128x256By4x2 = {23, 7}, k168x128By1x2 = {197, 5}, k176x128By1x2 = {201, 5},
-                        k192x128By2x4 = {31, 9}, k256x96By1x2 = {495, 5}, k320x128By1x2 = {248, 5},
-                        k144x128By1x2 = {184, 5};
+constexpr ProductKernel k128x160By2 = {29, 3}, k176x128By1x2 = {201, 5}, k176x256 = {203, 2}, k256x176By1x2 = {504, 5},
+                        k256x96By1x2 = {495, 5}, k320x128By1x2 = {248, 5}, k144x128By1x2 = {184, 5};
 
 struct Measured {
   ProductKind kind;
@@ -26,8 +25,8 @@ constexpr Measured kMeasured[] = {
     // hidden 2048, intermediate 5632: TinyLlama 1.1B
     {kForward, 2560, 2048, 16384, k128x160By2},
     {kForward, 11264, 2048, 16384, k176x128By1x2},
-    {kInputGradient, 2048, 5632, 16384, k128x160By1x2},
-    {kWeightGradient, 2048, 5632, 16384, k192x128By2x4},
+    {kInputGradient, 2048, 5632, 16384, k176x256},
+    {kWeightGradient, 2048, 5632, 16384, k256x176By1x2},
     {kForward, 32000, 2048, 4096, k176x128By1x2},
     {kWeightGradient, 32000, 2048, 4096, k128x160By2},
     // hidden 2048, intermediate 8192: Llama 3.2 1B
