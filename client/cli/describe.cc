@@ -1,5 +1,6 @@
 #include "client/cli/describe.h"
 
+#include <algorithm>
 #include <map>
 #include <utility>
 #include <vector>
