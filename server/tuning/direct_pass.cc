@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "server/model/decoder.h"
 #include "server/model/kernels/elementwise.h"
 #include "server/model/kernels/embedding_noise.h"
 #include "server/model/kernels/head_norm.h"
