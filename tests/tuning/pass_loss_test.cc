@@ -43,7 +43,8 @@ class PassLossTest : public ::testing::TestWithParam<double> {
     const at::Tensor mean = sum / Count();
     mean.backward();
     EXPECT_NEAR(found.result.loss_sum.item<double>(), sum.item<double>(), 1e-4);
-    for (const auto& [actual, expected] : {std::pair{found.dh_ND, h}, {head_.dw_VD, w}, {head_.du_NR, u}, {head_.db_VR, b}}) {
+    const std::pair<at::Tensor, at::Tensor> pairs[] = {{found.dh_ND, h}, {head_.dw_VD, w}, {head_.du_NR, u}, {head_.db_VR, b}};
+    for (const auto& [actual, expected] : pairs) {
       EXPECT_LT((actual - expected.grad()).abs().max().item<double>(), 2e-5);
     }
     EXPECT_GT(h.grad().abs().max().item<double>(), 1e-2);
