@@ -44,8 +44,8 @@ class PassLossTest : public ::testing::TestWithParam<double> {
     mean.backward();
     EXPECT_NEAR(found.result.loss_sum.item<double>(), sum.item<double>(), 1e-4);
     const std::pair<at::Tensor, at::Tensor> pairs[] = {{found.dh_ND, h}, {head_.dw_VD, w}, {head_.du_NR, u}, {head_.db_VR, b}};
-    for (const auto& [actual, expected] : pairs) {
-      EXPECT_LT((actual - expected.grad()).abs().max().item<double>(), 2e-5);
+    for (const std::pair<at::Tensor, at::Tensor>& pair : pairs) {
+      EXPECT_LT((pair.first - pair.second.grad()).abs().max().item<double>(), 2e-5);
     }
     EXPECT_GT(h.grad().abs().max().item<double>(), 1e-2);
   }
