@@ -70,7 +70,7 @@ class VocabularyTest(unittest.TestCase):
             scores = self.server.generation.Score(generation.ScoreRequest(
                 model=f"models/{output}", prompt=given, continuations=CONTINUATIONS)).scores
             for score in scores:
-                answer = [token.id for token in score.tokens]
+                answer = [token.token_id for token in score.tokens]
                 with torch.no_grad():
                     logits = model(input_ids=torch.tensor([ids + answer])).logits[0].float()
                 theirs = torch.log_softmax(logits[len(ids) - 1:-1], -1)[range(len(answer)), answer]
