@@ -49,6 +49,7 @@ void AddMethod(const LoraSpec& spec, Lines* lines) {
   AddPositive("alpha", spec.alpha, lines);
   if (spec.dropout) Add("dropout", Number(*spec.dropout), lines);
   Add("modules", ModulesText(spec.target_modules), lines);
+  Add("modules trained whole", ModulesText(spec.modules_to_save), lines);
   if (spec.use_rslora) Add("rsLoRA", "yes", lines);
   if (spec.use_dora) Add("DoRA", "yes", lines);
   if (spec.learning_rate_ratio > 1) Add("LoRA+, learning rate of B over A", Number(spec.learning_rate_ratio), lines);

@@ -1,5 +1,6 @@
 #include "client/cli/describe.h"
 
+#include <algorithm>
 #include <map>
 #include <utility>
 #include <vector>
@@ -84,6 +85,14 @@ std::string DescribeTextPrompt(const v1::TextPromptSearch& search) {
   return text;
 }
 
+// That a LoRA adapts the embedding or the head, or trains it whole.
+void DescribeVocabulary(v1::TargetModule module, const v1::LoraTuning& lora, std::string* text) {
+  const std::string name = absl::AsciiStrToLower(v1::TargetModule_Name(module));
+  const auto holds = [module](const auto& modules) { return std::find(modules.begin(), modules.end(), module) != modules.end(); };
+  if (holds(lora.target_modules())) absl::StrAppend(text, ", ", name, " adapted");
+  if (holds(lora.modules_to_save())) absl::StrAppend(text, ", ", name, " whole");
+}
+
 // Empty for the usual one.
 std::string DescribeObjective(const v1::TuningJob& job) {
   if (job.has_dpo()) {
@@ -130,6 +139,7 @@ std::string DescribeMethod(const v1::TuningJob& job) {
     if (job.lora().alpha() > 0) absl::StrAppend(&text, ", alpha ", job.lora().alpha());
     if (job.lora().use_rslora()) text += ", rsLoRA";
     if (job.lora().use_dora()) text += ", DoRA";
+    for (v1::TargetModule module : {v1::EMBED_TOKENS, v1::LM_HEAD}) DescribeVocabulary(module, job.lora(), &text);
     if (job.lora().learning_rate_ratio() > 1) absl::StrAppend(&text, ", LoRA+ with ratio ", job.lora().learning_rate_ratio());
     return text;
   }

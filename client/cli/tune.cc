@@ -30,7 +30,7 @@ struct TuneArgs {
   int32_t rank = 0;
   double alpha = 0;
   std::optional<double> dropout;
-  std::vector<std::string> targets;
+  std::vector<std::string> targets, modules_to_save;
   bool rslora = false, dora = false;
   double learning_rate_ratio = 0;
   // Soft prompt, prefix.
@@ -89,7 +89,11 @@ void AddMethodOptions(CLI::App* command, TuneArgs* args) {
   belongs_to("lora", command->add_option("--dropout", args->dropout, "Dropout, 0 to below 1 (default: 0.05)"));
   belong_to({"lora", "ia3"}, AddRepeated(command, "--targets", args->targets,
                                          "Linears, comma-separated: q_proj, k_proj, v_proj, o_proj, gate_proj, "
-                                         "up_proj, down_proj (default: all; ia3: k_proj, v_proj, down_proj)"))
+                                         "up_proj, down_proj (default: all; ia3: k_proj, v_proj, down_proj); lora "
+                                         "also embed_tokens, lm_head, and all-linear for the seven"))
+      ->delimiter(',');
+  belongs_to("lora", AddRepeated(command, "--modules-to-save", args->modules_to_save,
+                                 "Train these whole, too, comma-separated: embed_tokens, lm_head (default: none)"))
       ->delimiter(',');
   belongs_to("lora", command->add_flag("--rslora", args->rslora, "Scale by the square root of the rank"));
   belongs_to("lora", command->add_flag("--dora", args->dora, "Train the lengths of weight rows apart from their directions (DoRA)"));
@@ -196,16 +200,25 @@ void AddDataOptions(CLI::App* command, TuneArgs* args) {
                     "Plain text: make several examples of what is longer than --max-tokens, instead of cutting it");
 }
 
+absl::Status AddModule(const char* option, const std::string& name, google::protobuf::RepeatedField<int>* modules) {
+  v1::TargetModule module;
+  if (!v1::TargetModule_Parse(absl::AsciiStrToUpper(name), &module) || module == v1::TARGET_MODULE_UNSPECIFIED) {
+    return UsageError(absl::StrCat(option, ": '", name, "' is none of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, "
+                                                        "down_proj, embed_tokens, lm_head"));
+  }
+  modules->Add(module);
+  return absl::OkStatus();
+}
+
 // `tuning`: a method's message.
 template <typename Tuning>
 absl::Status SetTargets(const TuneArgs& args, Tuning* tuning) {
   for (const std::string& target : args.targets) {
-    v1::TargetModule module;
-    if (!v1::TargetModule_Parse(absl::AsciiStrToUpper(target), &module) || module == v1::TARGET_MODULE_UNSPECIFIED) {
-      return UsageError(absl::StrCat("--targets: '", target,
-                                     "' is none of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"));
+    if (target == "all-linear") {
+      for (int module = v1::Q_PROJ; module <= v1::DOWN_PROJ; ++module) tuning->mutable_target_modules()->Add(module);
+      continue;
     }
-    tuning->add_target_modules(module);
+    ATTUNE_RETURN_IF_ERROR(AddModule("--targets", target, tuning->mutable_target_modules()));
   }
   return absl::OkStatus();
 }
@@ -217,6 +230,9 @@ absl::Status SetLora(const TuneArgs& args, v1::LoraTuning* lora) {
   lora->set_use_rslora(args.rslora);
   lora->set_learning_rate_ratio(args.learning_rate_ratio);
   lora->set_use_dora(args.dora);
+  for (const std::string& module : args.modules_to_save) {
+    ATTUNE_RETURN_IF_ERROR(AddModule("--modules-to-save", module, lora->mutable_modules_to_save()));
+  }
   return SetTargets(args, lora);
 }
 

@@ -10,10 +10,9 @@ namespace {
 
 at::Tensor OnCpu(const at::Tensor& x) { return x.to(at::kCPU, at::kFloat); }
 
-// Whole tables that hold what the base model's does become undefined.
+// Whole tables that hold what the base model's does, in its type, become undefined.
 void LetGo(const at::Tensor& of_base_VD, at::Tensor* table_VD) {
-  if (!table_VD->defined() || table_VD->scalar_type() != of_base_VD.scalar_type()) return;
-  if (at::equal(*table_VD, of_base_VD)) *table_VD = at::Tensor();
+  if (table_VD->defined() && at::equal(table_VD->to(of_base_VD.options()), of_base_VD)) *table_VD = at::Tensor();
 }
 
 }  // namespace
@@ -50,6 +49,21 @@ at::Tensor MergedHead(const at::Tensor& head_VD, const LoraAdapter& lora) {
   const at::Tensor table = OnCpu(lora.head_VD.defined() ? lora.head_VD : head_VD);
   if (!lora.head.defined()) return table;
   return table + at::matmul(OnCpu(lora.head.b_OR), OnCpu(lora.head.a_RI)) * lora.head.scale;
+}
+
+void LetGoOfTablesBeneath(const BaseModel& base, LoraAdapter* lora) {
+  const bool is_shared = lora->embedding_VD.defined() && lora->embedding_VD.is_same(lora->head_VD);
+  auto let_go = [&](const LoraModule& adapted, const at::Tensor& of_base_VD, at::Tensor* table_VD, at::Tensor* other_VD) {
+    if (!adapted.defined()) return;
+    if (of_base_VD.defined()) {
+      LetGo(of_base_VD, table_VD);
+    } else {
+      *table_VD = at::Tensor();
+    }
+    if (is_shared && !table_VD->defined()) *other_VD = at::Tensor();
+  };
+  let_go(lora->embedding, base.weights.embedding_VD, &lora->embedding_VD, &lora->head_VD);
+  let_go(lora->head, base.weights.head_VD, &lora->head_VD, &lora->embedding_VD);
 }
 
 absl::Status PrepareVocabulary(const BaseModel& base, Adapter* adapter) {

@@ -22,6 +22,10 @@ at::Tensor LogitsUnder(const at::Tensor& head_VD, const LoraAdapter* lora, const
 at::Tensor MergedEmbedding(const at::Tensor& embedding_VD, const LoraAdapter& lora);
 at::Tensor MergedHead(const at::Tensor& head_VD, const LoraAdapter& lora);
 
+// Lets go of tables beneath a LoRA on them that are the base model's own, and of a tied model's other user's, where it shares
+// them: what is left trains as it is. Of a base model without weights, all are taken to be its own.
+void LetGoOfTablesBeneath(const BaseModel& base, LoraAdapter* lora);
+
 // Makes an adapter that was loaded ready to serve over `base`: tables that are the base model's own are let go, and no longer
 // counted in its bytes. FAILED_PRECONDITION (NOT_ON_THIS_DEVICE) on a GPU that serves with batch_invariant, if tables or LoRA
 // remain. Throws what libtorch throws.

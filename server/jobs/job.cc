@@ -1,5 +1,6 @@
 #include "server/jobs/job.h"
 
+#include <algorithm>
 #include <iterator>
 
 namespace attune {
@@ -51,8 +52,18 @@ absl::string_view TargetModuleName(TargetModule module) {
     case TargetModule::kGateProj: return "gate_proj";
     case TargetModule::kUpProj: return "up_proj";
     case TargetModule::kDownProj: return "down_proj";
+    case TargetModule::kEmbedTokens: return "embed_tokens";
+    case TargetModule::kLmHead: return "lm_head";
   }
   return "";
+}
+
+bool IsVocabulary(TargetModule module) {
+  return module == TargetModule::kEmbedTokens || module == TargetModule::kLmHead;
+}
+
+bool Contains(const std::vector<TargetModule>& modules, TargetModule module) {
+  return std::find(modules.begin(), modules.end(), module) != modules.end();
 }
 
 absl::string_view MethodName(const MethodSpec& method) {

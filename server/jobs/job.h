@@ -52,10 +52,16 @@ enum class TargetModule {
   kGateProj = 5,
   kUpProj = 6,
   kDownProj = 7,
+  kEmbedTokens = 8,
+  kLmHead = 9,
 };
 
-// As in Hugging Face parameter names: "q_proj" to "down_proj".
+// As in Hugging Face parameter names: "q_proj" to "lm_head".
 absl::string_view TargetModuleName(TargetModule module);
+// Whether it is outside the layers: the embedding or the head.
+bool IsVocabulary(TargetModule module);
+// Whether a module is among some.
+bool Contains(const std::vector<TargetModule>& modules, TargetModule module);
 
 struct FullSpec {
   bool operator==(const FullSpec&) const = default;
@@ -72,10 +78,11 @@ struct LoraSpec {
   int32_t rank = 0;               // 0: 16
   double alpha = 0;               // 0: 2 * rank
   std::optional<double> dropout;  // unset: 0.05
-  std::vector<TargetModule> target_modules;  // empty: all seven
+  std::vector<TargetModule> target_modules;  // empty: the seven of each layer
   bool use_rslora = false;
   double learning_rate_ratio = 0;  // LoRA+: B's over A's; 0: 1
   bool use_dora = false;
+  std::vector<TargetModule> modules_to_save;  // kEmbedTokens, kLmHead: trained whole
   bool operator==(const LoraSpec&) const = default;
 };
 

@@ -23,6 +23,7 @@ void VisitFields(Is<LoraSpec> auto& s, auto f) {
   f("use_rslora", s.use_rslora);
   f("learning_rate_ratio", s.learning_rate_ratio);
   f("use_dora", s.use_dora);
+  f("modules_to_save", s.modules_to_save);
 }
 
 void VisitFields(Is<SoftPromptSpec> auto& s, auto f) {

@@ -73,6 +73,23 @@ void CheckTargets(const std::vector<TargetModule>& modules, const std::string& f
   }
 }
 
+// What is adapted or trained whole outside the layers.
+void CheckVocabulary(const LoraSpec& lora, Checker& checker) {
+  CheckTargets(lora.modules_to_save, "lora.modules_to_save", checker);
+  for (TargetModule module : lora.modules_to_save) {
+    const absl::string_view name = TargetModuleName(module);
+    checker.Require(name.empty() || IsVocabulary(module), "lora.modules_to_save",
+                    absl::StrCat("must name none but embed_tokens and lm_head, not ", name));
+    checker.Require(!Contains(lora.target_modules, module), "lora.modules_to_save",
+                    absl::StrCat("names ", name, ", which target_modules names, too"));
+  }
+  const bool adapts_embedding = Contains(lora.target_modules, TargetModule::kEmbedTokens);
+  checker.Require(!lora.use_dora || (!adapts_embedding && !Contains(lora.target_modules, TargetModule::kLmHead)),
+                  "lora.use_dora", "is not supported over embed_tokens and lm_head; leave them out of target_modules");
+  checker.Require(lora.learning_rate_ratio <= 1 || !adapts_embedding, "lora.learning_rate_ratio",
+                  "is not supported with embed_tokens among target_modules");
+}
+
 void CheckMethod(const LoraSpec& lora, Checker& checker) {
   checker.RequireRangeOrUnset(lora.rank, 1, 512, "lora.rank");
   checker.RequireNotNegative(lora.alpha, "lora.alpha");
@@ -80,6 +97,7 @@ void CheckMethod(const LoraSpec& lora, Checker& checker) {
     checker.Require(*lora.dropout >= 0 && *lora.dropout < 1, "lora.dropout", "must be at least 0 and below 1");
   }
   CheckTargets(lora.target_modules, "lora.target_modules", checker);
+  CheckVocabulary(lora, checker);
   checker.Require(lora.learning_rate_ratio == 0 || (lora.learning_rate_ratio >= 1 && lora.learning_rate_ratio <= 1000),
                   "lora.learning_rate_ratio", "must be 1 to 1000");
 }
@@ -104,6 +122,9 @@ void CheckMethod(const PrefixSpec& prefix, Checker& checker) {
 
 void CheckMethod(const Ia3Spec& ia3, Checker& checker) {
   CheckTargets(ia3.target_modules, "ia3.target_modules", checker);
+  for (TargetModule module : ia3.target_modules) {
+    checker.Require(!IsVocabulary(module), "ia3.target_modules", absl::StrCat("must not name ", TargetModuleName(module)));
+  }
 }
 
 void CheckMethod(const TextPromptSpec& prompt, Checker& checker) {

@@ -97,6 +97,12 @@ TextPromptSpec ToTextPromptSpec(const v1::TextPromptSearch& in) {
   return out;
 }
 
+std::vector<TargetModule> ToModules(const google::protobuf::RepeatedField<int>& in) {
+  std::vector<TargetModule> out;
+  for (int module : in) out.push_back(static_cast<TargetModule>(module));
+  return out;
+}
+
 absl::StatusOr<MethodSpec> ToMethod(const v1::TuningJob& job) {
   switch (job.method_case()) {
     case v1::TuningJob::kFull:
@@ -112,7 +118,8 @@ absl::StatusOr<MethodSpec> ToMethod(const v1::TuningJob& job) {
       out.rank = in.rank();
       out.alpha = in.alpha();
       ATTUNE_COPY_OPTIONAL(in, out, dropout);
-      for (int module : in.target_modules()) out.target_modules.push_back(static_cast<TargetModule>(module));
+      out.target_modules = ToModules(in.target_modules());
+      out.modules_to_save = ToModules(in.modules_to_save());
       out.use_rslora = in.use_rslora();
       out.learning_rate_ratio = in.learning_rate_ratio();
       out.use_dora = in.use_dora();
@@ -126,11 +133,8 @@ absl::StatusOr<MethodSpec> ToMethod(const v1::TuningJob& job) {
       const auto& in = job.prefix();
       return PrefixSpec{in.num_virtual_tokens(), static_cast<SoftPromptSpec::Init>(in.init()), in.init_text()};
     }
-    case v1::TuningJob::kIa3: {
-      Ia3Spec out;
-      for (int module : job.ia3().target_modules()) out.target_modules.push_back(static_cast<TargetModule>(module));
-      return out;
-    }
+    case v1::TuningJob::kIa3:
+      return Ia3Spec{ToModules(job.ia3().target_modules())};
     case v1::TuningJob::kTextPrompt:
       return ToTextPromptSpec(job.text_prompt());
     case v1::TuningJob::METHOD_NOT_SET:
@@ -157,6 +161,7 @@ void SetMethod(const LoraSpec& in, v1::TuningJob* job) {
   out->set_use_rslora(in.use_rslora);
   out->set_learning_rate_ratio(in.learning_rate_ratio);
   out->set_use_dora(in.use_dora);
+  for (TargetModule module : in.modules_to_save) out->add_modules_to_save(static_cast<v1::TargetModule>(module));
 }
 
 void SetMethod(const SoftPromptSpec& in, v1::TuningJob* job) {

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "server/adapters/packed_ops.h"
+#include "server/model/decoder.h"
 #include "server/model/kernels/elementwise.h"
 #include "server/model/kernels/embedding_noise.h"
 #include "server/model/kernels/head_norm.h"
@@ -62,9 +62,8 @@ DirectPass::DirectPass(const BaseModel* base, const Method* method, const FlatPa
       options_(options),
       rope_(RopeTablesOf(*base)),
       products_(base, method, parameters, type, dropout),
+      vocabulary_(base, method, parameters, type, dropout),
       host_(base->target, base->config.layers),
-      needs_embedding_(method->soft_prompt_ND().defined() ||
-                       (method->trained_weights() && method->trained_weights()->embedding_VD.defined())),
       lowest_(LowestLayer()) {
   at::NoGradGuard no_grad;
   const TrainedWeights none{.layers = std::vector<TrainedWeights::Layer>(base->config.layers)};
@@ -82,8 +81,6 @@ DirectPass::DirectPass(const BaseModel* base, const Method* method, const FlatPa
     k_norms_.push_back(MakeNorm(layer.k_norm_A, trained.layers[i].k_norm_A));
   }
   final_norm_ = MakeNorm(base->weights.final_norm_D, trained.final_norm_D);
-  if (trained.embedding_VD.defined()) embedding_gradient_VD_ = parameters->Gradient(trained.embedding_VD);
-  if (trained.head_VD.defined()) head_gradient_VD_ = parameters->Gradient(trained.head_VD);
 }
 
 DirectPass::~DirectPass() = default;
@@ -116,8 +113,7 @@ Tensor DirectPass::PostNormBackward(const Norms& norms, int64_t layer, const Ten
 }
 
 int64_t DirectPass::LowestLayer() const {
-  if (needs_embedding_) return 0;
-  if (method_->prefix()) return 0;
+  if (vocabulary_.TrainsEmbedding() || method_->prefix()) return 0;
   const TrainedWeights* trained = method_->trained_weights();
   for (int64_t i = 0; i < base_->config.layers; ++i) {
     if (products_.Trains(i)) return i;
@@ -327,7 +323,7 @@ Tensor DirectPass::Backward(int64_t layer, const PassBatch& batch, const Tensor&
   if (!s->normed1.defined()) {
     s->normed1 = RmsNormForward(s->x, attention_norms_[layer].weight_D, base_->config.rms_epsilon, &s->inverse_rms1);
   }
-  const bool needs_dx = layer > lowest_ || needs_embedding_ || attention_norms_[layer].gradient_D.defined();
+  const bool needs_dx = layer > lowest_ || vocabulary_.TrainsEmbedding() || attention_norms_[layer].gradient_D.defined();
   const Tensor dnormed = MultiplyBackward(layer, Linear::kQkv, dqkv, s->normed1, s, needs_dx);
   if (!needs_dx) return {};
   return NormBackward(attention_norms_[layer], dnormed, s->x, s->inverse_rms1, dx2);
@@ -337,32 +333,11 @@ Tensor DirectPass::BackwardHead(const PassBatch& batch, const Tensor& x, Result*
   const Tensor predicting = TakeRows(x, batch.loss_rows_N);
   Tensor inverse_rms;
   const Tensor h = RmsNormForward(predicting, final_norm_.weight_D, base_->config.rms_epsilon, &inverse_rms);
-  const PassLoss loss = ComputeLoss(h, Head(), batch, options_, /*needs_gradient=*/true, pause_);
+  const HeadWeights head = vocabulary_.HeadFor(h);
+  const PassLoss loss = ComputeLoss(h, head, batch, options_, /*needs_gradient=*/true, pause_);
+  vocabulary_.AdaptedHeadBackward(head, h, loss.dh_ND);
   *result = loss.result;
   return TakeRows(NormBackward(final_norm_, loss.dh_ND, predicting, inverse_rms, Tensor()), batch.row_of_T);
-}
-
-PassHead DirectPass::Head() const {
-  const TrainedWeights* trained = method_->trained_weights();
-  const bool trains = trained && trained->head_VD.defined();
-  return {trains ? parameters_->Computed(trained->head_VD) : base_->weights.head_VD.to(type_), base_->config.logit_softcap,
-          head_gradient_VD_};
-}
-
-Tensor DirectPass::Embed(const PassBatch& batch) const {
-  const TrainedWeights* trained = method_->trained_weights();
-  const Tensor prompt = method_->soft_prompt_ND();
-  return EmbedTokens(base_->config, trained && trained->embedding_VD.defined() ? parameters_->Computed(trained->embedding_VD)
-                                                                                  : base_->weights.embedding_VD,
-                     prompt.defined() ? parameters_->Computed(prompt) : Tensor(), batch.tokens_T, type_);
-}
-
-void DirectPass::BackwardEmbedding(const PassBatch& batch, const Tensor& dx) const {
-  const Tensor prompt = method_->soft_prompt_ND();
-  if (prompt.defined()) AddPrefixRows(dx, batch.sequences, parameters_->Gradient(prompt));
-  if (!embedding_gradient_VD_.defined()) return;
-  const double scale = EmbeddingScale(base_->config, type_);
-  AddRowsAt(scale == 1 ? dx : dx * scale, batch.tokens_T, embedding_gradient_VD_);
 }
 
 // Products replace theirs by themselves, which saves large weights a pass over memory.
@@ -377,9 +352,8 @@ void DirectPass::ClearGradients() const {
       if (norm.gradient_D.defined()) Tensor(norm.gradient_D).zero_();
     }
   }
-  for (Tensor gradient : {final_norm_.gradient_D, embedding_gradient_VD_, head_gradient_VD_}) {
-    if (gradient.defined()) gradient.zero_();
-  }
+  if (final_norm_.gradient_D.defined()) Tensor(final_norm_.gradient_D).zero_();
+  vocabulary_.ClearGradients();
 }
 
 Tensor DirectPass::Begin(PassBatch* batch, bool replaces, bool trains) {
@@ -390,8 +364,9 @@ Tensor DirectPass::Begin(PassBatch* batch, bool replaces, bool trains) {
     seed.value = batch->step_seed.item<int64_t>();
   }
   products_.Begin(seed, replaces, batch->joint.foreign_TP);
+  vocabulary_.Begin(seed);
   RefreshNorms();
-  const Tensor x = Embed(*batch);
+  const Tensor x = vocabulary_.Embed(*batch);
   if (trains && options_.noise_alpha > 0) {
     AddEmbeddingNoise(x, batch->tokens_T, batch->sequences.starts_int32, method_->virtual_tokens(),
                       options_.noise_alpha, seed);
@@ -403,6 +378,7 @@ Tensor DirectPass::Begin(PassBatch* batch, bool replaces, bool trains) {
 Tensor DirectPass::ForwardOnly(PassBatch* batch) {
   Tensor x = Begin(batch, /*replaces=*/false, /*trains=*/false), delta;
   products_.TurnDropoutOff();
+  vocabulary_.TurnDropoutOff();
   for (int64_t i = 0; i < base_->config.layers; ++i) {
     LayerState s;
     s.keep = Keep::kInput;  // in chunks, where there are many rows
@@ -419,13 +395,13 @@ Tensor DirectPass::ForwardOnly(PassBatch* batch) {
 DirectPass::Result DirectPass::Evaluate(PassBatch batch) {
   at::NoGradGuard no_grad;
   const Tensor h = ForwardOnly(&batch);
-  return ComputeLoss(h, Head(), batch, options_, /*needs_gradient=*/false, pause_).result;
+  return ComputeLoss(h, vocabulary_.HeadFor(h), batch, options_, /*needs_gradient=*/false, pause_).result;
 }
 
 Tensor DirectPass::Losses(PassBatch batch) {
   at::NoGradGuard no_grad;
   const Tensor h = ForwardOnly(&batch);
-  return RowLosses(h, Head(), batch, pause_);
+  return RowLosses(h, vocabulary_.HeadFor(h), batch, pause_);
 }
 
 DirectPass::Result DirectPass::Run(PassBatch batch, const std::vector<Keep>& keep, bool is_first) {
@@ -462,7 +438,7 @@ DirectPass::Result DirectPass::Run(PassBatch batch, const std::vector<Keep>& kee
     layers[i] = {};
     Pause();
   }
-  BackwardEmbedding(batch, dy);
+  vocabulary_.EmbedBackward(batch, dy);
   return result;
 }
 

@@ -17,6 +17,7 @@
 #include "server/tuning/pass_batch.h"
 #include "server/tuning/pass_loss.h"
 #include "server/tuning/pass_products.h"
+#include "server/tuning/pass_vocabulary.h"
 
 namespace attune {
 
@@ -119,13 +120,10 @@ class DirectPass {
   // The gradient of the layer's input from that of its output.
   at::Tensor Backward(int64_t layer, const PassBatch& batch, const at::Tensor& dy, LayerState* state);
   at::Tensor BackwardHead(const PassBatch& batch, const at::Tensor& x, Result* result);
-  PassHead Head() const;
   // The normalised hidden states at the batch's loss rows, without dropout, noise and gradients.
   at::Tensor ForwardOnly(PassBatch* batch);
-  at::Tensor Embed(const PassBatch& batch) const;
   // Zeroes the gradients that a pass can only add to.
   void ClearGradients() const;
-  void BackwardEmbedding(const PassBatch& batch, const at::Tensor& dx) const;
 
   void Pause() const {
     if (pause_) pause_();
@@ -138,13 +136,12 @@ class DirectPass {
   const PassOptions options_;
   const RopeTables rope_;
   PassProducts products_;
+  PassVocabulary vocabulary_;
   Norms attention_norms_, ffn_norms_, post_attention_norms_, post_ffn_norms_, q_norms_, k_norms_;
   Norm final_norm_;
   HostStore host_;
   std::function<void()> pause_;
-  at::Tensor embedding_gradient_VD_, head_gradient_VD_;  // undefined where frozen
-  const bool needs_embedding_;                           // anything below the layers trains
-  const int64_t lowest_;                                 // the lowest layer that a gradient must reach
+  const int64_t lowest_;  // the lowest layer that a gradient must reach
 };
 
 }  // namespace attune

@@ -97,7 +97,16 @@ int64_t HeadBytes(const ModelConfig& config, const TokenBytes& token, const Memo
     objective += std::min(TeacherLossRows(config.vocab), inputs.loss_tokens) * config.vocab * kTeacherMatrices * kFloat;
   }
   return copies * rows * config.vocab * ElementBytes(inputs) + inputs.loss_tokens * 4 * token.hidden +
-         inputs.micro_batch_tokens * 2 * token.hidden + objective;
+         inputs.micro_batch_tokens * 2 * token.hidden + objective +
+         (inputs.adapts_head ? inputs.loss_tokens * 2 * inputs.lora_rank * ElementBytes(inputs) : 0);
+}
+
+// Behind the layers' backward passes, where a LoRA's gradient of the embedding adds up by tokens before it is turned.
+int64_t EmbeddingBytes(const ModelConfig& config, const TokenBytes& token, const MemoryInputs& inputs) {
+  if (!inputs.adapts_embedding) return 0;
+  constexpr int64_t kFloat = 4;
+  const int64_t ranks = 3 * inputs.lora_rank * ElementBytes(inputs);
+  return inputs.micro_batch_tokens * (2 * token.hidden + ranks) + config.vocab * inputs.lora_rank * kFloat;
 }
 
 }  // namespace
@@ -113,7 +122,7 @@ int64_t EstimateTrainingBytes(const ModelConfig& config, const MemoryInputs& inp
     if (layer != Keep::kInput && layer != Keep::kHost) kept += tokens * token.statistics;
     peak = std::max(peak, kept + BackwardBytes(token, layer, tokens));
   }
-  peak = std::max(peak, kept + HeadBytes(config, token, inputs));
+  peak = std::max({peak, kept + HeadBytes(config, token, inputs), EmbeddingBytes(config, token, inputs)});
   int64_t bytes = StateBytes(inputs) + peak;
   if (inputs.quantized) bytes += 2 * config.intermediate * config.hidden * element;  // one product's weight at a time
   // Two streams' cuBLAS workspaces.

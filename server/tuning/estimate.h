@@ -14,6 +14,7 @@ struct MemoryInputs {
   int64_t micro_batch_tokens = 0;  // the most that one forward pass holds
   int64_t loss_tokens = 0;         // the most of one forward pass
   int64_t lora_rank = 0;           // of each of the seven projections
+  bool adapts_embedding = false, adapts_head = false;  // with that rank, too
   bool trains_weights = false;     // full or partial tuning
   bool bfloat16 = false;
   bool quantized = false;              // the base model's weights

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 
@@ -29,9 +30,24 @@ AdamW::AdamW(const std::vector<Parameter>& parameters, const Hyperparameters& h,
   }
 }
 
+namespace {
+
+// Piece by piece, since ATen copies to fp64 what it sums in fp64.
+at::Tensor NormInPieces(const at::Tensor& gradients) {
+  constexpr int64_t kPiece = int64_t{1} << 20;
+  at::Tensor sum = at::zeros({}, gradients.options().dtype(at::kDouble));
+  for (int64_t begin = 0; begin < gradients.numel(); begin += kPiece) {
+    const at::Tensor piece = gradients.narrow(0, begin, std::min(kPiece, gradients.numel() - begin));
+    sum.add_(at::linalg_vector_norm(piece, 2, {}, false, at::kDouble).square_());
+  }
+  return sum.sqrt_().to(at::kFloat);
+}
+
+}  // namespace
+
 at::Tensor AdamW::GradientNorm() const {
   const at::Tensor& gradients = flat_->gradients();
-  if (!UsesCudaKernels(gradients)) return at::linalg_vector_norm(gradients, 2, {}, false, at::kDouble).to(at::kFloat);
+  if (!UsesCudaKernels(gradients)) return NormInPieces(gradients);
   const at::TensorOptions options = gradients.options();
   at::Tensor partials = at::empty({cuda::kNormPartials}, options.dtype(at::kDouble)), norm = at::empty({}, options);
   cuda::GradientNorm(gradients.const_data_ptr<float>(), flat_->count(), partials.mutable_data_ptr<double>(),

@@ -4,9 +4,6 @@
 
 #include <algorithm>
 
-#include "server/model/kernels/cross_entropy.h"
-#include "server/model/kernels/matmul.h"
-
 namespace attune {
 namespace {
 
@@ -28,15 +25,14 @@ PreferenceLoss LossOfPairs(const Tensor& losses_N, const PreferenceRows& rows, c
   return {{(loss_P * rows.is_pair_P).sum(), rewards_P.gt(0).sum(), rewards_P.sum()}, weights_P * rows.is_pair_P};
 }
 
-PassLoss PreferencesLoss(const Tensor& h, const PassHead& head, const PassBatch& batch, const PassOptions& options,
+PassLoss PreferencesLoss(const Tensor& h, const HeadWeights& head, const PassBatch& batch, const PassOptions& options,
                          bool needs_gradient, const std::function<void()>& pause) {
   const PreferenceRows& rows = batch.preferences;
   const PreferenceLoss pairs = LossOfPairs(RowLosses(h, head, batch, pause), rows, options);
   if (!needs_gradient) return {pairs.result, Tensor()};
   const Tensor scale_N = (rows.signs_PN * (pairs.weights_P / batch.loss_tokens.to(at::kDouble)).unsqueeze(1)).sum(0);
-  return {pairs.result, LinearCrossEntropySums(h, head.w_VD, batch.targets_N, scale_N.to(at::kFloat).contiguous(), true,
-                                               head.gradient_VD, pause, head.softcap)
-                            .dh_ND};
+  const Tensor scale = scale_N.to(at::kFloat).contiguous();
+  return {pairs.result, LinearCrossEntropySums(h, head, batch.targets_N, scale, true, pause).dh_ND};
 }
 
 // A chunk of rows' logits, which become the gradient of the rows' losses, and the losses.
@@ -82,7 +78,7 @@ TeacherChunk LossOfChunk(Tensor* logits_NV, const Tensor& targets_N, const Teach
   return {((1 - w) * hard + (w * t * t) * soft).masked_fill(counts.logical_not(), 0), correct};
 }
 
-PassLoss TeacherLoss(const Tensor& h, const PassHead& head, const PassBatch& batch, const PassOptions& options,
+PassLoss TeacherLoss(const Tensor& h, const HeadWeights& head, const PassBatch& batch, const PassOptions& options,
                      bool needs_gradient, const std::function<void()>& pause) {
   const int64_t rows = h.size(0), chunk = TeacherLossRows(head.w_VD.size(0));
   const at::TensorOptions on_device = h.options();
@@ -91,18 +87,13 @@ PassLoss TeacherLoss(const Tensor& h, const PassHead& head, const PassBatch& bat
   const Tensor scale = batch.loss_tokens.to(at::kFloat).reciprocal();
   for (int64_t begin = 0; begin < rows; begin += chunk) {
     const int64_t n = std::min(chunk, rows - begin);
-    const Tensor part = h.narrow(0, begin, n);
-    Tensor logits = MatMul(part, As::kIs, head.w_VD, As::kTransposed);
+    Tensor logits = HeadLogits(head, h, begin, n);
     const TeacherRows teacher{batch.teacher.ids_NK.narrow(0, begin, n),
                               batch.teacher.log_probabilities_NK.narrow(0, begin, n)};
     const TeacherChunk found = LossOfChunk(&logits, batch.targets_N.narrow(0, begin, n), teacher, options, head.softcap);
     loss.result.loss_sum += found.losses_N.sum(at::kDouble);
     loss.result.correct += found.correct_N.sum();
-    if (needs_gradient) {
-      const Tensor gradient = (logits * scale).to(h.scalar_type());
-      MatMul(gradient, As::kIs, head.w_VD, As::kIs, 1, 0, loss.dh_ND.narrow(0, begin, n));
-      if (head.gradient_VD.defined()) MatMul(gradient, As::kTransposed, part, As::kIs, 1, 1, head.gradient_VD);
-    }
+    if (needs_gradient) HeadBackward(head, (logits * scale).to(h.scalar_type()), h, begin, loss.dh_ND);
     if (pause) pause();
   }
   return loss;
@@ -129,12 +120,12 @@ PassOptions PassOptionsOf(const JobSpec& spec) {
   return options;
 }
 
-Tensor RowLosses(const Tensor& h, const PassHead& head, const PassBatch& batch, const std::function<void()>& pause) {
+Tensor RowLosses(const Tensor& h, const HeadWeights& head, const PassBatch& batch, const std::function<void()>& pause) {
   const Tensor ones = at::ones(batch.targets_N.sizes(), h.options().dtype(at::kFloat));
-  return LinearCrossEntropySums(h, head.w_VD, batch.targets_N, ones, false, {}, pause, head.softcap).losses_N;
+  return LinearCrossEntropySums(h, head, batch.targets_N, ones, false, pause).losses_N;
 }
 
-PassLoss ComputeLoss(const Tensor& h, const PassHead& head, const PassBatch& batch, const PassOptions& options,
+PassLoss ComputeLoss(const Tensor& h, const HeadWeights& head, const PassBatch& batch, const PassOptions& options,
                      bool needs_gradient, const std::function<void()>& pause) {
   if (batch.preferences.signs_PN.defined()) {
     return PreferencesLoss(h, head, batch, options, needs_gradient, pause);
@@ -146,9 +137,7 @@ PassLoss ComputeLoss(const Tensor& h, const PassHead& head, const PassBatch& bat
   const Tensor scale = !needs_gradient            ? Tensor()
                        : joint.scales_N.defined() ? joint.scales_N
                                                   : batch.loss_tokens.to(at::kFloat).reciprocal();
-  const CrossEntropySums sums =
-      LinearCrossEntropySums(h, head.w_VD, batch.targets_N, scale, needs_gradient,
-                                                        needs_gradient ? head.gradient_VD : Tensor(), pause, head.softcap);
+  const CrossEntropySums sums = LinearCrossEntropySums(h, head, batch.targets_N, scale, needs_gradient, pause);
   PassLoss loss{{sums.loss_sum, sums.correct, Tensor()}, sums.dh_ND};
   if (needs_gradient && joint.scales_N.defined()) {
     const Tensor losses = sums.losses_N.to(at::kDouble).unsqueeze(1).expand_as(joint.foreign_NP);

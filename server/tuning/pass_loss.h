@@ -6,6 +6,7 @@
 #include <functional>
 
 #include "server/jobs/job.h"
+#include "server/model/kernels/cross_entropy.h"
 #include "server/tuning/pass_batch.h"
 
 namespace attune {
@@ -32,17 +33,10 @@ struct PassLoss {
   at::Tensor dh_ND;  // the gradient of loss_sum / loss_tokens, if asked for
 };
 
-// What makes logits of hidden states.
-struct PassHead {
-  at::Tensor w_VD;
-  double softcap = 0;      // as LinearCrossEntropy's
-  at::Tensor gradient_VD;  // fp32, to which w's is added; undefined where it is frozen
-};
-
 // The loss of the batch from h_ND, the normalised hidden states at its loss rows. Preferences (Rafailov et al. 2023) go through the head twice: once for
 // the answers' log-probabilities, and once more with each answer's weight in the gradient. Launches only, on a GPU.
 // `pause`, which may be null, is called after each chunk of rows.
-PassLoss ComputeLoss(const at::Tensor& h_ND, const PassHead& head, const PassBatch& batch, const PassOptions& options,
+PassLoss ComputeLoss(const at::Tensor& h_ND, const HeadWeights& head, const PassBatch& batch, const PassOptions& options,
                      bool needs_gradient, const std::function<void()>& pause);
 
 // Rows of logits that a teacher's loss works on at a time, with kTeacherMatrices of them alive.
@@ -50,7 +44,7 @@ int64_t TeacherLossRows(int64_t vocabulary);
 inline constexpr int64_t kTeacherMatrices = 10;
 
 // -log p of each loss row's target, fp32; 0 of padding.
-at::Tensor RowLosses(const at::Tensor& h_ND, const PassHead& head, const PassBatch& batch,
+at::Tensor RowLosses(const at::Tensor& h_ND, const HeadWeights& head, const PassBatch& batch,
                      const std::function<void()>& pause);
 
 }  // namespace attune

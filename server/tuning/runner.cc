@@ -38,7 +38,11 @@ MemoryInputs MemoryInputsOf(const TuningRunnerDeps& deps, const PlannedRun& plan
   inputs.micro_batch_tokens = batcher.MaxTokens();
   if (inputs.on_gpu) inputs.micro_batch_tokens = BucketTokens(inputs.micro_batch_tokens);
   inputs.loss_tokens = std::min(inputs.micro_batch_tokens, MostLossTokens(plan.data.train, h.batch_size * plan.data.group_size));
-  if (const auto* lora = std::get_if<LoraSpec>(&plan.method)) inputs.lora_rank = lora->rank ? lora->rank : 16;
+  if (const auto* lora = std::get_if<LoraSpec>(&plan.method)) {
+    inputs.lora_rank = lora->rank ? lora->rank : 16;
+    inputs.adapts_embedding = Contains(lora->target_modules, TargetModule::kEmbedTokens);
+    inputs.adapts_head = Contains(lora->target_modules, TargetModule::kLmHead);
+  }
   inputs.trains_weights = TrainsWeights(spec.method);
   inputs.bfloat16 = h.precision == "bfloat16";
   inputs.quantized = QuantizedWeightBytes(deps, plan) > 0;

@@ -15,7 +15,9 @@
 #include "absl/strings/str_join.h"
 #include "common/error.h"
 #include "server/adapters/formats/peft.h"
+#include "server/adapters/vocabulary.h"
 #include "server/model/rope.h"
+#include "server/model/torch_target.h"
 #include "server/tuning/checkpoint.h"
 #include "server/tuning/defaults.h"
 
@@ -44,23 +46,38 @@ absl::StatusOr<std::vector<TargetModule>> TargetsOf(const LoraAdapter& lora) {
   return targets;
 }
 
-absl::StatusOr<MethodSpec> MethodOf(const LoraAdapter& lora) {
-  if (lora.changes_embedding() || lora.changes_head()) {
-    return InvalidField(kField, "has an embedding or a head of its own, which no method trains");
+// Whether a module has the adapter's rank and scale, or is not there.
+bool IsUsual(const LoraAdapter& lora, const LoraModule& module) {
+  const double scale = lora.alpha / (lora.use_rslora ? std::sqrt(static_cast<double>(lora.rank)) : lora.rank);
+  return !module.defined() || (module.a_RI.size(0) == lora.rank && std::abs(module.scale - scale) <= 1e-6 * std::abs(scale));
+}
+
+// Adds what is adapted or whole outside the layers.
+absl::Status AddVocabulary(const LoraModule& adapted, const at::Tensor& table_VD, TargetModule module, LoraSpec* spec) {
+  if (adapted.defined() && table_VD.defined()) {
+    return InvalidField(kField, absl::StrCat("has a LoRA on ", TargetModuleName(module), " over a table of its own, which no "
+                                                                                         "method trains"));
   }
+  if (adapted.defined()) spec->target_modules.push_back(module);
+  if (table_VD.defined()) spec->modules_to_save.push_back(module);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<MethodSpec> MethodOf(const LoraAdapter& lora) {
   LoraSpec spec;
   spec.rank = static_cast<int32_t>(lora.rank);
   spec.alpha = lora.alpha;
   spec.use_rslora = lora.use_rslora;
   spec.use_dora = lora.use_dora;
   ATTUNE_ASSIGN_OR_RETURN(spec.target_modules, TargetsOf(lora));
-  const double scale = lora.alpha / (lora.use_rslora ? std::sqrt(static_cast<double>(lora.rank)) : lora.rank);
+  ATTUNE_RETURN_IF_ERROR(AddVocabulary(lora.embedding, lora.embedding_VD, TargetModule::kEmbedTokens, &spec));
+  ATTUNE_RETURN_IF_ERROR(AddVocabulary(lora.head, lora.head_VD, TargetModule::kLmHead, &spec));
   for (const auto& layer : lora.layers) {
     for (const LoraModule& module : layer) {
-      if (!module.defined()) continue;
-      if (module.a_RI.size(0) != lora.rank || std::abs(module.scale - scale) > 1e-6 * std::abs(scale)) return Uneven();
+      if (!IsUsual(lora, module)) return Uneven();
     }
   }
+  if (!IsUsual(lora, lora.embedding) || !IsUsual(lora, lora.head)) return Uneven();
   return spec;
 }
 
@@ -98,6 +115,7 @@ std::set<TargetModule> Every() {
 absl::Status MergeTargets(const std::vector<TargetModule>& start, const std::set<TargetModule>& if_none,
                           const std::string& field, std::vector<TargetModule>* asked) {
   const std::set<TargetModule> has = start.empty() ? if_none : AsSet(start);
+  if (!asked->empty() && has.empty()) return InvalidField(absl::StrCat("tuning_job.", field), "must be unset, as of start_from");
   if (!asked->empty() && AsSet(*asked) != has) return Differs(field, Names(has));
   asked->assign(has.begin(), has.end());
   return absl::OkStatus();
@@ -119,6 +137,10 @@ absl::StatusOr<MethodSpec> Merge(LoraSpec asked, const LoraSpec& start) {
   asked.rank = rank;
   asked.alpha = alpha;
   ATTUNE_RETURN_IF_ERROR(MergeTargets(start.target_modules, Every(), "lora.target_modules", &asked.target_modules));
+  ATTUNE_RETURN_IF_ERROR(MergeTargets(start.modules_to_save, {}, "lora.modules_to_save", &asked.modules_to_save));
+  if (asked.learning_rate_ratio > 1 && Contains(asked.target_modules, TargetModule::kEmbedTokens)) {
+    return InvalidField("tuning_job.lora.learning_rate_ratio", "is not supported with embed_tokens, which start_from adapts");
+  }
   return asked;
 }
 
@@ -170,17 +192,25 @@ void Copy(const at::Tensor& from, const at::Tensor& to) {
   if (to.defined()) at::Tensor(to).copy_(from);
 }
 
+void CopyModule(const LoraModule& from, const LoraModule& to) {
+  Copy(from.a_RI, to.a_RI);
+  Copy(from.b_OR, to.b_OR);
+  Copy(from.magnitude_O, to.magnitude_O);
+}
+
 // Both of one shape.
 void CopyAdapter(const Adapter& from, const Adapter& to) {
   at::NoGradGuard no_grad;
   if (to.lora) {
     for (size_t i = 0; i < to.lora->layers.size(); ++i) {
       for (int p = 0; p < kProjections; ++p) {
-        Copy(from.lora->layers[i][p].a_RI, to.lora->layers[i][p].a_RI);
-        Copy(from.lora->layers[i][p].b_OR, to.lora->layers[i][p].b_OR);
-        Copy(from.lora->layers[i][p].magnitude_O, to.lora->layers[i][p].magnitude_O);
+        CopyModule(from.lora->layers[i][p], to.lora->layers[i][p]);
       }
     }
+    CopyModule(from.lora->embedding, to.lora->embedding);
+    CopyModule(from.lora->head, to.lora->head);
+    Copy(from.lora->embedding_VD, to.lora->embedding_VD);
+    Copy(from.lora->head_VD, to.lora->head_VD);
   }
   if (to.soft_prompt) Copy(from.soft_prompt->embeddings_ND, to.soft_prompt->embeddings_ND);
   if (to.prefix) Copy(from.prefix->keys_values_LNE, to.prefix->keys_values_LNE);
@@ -198,8 +228,14 @@ absl::StatusOr<StartValues> FromAdapter(const TuningRunnerDeps& deps, const JobS
   ComputeTarget on_host;
   on_host.type = ComputeTarget::Type::kFloat32;
   ATTUNE_ASSIGN_OR_RETURN(
-      std::shared_ptr<const Adapter> adapter,
+      std::shared_ptr<Adapter> adapter,
       LoadPeft(deps.registry->Directory(info.id), base.config, on_host, MakeRopeTables(base.config)));
+  if (adapter->lora) {
+    ATTUNE_RETURN_IF_ERROR(CatchTorch([&] {
+      LetGoOfTablesBeneath(base, adapter->lora.get());
+      return absl::OkStatus();
+    }));
+  }
   ATTUNE_ASSIGN_OR_RETURN(const MethodSpec has, MethodOf(*adapter));
   StartValues start;
   ATTUNE_ASSIGN_OR_RETURN(start.method, MergeMethods(spec.method, has));

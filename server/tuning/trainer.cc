@@ -54,7 +54,8 @@ Trainer::Trainer(const BaseModel* base, Method* method, const Batcher* batches, 
   // Joint passes hand out gradients in the usual order of parameters.
   const auto& parameters = method->parameters();
   const bool has_rates = std::any_of(parameters.begin(), parameters.end(), [](const Parameter& p) { return p.rate != 1; });
-  const bool may_join = joint && method->lora() && !method->lora()->use_dora && !has_rates && options.noise_alpha == 0;
+  const bool is_plain = method->lora() && !method->lora()->use_dora && !method->adapter()->changes_vocabulary();
+  const bool may_join = joint && is_plain && !has_rates && options.noise_alpha == 0;
   if (may_join) joint_ = joint->Join(base, *method->lora(), PassType(h), &flat_, arbiter);
   Synchronize(base->target);
   making_.reset();

@@ -363,6 +363,14 @@ TEST_F(CliTest, TuneOtherMethods) {
   EXPECT_EQ(job(3).prefix().init_text(), "Sort:");
   Run({"tune", "--base", "m", "--data", "d", "--method", "ia3", "--targets", "v_proj,down_proj"});
   EXPECT_THAT(job(4).ia3().target_modules(), ElementsAre(v1::V_PROJ, v1::DOWN_PROJ));
+  CliResult whole = Run({"tune", "--base", "m", "--data", "d", "--method", "lora", "--targets", "all-linear,lm_head",
+                         "--modules-to-save", "embed_tokens"});
+  EXPECT_THAT(whole.out, HasSubstr("LoRA, embed_tokens whole, lm_head adapted of models/m"));
+  EXPECT_THAT(job(5).lora().target_modules(), ElementsAre(v1::Q_PROJ, v1::K_PROJ, v1::V_PROJ, v1::O_PROJ, v1::GATE_PROJ,
+                                                         v1::UP_PROJ, v1::DOWN_PROJ, v1::LM_HEAD));
+  EXPECT_THAT(job(5).lora().modules_to_save(), ElementsAre(v1::EMBED_TOKENS));
+  EXPECT_THAT(Run({"tune", "--base", "m", "--data", "d", "--method", "lora", "--modules-to-save", "norm"}).err,
+              HasSubstr("--modules-to-save: 'norm' is none of"));
   CliResult r = Run({"tune", "--base", "m", "--data", "d", "--method", "full", "--virtual-tokens", "7"});
   EXPECT_NE(r.code, 0);
   EXPECT_THAT(r.err, HasSubstr("--virtual-tokens goes with --method soft-prompt or prefix, not full"));

@@ -8,7 +8,8 @@ base/, gguf/             the model as transformers saves it, and, where there ar
 lora/, prompt/, ...      random adapters as PEFT saves them
 logits.safetensors       tokens_{i}, and the logits base_{i}, lora_{i}, ... (without those of virtual tokens)
 greedy.json              a prompt, and its likeliest continuation
-steps.json               a batch, and loss and gradient norm of ten optimizer steps on it with each method
+steps.json               a batch, and loss and gradient norm of ten optimizer steps on it with each method; of some families also
+                         with LoRAs that train or adapt embedding and head
 steps_{method}.safetensors   of what trains, by Attune's names: start.{name}, gradient.{name} of the first step, after.{name} ten
 """
 
@@ -32,6 +33,19 @@ PROMPT, NEW_TOKENS = 40, 24
 EXAMPLES = [(9, 4), (14, 5), (20, 12), (6, 3)]  # tokens, of which so many are the prompt
 STEPS = 10
 LEARNING_RATES = {"full": 1e-3, "biases_and_norms": 3e-3, "lora": 1e-3}
+# LoRAs with an embedding or a head of their own, by method; the families that have references of them, tied and untied, with
+# and without scaled embeddings and capped logits.
+VOCABULARY_FAMILIES = ["qwen2", "qwen3", "gemma2", "gemma3_scaled"]
+VOCABULARY = {
+    "lora_saved": {"modules_to_save": ["embed_tokens", "lm_head"]},
+    "lora_saved_embedding": {"modules_to_save": ["embed_tokens"]},
+    "lora_saved_head": {"modules_to_save": ["lm_head"]},
+    "lora_adapted": {"target_modules": ["q_proj", "down_proj", "embed_tokens", "lm_head"], "use_rslora": True},
+    "lora_adapted_embedding": {"target_modules": ["embed_tokens"]},
+    "lora_adapted_head": {"target_modules": ["lm_head"]},
+    "lora_mixed": {"target_modules": ["v_proj", "lm_head"], "modules_to_save": ["embed_tokens"]},
+    "lora_dora_saved": {"modules_to_save": ["embed_tokens", "lm_head"], "use_dora": True},
+}
 ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "qkv_proj", "gate_up_proj"]
 FUSED = {"self_attn.qkv_proj": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
          "mlp.gate_up_proj": ["mlp.gate_proj", "mlp.up_proj"]}
@@ -244,6 +258,9 @@ class Steps:
 
     def __init__(self, folder: pathlib.Path):
         self._folder = folder
+        self._rates = dict(LEARNING_RATES)
+        if folder.name in VOCABULARY_FAMILIES:
+            self._rates |= dict.fromkeys(VOCABULARY, LEARNING_RATES["lora"])
         self._config = load(folder / "base").config
         self._examples = [(torch.randint(1, 257, (length,)).tolist(), prompt) for length, prompt in EXAMPLES]
 
@@ -262,17 +279,21 @@ class Steps:
         if method == "biases_and_norms":
             for name, parameter in model.named_parameters():
                 parameter.requires_grad_(name.endswith(".bias") or "norm" in name)
-        if method == "lora":
+        if method.startswith("lora"):
+            settings = {"target_modules": ALL_LINEAR} | VOCABULARY.get(method, {})
             model = peft.get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, lora_dropout=0.0,
-                                                          target_modules=ALL_LINEAR))
+                                                          **settings))
             for name, parameter in model.named_parameters():
-                if "lora_B" in name:  # not at zero, where the gradients of A would vanish
+                # Not at zero, where the gradients of the other matrix would vanish.
+                if "lora_B" in name or "lora_embedding_A" in name:
                     torch.nn.init.normal_(parameter, std=0.1)
         return model
 
     @staticmethod
     def _name(name: str) -> str:
-        return name.removeprefix("base_model.model.model.").removesuffix(".default.weight")
+        name = name.removeprefix("base_model.model.").removeprefix("model.") if name.startswith("base_model.") else name
+        name = name.replace(".modules_to_save.default.weight", ".weight").replace("_magnitude_vector", "_magnitude")
+        return name.removesuffix(".default.weight").removesuffix(".default")
 
     def _parts(self, values: dict) -> dict:
         """Tensors by Attune's names: those of modules that hold several projections taken apart."""
@@ -290,7 +311,7 @@ class Steps:
         return found
 
     def _take(self, method: str) -> dict:
-        model, batch, rate = self._model(method), self._batch(), LEARNING_RATES[method]
+        model, batch, rate = self._model(method), self._batch(), self._rates[method]
         trained = {self._name(name): p for name, p in model.named_parameters() if p.requires_grad}
         optimizer = torch.optim.AdamW(trained.values(), lr=rate, weight_decay=0.01)
         tensors = {f"start.{name}": values for name, values in self._parts(trained).items()}
@@ -311,7 +332,7 @@ class Steps:
 
     def write(self) -> None:
         # Attune trains an A for each projection, PEFT one for each module.
-        names = [name for name in LEARNING_RATES if name != "lora" or self._config.model_type != "phi3"]
+        names = [name for name in self._rates if name != "lora" or self._config.model_type != "phi3"]
         methods = {method: self._take(method) for method in names}
         (self._folder / "steps.json").write_text(json.dumps({"examples": self._examples, "methods": methods}))
 

@@ -58,7 +58,7 @@ JobSpec FullJobSpec(MethodSpec method) {
 TEST(JobJsonTest, SpecsOfEveryMethodSurvive) {
   const MethodSpec methods[] = {
       FullSpec{}, PartialSpec{3, {"a.*", "b"}, true},
-      LoraSpec{8, 4.5, 0.0, {TargetModule::kQProj, TargetModule::kDownProj}, true, 16},
+      LoraSpec{8, 4.5, 0.0, {TargetModule::kQProj, TargetModule::kLmHead}, true, 16, true, {TargetModule::kEmbedTokens}},
       SoftPromptSpec{5, SoftPromptSpec::Init::kText, "Classify:"},
       PrefixSpec{7, SoftPromptSpec::Init::kText, "Sort:"}, Ia3Spec{{TargetModule::kVProj}},
       TextPromptSpec{{"Classify.", "{{braces}}"}, 0, TextPromptSpec::Selection::kDiverse, 20, 4,

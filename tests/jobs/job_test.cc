@@ -38,6 +38,7 @@ TEST(JobTest, FinalStatesAreThoseWithoutAWayOut) {
 TEST(JobTest, NamesAreTheProtos) {
   EXPECT_EQ(JobStateName(kPreparing), "PREPARING");
   EXPECT_EQ(TargetModuleName(TargetModule::kGateProj), "gate_proj");
+  EXPECT_EQ(TargetModuleName(TargetModule::kLmHead), "lm_head");
   EXPECT_EQ(TargetModuleName(static_cast<TargetModule>(0)), "");
   EXPECT_EQ(MethodName(FullSpec()), "full");
   EXPECT_EQ(MethodName(PartialSpec()), "partial");

@@ -51,7 +51,7 @@ TEST_F(CrossEntropyTest, SoftCapHasItsGradient) {
   EXPECT_TRUE(Near(w1.grad(), w2.grad(), 1e-5));
   const at::NoGradGuard no_grad;
   const Tensor dw = at::zeros({37, 16});
-  const CrossEntropySums sums = LinearCrossEntropySums(h, w, targets, at::ones({}), true, dw, {}, cap);
+  const CrossEntropySums sums = LinearCrossEntropySums(h, {.w_VD = w, .dw_VD = dw, .softcap = cap}, targets, at::ones({}), true);
   EXPECT_TRUE(Near(sums.loss_sum, expected, 1e-5));
   EXPECT_TRUE(Near(sums.dh_ND, h2.grad(), 1e-5));
   EXPECT_TRUE(Near(dw, w2.grad(), 1e-5));

@@ -83,6 +83,8 @@ TEST(ConvertJobTest, EveryFieldSurvivesForEveryMethod) {
   lora.mutable_lora()->set_dropout(0);
   lora.mutable_lora()->add_target_modules(v1::Q_PROJ);
   lora.mutable_lora()->add_target_modules(v1::DOWN_PROJ);
+  lora.mutable_lora()->add_target_modules(v1::LM_HEAD);
+  lora.mutable_lora()->add_modules_to_save(v1::EMBED_TOKENS);
   lora.mutable_lora()->set_use_rslora(true);
   lora.mutable_lora()->set_learning_rate_ratio(16);
   lora.mutable_hyperparameters()->set_optimizer_state("float32");

@@ -8,9 +8,11 @@
 #include <memory>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "server/adapters/packed_ops.h"
+#include "server/adapters/vocabulary.h"
 #include "server/model/kernels/cross_entropy.h"
 #include "server/model/kernels/cuda/launch.h"
 #include "server/model/kernels/embedding_noise.h"
@@ -47,6 +49,14 @@ LoraSpec Lora(double dropout, std::vector<TargetModule> targets = {}) {
 LoraSpec Dora(double dropout, std::vector<TargetModule> targets = {}) {
   LoraSpec spec = Lora(dropout, std::move(targets));
   spec.use_dora = true;
+  return spec;
+}
+
+constexpr TargetModule kEmbedding = TargetModule::kEmbedTokens, kHead = TargetModule::kLmHead;
+
+// With an embedding and a head of its own: as these say, trained whole.
+LoraSpec Saved(std::vector<TargetModule> modules, LoraSpec spec = Lora(0)) {
+  spec.modules_to_save = std::move(modules);
   return spec;
 }
 
@@ -146,7 +156,10 @@ class DirectPassTest : public ::testing::TestWithParam<PassCase> {
     const PackedSequences sequences = PackSequences(batch_.starts, device);
     const RopeTables rope = RopeTablesOf(*base_);
     PackedOps ops(base_->config, weights, rope, sequences, moved(batch_.tokens), method_->adapter(), Dropout(), kSeed);
-    at::Tensor x = EmbedTokens(base_->config, weights.embedding_VD, method_->soft_prompt_ND(), moved(batch_.tokens), at::kFloat);
+    const at::Tensor ids = moved(batch_.tokens);
+    const LoraAdapter* lora = method_->lora();
+    at::Tensor x = lora ? EmbedUnder(base_->config, weights.embedding_VD, lora, ids, at::kFloat)
+                        : EmbedTokens(base_->config, weights.embedding_VD, method_->soft_prompt_ND(), ids, at::kFloat);
     if (GetParam().noise_alpha > 0) {
       const at::Tensor noise = at::zeros(x.sizes(), x.options().requires_grad(false));
       AddEmbeddingNoise(noise, moved(batch_.tokens), sequences.starts_int32, method_->virtual_tokens(),
@@ -154,11 +167,27 @@ class DirectPassTest : public ::testing::TestWithParam<PassCase> {
       x = x + noise;
     }
     at::Tensor hidden = RunDecoder(base_->config, weights, x, &ops).index_select(0, moved(batch_.loss_rows));
-    CrossEntropy result = LinearCrossEntropy(hidden, weights.head_VD, moved(batch_.targets), base_->config.logit_softcap);
+    CrossEntropy result = lora && lora->changes_head()
+                              ? AdaptedLoss(weights.head_VD, *lora, hidden, moved(batch_.targets))
+                              : LinearCrossEntropy(hidden, weights.head_VD, moved(batch_.targets), base_->config.logit_softcap);
     std::vector<at::Tensor> leaves;
     for (const Parameter& p : method_->parameters()) leaves.push_back(p.leaf);
     return {result.loss_sum.item<double>(), result.correct,
             torch::autograd::grad({result.loss_sum / static_cast<double>(kLossTokens)}, leaves)};
+  }
+  // Of a head of the adapter's own, written down plainly; before its LoRA there is dropout.
+  CrossEntropy AdaptedLoss(const at::Tensor& head_VD, const LoraAdapter& lora, const at::Tensor& hidden,
+                           const at::Tensor& targets) const {
+    at::Tensor logits = at::linear(hidden, lora.head_VD.defined() ? lora.head_VD : head_VD);
+    if (lora.head.defined()) {
+      const uint32_t number = static_cast<uint32_t>(base_->config.layers * kLinears);
+      const at::Tensor ones = at::ones(hidden.sizes(), hidden.options().requires_grad(false));
+      const at::Tensor mask = Dropout() > 0 ? DropoutOfStep(ones, Dropout(), {.value = kSeed}, number) : ones;
+      logits = logits + lora.head.scale * at::linear(at::linear(hidden * mask, lora.head.a_RI), lora.head.b_OR);
+    }
+    logits = CapLogits(base_->config, logits);
+    const at::Tensor losses = -at::log_softmax(logits, 1).gather(1, targets.unsqueeze(1));
+    return {losses.sum(), logits.argmax(1).eq(targets).sum().item<int64_t>()};
   }
   Outcome Collect(const DirectPass::Result& result) const {
     Outcome outcome{result.loss_sum.item<double>(), result.correct.item<int64_t>(), {}};
@@ -251,6 +280,34 @@ TEST_P(DirectPassTest, GradientsOfSeveralPassesAddUp) {
   for (size_t i = 0; i < once.gradients.size(); ++i) {
     EXPECT_TRUE(Near(twice.gradients[i], 2 * once.gradients[i], 1e-5)) << method_->parameters()[i].name;
   }
+}
+
+// Nothing of one sequence reaches another.
+TEST_P(DirectPassTest, PackedIsWhatTheSequencesGiveAlone) {
+  if (IsRandom()) GTEST_SKIP() << "masks and noise follow the packing";
+  const Outcome packed = Direct(ExactShape(batch_), Keep::kAll);
+  const MicroBatch whole = batch_;
+  double loss = 0;
+  bool is_first = true;
+  DirectPass::Result result;
+  for (size_t i = 0; i + 1 < whole.starts.size(); ++i) {
+    const int64_t begin = whole.starts[i], end = whole.starts[i + 1];
+    batch_ = {};
+    batch_.tokens.assign(whole.tokens.begin() + begin, whole.tokens.begin() + end);
+    batch_.starts = {0, end - begin};
+    for (size_t n = 0; n < whole.loss_rows.size(); ++n) {
+      if (whole.loss_rows[n] < begin || whole.loss_rows[n] >= end) continue;
+      batch_.loss_rows.push_back(whole.loss_rows[n] - begin);
+      batch_.targets.push_back(whole.targets[n]);
+    }
+    if (batch_.targets.empty()) continue;
+    result = Run(ExactShape(batch_), Keep::kAll, std::exchange(is_first, false));
+    loss += result.loss_sum.item<double>();
+  }
+  Outcome alone = Collect(result);
+  alone.loss = loss;
+  alone.correct = packed.correct;
+  ExpectSame(alone, packed);
 }
 
 // Agrees with fp32 as far as bf16 can.
@@ -355,6 +412,11 @@ TEST_P(DirectPassTest, GraphsInPiecesPauseAndGiveTheSameBits) {
 const std::vector<TargetModule> kSome = {static_cast<TargetModule>(1), static_cast<TargetModule>(3),
                                          static_cast<TargetModule>(6)};
 
+// All that LoRA can adapt.
+const std::vector<TargetModule> kAll = {TargetModule::kQProj,    TargetModule::kKProj,  TargetModule::kVProj,
+                                        TargetModule::kOProj,    TargetModule::kGateProj, TargetModule::kUpProj,
+                                        TargetModule::kDownProj, kEmbedding,            kHead};
+
 INSTANTIATE_TEST_SUITE_P(
     Methods, DirectPassTest,
     ::testing::Values(PassCase{"Lora", Lora(0), false}, PassCase{"LoraDropout", Lora(0.3), false},
@@ -368,6 +430,24 @@ INSTANTIATE_TEST_SUITE_P(
                       PassCase{"Dora", Dora(0), false}, PassCase{"DoraDropout", Dora(0.3), false},
                       PassCase{"DoraOnSome", Dora(0, kSome), false}, PassCase{"DoraNf4", Dora(0), false, WeightFormat::kNf4},
                       PassCase{"GpuDora", Dora(0), true}, PassCase{"GpuDoraOnSome", Dora(0, kSome), true},
+                      PassCase{"Saved", Saved({kEmbedding, kHead}), false},
+                      PassCase{"SavedEmbedding", Saved({kEmbedding}), false},
+                      PassCase{"SavedHeadDropout", Saved({kHead}, Lora(0.3)), false},
+                      PassCase{"SavedDora", Saved({kEmbedding, kHead}, Dora(0)), false},
+                      PassCase{"SavedNf4", Saved({kEmbedding, kHead}), false, WeightFormat::kNf4},
+                      PassCase{"SavedNoise", Saved({kEmbedding, kHead}), false, WeightFormat::kDense, "llama", 5},
+                      PassCase{"Adapted", Lora(0, kAll), false}, PassCase{"AdaptedDropout", Lora(0.3, kAll), false},
+                      PassCase{"AdaptedEmbedding", Lora(0, {kEmbedding}), false},
+                      PassCase{"AdaptedHead", Lora(0, {kHead}), false},
+                      PassCase{"AdaptedHeadDropout", Lora(0.3, {kHead}), false},
+                      PassCase{"AdaptedNoise", Lora(0, kAll), false, WeightFormat::kDense, "llama", 5},
+                      PassCase{"Mixed", Saved({kHead}, Lora(0, {kEmbedding, TargetModule::kVProj})), false},
+                      PassCase{"GpuSaved", Saved({kEmbedding, kHead}), true},
+                      PassCase{"GpuSavedDora", Saved({kEmbedding, kHead}, Dora(0)), true},
+                      PassCase{"GpuSavedNf4", Saved({kEmbedding, kHead}), true, WeightFormat::kNf4},
+                      PassCase{"GpuAdapted", Lora(0, kAll), true}, PassCase{"GpuAdaptedDropout", Lora(0.3, kAll), true},
+                      PassCase{"GpuAdaptedHead", Lora(0, {kHead}), true},
+                      PassCase{"GpuMixed", Saved({kHead}, Lora(0, {kEmbedding, TargetModule::kVProj})), true},
                       PassCase{"LoraInt8", Lora(0), false, WeightFormat::kInt8},
                       PassCase{"LoraNf4", Lora(0), false, WeightFormat::kNf4},
                       PassCase{"GpuLoraInt8", Lora(0), true, WeightFormat::kInt8},
@@ -411,6 +491,10 @@ INSTANTIATE_TEST_SUITE_P(
                       PassCase{"Gemma2Norms", Norms(), false, kDense, "gemma2"},
                       PassCase{"Gemma2Lora", Lora(0.3), false, kDense, "gemma2"},
                       PassCase{"Gemma2SoftPrompt", Prompt(), false, kDense, "gemma2"},
+                      PassCase{"Gemma2Saved", Saved({kEmbedding, kHead}), false, kDense, "gemma2"},
+                      PassCase{"Gemma2Adapted", Lora(0, kAll), false, kDense, "gemma2"},
+                      PassCase{"GpuGemma2Saved", Saved({kEmbedding, kHead}), true, kDense, "gemma2"},
+                      PassCase{"GpuGemma2Adapted", Lora(0, kAll), true, kDense, "gemma2"},
                       PassCase{"GpuGemma3Full", FullSpec{}, true, kDense, "gemma3"},
                       PassCase{"GpuGemma3Norms", Norms(), true, kDense, "gemma3"},
                       PassCase{"GpuGemma3Lora", Lora(0.3), true, kDense, "gemma3"},

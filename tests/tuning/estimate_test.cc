@@ -55,6 +55,14 @@ TEST(EstimateTest, CountsWhatJobsDiffersIn) {
   inputs.quantized = true;
   EXPECT_EQ(EstimateTrainingBytes(config, inputs), usual + 2 * 2 * config.intermediate * config.hidden);
   inputs = SomeInputs();
+  inputs.adapts_head = true;
+  EXPECT_EQ(EstimateTrainingBytes(config, inputs), usual);  // what its ranks take is less than the layers' backward passes
+  inputs.adapts_embedding = true;
+  EXPECT_EQ(EstimateTrainingBytes(config, inputs), usual);
+  inputs.lora_rank = 512;
+  inputs.micro_batch_tokens = inputs.loss_tokens = 1;
+  EXPECT_GT(EstimateTrainingBytes(config, inputs), 10'000'000 * 18 + config.vocab * 512 * 4);
+  inputs = SomeInputs();
   inputs.has_teacher = true;
   const int64_t taught = EstimateTrainingBytes(config, inputs);
   EXPECT_GT(taught, usual);
@@ -113,8 +121,11 @@ class GpuEstimateTest : public ::testing::TestWithParam<MeasuredCase> {};
 
 MethodSpec SpecOf(const std::string& method) {
   if (method == "full") return FullSpec{};
+  constexpr TargetModule kEmbedding = TargetModule::kEmbedTokens, kHead = TargetModule::kLmHead;
   LoraSpec lora;
   lora.dropout = 0.05;
+  if (method == "saved") lora.modules_to_save = {kEmbedding, kHead};
+  if (method == "adapted") lora.target_modules = {TargetModule::kQProj, kEmbedding, kHead};
   return lora;
 }
 
@@ -153,6 +164,8 @@ TEST_P(GpuEstimateTest, IsWhatTrainingTakes) {
   for (const Parameter& p : method->parameters()) inputs.trainable_parameters += p.leaf.numel();
   inputs.micro_batch_tokens = inputs.loss_tokens = 16384;
   inputs.lora_rank = method->lora() ? method->lora()->rank : 0;
+  inputs.adapts_embedding = method->lora() && method->lora()->embedding.defined();
+  inputs.adapts_head = method->lora() && method->lora()->head.defined();
   inputs.trains_weights = !method->lora();
   inputs.bfloat16 = inputs.on_gpu = true;
   inputs.quantized = GetParam().format != WeightFormat::kDense;
@@ -171,6 +184,9 @@ INSTANTIATE_TEST_SUITE_P(Jobs, GpuEstimateTest,
                                            MeasuredCase{"LoraThatKeepsInputs", "lora", int64_t{250} << 20},
                                            MeasuredCase{"LoraThatKeepsNothing", "lora", 1},
                                            MeasuredCase{"LoraNf4", "lora", int64_t{8} << 30, WeightFormat::kNf4},
+                                           MeasuredCase{"SavedVocabulary", "saved", int64_t{8} << 30},
+                                           MeasuredCase{"AdaptedVocabulary", "adapted", int64_t{8} << 30},
+                                           MeasuredCase{"AdaptedVocabularyThatKeepsNothing", "adapted", 1},
                                            MeasuredCase{"Full", "full", int64_t{8} << 30},
                                            MeasuredCase{"Full8Bit", "full", int64_t{8} << 30, WeightFormat::kDense,
                                                         "int8"}),

@@ -481,6 +481,35 @@ TEST_P(FamilyStepsTest, LoraAgrees) {
   Check("lora", spec);
 }
 
+// Embedding and head that train whole or are adapted, beside the layers' LoRA or alone.
+TEST_P(FamilyStepsTest, OwnEmbeddingsAndHeadsAgree) {
+  if (!reference_.at("methods").contains("lora_saved")) GTEST_SKIP() << "no references of this family";
+  constexpr TargetModule kEmbedding = TargetModule::kEmbedTokens, kHead = TargetModule::kLmHead;
+  struct Case {
+    const char* name;
+    std::vector<TargetModule> target_modules, modules_to_save;
+    bool use_rslora = false, use_dora = false;
+  };
+  const Case cases[] = {{"lora_saved", {}, {kEmbedding, kHead}},
+                        {"lora_saved_embedding", {}, {kEmbedding}},
+                        {"lora_saved_head", {}, {kHead}},
+                        {"lora_adapted", {TargetModule::kQProj, TargetModule::kDownProj, kEmbedding, kHead}, {}, true},
+                        {"lora_adapted_embedding", {kEmbedding}, {}},
+                        {"lora_adapted_head", {kHead}, {}},
+                        {"lora_mixed", {TargetModule::kVProj, kHead}, {kEmbedding}},
+                        {"lora_dora_saved", {}, {kEmbedding, kHead}, false, true}};
+  for (const Case& c : cases) {
+    SCOPED_TRACE(c.name);
+    Check(c.name, LoraSpec{.rank = 4,
+                           .alpha = 8,
+                           .dropout = 0,
+                           .target_modules = c.target_modules,
+                           .use_rslora = c.use_rslora,
+                           .use_dora = c.use_dora,
+                           .modules_to_save = c.modules_to_save});
+  }
+}
+
 constexpr const char* kFamilies[] = {"mistral",      "qwen2",        "qwen3",          "phi3",         "qwen2_yarn",
                                      "llama_yarn",   "llama_biases", "mistral_window", "qwen2_window", "qwen3_window",
                                      "phi3_window",  "gemma3",       "gemma3_scaled",  "gemma2",

@@ -193,6 +193,25 @@ TEST_F(JointPassTest, OnlyJobsOfOneKindShare) {
   EXPECT_FALSE(first->HasCompany());
 }
 
+TEST_F(JointPassTest, JobsWithEmbeddingsOrHeadsOfTheirOwnTrainApart) {
+  LoraSpec saved = Spec(), adapted = Spec();
+  saved.modules_to_save = {TargetModule::kEmbedTokens};
+  adapted.target_modules = {TargetModule::kQProj, TargetModule::kLmHead};
+  for (const LoraSpec& spec : {saved, adapted}) {
+    JointPasses joint;
+    std::vector<std::unique_ptr<Run>> together;
+    for (int job = 0; job < 2; ++job) together.push_back(Make(job, &joint, spec));
+    TrainTogether(together);
+    for (int job = 0; job < 2; ++job) {
+      const auto alone = Make(job, nullptr, spec);
+      Train(alone.get());
+      ASSERT_TRUE(together[job]->status.ok()) << together[job]->status;
+      EXPECT_EQ(together[job]->losses, alone->losses);
+      EXPECT_EQ(together[job]->trainer->joint_bytes(), 0);
+    }
+  }
+}
+
 TEST_F(JointPassTest, WithoutMemoryForItJobsTrainApart) {
   for (const auto& [bytes, shares] : {std::pair<int64_t, bool>{1000, false}, {int64_t{1} << 30, true}}) {
     Arbiter::Options options;

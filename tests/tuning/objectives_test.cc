@@ -34,6 +34,16 @@ class ObjectivesTest : public RunnerFixture {
   }
 
   static LoraSpec Lora() { return {.rank = 4, .dropout = 0}; }
+  static LoraSpec Saved() {
+    LoraSpec spec = Lora();
+    spec.modules_to_save = {TargetModule::kEmbedTokens, TargetModule::kLmHead};
+    return spec;
+  }
+  static LoraSpec Adapted() {
+    LoraSpec spec = Lora();
+    spec.target_modules = {TargetModule::kVProj, TargetModule::kEmbedTokens, TargetModule::kLmHead};
+    return spec;
+  }
 
   std::string Adapter(const std::string& model) {
     return ReadFile(absl::StrCat(registry_->Directory(model), "/adapter_model.safetensors")).value();
@@ -42,7 +52,7 @@ class ObjectivesTest : public RunnerFixture {
 
 TEST_F(ObjectivesTest, PreferencesAreLearned) {
   for (const auto& [id, method] :
-       {std::pair<const char*, MethodSpec>("lora", Lora()), {"full", FullSpec{}}, {"ia3", Ia3Spec{}}}) {
+       {std::pair<const char*, MethodSpec>("lora", Lora()), {"full", FullSpec{}}, {"ia3", Ia3Spec{}}, {"saved", Saved()}, {"adapted", Adapted()}}) {
     Job job = Dpo(id, method, 20);
     if (std::holds_alternative<Ia3Spec>(method)) job.spec.hyperparameters.learning_rate = 0.1;
     const absl::Status status = Run(job);
@@ -63,6 +73,14 @@ TEST_F(ObjectivesTest, PreferencesAreLearned) {
 TEST_F(ObjectivesTest, TheReferenceIsTheBaseModelOrTheStart) {
   ASSERT_TRUE(Run(Dpo("base", Lora(), 1)).ok());
   EXPECT_NEAR(control_->progress.train_loss, std::log(2), 1e-6);
+  for (const auto& [id, method] : {std::pair("saved", Saved()), {"adapted", Adapted()}}) {
+    ASSERT_TRUE(Run(Dpo(id, method, 1)).ok());
+    EXPECT_NEAR(control_->progress.train_loss, std::log(2), 1e-6) << id;
+    Job next = Dpo(absl::StrCat("next-", id), method, 1);
+    next.spec.start_from = StartPoint{.model = absl::StrCat(id, "-model")};
+    ASSERT_TRUE(Run(next).ok());
+    EXPECT_NEAR(control_->progress.train_loss, std::log(2), 1e-6) << "the start's own tables are the reference's";
+  }
   ASSERT_TRUE(Run(Dpo("prompt", SoftPromptSpec{.num_virtual_tokens = 3}, 1)).ok());
   EXPECT_GT(std::abs(control_->progress.train_loss - std::log(2)), 1e-3)
       << "a soft prompt changes what the base model says";
@@ -75,8 +93,8 @@ TEST_F(ObjectivesTest, TheReferenceIsTheBaseModelOrTheStart) {
 
 TEST_F(ObjectivesTest, ResumingIsExact) {
   ASSERT_TRUE(Run(MakeJob("first", Lora())).ok());
-  for (int kind = 0; kind < 3; ++kind) {
-    Job straight = kind == 2 ? MakeJob("straight2", Lora()) : Dpo(absl::StrCat("straight", kind), Lora());
+  for (int kind = 0; kind < 4; ++kind) {
+    Job straight = kind == 2 ? MakeJob("straight2", Lora()) : Dpo(absl::StrCat("straight", kind), kind == 3 ? Saved() : Lora());
     if (kind == 1) straight.spec.start_from = StartPoint{.model = "first-model"};
     if (kind == 2) straight.spec.distillation = DistillationSpec{.teacher = "first-model", .top_k = 4};
     straight.spec.hyperparameters.neftune_noise_alpha = 5;

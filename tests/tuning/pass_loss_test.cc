@@ -4,46 +4,56 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <utility>
 
 namespace attune {
 namespace {
 
-constexpr int64_t kRows = 7, kWidth = 12, kVocab = 40, kKnown = 5;
+constexpr int64_t kRows = 7, kWidth = 12, kVocab = 40, kKnown = 5, kRank = 3;
+constexpr double kScale = 0.7;
 
-// Losses of a head with or without a soft cap, against the same written down plainly, under autograd in fp64.
+// Losses of a head with a LoRA, with or without a soft cap, against the same written down plainly, under autograd in fp64.
 class PassLossTest : public ::testing::TestWithParam<double> {
  protected:
   PassLossTest() {
     at::manual_seed(7);
     h_ = at::randn({kRows, kWidth});
-    head_ = {at::randn({kVocab, kWidth}), GetParam(), at::zeros({kVocab, kWidth})};
+    head_ = {.w_VD = at::randn({kVocab, kWidth}), .dw_VD = at::zeros({kVocab, kWidth}), .softcap = GetParam()};
+    head_.u_NR = at::randn({kRows, kRank});
+    head_.b_VR = at::randn({kVocab, kRank});
+    head_.du_NR = at::full({kRows, kRank}, 1e9);
+    head_.db_VR = at::zeros({kVocab, kRank});
+    head_.scale = kScale;
     batch_.loss_tokens = at::full({}, kRows - 1, at::kLong);
     batch_.targets_N = at::randint(kVocab, {kRows}, at::kLong);
     batch_.targets_N[kRows - 1] = -1;  // padding
   }
 
-  at::Tensor Logits(const at::Tensor& h, const at::Tensor& w) const {
-    const at::Tensor z = at::matmul(h, w.t());
+  at::Tensor Capped(const at::Tensor& z) const {
     return GetParam() > 0 ? (z / GetParam()).tanh() * GetParam() : z;
   }
   // `loss` of all rows but padding, from fp64 logits.
   template <typename Loss>
   void ExpectLike(const Loss& loss) {
     const PassLoss found = ComputeLoss(h_, head_, batch_, options_, /*needs_gradient=*/true, nullptr);
-    const at::Tensor h = h_.to(at::kDouble).set_requires_grad(true), w = head_.w_VD.to(at::kDouble).set_requires_grad(true);
-    const at::Tensor sum = loss(Logits(h, w).narrow(0, 0, kRows - 1));
+    auto leaf = [](const at::Tensor& values) { return values.to(at::kDouble).set_requires_grad(true); };
+    const at::Tensor h = leaf(h_), w = leaf(head_.w_VD), u = leaf(head_.u_NR), b = leaf(head_.b_VR);
+    const at::Tensor z = at::matmul(h, w.t()) + kScale * at::matmul(u, b.t());
+    const at::Tensor sum = loss(Capped(z).narrow(0, 0, kRows - 1));
     const at::Tensor mean = sum / Count();
     mean.backward();
     EXPECT_NEAR(found.result.loss_sum.item<double>(), sum.item<double>(), 1e-4);
-    EXPECT_LT((found.dh_ND - h.grad()).abs().max().item<double>(), 1e-5);
-    EXPECT_LT((head_.gradient_VD - w.grad()).abs().max().item<double>(), 1e-5);
+    const std::pair<at::Tensor, at::Tensor> pairs[] = {{found.dh_ND, h}, {head_.dw_VD, w}, {head_.du_NR, u}, {head_.db_VR, b}};
+    for (const std::pair<at::Tensor, at::Tensor>& pair : pairs) {
+      EXPECT_LT((pair.first - pair.second.grad()).abs().max().item<double>(), 2e-5);
+    }
     EXPECT_GT(h.grad().abs().max().item<double>(), 1e-2);
   }
   double Count() const { return static_cast<double>(batch_.loss_tokens.item<int64_t>()); }
   at::Tensor Targets() const { return batch_.targets_N.narrow(0, 0, kRows - 1).unsqueeze(1); }
 
   at::Tensor h_;
-  PassHead head_;
+  HeadWeights head_;
   PassBatch batch_;
   PassOptions options_;
 };

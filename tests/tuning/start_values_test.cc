@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "server/adapters/vocabulary.h"
 #include "server/model/weights/safetensors.h"
 #include "server/tuning/checkpoint.h"
 #include "tests/tuning/runner_fixture.h"
@@ -11,6 +12,7 @@
 namespace attune {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
@@ -74,6 +76,11 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(
         MethodCase{"Lora", LoraSpec{.rank = 4, .alpha = 12, .use_rslora = true}, "adapter_model.safetensors"},
         MethodCase{"Dora", LoraSpec{.rank = 4, .use_dora = true}, "adapter_model.safetensors"},
+        MethodCase{"Saved", LoraSpec{.rank = 4, .modules_to_save = {TargetModule::kEmbedTokens, TargetModule::kLmHead}},
+                   "adapter_model.safetensors"},
+        MethodCase{"Adapted", LoraSpec{.rank = 4, .target_modules = {TargetModule::kQProj, TargetModule::kEmbedTokens,
+                                                                     TargetModule::kLmHead}},
+                   "adapter_model.safetensors"},
         MethodCase{"Ia3", Ia3Spec{{TargetModule::kQProj, TargetModule::kDownProj}}, "adapter_model.safetensors"},
         MethodCase{"SoftPrompt", SoftPromptSpec{.num_virtual_tokens = 3}, "adapter_model.safetensors"},
         MethodCase{"Prefix", PrefixSpec{.num_virtual_tokens = 1}, "adapter_model.safetensors"},
@@ -126,6 +133,8 @@ TEST_F(StartValuesTest, NamesWhatDoesNotAgree) {
     EXPECT_THAT(refusal(LoraSpec{.use_dora = true}, start), StartsWith("tuning_job.lora.use_dora must be false"));
     EXPECT_EQ(refusal(LoraSpec{.target_modules = {TargetModule::kQProj}}, start),
               "tuning_job.lora.target_modules must be q_proj, k_proj, as of start_from, or unset");
+    EXPECT_EQ(refusal(LoraSpec{.modules_to_save = {TargetModule::kLmHead}}, start),
+              "tuning_job.lora.modules_to_save must be unset, as of start_from");
     EXPECT_THAT(refusal(Ia3Spec{}, start), StartsWith("tuning_job.method must be lora, as of start_from, not ia3"));
     EXPECT_THAT(refusal(LoraSpec{}, start, "hf"), StartsWith("tuning_job.base_model must be models/gguf"));
   }
@@ -160,14 +169,36 @@ TEST_F(StartValuesTest, ACheckpointThatDoesNotTellItsShapeIsRefused) {
   EXPECT_THAT(Refusal(spec), HasSubstr("older version"));
 }
 
-TEST(MethodOfTest, OwnEmbeddingsAndHeadsAreNoMethods) {
+TEST(MethodOfTest, TellsOfOwnEmbeddingsAndHeads) {
   Adapter adapter;
   adapter.lora = std::make_unique<LoraAdapter>();
-  adapter.lora->rank = 1;
-  adapter.lora->layers.resize(1);
+  LoraAdapter& lora = *adapter.lora;
+  lora.rank = 1;
+  lora.alpha = 2;
+  lora.layers.resize(1);
+  lora.head_VD = at::ones({3, 2});
+  lora.embedding = {at::ones({1, 3}), at::ones({2, 1}), 2.0};
+  const auto spec = std::get<LoraSpec>(MethodOf(adapter).value());
+  EXPECT_THAT(spec.target_modules, ElementsAre(TargetModule::kEmbedTokens));
+  EXPECT_THAT(spec.modules_to_save, ElementsAre(TargetModule::kLmHead));
+  lora.embedding.scale = 1;
+  EXPECT_FALSE(MethodOf(adapter).ok());
+  lora.embedding.scale = 2;
+  lora.embedding_VD = at::zeros({3, 2});  // beneath the LoRA
+  EXPECT_THAT(GetErrorDetails(MethodOf(adapter).status()).violations[0].description, HasSubstr("embed_tokens"));
+  BaseModel base;
+  base.weights.embedding_VD = at::zeros({3, 2});
+  base.weights.head_VD = at::zeros({3, 2});
+  LetGoOfTablesBeneath(base, &lora);
   EXPECT_TRUE(MethodOf(adapter).ok());
-  adapter.lora->head_VD = at::ones({3, 2});
-  EXPECT_EQ(GetErrorDetails(MethodOf(adapter).status()).violations[0].field, "tuning_job.start_from");
+  EXPECT_TRUE(lora.head_VD.defined());
+  // A tied model's other user of such a table goes with it, and stays where it differs from the base model's.
+  for (const double value : {0.0, 1.0}) {
+    lora.head_VD = lora.embedding_VD = at::full({3, 2}, value);
+    LetGoOfTablesBeneath(base, &lora);
+    EXPECT_EQ(lora.head_VD.defined(), value != 0);
+    EXPECT_EQ(MethodOf(adapter).ok(), value == 0);
+  }
 }
 
 TEST(MethodOfTest, LayersOfDifferentShapeAreNoMethods) {

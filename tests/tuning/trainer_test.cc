@@ -154,12 +154,16 @@ class EveryMethodTest : public TrainerTest, public ::testing::WithParamInterface
     prompt.num_virtual_tokens = 5;
     PrefixSpec prefix;
     prefix.num_virtual_tokens = 5;
-    return std::vector<MethodSpec>{FullSpec{}, last, norms, SmallLora(), prompt, prefix, Ia3Spec{}, plus}[GetParam().method];
+    LoraSpec saved = SmallLora(), adapted = SmallLora();
+    saved.modules_to_save = {TargetModule::kEmbedTokens, TargetModule::kLmHead};
+    adapted.target_modules = {TargetModule::kQProj, TargetModule::kEmbedTokens, TargetModule::kLmHead};
+    return std::vector<MethodSpec>{FullSpec{}, last,      norms, SmallLora(), prompt,
+                                   prefix,     Ia3Spec{}, plus,  saved,       adapted}[GetParam().method];
   }
 };
 
 TEST_P(EveryMethodTest, LearnsItsExamplesAndOnlyWhatItShould) {
-  const at::Tensor q = base_->weights.layers[0].linear[0].clone();
+  const at::Tensor q = base_->weights.layers[0].linear[0].clone(), embedding = base_->weights.embedding_VD.clone();
   Run run = Make(Spec(), 1000, 12, 0.02);
   const StepResult first = Step(&run, 0);
   StepResult last;
@@ -174,6 +178,7 @@ TEST_P(EveryMethodTest, LearnsItsExamplesAndOnlyWhatItShould) {
   EXPECT_EQ(first.tokens, tokens);
   EXPECT_EQ(first.loss_tokens, loss_tokens);
   EXPECT_TRUE(at::equal(base_->weights.layers[0].linear[0], q)) << "the base model changed";
+  EXPECT_TRUE(at::equal(base_->weights.embedding_VD, embedding)) << "the base model changed";
 }
 
 // A large batch taken in pieces has the same loss and gradient.
@@ -214,6 +219,9 @@ INSTANTIATE_TEST_SUITE_P(Methods, EveryMethodTest,
                                            MethodCase{"Norms", 2, false}, MethodCase{"Lora", 3, false},
                                            MethodCase{"SoftPrompt", 4, false}, MethodCase{"Prefix", 5, false},
                                            MethodCase{"Ia3", 6, false}, MethodCase{"LoraPlus", 7, false},
+                                           MethodCase{"SavedVocabulary", 8, false}, MethodCase{"AdaptedVocabulary", 9, false},
+                                           MethodCase{"GpuSavedVocabulary", 8, true},
+                                           MethodCase{"GpuAdaptedVocabulary", 9, true},
                                            MethodCase{"GpuLoraPlus", 7, true}, MethodCase{"GpuFull", 0, true},
                                            MethodCase{"GpuLastLayer", 1, true}, MethodCase{"GpuNorms", 2, true},
                                            MethodCase{"GpuLora", 3, true}, MethodCase{"GpuSoftPrompt", 4, true},

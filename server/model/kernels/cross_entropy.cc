@@ -157,10 +157,27 @@ CrossEntropy LinearCrossEntropy(const Tensor& h_ND, const Tensor& w_VD, const Te
   return {result[0], result[1].item<int64_t>()};
 }
 
-CrossEntropySums LinearCrossEntropySums(const Tensor& h_ND, const Tensor& w_VD, const Tensor& targets_N,
-                                        const Tensor& scale, bool needs_gradient, const Tensor& dw_VD,
-                                        const std::function<void()>& after_chunk, double softcap) {
-  const int64_t rows = h_ND.size(0), chunk = CrossEntropyRows(h_ND.is_cuda(), w_VD.size(0));
+Tensor HeadLogits(const HeadWeights& head, const Tensor& h, int64_t first, int64_t n) {
+  const Tensor logits = MatMul(h.narrow(0, first, n), As::kIs, head.w_VD, As::kTransposed);
+  if (head.u_NR.defined()) {
+    MatMul(head.u_NR.narrow(0, first, n), As::kIs, head.b_VR, As::kTransposed, head.scale, 1, logits);
+  }
+  return logits;
+}
+
+void HeadBackward(const HeadWeights& head, const Tensor& dlogits, const Tensor& h, int64_t first, const Tensor& dh) {
+  const int64_t n = dlogits.size(0);
+  MatMul(dlogits, As::kIs, head.w_VD, As::kIs, 1, 0, dh.narrow(0, first, n));
+  if (head.dw_VD.defined()) MatMul(dlogits, As::kTransposed, h.narrow(0, first, n), As::kIs, 1, 1, head.dw_VD);
+  if (!head.u_NR.defined()) return;
+  MatMul(dlogits, As::kIs, head.b_VR, As::kIs, head.scale, 0, head.du_NR.narrow(0, first, n));
+  MatMul(dlogits, As::kTransposed, head.u_NR.narrow(0, first, n), As::kIs, head.scale, 1, head.db_VR);
+}
+
+CrossEntropySums LinearCrossEntropySums(const Tensor& h_ND, const HeadWeights& head, const Tensor& targets_N,
+                                        const Tensor& scale, bool needs_gradient,
+                                        const std::function<void()>& after_chunk) {
+  const int64_t rows = h_ND.size(0), chunk = CrossEntropyRows(h_ND.is_cuda(), head.w_VD.size(0));
   CrossEntropySums sums;
   sums.loss_sum = at::zeros({}, h_ND.options().dtype(at::kDouble));
   sums.correct = at::zeros({}, h_ND.options().dtype(at::kLong));
@@ -169,15 +186,14 @@ CrossEntropySums LinearCrossEntropySums(const Tensor& h_ND, const Tensor& w_VD, 
   if (by_row) sums.losses_N = at::empty({rows}, h_ND.options().dtype(at::kFloat));
   for (int64_t begin = 0; begin < rows; begin += chunk) {
     const int64_t n = std::min(chunk, rows - begin);
-    Tensor logits = MatMul(h_ND.narrow(0, begin, n), As::kIs, w_VD, As::kTransposed);
-    const Tensor slopes = CapLogits(softcap, &logits);
+    Tensor logits = HeadLogits(head, h_ND, begin, n);
+    const Tensor slopes = CapLogits(head.softcap, &logits);
     ChunkResult result = SoftmaxLossChunk(logits, targets_N.narrow(0, begin, n), by_row ? scale.narrow(0, begin, n) : scale);
     if (slopes.defined()) logits.mul_(slopes);
     if (by_row) sums.losses_N.narrow(0, begin, n).copy_(result.losses);
     sums.loss_sum += result.loss_sum;
     sums.correct += result.correct;
-    if (needs_gradient) MatMul(logits, As::kIs, w_VD, As::kIs, 1, 0, sums.dh_ND.narrow(0, begin, n));
-    if (dw_VD.defined()) MatMul(logits, As::kTransposed, h_ND.narrow(0, begin, n), As::kIs, 1, 1, dw_VD);
+    if (needs_gradient) HeadBackward(head, logits, h_ND, begin, sums.dh_ND);
     if (after_chunk) after_chunk();
   }
   return sums;

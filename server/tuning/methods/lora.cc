@@ -16,7 +16,7 @@ namespace attune {
 namespace {
 
 // LoRA (Hu et al. 2021): A starts Kaiming-uniform with a = sqrt(5), B at zero, so that
-// the first step is the base model's.
+// the first step is the base model's. Embedding and head may be adapted, too, or train whole beside the adapter.
 class LoraMethod final : public Method {
  public:
   LoraMethod(const LoraSpec& spec, std::shared_ptr<const BaseModel> base, uint64_t seed) : base_(std::move(base)) {
@@ -47,6 +47,7 @@ class LoraMethod final : public Method {
         magnitudes.clear();
       }
     }
+    AddVocabulary(spec, &generator, &fast);
     parameters_.insert(parameters_.end(), fast.begin(), fast.end());
   }
 
@@ -60,11 +61,7 @@ class LoraMethod final : public Method {
 
  private:
   static bool IsTargeted(const LoraSpec& spec, int projection) {
-    if (spec.target_modules.empty()) return true;
-    for (TargetModule module : spec.target_modules) {
-      if (static_cast<int>(module) == projection + 1) return true;
-    }
-    return false;
+    return spec.target_modules.empty() || Contains(spec.target_modules, static_cast<TargetModule>(projection + 1));
   }
 
   Linear LinearOf(int projection) const {
@@ -77,19 +74,54 @@ class LoraMethod final : public Method {
     LoraAdapter& lora = *adapter_.lora;
     const ProjectionSlice slice = SliceOf(base_->config, projection);
     const int64_t in = InputSize(base_->config, slice.linear);
-    // Kaiming with a = sqrt(5): bound = sqrt(6 / ((1 + 5) * fan_in)). Drawn on the CPU,
-    // so that a seed means the same start on every device.
-    const double bound = 1 / std::sqrt(static_cast<double>(in));
     LoraModule& module = lora.layers[layer][static_cast<int>(projection)];
-    const at::Device device = DeviceOf(base_->target);
-    module.a_RI = at::empty({lora.rank, in}, at::kFloat).uniform_(-bound, bound, *generator).to(device);
-    module.b_OR = at::zeros({slice.rows, lora.rank}, at::TensorOptions(at::kFloat).device(device));
-    module.scale = lora.alpha / (lora.use_rslora ? std::sqrt(static_cast<double>(lora.rank)) : lora.rank);
-    module.a_RI.set_requires_grad(true);
-    module.b_OR.set_requires_grad(true);
+    module = MakeModule(in, slice.rows, generator);
     const std::string name = absl::StrCat("layers.", layer, ".", ProjectionPath(projection));
     parameters_.push_back({name + ".lora_A", module.a_RI});
     return {name + ".lora_B", module.b_OR, rate_of_b_};
+  }
+
+  // A Kaiming with a = sqrt(5): bound = sqrt(6 / ((1 + 5) * fan_in)).
+  LoraModule MakeModule(int64_t in, int64_t out, at::Generator* generator) const {
+    const double bound = 1 / std::sqrt(static_cast<double>(in));
+    const LoraAdapter& lora = *adapter_.lora;
+    return Leaves(at::empty({lora.rank, in}, at::kFloat).uniform_(-bound, bound, *generator),
+                  at::zeros({out, lora.rank}, at::kFloat));
+  }
+
+  // Start values are drawn on the CPU, so that a seed means the same on every device.
+  LoraModule Leaves(const at::Tensor& a_RI, const at::Tensor& b_OR) const {
+    const LoraAdapter& lora = *adapter_.lora;
+    const at::Device device = DeviceOf(base_->target);
+    return {a_RI.to(device).set_requires_grad(true), b_OR.to(device).set_requires_grad(true),
+            lora.alpha / (lora.use_rslora ? std::sqrt(static_cast<double>(lora.rank)) : lora.rank)};
+  }
+
+  // Embedding and head, behind the layers: what those start from is the same with and without. `fast` as above.
+  void AddVocabulary(const LoraSpec& spec, at::Generator* generator, std::vector<Parameter>* fast) {
+    LoraAdapter& lora = *adapter_.lora;
+    const int64_t vocab = base_->config.vocab, hidden = base_->config.hidden;
+    if (Contains(spec.target_modules, TargetModule::kEmbedTokens)) {
+      // A is looked up, as the table is: PEFT has it begin at zero, and B normal.
+      lora.embedding = Leaves(at::zeros({lora.rank, vocab}, at::kFloat),
+                              at::empty({hidden, lora.rank}, at::kFloat).normal_(0, 1, *generator));
+      parameters_.push_back({"embed_tokens.lora_embedding_A", lora.embedding.a_RI});
+      parameters_.push_back({"embed_tokens.lora_embedding_B", lora.embedding.b_OR});
+    }
+    if (Contains(spec.target_modules, TargetModule::kLmHead)) {
+      lora.head = MakeModule(hidden, vocab, generator);
+      parameters_.push_back({"lm_head.lora_A", lora.head.a_RI});
+      (rate_of_b_ == 1 ? parameters_ : *fast).push_back({"lm_head.lora_B", lora.head.b_OR, rate_of_b_});
+    }
+    AddTable(spec, TargetModule::kEmbedTokens, base_->weights.embedding_VD, &lora.embedding_VD);
+    AddTable(spec, TargetModule::kLmHead, base_->weights.head_VD, &lora.head_VD);
+  }
+
+  // A copy even where the base model's head is its embedding: each trains apart.
+  void AddTable(const LoraSpec& spec, TargetModule module, const at::Tensor& of_base_VD, at::Tensor* table_VD) {
+    if (!Contains(spec.modules_to_save, module)) return;
+    *table_VD = of_base_VD.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true).contiguous().set_requires_grad(true);
+    parameters_.push_back({absl::StrCat(TargetModuleName(module), ".weight"), *table_VD});
   }
 
   // DoRA's: with B at zero they are the lengths of the base model's rows.
@@ -110,9 +142,8 @@ class LoraMethod final : public Method {
 // What no server could use afterwards, or no file hold.
 absl::Status CheckDora(const LoraSpec& spec, const BaseModel& base) {
   auto is_targeted = [&](Projection projection) {
-    const auto module = static_cast<TargetModule>(static_cast<int>(projection) + 1);
     return spec.target_modules.empty() ||
-           std::find(spec.target_modules.begin(), spec.target_modules.end(), module) != spec.target_modules.end();
+           Contains(spec.target_modules, static_cast<TargetModule>(static_cast<int>(projection) + 1));
   };
   for (const FileModule& module : FileModules(base.config)) {
     const auto targeted = std::count_if(module.projections.begin(), module.projections.end(), is_targeted);

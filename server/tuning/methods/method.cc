@@ -25,7 +25,10 @@ int64_t LoraParameters(const LoraSpec& spec, const ModelConfig& config) {
     const ProjectionSlice slice = SliceOf(config, projection);
     per_layer += rank * (InputSize(config, slice.linear) + slice.rows) + (spec.use_dora ? slice.rows : 0);
   }
-  return per_layer * config.layers;
+  int64_t adapted = 0;
+  for (TargetModule module : spec.target_modules) adapted += IsVocabulary(module);
+  const int64_t whole = static_cast<int64_t>(spec.modules_to_save.size());
+  return per_layer * config.layers + adapted * rank * (config.vocab + config.hidden) + whole * config.vocab * config.hidden;
 }
 
 int64_t Ia3Parameters(const Ia3Spec& spec, const ModelConfig& config) {
