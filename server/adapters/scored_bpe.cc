@@ -34,6 +34,11 @@ void ForEachCut(absl::string_view token, Use use) {
   }
 }
 
+// Whether such neighbours come up in BPE by scores, where each character is one, a token or not.
+bool IsSymbol(const TokenIndex& index, absl::string_view text) {
+  return index.contains(text) || DecodeUtf8(text, 0).length == text.size();
+}
+
 int32_t Find(const TokenIndex& index, absl::string_view token) {
   const auto found = index.find(token);
   return found == index.end() ? -1 : found->second;
@@ -70,7 +75,7 @@ absl::Status CheckForReaders(const Vocabulary& vocabulary) {
     if (vocabulary.kinds[id] != TokenKind::kUnused) continue;
     bool is_made = false;
     ForEachCut(vocabulary.tokens[id], [&](absl::string_view left, absl::string_view right) {
-      is_made = is_made || (index.contains(left) && index.contains(right));
+      is_made = is_made || (IsSymbol(index, left) && IsSymbol(index, right));
     });
     if (is_made) return Unlike(vocabulary.tokens[id], "is unused, and would be merged all the same");
   }
@@ -112,8 +117,8 @@ absl::Status CheckAllCuts(const BpeMerges& merges, const TokenIndex& index, cons
     if (vocabulary.kinds[id] == TokenKind::kUserDefined && !absl::StrContains(token, kMark)) continue;
     bool has_all = true;
     ForEachCut(token, [&](absl::string_view left, absl::string_view right) {
-      const int32_t a = Find(index, left), b = Find(index, right);
-      has_all = has_all && (a < 0 || b < 0 || pairs.contains(Pair(a, b)));
+      const bool is_made = IsSymbol(index, left) && IsSymbol(index, right);
+      has_all = has_all && (!is_made || pairs.contains(Pair(Find(index, left), Find(index, right))));
     });
     if (!has_all) return Unlike(token, "is not merged of all pairs of tokens that make it up");
   }
@@ -183,9 +188,17 @@ absl::StatusOr<BpeMerges> MergesOfScores(const Vocabulary& vocabulary, const std
   std::vector<Merge> merges;
   for (size_t id = 0; id < vocabulary.tokens.size(); ++id) {
     if (!IsMergeable(vocabulary.kinds[id])) continue;
+    bool is_lacking = false;
     ForEachCut(vocabulary.tokens[id], [&](absl::string_view left, absl::string_view right) {
-      if (index.contains(left) && index.contains(right)) merges.emplace_back(scores[id], left, right);
+      if (index.contains(left) && index.contains(right)) {
+        merges.emplace_back(scores[id], left, right);
+      } else {
+        is_lacking = is_lacking || (IsSymbol(index, left) && IsSymbol(index, right));
+      }
     });
+    if (is_lacking && vocabulary.kinds[id] == TokenKind::kNormal) {
+      return Unlike(vocabulary.tokens[id], "is made of a character that is no token, as no merge is");
+    }
   }
   // Of equal scores those with the longest left part, so that runs grow from the left.
   std::stable_sort(merges.begin(), merges.end(), [](const Merge& a, const Merge& b) {

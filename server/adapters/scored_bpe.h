@@ -26,7 +26,8 @@ absl::StatusOr<ScoredBpe> ToScoredBpe(const ByteFallbackBpeParts& parts);
 absl::StatusOr<ScoredBpe> ToScoredBpe(const SentencePieceParts& parts);
 
 // The merges that make its tokens, most important first: what a tokenizer.json has in place of scores. Tokens are in
-// SentencePiece's form, with marks for blanks. UNSUPPORTED_TOKENIZER for unused tokens that merges would pass through.
+// SentencePiece's form, with marks for blanks. UNSUPPORTED_TOKENIZER for unused tokens that merges would pass through, and for tokens
+// that are made of characters without a token.
 absl::StatusOr<BpeMerges> MergesOfScores(const Vocabulary& vocabulary, const std::vector<float>& scores);
 
 }  // namespace attune

@@ -93,6 +93,15 @@ TEST(ScoredBpeTest, WhatScoresCannotSayIsNamed) {
   EXPECT_THAT(Message(ToScoredBpe(parts).status()), HasSubstr("\"abc\" is unused"));
 }
 
+// Scores merge characters that are no tokens, merges do not.
+TEST(ScoredBpeTest, CharactersWithoutATokenAreNamed) {
+  EXPECT_THAT(Message(ToScoredBpe(Parts({"a", "ab"}, {})).status()), HasSubstr("\"ab\" is not merged of all pairs"));
+  Vocabulary vocabulary = Parts({"a", "ab"}, {}).vocabulary;
+  for (size_t id = 1; id < 257; ++id) vocabulary.kinds[id] = TokenKind::kByte;
+  const absl::Status status = MergesOfScores(vocabulary, std::vector<float>(vocabulary.tokens.size(), 0)).status();
+  EXPECT_THAT(Message(status), HasSubstr("a character that is no token"));
+}
+
 TEST(ScoredBpeTest, SentencePieceKeepsItsScores) {
   const absl::StatusOr<ScoredBpe> bpe = ToScoredBpe(AbcParts());
   ASSERT_TRUE(bpe.ok()) << bpe.status();

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <map>
 
+#include "absl/strings/str_cat.h"
 #include "common/error.h"
 #include "nlohmann/json.hpp"
 #include "tests/testing/gguf_writer.h"
