@@ -65,7 +65,8 @@ absl::Status CheckForReaders(const Vocabulary& vocabulary) {
   bool has_byte[256] = {};
   TokenIndex index;
   for (size_t id = 0; id < vocabulary.tokens.size(); ++id) {
-    if (vocabulary.kinds[id] == TokenKind::kByte) has_byte[ByteOfHexToken(vocabulary.tokens[id]) & 255] = true;
+    const int byte = vocabulary.kinds[id] == TokenKind::kByte ? ByteOfHexToken(vocabulary.tokens[id]) : -1;
+    if (byte >= 0) has_byte[byte] = true;
     if (IsMergeable(vocabulary.kinds[id])) index.emplace(vocabulary.tokens[id], static_cast<int32_t>(id));
   }
   if (!std::all_of(has_byte, has_byte + 256, [](bool has) { return has; })) {
