@@ -43,21 +43,30 @@ absl::StatusOr<std::vector<float>> PairFactors(const GgufTensor& tensor, int64_t
   return factors;
 }
 
-// GGUF files carry Llama 3's scaling as the list of its stretches alone. The list is
-// taken for what it is by computing it again.
-absl::Status ReadRopeFactors(const GgufTensor& tensor, ModelConfig* config) {
-  ATTUNE_ASSIGN_OR_RETURN(const std::vector<float> factors, PairFactors(tensor, config->head_dim));
-  const std::vector<double> plain = RopeFrequencies(*config);
-  config->rope_scaling.kind = RopeScaling::Kind::kLlama3;
-  config->rope_scaling.factor = *std::max_element(factors.begin(), factors.end());
-  const std::vector<double> scaled = RopeFrequencies(*config);
+// Whether Llama 3's scaling, as it stands in the configuration, divides each pair's angle by these.
+bool AreLlama3Factors(const std::vector<float>& factors, const ModelConfig& config) {
+  ModelConfig without = config;
+  without.rope_scaling = RopeScaling();
+  const std::vector<double> plain = RopeFrequencies(without), scaled = RopeFrequencies(config);
   for (size_t i = 0; i < factors.size(); ++i) {
     const double expected = plain[i] / scaled[i];
-    if (!(std::abs(factors[i] - expected) <= 1e-3 * expected)) {
-      return UnsupportedModel("rope_freqs.weight with factors that are not Llama 3's");
-    }
+    if (!(std::abs(factors[i] - expected) <= 1e-3 * expected)) return false;
   }
-  return absl::OkStatus();
+  return true;
+}
+
+// GGUF files carry Llama 3's scaling as the list of its stretches alone. The list is taken for what it is by computing it again,
+// with the original context of all Llama 3 models, else with other powers of two.
+absl::Status ReadRopeFactors(const GgufTensor& tensor, ModelConfig* config) {
+  ATTUNE_ASSIGN_OR_RETURN(const std::vector<float> factors, PairFactors(tensor, config->head_dim));
+  RopeScaling& scaling = config->rope_scaling;
+  scaling.kind = RopeScaling::Kind::kLlama3;
+  scaling.factor = *std::max_element(factors.begin(), factors.end());
+  if (AreLlama3Factors(factors, *config)) return absl::OkStatus();
+  for (scaling.original_context = 16; scaling.original_context <= 1 << 20; scaling.original_context *= 2) {
+    if (AreLlama3Factors(factors, *config)) return absl::OkStatus();
+  }
+  return UnsupportedModel("rope_freqs.weight with factors that are not Llama 3's");
 }
 
 // Its attention factor multiplies the one that follows from the stretch, as in llama.cpp.

@@ -125,7 +125,7 @@ class LlamaCppTest(unittest.TestCase):
                  "prepend-json": ({"backend": miniatures.byte_fallback_bpe(model)}, {}),
                  "plain-json": ({"backend": miniatures.byte_fallback_bpe(model, add_space_prefix=False)}, {}),
                  "phi3-json": ({"backend": miniatures.phi3_backend()}, phi3)}
-        chats = ["<|user|>\n  Hi there<|end|>\n<|assistant|>\n", "<|user|> a<|endoftext|>  b</s>  c", "<s>  x<s> y"]
+        chats = ["<|user|>\n  Hi there<|end|>\n<|assistant|>\n", "<|user|> a<|endoftext|>  b</s>  c", "x<s>  y"]
         for name, (tokenizer, kind) in kinds.items():
             with self.subTest(name=name):
                 backend = tokenizer.get("backend")

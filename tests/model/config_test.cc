@@ -537,6 +537,16 @@ TEST(ConfigFromGguf, ReadsScaling) {
   ASSERT_TRUE(read.ok()) << read.status();
   EXPECT_EQ(read->rope_scaling.kind, RopeScaling::Kind::kLlama3);
   EXPECT_NEAR(read->rope_scaling.factor, 8, 1e-5);
+  EXPECT_EQ(read->rope_scaling.original_context, 8192);
+
+  // Another original context.
+  llama3.rope_scaling.original_context = 256;
+  const std::vector<double> others = RopeFrequencies(llama3);
+  std::vector<float> other_factors;
+  for (size_t i = 0; i < plain.size(); ++i) other_factors.push_back(static_cast<float>(plain[i] / others[i]));
+  read = FromGguf(LlamaGguf().Floats("rope_freqs.weight", {8}, other_factors));
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->rope_scaling.original_context, 256);
 
   factors[0] = 3;
   EXPECT_THAT(std::string(FromGguf(LlamaGguf().Floats("rope_freqs.weight", {8}, factors)).status().message()),
