@@ -144,6 +144,22 @@ class GgufTokenizerTest(unittest.TestCase):
                 miniatures.save_tokenizer(folder, backend=backend)
                 self.check_round_trip(name, folder, lambda text: backend.encode(text).ids)
 
+    def test_gemma(self):
+        """The real Gemma 3 270M's vocabulary of 262,144 tokens as files."""
+        source = os.environ.get("ATTUNE_TEST_GEMMA", "")
+        if not os.path.isfile(source):
+            self.skipTest("ATTUNE_TEST_GEMMA does not name a file")
+        imported = shutil.copyfile(source, os.path.join(self.exports, os.path.basename(source)))
+        self.load(imported, "gemma-270m")
+        files = self.export("gemma-270m", Export.SAFETENSORS, "gemma-270m-files")
+        written = transformers.AutoTokenizer.from_pretrained(files)
+        processor = sentencepiece.SentencePieceProcessor(model_file=os.path.join(files, "tokenizer.model"))
+        for text in miniatures.texts(COUNT):
+            ids = self.ids("gemma-270m", text)
+            self.assertEqual(written.encode(text), ids, text)
+            if not any(token in text for token in ("<unk>", "<bos>", "<eos>")):
+                self.assertEqual([processor.bos_id(), *processor.encode(text)], ids, text)
+
 
 if __name__ == "__main__":
     unittest.main()
