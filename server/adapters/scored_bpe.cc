@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -189,10 +190,13 @@ absl::StatusOr<BpeMerges> MergesOfScores(const Vocabulary& vocabulary, const std
   std::vector<Merge> merges;
   for (size_t id = 0; id < vocabulary.tokens.size(); ++id) {
     if (!IsMergeable(vocabulary.kinds[id])) continue;
+    // SentencePiece finds user-defined tokens before it merges anything, whatever their score.
+    const bool is_found = vocabulary.kinds[id] == TokenKind::kUserDefined;
+    const float score = is_found ? std::numeric_limits<float>::max() : scores[id];
     bool is_lacking = false;
     ForEachCut(vocabulary.tokens[id], [&](absl::string_view left, absl::string_view right) {
       if (index.contains(left) && index.contains(right)) {
-        merges.emplace_back(scores[id], left, right);
+        merges.emplace_back(score, left, right);
       } else {
         is_lacking = is_lacking || (IsSymbol(index, left) && IsSymbol(index, right));
       }
