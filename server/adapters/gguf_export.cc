@@ -116,7 +116,7 @@ absl::Status ExportLikeFile(const std::string& from, const ModelConfig& config, 
   std::vector<GgufTensorToWrite> out;
   size_t matched = 0;
   for (const GgufTensor& tensor : file.tensors()) {
-    if (tensor.name == "rope_freqs.weight") {  // not trained
+    if (absl::StartsWith(tensor.name, "rope_f")) {  // rope_freqs, rope_factors_long and _short: not trained
       out.push_back({tensor.name, tensor.shape, tensor.type, [&tensor] { return std::string(tensor.bytes); }});
       continue;
     }
@@ -152,9 +152,9 @@ absl::Status ExportFromFolder(const std::string& from, const ModelConfig& as_loa
   AddTypeKeys(type, &keys);
   const std::map<std::string, FileTensor> tensors = FileTensors(config, weights);
   std::vector<GgufTensorToWrite> out;
-  const std::vector<float> factors = GgufRopeFactors(config);
-  if (!factors.empty()) {
-    out.push_back({"rope_freqs.weight", {static_cast<int64_t>(factors.size())}, GgmlType::kF32, [&factors] {
+  const auto rope_factors = GgufRopeFactors(config);
+  for (const auto& [name, factors] : rope_factors) {
+    out.push_back({name, {static_cast<int64_t>(factors.size())}, GgmlType::kF32, [&factors = factors] {
                      return std::string(reinterpret_cast<const char*>(factors.data()), factors.size() * sizeof(float));
                    }});
   }

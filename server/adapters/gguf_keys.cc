@@ -39,6 +39,10 @@ void AddScaling(const RopeScaling& scaling, Keys* keys) {
     keys->Text("rope.scaling.type", "linear");
     keys->Real("rope.scaling.factor", scaling.factor);
   }
+  if (scaling.kind == RopeScaling::Kind::kLongRope) {  // its factors are tensors, which say that it is this
+    keys->Int("rope.scaling.original_context_length", std::llround(scaling.original_context));
+    keys->Real("rope.scaling.attn_factor", scaling.attention_factor);
+  }
   if (scaling.kind != RopeScaling::Kind::kYarn) return;
   keys->Text("rope.scaling.type", "yarn");
   keys->Real("rope.scaling.factor", scaling.factor);
@@ -72,7 +76,10 @@ bool SameScaling(const ModelConfig& a, const ModelConfig& b) {
   for (size_t i = 0; i < left.size(); ++i) {
     if (std::abs(left[i] - right[i]) > 1e-5 * left[i]) return false;
   }
+  const std::vector<double>&longs = a.rope_scaling.long_factors, &longs_read = b.rope_scaling.long_factors;
   return left.size() == right.size() && a.rope_scaling.kind == b.rope_scaling.kind &&
+         a.rope_scaling.stretched_context == b.rope_scaling.stretched_context &&
+         std::equal(longs.begin(), longs.end(), longs_read.begin(), longs_read.end(), Same) &&
          Same(a.rope_scaling.attention_factor, b.rope_scaling.attention_factor);
 }
 
@@ -80,7 +87,6 @@ bool SameScaling(const ModelConfig& a, const ModelConfig& b) {
 
 absl::StatusOr<ModelConfig> GgufConfig(ModelConfig config) {
   if (config.family == "mistral") config.family = "llama";
-  if (config.rope_scaling.kind == RopeScaling::Kind::kLongRope) return CannotExport("LongRoPE");
   const ModelFamily* const family = FindFamily(config.family);
   if (family == nullptr || family->gguf_architecture.empty()) return CannotExport(absl::StrCat("the family ", config.family));
   return config;
@@ -91,7 +97,8 @@ std::vector<std::string> GgufShapeKeys(const ModelConfig& config) {
   Keys keys(family.gguf_architecture);
   keys.Int("vocab_size", config.vocab);
   keys.Int("block_count", config.layers);
-  keys.Int("context_length", config.context);
+  const bool is_held = config.rope_scaling.kind == RopeScaling::Kind::kLongRope;
+  keys.Int("context_length", is_held ? config.rope_scaling.stretched_context : config.context);
   keys.Int("embedding_length", config.hidden);
   keys.Int("feed_forward_length", config.intermediate);
   keys.Int("attention.head_count", config.heads);
@@ -109,14 +116,19 @@ std::vector<std::string> GgufShapeKeys(const ModelConfig& config) {
   return keys.Take();
 }
 
-std::vector<float> GgufRopeFactors(const ModelConfig& config) {
-  if (config.rope_scaling.kind != RopeScaling::Kind::kLlama3) return {};
+std::vector<std::pair<std::string, std::vector<float>>> GgufRopeFactors(const ModelConfig& config) {
+  const RopeScaling& scaling = config.rope_scaling;
+  if (scaling.kind == RopeScaling::Kind::kLongRope) {
+    const auto floats = [](const std::vector<double>& values) { return std::vector<float>(values.begin(), values.end()); };
+    return {{"rope_factors_long.weight", floats(scaling.long_factors)}, {"rope_factors_short.weight", floats(scaling.short_factors)}};
+  }
+  if (scaling.kind != RopeScaling::Kind::kLlama3) return {};
   ModelConfig without = config;
   without.rope_scaling = RopeScaling();
   const std::vector<double> plain = RopeFrequencies(without), scaled = RopeFrequencies(config);
   std::vector<float> factors;
   for (size_t i = 0; i < plain.size(); ++i) factors.push_back(static_cast<float>(plain[i] / scaled[i]));
-  return factors;
+  return {{"rope_freqs.weight", factors}};
 }
 
 absl::Status CheckSameModel(const ModelConfig& written, const ModelConfig& read) {

@@ -1,14 +1,19 @@
 #include "server/adapters/gguf_tokenizer.h"
 
+#include <algorithm>
 #include <set>
 #include <utility>
+#include <variant>
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "common/error.h"
+#include "server/adapters/scored_bpe.h"
+#include "server/adapters/token_difference.h"
 #include "server/model/weights/gguf_writer.h"
-#include "server/tokenizer/byte_bpe_files.h"
+#include "server/tokenizer/phi3_tokens.h"
 #include "server/tokenizer/pretokenizer.h"
+#include "server/tokenizer/tokenizer_parts.h"
 
 namespace attune {
 namespace {
@@ -44,6 +49,78 @@ absl::Status CheckAdded(const std::vector<AddedToken>& added) {
   return absl::OkStatus();
 }
 
+// Whether the tokens that take the blanks behind them are those of Phi-3, whose name says so.
+bool StripsLikePhi3(const Vocabulary& vocabulary) {
+  const std::vector<std::string>& tokens = vocabulary.tokens;
+  for (const absl::string_view needed : kPhi3Tokens) {
+    if (std::find(tokens.begin(), tokens.end(), needed) == tokens.end()) return false;
+  }
+  // The last one of a text counts.
+  std::vector<bool> strips(tokens.size(), false);
+  for (const AddedToken& token : vocabulary.added) {
+    if (token.strip_left) return false;
+    strips[token.id] = token.strip_right;
+  }
+  for (size_t id = 0; id < tokens.size(); ++id) {
+    const TokenKind kind = vocabulary.kinds[id];
+    const bool is_found = kind == TokenKind::kControl || kind == TokenKind::kUnknown || kind == TokenKind::kUserDefined;
+    if (is_found && strips[id] != Phi3TakesBlanks(tokens[id])) return false;
+  }
+  return true;
+}
+
+std::vector<int32_t> TypesOf(const Vocabulary& vocabulary) {
+  std::vector<int32_t> types;
+  for (const TokenKind kind : vocabulary.kinds) types.push_back(static_cast<int32_t>(kind));
+  return types;
+}
+
+absl::StatusOr<std::vector<std::string>> ByteBpeKeys(ByteBpeParts parts, int64_t vocab) {
+  const ByteBpeOptions& options = parts.options;
+  if (options.add_prefix_space) return CannotExport("it puts a space before a text");
+  const PretokenizerRule* const rule = FindPretokenizerRule(options.patterns, options.ignore_merges, options.normalizes);
+  if (rule == nullptr) return CannotExport("its way to split text into words has no name there that Attune knows");
+  ATTUNE_RETURN_IF_ERROR(CheckAdded(parts.vocabulary.added));
+  ATTUNE_RETURN_IF_ERROR(FillVocabulary(vocab, &parts.vocabulary));
+  std::vector<std::string> merges;
+  for (const auto& [left, right] : parts.merges) merges.push_back(absl::StrCat(left, " ", right));
+  return std::vector<std::string>{EncodeGgufText("tokenizer.ggml.model", "gpt2"),
+                                  EncodeGgufText("tokenizer.ggml.pre", rule->name),
+                                  EncodeGgufTexts("tokenizer.ggml.tokens", parts.vocabulary.tokens),
+                                  EncodeGgufInts("tokenizer.ggml.token_type", TypesOf(parts.vocabulary)),
+                                  EncodeGgufTexts("tokenizer.ggml.merges", merges)};
+}
+
+absl::StatusOr<std::vector<std::string>> ScoredBpeKeys(absl::StatusOr<ScoredBpe> bpe, int64_t vocab) {
+  if (!bpe.ok()) return CannotExport(bpe.status().message());
+  const std::vector<TokenKind>& kinds = bpe->vocabulary.kinds;
+  const bool is_phi3 = StripsLikePhi3(bpe->vocabulary);
+  if (!is_phi3) {
+    ATTUNE_RETURN_IF_ERROR(CheckAdded(bpe->vocabulary.added));
+    // SentencePiece puts none there, and llama.cpp does.
+    const bool has_user_defined = std::find(kinds.begin(), kinds.end(), TokenKind::kUserDefined) != kinds.end();
+    if (bpe->add_space_prefix && has_user_defined) {
+      return CannotExport("it puts a space before a text, and readers differ in whether one is behind its tokens of the user's");
+    }
+  }
+  ATTUNE_RETURN_IF_ERROR(FillVocabulary(vocab, &bpe->vocabulary));
+  bpe->scores.resize(vocab, *std::min_element(bpe->scores.begin(), bpe->scores.end()) - 1);
+  std::vector<std::string> keys = {EncodeGgufText("tokenizer.ggml.model", "llama"),
+                                   EncodeGgufText("tokenizer.ggml.pre", "default"),
+                                   EncodeGgufTexts("tokenizer.ggml.tokens", bpe->vocabulary.tokens),
+                                   EncodeGgufReals("tokenizer.ggml.scores", bpe->scores),
+                                   EncodeGgufInts("tokenizer.ggml.token_type", TypesOf(bpe->vocabulary)),
+                                   EncodeGgufBool("tokenizer.ggml.add_space_prefix", bpe->add_space_prefix)};
+  if (is_phi3) keys.push_back(EncodeGgufText("general.name", "Phi-3"));
+  return keys;
+}
+
+absl::StatusOr<std::vector<std::string>> VocabularyKeys(TokenizerParts parts, int64_t vocab) {
+  if (auto* bytes = std::get_if<ByteBpeParts>(&parts)) return ByteBpeKeys(std::move(*bytes), vocab);
+  if (const auto* marked = std::get_if<ByteFallbackBpeParts>(&parts)) return ScoredBpeKeys(ToScoredBpe(*marked), vocab);
+  return ScoredBpeKeys(ToScoredBpe(std::get<SentencePieceParts>(parts)), vocab);
+}
+
 // Which tokens are special, and what ends an answer: eos, then the ends of a turn and of a message.
 absl::Status AddIds(const Tokenizer& tokenizer, std::vector<std::string>* keys) {
   auto add = [keys](absl::string_view name, int32_t id) {
@@ -70,26 +147,11 @@ absl::Status AddIds(const Tokenizer& tokenizer, std::vector<std::string>* keys) 
 
 absl::StatusOr<std::vector<std::string>> GgufTokenizerKeys(const std::string& directory, const Tokenizer& tokenizer,
                                                            int64_t vocab) {
-  absl::StatusOr<ByteBpeParts> parts = LoadByteBpeParts(directory);
+  absl::StatusOr<TokenizerParts> parts = LoadTokenizerParts(directory);
   if (!parts.ok()) {
-    if (!absl::IsInvalidArgument(parts.status())) return parts.status();
-    return CannotExport(absl::StrCat("only byte-level BPE can (", std::string(parts.status().message()), ")"));
+    return absl::IsInvalidArgument(parts.status()) ? CannotExport(parts.status().message()) : parts.status();
   }
-  const ByteBpeOptions& options = parts->options;
-  if (options.add_prefix_space) return CannotExport("it puts a space before a text");
-  const PretokenizerRule* const rule = FindPretokenizerRule(options.patterns, options.ignore_merges, options.normalizes);
-  if (rule == nullptr) return CannotExport("its way to split text into words has no name there that Attune knows");
-  ATTUNE_RETURN_IF_ERROR(CheckAdded(parts->vocabulary.added));
-  ATTUNE_RETURN_IF_ERROR(FillVocabulary(vocab, &parts->vocabulary));
-  std::vector<int32_t> types;
-  for (const TokenKind kind : parts->vocabulary.kinds) types.push_back(static_cast<int32_t>(kind));
-  std::vector<std::string> merges;
-  for (const auto& [left, right] : parts->merges) merges.push_back(absl::StrCat(left, " ", right));
-  std::vector<std::string> keys = {EncodeGgufText("tokenizer.ggml.model", "gpt2"),
-                                   EncodeGgufText("tokenizer.ggml.pre", rule->name),
-                                   EncodeGgufTexts("tokenizer.ggml.tokens", parts->vocabulary.tokens),
-                                   EncodeGgufInts("tokenizer.ggml.token_type", types),
-                                   EncodeGgufTexts("tokenizer.ggml.merges", merges)};
+  ATTUNE_ASSIGN_OR_RETURN(std::vector<std::string> keys, VocabularyKeys(*std::move(parts), vocab));
   ATTUNE_RETURN_IF_ERROR(AddIds(tokenizer, &keys));
   return keys;
 }
@@ -102,15 +164,8 @@ absl::Status CheckSameTokenizer(const Tokenizer& written, const Tokenizer& read)
     return CannotExport("its special tokens are others there");
   }
   if (written.chat_template() != read.chat_template()) return CannotExport("its chat template is another there");
-  for (int32_t id = 0; id < written.vocab_size(); ++id) {
-    const std::string token = written.TokenBytes(id);
-    // Rows without a token have got one that no text has.
-    if (token.empty()) continue;
-    if (token != read.TokenBytes(id) || written.IsSpecial(id) != read.IsSpecial(id)) {
-      return CannotExport(absl::StrCat("token ", id, " is another there"));
-    }
-  }
-  return absl::OkStatus();
+  const std::string difference = TokenDifference(written, read);
+  return difference.empty() ? absl::OkStatus() : CannotExport(absl::StrCat("there ", difference));
 }
 
 }  // namespace attune

@@ -10,8 +10,11 @@
 #include "common/file.h"
 #include "nlohmann/json.hpp"
 #include "server/adapters/copy_file.h"
+#include "server/adapters/scored_bpe.h"
+#include "server/adapters/token_difference.h"
 #include "server/tokenizer/load.h"
 #include "server/tokenizer/pretokenizer.h"
+#include "server/tokenizer/tokenizer_parts.h"
 #include "server/tokenizer/vocabulary_tokenizer.h"
 
 namespace attune {
@@ -19,6 +22,9 @@ namespace {
 
 using Json = nlohmann::json;
 namespace fs = std::filesystem;
+
+// What SentencePiece has in place of a blank.
+constexpr char kMark[] = "\xE2\x96\x81";
 
 constexpr const char* kTokenizerFiles[] = {
     "tokenizer.json",          "tekken.json",         "tokenizer.model",       "tokenizer_config.json",
@@ -49,8 +55,8 @@ Json PreTokenizer(const PretokenizerRule& rule) {
 }
 
 // Puts the first token before a text where the model wants it.
-Json PostProcessor(const Tokenizer& tokenizer) {
-  if (!tokenizer.add_bos() || tokenizer.bos_id() < 0) return ByteLevel(false);
+Json PostProcessor(const Tokenizer& tokenizer, const Json& otherwise) {
+  if (!tokenizer.add_bos() || tokenizer.bos_id() < 0) return otherwise;
   const std::string bos = tokenizer.TokenBytes(tokenizer.bos_id());
   const Json first = {{"SpecialToken", {{"id", bos}, {"type_id", 0}}}};
   const Json second = {{"SpecialToken", {{"id", bos}, {"type_id", 1}}}};
@@ -63,31 +69,31 @@ Json PostProcessor(const Tokenizer& tokenizer) {
           {"special_tokens", {{bos, token}}}};
 }
 
-Json AddedTokensOf(const std::vector<std::string>& tokens, const std::vector<int64_t>& types) {
+// With `rstrip` where one of `stripping` says so.
+Json AddedTokensOf(const std::vector<std::string>& tokens, const std::vector<TokenKind>& kinds,
+                   const std::vector<AddedToken>& stripping = {}) {
+  std::vector<bool> strips(tokens.size(), false);
+  for (const AddedToken& token : stripping) strips[token.id] = token.strip_right;
   Json added = Json::array();
-  for (size_t id = 0; id < types.size() && id < tokens.size(); ++id) {
-    const auto kind = static_cast<TokenKind>(types[id]);
-    const bool special = kind == TokenKind::kControl || kind == TokenKind::kUnknown;
-    if (!special && kind != TokenKind::kUserDefined) continue;
+  for (size_t id = 0; id < kinds.size() && id < tokens.size(); ++id) {
+    const bool special = kinds[id] == TokenKind::kControl || kinds[id] == TokenKind::kUnknown;
+    if (!special && kinds[id] != TokenKind::kUserDefined) continue;
     added.push_back({{"id", id},
                      {"content", tokens[id]},
                      {"single_word", false},
                      {"lstrip", false},
-                     {"rstrip", false},
+                     {"rstrip", static_cast<bool>(strips[id])},
                      {"normalized", false},
                      {"special", special}});
   }
   return added;
 }
 
-Json BpeModel(const std::vector<std::string>& tokens, const std::vector<std::string>& merges, bool ignore_merges) {
+Json BpeModel(const std::vector<std::string>& tokens, const BpeMerges& merges) {
   Json vocabulary = Json::object();
   for (size_t id = 0; id < tokens.size(); ++id) vocabulary.emplace(tokens[id], id);
   Json pairs = Json::array();
-  for (const std::string& merge : merges) {
-    const size_t space = merge.find(' ', 1);
-    if (space != std::string::npos) pairs.push_back({merge.substr(0, space), merge.substr(space + 1)});
-  }
+  for (const auto& [left, right] : merges) pairs.push_back({left, right});
   Json model = {{"type", "BPE"},
                 {"dropout", nullptr},
                 {"unk_token", nullptr},
@@ -95,7 +101,7 @@ Json BpeModel(const std::vector<std::string>& tokens, const std::vector<std::str
                 {"end_of_word_suffix", nullptr},
                 {"fuse_unk", false},
                 {"byte_fallback", false},
-                {"ignore_merges", ignore_merges}};
+                {"ignore_merges", false}};
   model["vocab"] = std::move(vocabulary);
   model["merges"] = std::move(pairs);
   return model;
@@ -117,34 +123,105 @@ std::string TokenizerConfig(const Tokenizer& tokenizer, int64_t context) {
   return Dump(json, 2);
 }
 
+Json Replace(absl::string_view what, absl::string_view by) {
+  return {{"type", "Replace"}, {"pattern", {{"String", std::string(what)}}}, {"content", std::string(by)}};
+}
+
+// Blanks become marks, with one before each stretch of text if the model has it so; and back.
+Json MarkingNormalizer(bool add_space_prefix) {
+  if (!add_space_prefix) return Replace(" ", kMark);
+  return {{"type", "Sequence"},
+          {"normalizers", Json::array({{{"type", "Prepend"}, {"prepend", kMark}}, Replace(" ", kMark)})}};
+}
+Json UnmarkingDecoder(bool add_space_prefix) {
+  Json steps = Json::array({Replace(kMark, " "), {{"type", "ByteFallback"}}, {{"type", "Fuse"}}});
+  if (add_space_prefix) steps.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
+  return {{"type", "Sequence"}, {"decoders", std::move(steps)}};
+}
+
+absl::StatusOr<Json> ByteBpeJson(const GgufFile& file, const Tokenizer& tokenizer) {
+  ATTUNE_ASSIGN_OR_RETURN(std::string name, file.Text("tokenizer.ggml.pre", ""));
+  const PretokenizerRule* rule = FindPretokenizerRule(name);
+  if (rule == nullptr) return CannotExport(absl::StrCat("its pre-tokenizer '", name, "' is not known."));
+  const std::vector<std::string>* tokens = file.Texts("tokenizer.ggml.tokens");
+  const std::vector<std::string>* lines = file.Texts("tokenizer.ggml.merges");
+  if (tokens == nullptr || lines == nullptr) return CannotExport("its tokens or merges are missing.");
+  std::vector<TokenKind> kinds;
+  const std::vector<int64_t>* types = file.Ints("tokenizer.ggml.token_type");
+  for (size_t i = 0; types != nullptr && i < types->size(); ++i) kinds.push_back(static_cast<TokenKind>((*types)[i]));
+  BpeMerges merges;
+  for (const std::string& line : *lines) {
+    const size_t space = line.find(' ', 1);
+    if (space != std::string::npos) merges.emplace_back(line.substr(0, space), line.substr(space + 1));
+  }
+  Json json;
+  json["added_tokens"] = AddedTokensOf(*tokens, kinds);
+  json["normalizer"] = rule->normalizes ? Json{{"type", "NFC"}} : Json(nullptr);
+  json["pre_tokenizer"] = PreTokenizer(*rule);
+  json["post_processor"] = PostProcessor(tokenizer, ByteLevel(false));
+  json["decoder"] = ByteLevel(true);
+  json["model"] = BpeModel(*tokens, merges);
+  json["model"]["ignore_merges"] = rule->ignore_merges;
+  return json;
+}
+
+absl::StatusOr<Json> SentencePieceJson(const GgufFile& file, const Tokenizer& tokenizer) {
+  ATTUNE_ASSIGN_OR_RETURN(const SentencePieceParts parts, LoadSentencePieceParts(file));
+  if (parts.removes_extra_spaces) return CannotExport("it leaves out further spaces.");
+  const absl::StatusOr<BpeMerges> merges = MergesOfScores(parts.vocabulary, parts.scores);
+  if (!merges.ok()) return CannotExport(std::string(merges.status().message()));
+  Json json;
+  json["added_tokens"] = AddedTokensOf(parts.vocabulary.tokens, parts.vocabulary.kinds, parts.vocabulary.added);
+  json["normalizer"] = MarkingNormalizer(parts.add_space_prefix);
+  json["pre_tokenizer"] = nullptr;
+  json["post_processor"] = PostProcessor(tokenizer, nullptr);
+  json["decoder"] = UnmarkingDecoder(parts.add_space_prefix);
+  json["model"] = BpeModel(parts.vocabulary.tokens, *merges);
+  json["model"]["byte_fallback"] = json["model"]["fuse_unk"] = true;
+  if (tokenizer.unk_id() >= 0) json["model"]["unk_token"] = tokenizer.TokenBytes(tokenizer.unk_id());
+  return json;
+}
+
+// For SentencePiece's own library, beside the tokenizer.json, which others read.
+absl::Status WriteSentencePieceModel(const GgufFile& file, const Tokenizer& tokenizer, const std::string& path) {
+  ATTUNE_ASSIGN_OR_RETURN(const SentencePieceParts parts, LoadSentencePieceParts(file));
+  return WriteFileDurably(path, SentencePieceBridge::ModelOf(SentencePieceTokens(parts), parts.add_space_prefix,
+                                                             parts.removes_extra_spaces, tokenizer.bos_id(),
+                                                             tokenizer.eos_id(), tokenizer.pad_id()));
+}
+
+absl::StatusOr<bool> IsSentencePiece(const GgufFile& file) {
+  ATTUNE_ASSIGN_OR_RETURN(const std::string model, file.Text("tokenizer.ggml.model", ""));
+  if (model != "gpt2" && model != "llama") {
+    return CannotExport(absl::StrCat("it is of type '", model, "', neither byte-level BPE nor SentencePiece."));
+  }
+  return model == "llama";
+}
+
+// The files, read again, are the tokenizer.
 absl::Status WriteFromGguf(const GgufFile& file, const std::string& to) {
   ATTUNE_ASSIGN_OR_RETURN(std::string text, TokenizerJsonFromGguf(file));
   ATTUNE_ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> tokenizer, LoadTokenizer(file));
-  ATTUNE_ASSIGN_OR_RETURN(int64_t context, file.Int("llama.context_length", 2048));
+  ATTUNE_ASSIGN_OR_RETURN(const std::string architecture, file.Text("general.architecture", "llama"));
+  ATTUNE_ASSIGN_OR_RETURN(int64_t context, file.Int(architecture + ".context_length", 2048));
+  ATTUNE_ASSIGN_OR_RETURN(const bool is_sentencepiece, IsSentencePiece(file));
+  if (is_sentencepiece) ATTUNE_RETURN_IF_ERROR(WriteSentencePieceModel(file, *tokenizer, to + "/tokenizer.model"));
   ATTUNE_RETURN_IF_ERROR(WriteFileDurably(to + "/tokenizer.json", text));
-  return WriteFileDurably(to + "/tokenizer_config.json", TokenizerConfig(*tokenizer, context));
+  ATTUNE_RETURN_IF_ERROR(WriteFileDurably(to + "/tokenizer_config.json", TokenizerConfig(*tokenizer, context)));
+  const absl::StatusOr<std::unique_ptr<Tokenizer>> read = LoadTokenizer(to);
+  if (!read.ok()) return CannotExport(std::string(read.status().message()));
+  const std::string difference = TokenDifference(*tokenizer, **read);
+  return difference.empty() ? absl::OkStatus() : CannotExport(absl::StrCat("as files ", difference, "."));
 }
 
 }  // namespace
 
 absl::StatusOr<std::string> TokenizerJsonFromGguf(const GgufFile& file) {
-  ATTUNE_ASSIGN_OR_RETURN(std::string model, file.Text("tokenizer.ggml.model", ""));
-  if (model != "gpt2") return CannotExport(absl::StrCat("it is of type '", model, "', not byte-level BPE."));
-  ATTUNE_ASSIGN_OR_RETURN(std::string name, file.Text("tokenizer.ggml.pre", ""));
-  const PretokenizerRule* rule = FindPretokenizerRule(name);
-  if (rule == nullptr) return CannotExport(absl::StrCat("its pre-tokenizer '", name, "' is not known."));
-  const std::vector<std::string>* tokens = file.Texts("tokenizer.ggml.tokens");
-  const std::vector<std::string>* merges = file.Texts("tokenizer.ggml.merges");
-  if (tokens == nullptr || merges == nullptr) return CannotExport("its tokens or merges are missing.");
-  const std::vector<int64_t>* types = file.Ints("tokenizer.ggml.token_type");
+  ATTUNE_ASSIGN_OR_RETURN(const bool is_sentencepiece, IsSentencePiece(file));
   ATTUNE_ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> tokenizer, LoadTokenizer(file));
-  Json json = {{"version", "1.0"}, {"truncation", nullptr}, {"padding", nullptr}};
-  json["added_tokens"] = types == nullptr ? Json::array() : AddedTokensOf(*tokens, *types);
-  json["normalizer"] = rule->normalizes ? Json{{"type", "NFC"}} : Json(nullptr);
-  json["pre_tokenizer"] = PreTokenizer(*rule);
-  json["post_processor"] = PostProcessor(*tokenizer);
-  json["decoder"] = ByteLevel(true);
-  json["model"] = BpeModel(*tokens, *merges, rule->ignore_merges);
+  ATTUNE_ASSIGN_OR_RETURN(Json json, is_sentencepiece ? SentencePieceJson(file, *tokenizer) : ByteBpeJson(file, *tokenizer));
+  json["version"] = "1.0";
+  json["truncation"] = json["padding"] = nullptr;
   return Dump(json, -1);
 }
 

@@ -10,11 +10,12 @@
 namespace attune {
 
 // The text of a tokenizer.json that gives the same ids as the vocabulary of a GGUF
-// file. FAILED_PRECONDITION (EXPORT_UNSUPPORTED) unless it is byte-level BPE.
+// file. FAILED_PRECONDITION (EXPORT_UNSUPPORTED) unless it is byte-level BPE or SentencePiece's.
 absl::StatusOr<std::string> TokenizerJsonFromGguf(const GgufFile& file);
 
 // Puts a base model's tokenizer files into the folder `to`: those of the Hugging Face
-// folder `from`, or made from its model.gguf.
+// folder `from`, or made from its model.gguf: then SentencePiece's come as tokenizer.model, too, and what would be read as another
+// tokenizer than the file's is refused (EXPORT_UNSUPPORTED).
 absl::Status WriteTokenizerFiles(const std::string& from, const std::string& to);
 
 }  // namespace attune

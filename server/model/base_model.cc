@@ -23,6 +23,9 @@
 namespace attune {
 namespace {
 
+// What these say, of GGUF files, is in the configuration's rope_scaling already.
+constexpr const char* kRopeTensors[] = {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"};
+
 constexpr const char* kProjectionPaths[kProjections] = {
     "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
     "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj"};
@@ -297,8 +300,8 @@ int64_t WeightBytes(const DecoderWeights& weights) {
 }
 
 absl::Status SetRopeTable(TensorSource* source, BaseModel* model) {
-  if (source->Has("rope_freqs.weight")) {  // what it says is in the configuration's rope_scaling already
-    ATTUNE_RETURN_IF_ERROR(source->Get("rope_freqs.weight", 0, model->config.head_dim / 2).status());
+  for (const char* name : kRopeTensors) {
+    if (source->Has(name)) ATTUNE_RETURN_IF_ERROR(source->Get(name, 0, model->config.head_dim / 2).status());
   }
   const RopeTables rope = MakeRopeTables(model->config);
   const at::Device device = DeviceOf(model->target);
@@ -448,7 +451,9 @@ absl::StatusOr<ModelConfig> LoadConfig(const std::string& directory) {
   ATTUNE_RETURN_IF_ERROR(check("model.embed_tokens.weight", config.vocab, config.hidden));
   ATTUNE_RETURN_IF_ERROR(check("model.norm.weight", 0, config.hidden));
   if (!config.tied_head) ATTUNE_RETURN_IF_ERROR(check("lm_head.weight", config.vocab, config.hidden));
-  if (source->Has("rope_freqs.weight")) ATTUNE_RETURN_IF_ERROR(check("rope_freqs.weight", 0, config.head_dim / 2));
+  for (const char* name : kRopeTensors) {
+    if (source->Has(name)) ATTUNE_RETURN_IF_ERROR(check(name, 0, config.head_dim / 2));
+  }
   for (int64_t i = 0; i < config.layers; ++i) {
     for (const NormSlot& norm : NormSlots(config)) {
       ATTUNE_RETURN_IF_ERROR(check(LayerName(i, norm.path), 0, norm.size));

@@ -32,26 +32,41 @@ class Metadata {
   const std::string architecture_;
 };
 
-// GGUF files carry Llama 3's scaling as the list of its stretches alone. The list is
-// taken for what it is by computing it again.
-absl::Status ReadRopeFactors(const GgufTensor& tensor, ModelConfig* config) {
-  if (tensor.type != GgmlType::kF32 || tensor.elements() != config->head_dim / 2 ||
+// One number for each pair of a head's dimensions.
+absl::StatusOr<std::vector<float>> PairFactors(const GgufTensor& tensor, int64_t head_dim) {
+  if (tensor.type != GgmlType::kF32 || tensor.elements() != head_dim / 2 ||
       tensor.bytes.size() != static_cast<size_t>(tensor.elements()) * sizeof(float)) {
-    return ImpossibleModel("rope_freqs.weight does not fit the head dimension");
+    return ImpossibleModel(absl::StrCat(tensor.name, " does not fit the head dimension"));
   }
   std::vector<float> factors(tensor.elements());
   std::memcpy(factors.data(), tensor.bytes.data(), tensor.bytes.size());
-  const std::vector<double> plain = RopeFrequencies(*config);
-  config->rope_scaling.kind = RopeScaling::Kind::kLlama3;
-  config->rope_scaling.factor = *std::max_element(factors.begin(), factors.end());
-  const std::vector<double> scaled = RopeFrequencies(*config);
+  return factors;
+}
+
+// Whether Llama 3's scaling, as it stands in the configuration, divides each pair's angle by these.
+bool AreLlama3Factors(const std::vector<float>& factors, const ModelConfig& config) {
+  ModelConfig without = config;
+  without.rope_scaling = RopeScaling();
+  const std::vector<double> plain = RopeFrequencies(without), scaled = RopeFrequencies(config);
   for (size_t i = 0; i < factors.size(); ++i) {
     const double expected = plain[i] / scaled[i];
-    if (!(std::abs(factors[i] - expected) <= 1e-3 * expected)) {
-      return UnsupportedModel("rope_freqs.weight with factors that are not Llama 3's");
-    }
+    if (!(std::abs(factors[i] - expected) <= 1e-3 * expected)) return false;
   }
-  return absl::OkStatus();
+  return true;
+}
+
+// GGUF files carry Llama 3's scaling as the list of its stretches alone. The list is taken for what it is by computing it again,
+// with the original context of all Llama 3 models, else with other powers of two.
+absl::Status ReadRopeFactors(const GgufTensor& tensor, ModelConfig* config) {
+  ATTUNE_ASSIGN_OR_RETURN(const std::vector<float> factors, PairFactors(tensor, config->head_dim));
+  RopeScaling& scaling = config->rope_scaling;
+  scaling.kind = RopeScaling::Kind::kLlama3;
+  scaling.factor = *std::max_element(factors.begin(), factors.end());
+  if (AreLlama3Factors(factors, *config)) return absl::OkStatus();
+  for (scaling.original_context = 16; scaling.original_context <= 1 << 20; scaling.original_context *= 2) {
+    if (AreLlama3Factors(factors, *config)) return absl::OkStatus();
+  }
+  return UnsupportedModel("rope_freqs.weight with factors that are not Llama 3's");
 }
 
 // Its attention factor multiplies the one that follows from the stretch, as in llama.cpp.
@@ -69,6 +84,37 @@ absl::Status ReadYarn(const Metadata& metadata, const ModelConfig& config, doubl
   ATTUNE_ASSIGN_OR_RETURN(scaling->beta_slow, metadata.Real("rope.scaling.yarn_beta_slow", 1));
   ATTUNE_ASSIGN_OR_RETURN(const double attention, metadata.Real("rope.scaling.attn_factor", 1));
   scaling->attention_factor = attention * YarnAttentionFactor(factor);
+  return absl::OkStatus();
+}
+
+constexpr char kLongFactors[] = "rope_factors_long.weight", kShortFactors[] = "rope_factors_short.weight";
+
+// LongRoPE, within the original context, as of a config.json: the file's context is the stretched one. Converters write no type.
+absl::Status ReadLongRope(const GgufFile& file, const Metadata& metadata, ModelConfig* config) {
+  const GgufTensor *const longs = file.Find(kLongFactors), *const shorts = file.Find(kShortFactors);
+  if (longs == nullptr || shorts == nullptr) {
+    return UnsupportedModel(absl::StrCat("longrope without ", longs == nullptr ? kLongFactors : kShortFactors));
+  }
+  ATTUNE_ASSIGN_OR_RETURN(const std::string type, metadata.Text("rope.scaling.type", "longrope"));
+  ATTUNE_ASSIGN_OR_RETURN(const double old_factor, metadata.Real("rope.scale_linear", 1));
+  ATTUNE_ASSIGN_OR_RETURN(const double factor, metadata.Real("rope.scaling.factor", old_factor));
+  if ((type != "longrope" && type != "none") || factor != 1) return UnsupportedModel("another scaling with longrope");
+  if (!metadata.Has("rope.scaling.original_context_length")) {
+    return UnsupportedModel(absl::StrCat("longrope without ", metadata.Key("rope.scaling.original_context_length")));
+  }
+  RopeScaling& scaling = config->rope_scaling;
+  scaling.kind = RopeScaling::Kind::kLongRope;
+  ATTUNE_ASSIGN_OR_RETURN(const int64_t original, metadata.Int("rope.scaling.original_context_length", 0));
+  ATTUNE_RETURN_IF_ERROR(CheckRange(metadata.Key("rope.scaling.original_context_length"), static_cast<double>(original), 2, 1 << 30));
+  scaling.original_context = static_cast<double>(original);
+  scaling.stretched_context = config->context;
+  scaling.factor = std::max(static_cast<double>(config->context) / scaling.original_context, 1.0);
+  ATTUNE_ASSIGN_OR_RETURN(scaling.attention_factor, metadata.Real("rope.scaling.attn_factor", 1));
+  config->context = std::min(config->context, original);
+  for (const auto& [tensor, factors] : {std::pair{longs, &scaling.long_factors}, {shorts, &scaling.short_factors}}) {
+    ATTUNE_ASSIGN_OR_RETURN(const std::vector<float> values, PairFactors(*tensor, config->head_dim));
+    factors->assign(values.begin(), values.end());
+  }
   return absl::OkStatus();
 }
 
@@ -91,16 +137,18 @@ absl::Status ReadScaling(const Metadata& metadata, const ModelConfig& config, Ro
   return absl::OkStatus();
 }
 
-absl::Status ReadRope(const GgufFile& file, const Metadata& metadata, ModelConfig* config) {
-  for (const char* name : {"rope_factors_long.weight", "rope_factors_short.weight"}) {
-    if (file.Find(name) != nullptr) return UnsupportedModel(absl::StrCat("longrope (", name, ")"));
-  }
+absl::Status ReadRope(const GgufFile& file, const Metadata& metadata, const ModelFamily& family, ModelConfig* config) {
   ATTUNE_ASSIGN_OR_RETURN(config->rope_theta, metadata.Real("rope.freq_base", 10000));
   ATTUNE_ASSIGN_OR_RETURN(const int64_t rotated, metadata.Int("rope.dimension_count", config->head_dim));
   if (rotated != config->head_dim) {
     return UnsupportedModel(absl::StrCat(metadata.Key("rope.dimension_count"), " that is not the head dimension"));
   }
-  ATTUNE_RETURN_IF_ERROR(ReadScaling(metadata, *config, &config->rope_scaling));
+  if (file.Find(kLongFactors) != nullptr || file.Find(kShortFactors) != nullptr) {
+    if (!family.takes_long_rope) return UnsupportedModel(absl::StrCat("longrope of a ", family.name, " model"));
+    ATTUNE_RETURN_IF_ERROR(ReadLongRope(file, metadata, config));
+  } else {
+    ATTUNE_RETURN_IF_ERROR(ReadScaling(metadata, *config, &config->rope_scaling));
+  }
   const GgufTensor* factors = file.Find("rope_freqs.weight");
   if (factors == nullptr) return absl::OkStatus();
   if (config->rope_scaling.kind != RopeScaling::Kind::kNone) {
@@ -221,8 +269,9 @@ absl::StatusOr<ModelConfig> ConfigFromGguf(const GgufFile& file) {
   ATTUNE_RETURN_IF_ERROR(RefuseFeatures(metadata));
   ATTUNE_RETURN_IF_ERROR(ReadWindows(metadata, *family, &config));
   ATTUNE_RETURN_IF_ERROR(ReadScores(metadata, *family, &config));
-  ATTUNE_RETURN_IF_ERROR(ReadRope(file, metadata, &config));
-  if (!family->scales_rope && config.rope_scaling.kind != RopeScaling::Kind::kNone) {
+  ATTUNE_RETURN_IF_ERROR(ReadRope(file, metadata, *family, &config));
+  const RopeScaling::Kind scaling = config.rope_scaling.kind;
+  if (!family->scales_rope && scaling != RopeScaling::Kind::kNone && scaling != RopeScaling::Kind::kLongRope) {
     return UnsupportedModel(absl::StrCat("rope scaling of a ", architecture, " model"));
   }
   return Checked(std::move(config));

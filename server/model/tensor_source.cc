@@ -42,7 +42,10 @@ constexpr std::pair<const char*, const char*> kGlobalNames[] = {
     {"token_embd.weight", "model.embed_tokens.weight"},
     {"output_norm.weight", "model.norm.weight"},
     {"output.weight", "lm_head.weight"},
-    {"rope_freqs.weight", "rope_freqs.weight"},  // no weight of Hugging Face's; asked for by this name
+    // No weights of Hugging Face's; asked for by these names.
+    {"rope_freqs.weight", "rope_freqs.weight"},
+    {"rope_factors_long.weight", "rope_factors_long.weight"},
+    {"rope_factors_short.weight", "rope_factors_short.weight"},
 };
 
 // The family's names inside a layer, those that are its own first.

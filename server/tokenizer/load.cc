@@ -1,5 +1,6 @@
 #include "server/tokenizer/load.h"
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -7,8 +8,10 @@
 #include "absl/strings/str_replace.h"
 #include "common/error.h"
 #include "server/tokenizer/byte_bpe.h"
+#include "server/tokenizer/phi3_tokens.h"
 #include "server/tokenizer/pretokenizer.h"
 #include "server/tokenizer/sentencepiece_tokenizer.h"
+#include "server/tokenizer/tokenizer_parts.h"
 
 namespace attune {
 namespace {
@@ -93,41 +96,66 @@ absl::StatusOr<std::unique_ptr<VocabularyTokenizer>> LoadByteBpe(const GgufFile&
 
 // As SentencePiece has the file's tokens. Converters write user-defined ones as they look in texts, with their blanks, and may
 // give the unknown token, of which SentencePiece needs one, out as a special token like others.
-std::vector<SentencePieceToken> ModelTokens(const Vocabulary& vocabulary, const std::vector<double>& scores, int32_t unk_id) {
-  std::vector<SentencePieceToken> tokens(vocabulary.tokens.size());
+void TakeSentencePieceForm(int32_t unk_id, Vocabulary* vocabulary) {
   bool has_unknown = false;
-  for (size_t id = 0; id < tokens.size(); ++id) {
-    const TokenKind kind = vocabulary.kinds[id];
-    tokens[id] = {vocabulary.tokens[id], static_cast<float>(scores[id]), static_cast<int>(kind)};
-    if (kind == TokenKind::kUserDefined) tokens[id].text = absl::StrReplaceAll(tokens[id].text, {{" ", kSentencePieceMark}});
+  for (size_t id = 0; id < vocabulary->tokens.size(); ++id) {
+    std::string& token = vocabulary->tokens[id];
+    const TokenKind kind = vocabulary->kinds[id];
+    if (kind == TokenKind::kUserDefined) token = absl::StrReplaceAll(token, {{" ", kSentencePieceMark}});
     has_unknown = has_unknown || kind == TokenKind::kUnknown;
   }
-  const bool names_one = unk_id >= 0 && unk_id < static_cast<int32_t>(tokens.size());
-  if (!has_unknown && names_one && vocabulary.kinds[unk_id] == TokenKind::kControl) {
-    tokens[unk_id].type = static_cast<int>(TokenKind::kUnknown);
+  const bool names_one = unk_id >= 0 && unk_id < static_cast<int32_t>(vocabulary->tokens.size());
+  if (!has_unknown && names_one && vocabulary->kinds[unk_id] == TokenKind::kControl) {
+    vocabulary->kinds[unk_id] = TokenKind::kUnknown;
   }
+}
+
+// Tokens of Phi-3 that take the blanks behind them along, and those that do not: none of other models. Of a file of its
+// architecture that has another name nothing is known.
+absl::StatusOr<std::vector<AddedToken>> StrippingTokens(const GgufFile& file, const Vocabulary& vocabulary) {
+  ATTUNE_ASSIGN_OR_RETURN(const std::string name, file.Text("general.name", ""));
+  ATTUNE_ASSIGN_OR_RETURN(const std::string architecture, file.Text("general.architecture", ""));
+  if (!IsPhi3Name(name)) {
+    if (architecture != "phi3") return std::vector<AddedToken>();
+    return UnsupportedTokenizer("the SentencePiece tokenizer of a phi3 GGUF file whose general.name does not say that it is Phi-3's");
+  }
+  for (const absl::string_view token : kPhi3Tokens) {
+    if (std::find(vocabulary.tokens.begin(), vocabulary.tokens.end(), token) != vocabulary.tokens.end()) continue;
+    return UnsupportedTokenizer(absl::StrCat("the tokenizer of Phi-3 that the file names, without \"", token, "\""));
+  }
+  std::vector<AddedToken> tokens = AddedOf(vocabulary);
+  for (AddedToken& token : tokens) token.strip_right = Phi3TakesBlanks(token.text);
   return tokens;
 }
 
 absl::StatusOr<std::unique_ptr<VocabularyTokenizer>> LoadSentencePiece(const GgufFile& file,
                                                                        TokenizerSettings* settings) {
   ATTUNE_ASSIGN_OR_RETURN(*settings, ReadSettings(file, true));
-  ATTUNE_ASSIGN_OR_RETURN(const bool add_space_prefix, file.Bool("tokenizer.ggml.add_space_prefix", true));
-  ATTUNE_ASSIGN_OR_RETURN(const bool remove_spaces, file.Bool("tokenizer.ggml.remove_extra_whitespaces", false));
-  ATTUNE_ASSIGN_OR_RETURN(const Vocabulary vocabulary, ReadVocabulary(file));
-  if (vocabulary.tokens.size() > kMaxVocabulary) return UnsupportedTokenizer("its vocabulary is too large");
-  const std::vector<double>* const scores = file.Reals("tokenizer.ggml.scores");
-  if (scores == nullptr || scores->size() != vocabulary.tokens.size()) {
-    return UnsupportedTokenizer("the file has not one score per token");
-  }
-  const std::vector<SentencePieceToken> tokens = ModelTokens(vocabulary, *scores, settings->unk_id);
+  ATTUNE_ASSIGN_OR_RETURN(const SentencePieceParts parts, LoadSentencePieceParts(file));
   std::string error;
-  auto model = SentencePieceBridge::FromTokens(tokens, add_space_prefix, remove_spaces, &error);
+  auto model = SentencePieceBridge::FromTokens(SentencePieceTokens(parts), parts.add_space_prefix, parts.removes_extra_spaces, &error);
   if (model == nullptr) return UnsupportedTokenizer(error);
-  return MakeSentencePiece(std::move(model), {}, settings);
+  return MakeSentencePiece(std::move(model), {}, settings, parts.vocabulary.added);
 }
 
 }  // namespace
+
+absl::StatusOr<SentencePieceParts> LoadSentencePieceParts(const GgufFile& file) {
+  SentencePieceParts parts;
+  ATTUNE_ASSIGN_OR_RETURN(parts.add_space_prefix, file.Bool("tokenizer.ggml.add_space_prefix", true));
+  ATTUNE_ASSIGN_OR_RETURN(parts.removes_extra_spaces, file.Bool("tokenizer.ggml.remove_extra_whitespaces", false));
+  ATTUNE_ASSIGN_OR_RETURN(parts.vocabulary, ReadVocabulary(file));
+  if (parts.vocabulary.tokens.size() > kMaxVocabulary) return UnsupportedTokenizer("its vocabulary is too large");
+  const std::vector<double>* const scores = file.Reals("tokenizer.ggml.scores");
+  if (scores == nullptr || scores->size() != parts.vocabulary.tokens.size()) {
+    return UnsupportedTokenizer("the file has not one score per token");
+  }
+  for (const double score : *scores) parts.scores.push_back(static_cast<float>(score));
+  ATTUNE_ASSIGN_OR_RETURN(parts.vocabulary.added, StrippingTokens(file, parts.vocabulary));
+  ATTUNE_ASSIGN_OR_RETURN(const int32_t unk_id, ReadId(file, "unknown_token_id"));
+  TakeSentencePieceForm(unk_id, &parts.vocabulary);
+  return parts;
+}
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const GgufFile& file) {
   ATTUNE_ASSIGN_OR_RETURN(const std::string model, file.Text("tokenizer.ggml.model", ""));
@@ -136,10 +164,6 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const GgufFile& file) {
       UnsupportedTokenizer(absl::StrCat("tokenizer.ggml.model \"", model, "\" of the GGUF file"));
   if (model == "gpt2") tokenizer = LoadByteBpe(file, &settings);
   if (model == "llama") tokenizer = LoadSentencePiece(file, &settings);
-  // Their special tokens take the blanks behind them, which the file does not say.
-  ATTUNE_ASSIGN_OR_RETURN(const std::string architecture, file.Text("general.architecture", ""));
-  if (model == "llama" && architecture == "phi3")
-    tokenizer = UnsupportedTokenizer("the SentencePiece tokenizer of a phi3 GGUF file");
   if (!tokenizer.ok()) return tokenizer.status();
   (*tokenizer)->Configure(settings);
   return std::move(*tokenizer);

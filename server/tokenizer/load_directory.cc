@@ -6,12 +6,12 @@
 #include "absl/strings/str_cat.h"
 #include "common/error.h"
 #include "common/file.h"
-#include "server/tokenizer/byte_bpe_files.h"
 #include "server/tokenizer/json_file.h"
 #include "server/tokenizer/load.h"
 #include "server/tokenizer/sentencepiece_tokenizer.h"
 #include "server/tokenizer/tekken.h"
 #include "server/tokenizer/tokenizer_json.h"
+#include "server/tokenizer/tokenizer_parts.h"
 
 namespace attune {
 namespace {
@@ -113,9 +113,8 @@ absl::StatusOr<std::string> ReadChatTemplate(const std::string& directory, const
   return std::string();
 }
 
-absl::StatusOr<std::unique_ptr<VocabularyTokenizer>> LoadSentencePieceModel(const std::string& path,
-                                                                            const std::vector<AddedToken>& added,
-                                                                            TokenizerSettings* settings) {
+absl::StatusOr<std::unique_ptr<SentencePieceBridge>> ReadSentencePieceModel(const std::string& directory) {
+  const std::string path = absl::StrCat(directory, "/tokenizer.model");
   if (SizeOnDisk(path) > kMaxModelBytes) return UnsupportedTokenizer("tokenizer.model is larger than 64 MiB");
   absl::StatusOr<std::string> contents = ReadFile(path);
   if (absl::IsNotFound(contents.status())) {
@@ -125,7 +124,7 @@ absl::StatusOr<std::unique_ptr<VocabularyTokenizer>> LoadSentencePieceModel(cons
   std::string error;
   auto model = SentencePieceBridge::FromModel(*contents, &error);
   if (model == nullptr) return UnsupportedTokenizer(error);
-  return MakeSentencePiece(std::move(model), added, settings);
+  return model;
 }
 
 absl::StatusOr<std::unique_ptr<VocabularyTokenizer>> LoadVocabulary(const std::string& directory, const Files& files,
@@ -133,7 +132,8 @@ absl::StatusOr<std::unique_ptr<VocabularyTokenizer>> LoadVocabulary(const std::s
   ATTUNE_ASSIGN_OR_RETURN(const std::vector<AddedToken> added, MoreAddedTokens(files));
   if (!files.tokenizer.is_null()) return TokenizerFromJson(files.tokenizer, added, settings);
   if (!files.tekken.is_null()) return TekkenFromJson(files.tekken, settings);
-  return LoadSentencePieceModel(absl::StrCat(directory, "/tokenizer.model"), added, settings);
+  ATTUNE_ASSIGN_OR_RETURN(std::unique_ptr<SentencePieceBridge> model, ReadSentencePieceModel(directory));
+  return MakeSentencePiece(std::move(model), added, settings);
 }
 
 }  // namespace
@@ -158,13 +158,16 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::string& dire
   return std::move(*loaded);
 }
 
-absl::StatusOr<ByteBpeParts> LoadByteBpeParts(const std::string& directory) {
+absl::StatusOr<TokenizerParts> LoadTokenizerParts(const std::string& directory) {
   ATTUNE_ASSIGN_OR_RETURN(const Files files, ReadFiles(directory));
-  if (files.tokenizer.is_null()) {
-    return UnsupportedTokenizer(files.tekken.is_null() ? "SentencePiece" : "Mistral's Tekken");
-  }
   ATTUNE_ASSIGN_OR_RETURN(const std::vector<AddedToken> added, MoreAddedTokens(files));
-  return ByteBpePartsFromJson(files.tokenizer, added);
+  if (!files.tokenizer.is_null()) {
+    ATTUNE_ASSIGN_OR_RETURN(auto parts, PartsFromJson(files.tokenizer, added));
+    return std::visit([](auto& kind) -> TokenizerParts { return std::move(kind); }, parts);
+  }
+  if (!files.tekken.is_null()) return UnsupportedTokenizer("Mistral's Tekken");
+  ATTUNE_ASSIGN_OR_RETURN(const std::unique_ptr<SentencePieceBridge> model, ReadSentencePieceModel(directory));
+  return SentencePiecePartsOf(*model, added);
 }
 
 }  // namespace attune

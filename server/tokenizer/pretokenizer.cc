@@ -22,6 +22,17 @@ constexpr char kLlama3[] =
 constexpr char kQwen2[] =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
+constexpr char kGpt4o[] =
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr char kTekken[] =
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+// Their files hold line breaks as they are.
+constexpr char kSeedCoder[] =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^)" "\r\n" R"(\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N})" "\r\n" R"(]+|\s*[)" "\r\n" R"(]+|\s+(?!\S)|\s+)";
+constexpr char kDeepseekV3[] =
+    R"([!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^)" "\r\n" R"(\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[)" "\r\n" R"(]*|\s*[)" "\r\n" R"(]+|\s+(?!\S)|\s+)";
+constexpr char kDigit[] = R"(\p{N})";
+
 // Spells out \s and \S.
 std::string WithUnicodeSpaces(absl::string_view pattern) {
   std::string out;
@@ -54,10 +65,26 @@ const std::vector<PretokenizerRule>& Rules() {
   static const auto* const rules = new std::vector<PretokenizerRule>{
       {"gpt-2", {kGpt2}},
       {"gpt2", {kGpt2}},
-      {"smollm", {R"(\p{N})", kGpt2}},
+      {"phi-2", {kGpt2}},
+      {"smollm", {kDigit, kGpt2}},
+      {"starcoder", {kDigit, kGpt2}},
+      {"refact", {kDigit, kGpt2}},
       {"llama-bpe", {kLlama3}, true, true},
       {"llama3", {kLlama3}, true, true},
+      {"llama-v3", {kLlama3}, true, true},
+      // Phi-4's files say "dbrx", too.
+      {"dbrx", {kLlama3}},
+      {"smaug-bpe", {kLlama3}},
       {"qwen2", {kQwen2}, false, false, true},
+      // Qwen's with other special tokens.
+      {"deepseek-r1-qwen", {kQwen2}, false, false, true},
+      {"gpt-4o", {kGpt4o}},
+      {"llama4", {kGpt4o}},
+      {"tekken", {kTekken}, true, true},
+      {"seed-coder", {kSeedCoder}},
+      {"deepseek-coder",
+       {"[\r\n]", R"(\s?\p{L}+)", R"(\s?\p{P}+)", "[\u4E00-\u9FA5\u0800-\u4E00\uAC00-\uD7FF]+", kDigit}},
+      {"deepseek-v3", {R"(\p{N}{1,3})", "[\u4E00-\u9FA5\u3040-\u309F\u30A0-\u30FF]+", kDeepseekV3}},
   };
   return *rules;
 }

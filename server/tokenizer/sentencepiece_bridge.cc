@@ -44,6 +44,30 @@ std::string WhatIsWrong(const ModelProto& model) {
   return "";
 }
 
+// Null with a reason in *error if a token's type is none of SentencePiece's.
+std::unique_ptr<ModelProto> BpeModel(const std::vector<SentencePieceToken>& tokens, bool add_space_prefix,
+                                     bool remove_extra_spaces, std::string* error) {
+  auto proto = std::make_unique<ModelProto>();
+  bool bytes = false;
+  for (const SentencePieceToken& token : tokens) {
+    if (!ModelProto::SentencePiece::Type_IsValid(token.type)) {
+      *error = "a token's type is not known";
+      return nullptr;
+    }
+    auto* piece = proto->add_pieces();
+    piece->set_piece(token.text);
+    piece->set_score(token.score);
+    piece->set_type(static_cast<ModelProto::SentencePiece::Type>(token.type));
+    bytes = bytes || token.type == ModelProto::SentencePiece::BYTE;
+  }
+  proto->mutable_trainer_spec()->set_model_type(sentencepiece::TrainerSpec::BPE);
+  proto->mutable_trainer_spec()->set_byte_fallback(bytes);
+  proto->mutable_normalizer_spec()->set_name("identity");
+  proto->mutable_normalizer_spec()->set_add_dummy_prefix(add_space_prefix);
+  proto->mutable_normalizer_spec()->set_remove_extra_whitespaces(remove_extra_spaces);
+  return proto;
+}
+
 int InRange(int id, size_t size) { return id >= 0 && id < static_cast<int>(size) ? id : -1; }
 
 }  // namespace
@@ -74,6 +98,8 @@ std::unique_ptr<SentencePieceBridge> SentencePieceBridge::FromModel(const std::s
     bridge->tokens_.push_back({piece.piece(), piece.score(), static_cast<int>(piece.type())});
   }
   bridge->add_space_prefix_ = proto->normalizer_spec().add_dummy_prefix();
+  bridge->removes_extra_spaces_ = proto->normalizer_spec().remove_extra_whitespaces();
+  bridge->is_unigram_ = proto->trainer_spec().model_type() == sentencepiece::TrainerSpec::UNIGRAM;
   if (!bridge->processor_->Load(std::move(proto), error)) return nullptr;
   return bridge;
 }
@@ -81,29 +107,33 @@ std::unique_ptr<SentencePieceBridge> SentencePieceBridge::FromModel(const std::s
 std::unique_ptr<SentencePieceBridge> SentencePieceBridge::FromTokens(const std::vector<SentencePieceToken>& tokens,
                                                                      bool add_space_prefix, bool remove_extra_spaces,
                                                                      std::string* error) {
-  auto proto = std::make_unique<ModelProto>();
-  bool bytes = false;
-  for (const SentencePieceToken& token : tokens) {
-    if (!ModelProto::SentencePiece::Type_IsValid(token.type)) {
-      *error = "a token's type is not known";
-      return nullptr;
-    }
-    auto* piece = proto->add_pieces();
-    piece->set_piece(token.text);
-    piece->set_score(token.score);
-    piece->set_type(static_cast<ModelProto::SentencePiece::Type>(token.type));
-    bytes = bytes || token.type == ModelProto::SentencePiece::BYTE;
-  }
-  proto->mutable_trainer_spec()->set_model_type(sentencepiece::TrainerSpec::BPE);
-  proto->mutable_trainer_spec()->set_byte_fallback(bytes);
-  proto->mutable_normalizer_spec()->set_name("identity");
-  proto->mutable_normalizer_spec()->set_add_dummy_prefix(add_space_prefix);
-  proto->mutable_normalizer_spec()->set_remove_extra_whitespaces(remove_extra_spaces);
+  std::unique_ptr<ModelProto> proto = BpeModel(tokens, add_space_prefix, remove_extra_spaces, error);
+  if (proto == nullptr) return nullptr;
   std::unique_ptr<SentencePieceBridge> bridge(new SentencePieceBridge());
   bridge->tokens_ = tokens;
   bridge->add_space_prefix_ = add_space_prefix;
+  bridge->removes_extra_spaces_ = remove_extra_spaces;
   if (!bridge->processor_->Load(std::move(proto), error)) return nullptr;
   return bridge;
+}
+
+std::string SentencePieceBridge::ModelOf(const std::vector<SentencePieceToken>& tokens, bool add_space_prefix,
+                                         bool remove_extra_spaces, int bos_id, int eos_id, int pad_id) {
+  std::string error;
+  const std::unique_ptr<ModelProto> proto = BpeModel(tokens, add_space_prefix, remove_extra_spaces, &error);
+  if (proto == nullptr) return "";
+  sentencepiece::TrainerSpec& trainer = *proto->mutable_trainer_spec();
+  trainer.set_vocab_size(static_cast<int>(tokens.size()));
+  // The library goes by the texts, other readers by the ids.
+  const auto text = [&tokens](int id) { return InRange(id, tokens.size()) < 0 ? std::string() : tokens[id].text; };
+  trainer.set_bos_id(bos_id), trainer.set_bos_piece(text(bos_id));
+  trainer.set_eos_id(eos_id), trainer.set_eos_piece(text(eos_id));
+  trainer.set_pad_id(pad_id), trainer.set_pad_piece(text(pad_id));
+  for (size_t id = 0; id < tokens.size(); ++id) {
+    if (tokens[id].type != ModelProto::SentencePiece::UNKNOWN) continue;
+    trainer.set_unk_id(static_cast<int>(id)), trainer.set_unk_piece(tokens[id].text);
+  }
+  return proto->SerializeAsString();
 }
 
 void SentencePieceBridge::Encode(const char* text, size_t size, std::vector<int>* ids) const {

@@ -28,12 +28,18 @@ class SentencePieceBridge {
   static std::unique_ptr<SentencePieceBridge> FromTokens(const std::vector<SentencePieceToken>& tokens,
                                                          bool add_space_prefix, bool remove_extra_spaces,
                                                          std::string* error);
+  // The bytes of a tokenizer.model that FromModel reads as what FromTokens makes of the same arguments; empty if a token's type
+  // is not known. An id of -1 says that there is no such token.
+  static std::string ModelOf(const std::vector<SentencePieceToken>& tokens, bool add_space_prefix, bool remove_extra_spaces,
+                             int bos_id, int eos_id, int pad_id);
   ~SentencePieceBridge();
 
   void Encode(const char* text, size_t size, std::vector<int>* ids) const;
 
   const std::vector<SentencePieceToken>& tokens() const { return tokens_; }
   bool add_space_prefix() const { return add_space_prefix_; }
+  bool removes_extra_spaces() const { return removes_extra_spaces_; }
+  bool is_unigram() const { return is_unigram_; }  // else BPE
   // -1 where the model has none.
   int unk_id() const;
   int bos_id() const;
@@ -45,7 +51,7 @@ class SentencePieceBridge {
   SentencePieceBridge();
   std::unique_ptr<Processor> processor_;
   std::vector<SentencePieceToken> tokens_;
-  bool add_space_prefix_ = true;
+  bool add_space_prefix_ = true, removes_extra_spaces_ = false, is_unigram_ = false;
 };
 
 }  // namespace attune

@@ -336,11 +336,15 @@ absl::StatusOr<std::unique_ptr<VocabularyTokenizer>> TokenizerFromJson(const jso
   return MakeByteFallbackBpe(std::move(parts.vocabulary), parts.merges, parts.recipe.marked);
 }
 
-absl::StatusOr<ByteBpeParts> ByteBpePartsFromJson(const json& root, const std::vector<AddedToken>& more_added) {
+absl::StatusOr<std::variant<ByteBpeParts, ByteFallbackBpeParts>> PartsFromJson(const json& root,
+                                                                               const std::vector<AddedToken>& more_added) {
   ATTUNE_ASSIGN_OR_RETURN(Parts parts, ReadParts(root, more_added));
-  if (!parts.recipe.byte_level) return UnsupportedTokenizer("BPE that is not byte-level");
-  parts.recipe.bytes.unk_id = parts.unk_id;
-  return ByteBpeParts{std::move(parts.vocabulary), std::move(parts.merges), std::move(parts.recipe.bytes)};
+  if (parts.recipe.byte_level) {
+    parts.recipe.bytes.unk_id = parts.unk_id;
+    return ByteBpeParts{std::move(parts.vocabulary), std::move(parts.merges), std::move(parts.recipe.bytes)};
+  }
+  parts.recipe.marked.unk_id = parts.unk_id;
+  return ByteFallbackBpeParts{std::move(parts.vocabulary), std::move(parts.merges), parts.recipe.marked};
 }
 
 }  // namespace attune

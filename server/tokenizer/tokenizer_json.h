@@ -2,11 +2,13 @@
 #define ATTUNE_SERVER_TOKENIZER_TOKENIZER_JSON_H_
 
 #include <memory>
+#include <variant>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "nlohmann/json.hpp"
 #include "server/tokenizer/byte_bpe.h"
+#include "server/tokenizer/byte_fallback_bpe.h"
 #include "server/tokenizer/vocabulary_tokenizer.h"
 
 namespace attune {
@@ -25,9 +27,16 @@ struct ByteBpeParts {
   ByteBpeOptions options;
 };
 
-// The parts of which TokenizerFromJson makes a tokenizer, of a file that holds a byte-level BPE; errors as there, and
-// UNSUPPORTED_TOKENIZER for BPE of another kind.
-absl::StatusOr<ByteBpeParts> ByteBpePartsFromJson(const nlohmann::json& root, const std::vector<AddedToken>& more_added);
+// And a BPE with byte fallback.
+struct ByteFallbackBpeParts {
+  Vocabulary vocabulary;
+  BpeMerges merges;
+  ByteFallbackBpeOptions options;
+};
+
+// The parts of which TokenizerFromJson makes a tokenizer; errors as there.
+absl::StatusOr<std::variant<ByteBpeParts, ByteFallbackBpeParts>> PartsFromJson(const nlohmann::json& root,
+                                                                               const std::vector<AddedToken>& more_added);
 
 // The id of the token that the file's post-processor puts before a text; -1 if none.
 int32_t FirstTokenOfPostProcessor(const nlohmann::json& root);

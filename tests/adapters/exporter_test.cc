@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "common/error.h"
 #include "common/file.h"
 #include "nlohmann/json.hpp"
@@ -15,6 +16,7 @@
 #include "server/adapters/residency.h"
 #include "server/model/weights/gguf.h"
 #include "server/tokenizer/load.h"
+#include "server/tokenizer/sentencepiece_bridge.h"
 #include "tests/adapters/adapters_fixture.h"
 #include "tests/testing/random_adapter.h"
 
@@ -117,6 +119,78 @@ TEST_F(ExporterTest, WritesGgufOfFolders) {
   }
 }
 
+// As many tokens as the tiny model has rows: <unk>, <s>, </s>, the bytes from 3 on, and five more.
+std::vector<SentencePieceToken> MarkedTokens() {
+  const std::string mark = "\xE2\x96\x81";
+  std::vector<SentencePieceToken> tokens = {{"<unk>", 0, 2}, {"<s>", 0, 3}, {"</s>", 0, 3}};
+  for (int byte = 0; byte < 256; ++byte) tokens.push_back({absl::StrFormat("<0x%02X>", byte), 0, 6});
+  for (const std::string& piece : {std::string("ll"), mark + "h", std::string("l"), std::string("h"), mark}) {
+    tokens.push_back({piece, -static_cast<float>(tokens.size()), 1});
+  }
+  return tokens;
+}
+
+// The same as tokenizer.json, with merges.
+nlohmann::json MarkedJson() {
+  using Json = nlohmann::json;
+  const std::string mark = "\xE2\x96\x81";
+  Json vocabulary = Json::object(), added = Json::array();
+  const std::vector<SentencePieceToken> tokens = MarkedTokens();
+  for (size_t id = 0; id < tokens.size(); ++id) vocabulary[tokens[id].text] = id;
+  for (int id = 0; id < 3; ++id) added.push_back({{"id", id}, {"content", tokens[id].text}, {"special", true}, {"normalized", false}});
+  const auto replace = [](const std::string& what, const std::string& by) {
+    return Json{{"type", "Replace"}, {"pattern", {{"String", what}}}, {"content", by}};
+  };
+  const Json prepend = {{"type", "Prepend"}, {"prepend", mark}};
+  const Json strip = {{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}};
+  return {{"added_tokens", added},
+          {"normalizer", {{"type", "Sequence"}, {"normalizers", Json::array({prepend, replace(" ", mark)})}}},
+          {"pre_tokenizer", nullptr},
+          {"post_processor", nullptr},
+          {"decoder", {{"type", "Sequence"}, {"decoders", Json::array({replace(mark, " "), {{"type", "ByteFallback"}}, {{"type", "Fuse"}}, strip})}}},
+          {"model", {{"type", "BPE"}, {"unk_token", "<unk>"}, {"fuse_unk", true}, {"byte_fallback", true}, {"vocab", vocabulary},
+                     {"merges", Json::array({Json::array({"l", "l"}), Json::array({mark, "h"})})}}}};
+}
+
+// SentencePiece's BPE, as its own file and as tokenizer.json, goes into GGUF files and comes out of them as files.
+TEST_F(ExporterTest, WritesSentencePieceAsGgufAndBack) {
+  const std::string folder = registry_->Directory("hf");
+  ASSERT_TRUE(WriteFileDurably(folder + "/tokenizer_config.json", R"({"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"})").ok());
+  for (const char* file : {"tokenizer.json", "tokenizer.model"}) {
+    fs::remove(folder + "/tokenizer.json");
+    const bool is_json = file == std::string("tokenizer.json");
+    const std::string contents = is_json ? MarkedJson().dump() : SentencePieceBridge::ModelOf(MarkedTokens(), true, false, 1, 2, -1);
+    ASSERT_TRUE(WriteFileDurably(folder + "/" + file, contents).ok());
+    residency_ = std::make_unique<Residency>(registry_.get(), ComputeTarget{}, int64_t{1} << 40);
+    const absl::StatusOr<ExportResult> result = ExportAsGguf("hf", ExportFormat::kGgufF16, file, 0.01);
+    ASSERT_TRUE(result.ok()) << result.status();
+    const auto original = LoadTokenizer(folder), read = LoadTokenizer(**GgufFile::Open(result->path + "/model.gguf"));
+    ASSERT_TRUE(original.ok() && read.ok());
+    const std::string id = is_json ? "again-json" : "again-model";
+    fs::copy_file(result->path + "/model.gguf", temp_.File("roots/" + id + ".gguf"));
+    ModelRegistry::ImportOptions import;
+    import.source_path = temp_.File("roots/" + id + ".gguf");
+    import.id = id;
+    ASSERT_TRUE(registry_->Import(import).ok());
+    const absl::StatusOr<ExportResult> files = Export(id, ExportFormat::kSafetensors);
+    ASSERT_TRUE(files.ok()) << files.status();
+    EXPECT_THAT(files->files, Contains("tokenizer.model"));
+    const auto back = LoadTokenizer(files->path);
+    ASSERT_TRUE(back.ok()) << back.status();
+    fs::remove(files->path + "/tokenizer.json");
+    const auto model = LoadTokenizer(files->path);
+    ASSERT_TRUE(model.ok()) << model.status();
+    for (const char* text : {"hello the  world", " a12", "<s>hell</s> hell", "caf\xC3\xA9 \xE4\xBD\xA0\n\n  x"}) {
+      EXPECT_EQ((*read)->Encode(text, true), (*original)->Encode(text, true)) << text;
+      EXPECT_EQ((*back)->Encode(text, true), (*original)->Encode(text, true)) << text;
+      EXPECT_EQ((*model)->Encode(text, true), (*original)->Encode(text, true)) << text;
+      EXPECT_EQ((*back)->Decode((*original)->Encode(text, true), true), (*original)->Decode((*original)->Encode(text, true), true));
+    }
+    EXPECT_EQ((*read)->add_bos(), (*original)->add_bos());
+    EXPECT_EQ((*back)->add_bos(), (*original)->add_bos());
+  }
+}
+
 // What a GGUF file cannot say of a tokenizer is refused by name, and nothing is left.
 TEST_F(ExporterTest, RefusesTokenizersThatGgufCannotSay) {
   const std::string path = registry_->Directory("hf") + "/tokenizer.json";
@@ -138,6 +212,13 @@ TEST_F(ExporterTest, RefusesTokenizersThatGgufCannotSay) {
   ASSERT_FALSE(json["added_tokens"].empty());
   json["added_tokens"][0]["rstrip"] = true;
   expect("takes the blanks beside it", json);
+  json = MarkedJson();
+  json["pre_tokenizer"] = {{"type", "Metaspace"}, {"prepend_scheme", "first"}, {"split", false}};
+  json["normalizer"] = nullptr;
+  expect("a space before some texts alone", json);
+  json = MarkedJson();
+  json["added_tokens"].push_back({{"id", 261}, {"content", "l"}, {"special", false}, {"normalized", false}});
+  expect("tokens of the user's", json);
 }
 
 TEST_F(ExporterTest, WritesBaseAndFullWeights) {

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <map>
 
+#include "absl/strings/str_cat.h"
 #include "common/error.h"
 #include "nlohmann/json.hpp"
 #include "tests/testing/gguf_writer.h"
@@ -412,14 +413,38 @@ TEST(ConfigFromGguf, ReadsPhi3) {
   absl::StatusOr<ModelConfig> config = FromGguf(Gguf("phi3").Int("phi3.attention.sliding_window", 0));
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->family, "phi3");
-  GgufWriter longrope = Gguf("phi3").Int("phi3.attention.sliding_window", 0).Floats("rope_factors_long.weight", {8}, std::vector<float>(8, 2));
-  EXPECT_THAT(std::string(FromGguf(longrope).status().message()), HasSubstr("longrope"));
   EXPECT_TRUE(config->windows.empty());
   config = FromGguf(Gguf("phi3").Int("phi3.attention.sliding_window", 256));
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->windows, std::vector<int64_t>({256, 256}));
   // Files from before the key have a window and do not say so.
   EXPECT_THAT(std::string(FromGguf(Gguf("phi3")).status().message()), HasSubstr("without phi3.attention.sliding_window"));
+}
+
+// As a config.json's: the file's context is the stretched one, and the model is held to the original one.
+TEST(ConfigFromGguf, ReadsLongRope) {
+  const auto file = [](const char* family = "phi3") {
+    GgufWriter writer = Gguf(family).Int(absl::StrCat(family, ".attention.sliding_window"), 0);
+    return writer.Floats("rope_factors_long.weight", {8}, std::vector<float>(8, 4));
+  };
+  const auto message = [](const GgufWriter& writer) { return std::string(FromGguf(writer).status().message()); };
+  EXPECT_THAT(message(file()), HasSubstr("longrope without rope_factors_short"));
+  const auto both = [&file] { return file().Floats("rope_factors_short.weight", {8}, std::vector<float>(8, 1.5)); };
+  EXPECT_THAT(message(both()), HasSubstr("phi3.rope.scaling.original_context_length"));
+  const auto whole = [&both] { return both().Int("phi3.rope.scaling.original_context_length", 128).Real("phi3.rope.scaling.attn_factor", 1.25); };
+  const absl::StatusOr<ModelConfig> config = FromGguf(whole());
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->context, 128);
+  EXPECT_EQ(config->rope_scaling.kind, RopeScaling::Kind::kLongRope);
+  EXPECT_EQ(config->rope_scaling.stretched_context, 512);
+  EXPECT_DOUBLE_EQ(config->rope_scaling.attention_factor, 1.25);
+  EXPECT_EQ(config->rope_scaling.long_factors, std::vector<double>(8, 4));
+  EXPECT_DOUBLE_EQ(RopeFrequencies(*config)[0], 1 / 1.5);
+  EXPECT_THAT(message(whole().Real("phi3.rope.scaling.factor", 2)), HasSubstr("another scaling with longrope"));
+  EXPECT_THAT(message(whole().Text("phi3.rope.scaling.type", "yarn")), HasSubstr("another scaling with longrope"));
+  EXPECT_THAT(message(file("qwen2")), HasSubstr("longrope of a qwen2 model"));
+  GgufWriter wrong = file().Floats("rope_factors_short.weight", {4}, std::vector<float>(4, 1.5));
+  EXPECT_THAT(message(wrong.Int("phi3.rope.scaling.original_context_length", 128)), HasSubstr("rope_factors_short.weight does not fit"));
 }
 
 TEST(ConfigFromGguf, ReadsGemma) {
@@ -512,6 +537,16 @@ TEST(ConfigFromGguf, ReadsScaling) {
   ASSERT_TRUE(read.ok()) << read.status();
   EXPECT_EQ(read->rope_scaling.kind, RopeScaling::Kind::kLlama3);
   EXPECT_NEAR(read->rope_scaling.factor, 8, 1e-5);
+  EXPECT_EQ(read->rope_scaling.original_context, 8192);
+
+  // Another original context.
+  llama3.rope_scaling.original_context = 256;
+  const std::vector<double> others = RopeFrequencies(llama3);
+  std::vector<float> other_factors;
+  for (size_t i = 0; i < plain.size(); ++i) other_factors.push_back(static_cast<float>(plain[i] / others[i]));
+  read = FromGguf(LlamaGguf().Floats("rope_freqs.weight", {8}, other_factors));
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->rope_scaling.original_context, 256);
 
   factors[0] = 3;
   EXPECT_THAT(std::string(FromGguf(LlamaGguf().Floats("rope_freqs.weight", {8}, factors)).status().message()),

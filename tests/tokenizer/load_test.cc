@@ -151,6 +151,24 @@ TEST(LoadGgufTest, SentencePieceOfGemma) {
               HasSubstr("unknown token"));
 }
 
+// As llama.cpp, by the name: special and user-defined tokens take the blanks behind them along, but for three.
+TEST(LoadGgufTest, SentencePieceOfPhi3) {
+  const auto bytes = [](const std::string& name) {
+    GgufBytes file = SentencePieceGguf({"<unk>", "<s>", "</s>", "<|endoftext|>", "<|user|>"}, {2, 3, 4, 3, 3});
+    return file.Text("general.architecture", "phi3").Text("general.name", name);
+  };
+  for (const char* name : {"Phi3", "my Phi-3-mini"}) {
+    const auto tokenizer = LoadGguf(bytes(name));
+    ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+    EXPECT_THAT((*tokenizer)->Encode("<|user|>\n a<s> a</s>  a", true), ElementsAre(4, 261, 1, 262, 261, 2, 261));
+    EXPECT_THAT((*tokenizer)->Encode("</s> a", false), ElementsAre(2, 261));
+    EXPECT_FALSE((*tokenizer)->IsSpecial(2));
+  }
+  EXPECT_THAT(Message(LoadGguf(bytes("Phi 4")).status()), HasSubstr("general.name"));
+  GgufBytes lacking = SentencePieceGguf({"<unk>", "<s>", "</s>"}, {2, 3, 3});
+  EXPECT_THAT(Message(LoadGguf(lacking.Text("general.name", "phi-3")).status()), HasSubstr("<|endoftext|>"));
+}
+
 TEST(LoadGgufTest, WhatIsNotSupportedIsNamed) {
   EXPECT_THAT(Message(LoadGguf(GgufBytes().Text("tokenizer.ggml.model", "t5")).status()), HasSubstr("t5"));
   EXPECT_THAT(Message(LoadGguf(GgufBytes()).status()), HasSubstr("tokenizer.ggml.model"));

@@ -121,6 +121,14 @@ std::string EncodeGgufInts(absl::string_view key, const std::vector<int32_t>& va
   return out;
 }
 
+std::string EncodeGgufReals(absl::string_view key, const std::vector<float>& values) {
+  std::string out = KeyOfKind(key, kArray);
+  Put(kFloat32, &out);
+  Put(static_cast<uint64_t>(values.size()), &out);
+  for (const float value : values) Put(value, &out);
+  return out;
+}
+
 absl::Status WriteGguf(const std::string& path, const std::vector<std::string>& keys,
                        const std::vector<GgufTensorToWrite>& tensors) {
   const std::string temporary = path + ".tmp";

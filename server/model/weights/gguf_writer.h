@@ -14,13 +14,14 @@
 namespace attune {
 
 // A key and its value as they stand in a GGUF file: a number (uint32, float32), a truth value, a text, a list of texts or
-// of numbers (int32).
+// of numbers (int32, float32).
 std::string EncodeGgufKey(absl::string_view key, uint32_t value);
 std::string EncodeGgufReal(absl::string_view key, double value);
 std::string EncodeGgufBool(absl::string_view key, bool value);
 std::string EncodeGgufText(absl::string_view key, absl::string_view value);
 std::string EncodeGgufTexts(absl::string_view key, const std::vector<std::string>& values);
 std::string EncodeGgufInts(absl::string_view key, const std::vector<int32_t>& values);
+std::string EncodeGgufReals(absl::string_view key, const std::vector<float>& values);
 
 // A tensor to write; its bytes are asked for when it is its turn, so that only one is in memory.
 struct GgufTensorToWrite {
