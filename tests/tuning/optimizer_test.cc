@@ -180,7 +180,9 @@ TEST(Moments8BitCodesTest, BothDevicesGiveTheSame) {
     const at::Tensor difference = (states[0][i] - states[1][i]).abs();
     // One device rounds a product and a sum at once.
     EXPECT_LE(difference.max().item<double>(), states[0][i].numel() == kCount ? 1 : 1e-6) << i;
-    if (states[0][i].numel() == kCount) EXPECT_LT(difference.mean().item<double>(), 1e-4) << i;
+    if (states[0][i].numel() == kCount) {
+      EXPECT_LT(difference.mean().item<double>(), 1e-4) << i;
+    }
   }
   EXPECT_GT(std::get<0>(at::_unique(states[0][0])).numel(), 250);
 }
