@@ -169,7 +169,8 @@ struct GpuRunner::Buffers {
 
 // Where the grouped kernel runs beside the base model's product.
 struct GpuRunner::Side {
-  explicit Side(const ComputeTarget& target) : stream(target) {}
+  // As the lane's own: not behind training.
+  explicit Side(const ComputeTarget& target) : stream(target, OwnStream::Priority::kHigh) {}
   OwnStream stream;
   at::cuda::CUDAEvent begin, end;
 };

@@ -20,7 +20,7 @@ struct Measured {
   ProductKernel kernel;
 };
 
-// Gains of 3% and more in two measurements; results/2026-11-27-products-h100.md.
+// Gains of 3% and more; tests/bench/results/2026-11-27-products-h100.md.
 constexpr Measured kMeasured[] = {
     // hidden 2048, intermediate 5632: TinyLlama 1.1B
     {kForward, 2560, 2048, 16384, k128x160By2},
