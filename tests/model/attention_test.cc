@@ -141,7 +141,8 @@ const auto kCases = ::testing::Values(
     Case{{4, 4, 16}, {0, 64, 65, 129}}, Case{{8, 1, 32}, {0, 3, 131}}, Case{{4, 2, 8, 1}, {0, 5, 6, 20}},
     Case{{4, 2, 8, 7}, {0, 5, 6, 20}}, Case{{9, 3, 64, 64}, {0, 70, 200}}, Case{{4, 1, 256, 100, 0.05}, {0, 70, 240}},
     Case{{4, 2, 16, 17, 0, 1.5}, {0, 64, 65, 129}}, Case{{4, 2, 16, 0, 0.3, 2}, {0, 64, 65, 129}},
-    Case{{8, 1, 32, 500}, {0, 3, 131}});
+    Case{{8, 1, 32, 500}, {0, 3, 131}}, Case{{4, 2, 8, 3}, {0, 1}}, Case{{4, 1, 8, 3}, {0, 1}}, Case{{1, 1, 8, 3}, {0, 9}},
+    Case{{4, 2, 8, 0, 0, 1.5}, {0, 1}});
 INSTANTIATE_TEST_SUITE_P(Shapes, PackedAttentionTest, kCases);
 
 class GpuAttentionTest : public PackedAttentionTest {

@@ -81,7 +81,8 @@ Tensor BlockedAttentionForward(const Tensor& qkv_TE, const AttentionShape& shape
   const at::NoGradGuard no_grad;
   const Operands in(qkv_TE, shape, rope, sequences);
   const Tensor y = at::empty_like(in.q);
-  const Tensor sums = in.Queries(log_sums.unsqueeze(2));
+  // Of its own: as a view of log_sums it could be copied back only where both had the same strides.
+  const Tensor sums = at::empty({shape.kv_heads, shape.heads / shape.kv_heads, in.tokens, 1}, log_sums.options());
   ForEachBlock(in.tokens, [&](int64_t first, int64_t rows) {
     const Tensor scores = in.Scores(first, rows, nullptr);
     const Tensor sum = scores.logsumexp(3, /*keepdim=*/true);
