@@ -200,11 +200,12 @@ void AddDataOptions(CLI::App* command, TuneArgs* args) {
                     "Plain text: make several examples of what is longer than --max-tokens, instead of cutting it");
 }
 
-absl::Status AddModule(const char* option, const std::string& name, google::protobuf::RepeatedField<int>* modules) {
+// `known`: what the option may name.
+absl::Status AddModule(const char* option, const char* known, const std::string& name,
+                       google::protobuf::RepeatedField<int>* modules) {
   v1::TargetModule module;
   if (!v1::TargetModule_Parse(absl::AsciiStrToUpper(name), &module) || module == v1::TARGET_MODULE_UNSPECIFIED) {
-    return UsageError(absl::StrCat(option, ": '", name, "' is none of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, "
-                                                        "down_proj, embed_tokens, lm_head"));
+    return UsageError(absl::StrCat(option, ": '", name, "' is none of ", known));
   }
   modules->Add(module);
   return absl::OkStatus();
@@ -218,7 +219,7 @@ absl::Status SetTargets(const TuneArgs& args, Tuning* tuning) {
       for (int module = v1::Q_PROJ; module <= v1::DOWN_PROJ; ++module) tuning->mutable_target_modules()->Add(module);
       continue;
     }
-    ATTUNE_RETURN_IF_ERROR(AddModule("--targets", target, tuning->mutable_target_modules()));
+    ATTUNE_RETURN_IF_ERROR(AddModule("--targets", "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, embed_tokens, lm_head", target, tuning->mutable_target_modules()));
   }
   return absl::OkStatus();
 }
@@ -231,7 +232,7 @@ absl::Status SetLora(const TuneArgs& args, v1::LoraTuning* lora) {
   lora->set_learning_rate_ratio(args.learning_rate_ratio);
   lora->set_use_dora(args.dora);
   for (const std::string& module : args.modules_to_save) {
-    ATTUNE_RETURN_IF_ERROR(AddModule("--modules-to-save", module, lora->mutable_modules_to_save()));
+    ATTUNE_RETURN_IF_ERROR(AddModule("--modules-to-save", "embed_tokens, lm_head", module, lora->mutable_modules_to_save()));
   }
   return SetTargets(args, lora);
 }

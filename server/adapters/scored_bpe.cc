@@ -61,6 +61,21 @@ absl::Status Unlike(absl::string_view token, absl::string_view what) {
   return UnsupportedTokenizer(absl::StrCat("token \"", token, "\" ", what));
 }
 
+// What all ways to cut all tokens take, in bytes that are looked at or written; models' own vocabularies take 20 million. A file
+// with every run of a letter up to some thousands would take the machine's memory.
+constexpr uint64_t kMostCutBytes = uint64_t{1} << 28;
+
+absl::Status CheckLengths(const Vocabulary& vocabulary) {
+  uint64_t bytes = 0;
+  for (const std::string& token : vocabulary.tokens) {
+    const uint64_t size = token.size();
+    if (size >= uint64_t{1} << 16 || (bytes += size * size) > kMostCutBytes) {
+      return UnsupportedTokenizer("tokens so long that there are too many ways to make them");
+    }
+  }
+  return absl::OkStatus();
+}
+
 // llama.cpp writes unknown characters as bytes, and merges whatever is a token together.
 absl::Status CheckForReaders(const Vocabulary& vocabulary) {
   bool has_byte[256] = {};
@@ -153,6 +168,7 @@ TokenIndex MergeableTokens(const Vocabulary& vocabulary) {
 }  // namespace
 
 absl::StatusOr<ScoredBpe> ToScoredBpe(const ByteFallbackBpeParts& parts) {
+  ATTUNE_RETURN_IF_ERROR(CheckLengths(parts.vocabulary));
   ATTUNE_RETURN_IF_ERROR(CheckOptions(parts.options, parts.vocabulary));
   ScoredBpe bpe;
   bpe.vocabulary = parts.vocabulary;
@@ -171,6 +187,7 @@ absl::StatusOr<ScoredBpe> ToScoredBpe(const ByteFallbackBpeParts& parts) {
 absl::StatusOr<ScoredBpe> ToScoredBpe(const SentencePieceParts& parts) {
   if (parts.is_unigram) return UnsupportedTokenizer("SentencePiece's unigram model, which is not BPE");
   if (parts.removes_extra_spaces) return UnsupportedTokenizer("a SentencePiece model that leaves out further spaces");
+  ATTUNE_RETURN_IF_ERROR(CheckLengths(parts.vocabulary));
   ATTUNE_RETURN_IF_ERROR(CheckForReaders(parts.vocabulary));
   ScoredBpe bpe = {parts.vocabulary, parts.scores, parts.add_space_prefix};
   // What the model itself finds it finds where blanks are marks; what is added to it, in the text.
@@ -184,6 +201,7 @@ absl::StatusOr<ScoredBpe> ToScoredBpe(const SentencePieceParts& parts) {
 }
 
 absl::StatusOr<BpeMerges> MergesOfScores(const Vocabulary& vocabulary, const std::vector<float>& scores) {
+  ATTUNE_RETURN_IF_ERROR(CheckLengths(vocabulary));
   ATTUNE_RETURN_IF_ERROR(CheckForReaders(vocabulary));
   const TokenIndex index = MergeableTokens(vocabulary);
   using Merge = std::tuple<float, absl::string_view, absl::string_view>;

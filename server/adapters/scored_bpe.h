@@ -21,7 +21,7 @@ struct ScoredBpe {
 
 // The same tokenizer by scores. UNSUPPORTED_TOKENIZER names what scores cannot say: merges that are not all the ways to cut a
 // token in two, or are of several tokens by turns; options that such files have no key for; a vocabulary without byte tokens,
-// without which llama.cpp reads no text; tokens that it would make of plain text, and Attune not.
+// without which llama.cpp reads no text; tokens that it would make of plain text, and Attune not; tokens that are too long.
 absl::StatusOr<ScoredBpe> ToScoredBpe(const ByteFallbackBpeParts& parts);
 absl::StatusOr<ScoredBpe> ToScoredBpe(const SentencePieceParts& parts);
 

@@ -95,6 +95,17 @@ TEST(ScoredBpeTest, WhatScoresCannotSayIsNamed) {
 }
 
 // Scores merge characters that are no tokens, merges do not.
+// Which would take more memory than there is.
+TEST(ScoredBpeTest, RunsOfEveryLengthAreRefused) {
+  std::vector<std::string> runs;
+  for (size_t length = 1; length <= 2000; ++length) runs.emplace_back(length, 'a');
+  const ByteFallbackBpeParts parts = Parts(runs, {});
+  EXPECT_THAT(Message(ToScoredBpe(parts).status()), HasSubstr("tokens so long"));
+  EXPECT_THAT(Message(MergesOfScores(parts.vocabulary, std::vector<float>(parts.vocabulary.tokens.size())).status()),
+              HasSubstr("tokens so long"));
+  EXPECT_THAT(Message(ToScoredBpe(Parts({std::string(1 << 16, 'a')}, {})).status()), HasSubstr("tokens so long"));
+}
+
 TEST(ScoredBpeTest, CharactersWithoutATokenAreNamed) {
   EXPECT_THAT(Message(ToScoredBpe(Parts({"a", "ab"}, {})).status()), HasSubstr("\"ab\" is not merged of all pairs"));
   Vocabulary vocabulary = Parts({"a", "ab"}, {}).vocabulary;

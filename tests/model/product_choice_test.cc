@@ -1,8 +1,10 @@
 #include "server/model/kernels/product_choice.h"
 
 #include <ATen/ATen.h>
+#include <ATen/cuda/CUDAContext.h>
 #include <gtest/gtest.h>
 
+#include "server/model/kernels/lt_product.h"
 #include "server/model/kernels/matmul.h"
 #include "tests/testing/gpu.h"
 #include "tests/testing/tensor_matchers.h"
@@ -61,6 +63,35 @@ TEST_F(ChosenProductTest, ForwardAndGradients) {
     MatMul(x, one.a_as, w, one.b_as, -1, 1, y);
     EXPECT_LT(y.abs().max().item<float>(), 0.02 * expected.abs().max().item<float>()) << outputs << " x " << inputs;
   }
+}
+
+// Not only does cuBLAS compute the product: it has the kernel, and takes operands within a buffer.
+TEST_F(ChosenProductTest, TheKernelsAreThere) {
+  if (at::cuda::getCurrentDeviceProperties()->major != 9) GTEST_SKIP() << "no Hopper";
+  for (const auto& [shape, kernel] : MeasuredKernels()) {
+    const auto [kind, o, i, t] = shape;
+    const Tensor flat = Random(1, 8 + o * i).squeeze(0), w = flat.narrow(0, 8, o * i).view({o, i});
+    const Tensor x = Random(t, i), y = Random(t, o), dw = at::empty({o, i}, x.options().dtype(at::kFloat));
+    bool was_made = false;
+    switch (kind) {
+      case ProductKind::kForward:
+        was_made = MultiplyBy(kernel, {CUBLAS_OP_T, CUBLAS_OP_N, o, t, i, i, i, o}, {w.data_ptr(), x.data_ptr(), y.data_ptr()});
+        break;
+      case ProductKind::kInputGradient:
+        was_made = MultiplyBy(kernel, {CUBLAS_OP_N, CUBLAS_OP_N, i, t, o, i, o, i}, {w.data_ptr(), y.data_ptr(), x.data_ptr()});
+        break;
+      case ProductKind::kWeightGradient:
+        was_made = MultiplyBy(kernel, {CUBLAS_OP_N, CUBLAS_OP_T, i, o, t, i, o, i, CUDA_R_16BF, CUDA_R_32F},
+                              {x.data_ptr(), y.data_ptr(), dw.data_ptr()});
+        break;
+    }
+    EXPECT_TRUE(was_made) << static_cast<int>(kind) << ": " << o << " x " << i;
+  }
+  at::cuda::getCurrentCUDAStream().synchronize();
+  const Tensor x = Random(16384, 2048), w = Random(11264, 2048), y = Random(16384, 11264);
+  EXPECT_FALSE(MultiplyBy({201, 5}, {CUBLAS_OP_T, CUBLAS_OP_N, 11264, 16383, 2048, 2048, 2048, 11264},
+                          {static_cast<char*>(w.data_ptr()), static_cast<char*>(x.data_ptr()) + 2, y.data_ptr()}))
+      << "an operand that lies on two bytes";
 }
 
 TEST_F(ChosenProductTest, WeightGradientsAddUpInFloat) {

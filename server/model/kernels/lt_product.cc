@@ -22,6 +22,11 @@ namespace {
 constexpr int kMostOffers = 32;
 // Of a workspace: more is for kernels that split the inner dimension.
 constexpr size_t kWorkspaceBytes = 1024;
+// Operands are parts of larger buffers.
+constexpr uint32_t kAlignment = 16;
+constexpr cublasLtMatmulPreferenceAttributes_t kAlignments[] = {
+    CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+    CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
 
 template <auto destroy>
 struct Destroy {
@@ -78,6 +83,9 @@ std::vector<cublasLtMatmulAlgo_t> Offers(const Description& description) {
   const Owned<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy> preference(made);
   TORCH_CUDABLAS_CHECK(cublasLtMatmulPreferenceSetAttribute(made, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                                             &kWorkspaceBytes, sizeof(kWorkspaceBytes)));
+  for (const auto which : kAlignments) {
+    TORCH_CUDABLAS_CHECK(cublasLtMatmulPreferenceSetAttribute(made, which, &kAlignment, sizeof(kAlignment)));
+  }
   std::array<cublasLtMatmulHeuristicResult_t, kMostOffers> found{};
   int count = 0;
   const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
@@ -148,6 +156,9 @@ std::vector<ProductKernel> OfferedKernels(const BlasCall& call) {
 }
 
 bool MultiplyBy(const ProductKernel& kernel, const BlasCall& call, const BlasOperands& x) {
+  for (const void* operand : {x.a, x.b, static_cast<const void*>(x.c)}) {
+    if (reinterpret_cast<uintptr_t>(operand) % kAlignment != 0) return false;
+  }
   static Plans& plans = *new Plans;  // never destroyed: the library may be gone before
   const Plan& plan = plans.For(kernel, call);
   if (!plan.algorithm) return false;

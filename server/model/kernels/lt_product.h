@@ -32,7 +32,7 @@ struct BlasOperands {
 std::vector<ProductKernel> OfferedKernels(const BlasCall& call);
 
 // Runs the call by this kernel, be it among the offered or not, on the calling thread's
-// stream; or does nothing and returns false: cuBLAS has none, or the card is no Hopper. May be captured.
+// stream; or does nothing and returns false: cuBLAS has none, the card is no Hopper, or an operand does not lie on 16 bytes. May be captured.
 // Thread-safe; what was found out about a call is kept for the life of the process.
 bool MultiplyBy(const ProductKernel& kernel, const BlasCall& call, const BlasOperands& operands);
 

@@ -60,4 +60,10 @@ std::optional<ProductKernel> MeasuredKernel(const ProductShape& shape) {
   return found->kernel;
 }
 
+std::vector<std::pair<ProductShape, ProductKernel>> MeasuredKernels() {
+  std::vector<std::pair<ProductShape, ProductKernel>> all;
+  for (const Measured& m : kMeasured) all.push_back({{m.kind, m.outputs, m.inputs, m.tokens}, m.kernel});
+  return all;
+}
+
 }  // namespace attune

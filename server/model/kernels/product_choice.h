@@ -3,6 +3,8 @@
 
 #include <cstdint>
 #include <optional>
+#include <utility>
+#include <vector>
 
 namespace attune {
 
@@ -33,6 +35,9 @@ struct ProductKernel {
 // shape gives the same kernel in every process, so that a job that resumes computes what
 // it would have. Pure.
 std::optional<ProductKernel> MeasuredKernel(const ProductShape& shape);
+
+// The whole table, with the tokens that were measured.
+std::vector<std::pair<ProductShape, ProductKernel>> MeasuredKernels();
 
 }  // namespace attune
 

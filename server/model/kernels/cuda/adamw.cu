@@ -124,7 +124,7 @@ __device__ inline void StoreMine(T* to, int count, const float (&from)[kMine]) {
 
 // The moments of a thread, of 8 codes in memory at most.
 struct MyCodes {
-  uint8_t at[kMine];
+  alignas(kMine) uint8_t at[kMine];
 
   __device__ void Load(const uint8_t* from, int count) {
     if (count == kMine) {
@@ -146,6 +146,9 @@ struct MyCodes {
   }
 };
 
+// The least normal number.
+constexpr float kLeastScale = 1.17549435e-38f;
+
 // A warp's moments of one block back to codes and a scale.
 template <bool kBothSigns>
 __device__ inline void PackMoments(const Codes& codes, const float (&values)[kMine], int count, uint8_t* to, float* scale) {
@@ -154,6 +157,8 @@ __device__ inline void PackMoments(const Codes& codes, const float (&values)[kMi
   for (int j = 0; j < kMine; ++j) top = fmaxf(top, j < count ? fabsf(values[j]) : 0.0f);
 #pragma unroll
   for (int offset = 16; offset > 0; offset /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, offset));
+  // Below, its inverse would be no number: as good as nothing.
+  if (top < kLeastScale) top = 0;
   const float inverse = top > 0 ? 1 / top : 0.0f;
   MyCodes mine;
 #pragma unroll
