@@ -173,7 +173,7 @@ void AddExport(CLI::App* group, Context* context) {
   command->add_option("id", args->id, "Id of the model")->required();
   command->add_option("--format", args->format,
                       "peft: an adapter for Hugging Face PEFT; safetensors: full weights, LoRA or IA3 merged; gguf-f16, gguf-q8_0: "
-                      "the same as a GGUF file, of models that came as one or have a byte-level BPE (default: peft for adapters, safetensors else)")
+                      "the same as a GGUF file, of models that came as one or whose tokenizer such a file can hold (default: peft for adapters, safetensors else)")
       ->check(CLI::IsMember({"peft", "safetensors", "gguf-f16", "gguf-q8_0"}));
   command->add_option("--destination", args->destination, "Directory to make (default: the model's id)");
   command->callback([context, args] {
