@@ -34,6 +34,16 @@ std::string KeyOfKind(absl::string_view key, uint32_t kind) {
   return out;
 }
 
+// An array of `kind`, which is T's.
+template <typename T>
+std::string EncodeNumbers(absl::string_view key, uint32_t kind, const std::vector<T>& values) {
+  std::string out = KeyOfKind(key, kArray);
+  Put(kind, &out);
+  Put(static_cast<uint64_t>(values.size()), &out);
+  for (const T value : values) Put(value, &out);
+  return out;
+}
+
 size_t Aligned(size_t size) { return (size + kAlignment - 1) / kAlignment * kAlignment; }
 
 size_t BytesOf(const GgufTensorToWrite& tensor) {
@@ -114,19 +124,11 @@ std::string EncodeGgufTexts(absl::string_view key, const std::vector<std::string
 }
 
 std::string EncodeGgufInts(absl::string_view key, const std::vector<int32_t>& values) {
-  std::string out = KeyOfKind(key, kArray);
-  Put(kInt32, &out);
-  Put(static_cast<uint64_t>(values.size()), &out);
-  for (const int32_t value : values) Put(value, &out);
-  return out;
+  return EncodeNumbers(key, kInt32, values);
 }
 
 std::string EncodeGgufReals(absl::string_view key, const std::vector<float>& values) {
-  std::string out = KeyOfKind(key, kArray);
-  Put(kFloat32, &out);
-  Put(static_cast<uint64_t>(values.size()), &out);
-  for (const float value : values) Put(value, &out);
-  return out;
+  return EncodeNumbers(key, kFloat32, values);
 }
 
 absl::Status WriteGguf(const std::string& path, const std::vector<std::string>& keys,
