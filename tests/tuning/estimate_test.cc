@@ -68,7 +68,10 @@ TEST(EstimateTest, CountsWhatJobsDiffersIn) {
   EXPECT_GT(taught, usual);
   inputs.has_teacher = false;
   inputs.pairs = 4096;  // whose rows are told apart by matrices of pairs by rows
-  EXPECT_GT(EstimateTrainingBytes(config, inputs), usual + int64_t{1} * 4096 * 16384);
+  const int64_t paired = EstimateTrainingBytes(config, inputs);
+  EXPECT_GT(paired, usual + int64_t{1} * 4096 * 16384);
+  inputs.adapts_head = true;  // where the head is the peak, its ranks count
+  EXPECT_EQ(EstimateTrainingBytes(config, inputs), paired + inputs.loss_tokens * 2 * inputs.lora_rank * 2);
   inputs = SomeInputs();
   inputs.micro_batch_tokens = inputs.loss_tokens = 8192;
   EXPECT_LT(EstimateTrainingBytes(config, inputs), 0.7 * usual);
