@@ -1,21 +1,25 @@
 // Times the products of a decoding step on a GPU: the base model's matrices by cuBLAS in bf16, and by the kernel that
 // reads them dense or in blocks. Weights come from memory: enough copies take turns that none is still in a cache.
 //
-//   product_bench [TOKENS...]
+//   product_bench [--dense] [TOKENS...]
 //
+// --dense: none but dense weights, and the ways to cut them.
 // Prints a table: microseconds a product, and the bytes of the weight a second.
 #include <ATen/ATen.h>
 #include <ATen/cuda/CUDAEvent.h>
 #include <ATen/cuda/CUDAGraph.h>
 #include <c10/core/GradMode.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "server/model/kernels/matmul.h"
+#include "server/model/kernels/streamed_product.h"
 #include "server/model/kernels/tiled_weight.h"
 #include "server/model/own_stream.h"
 #include "server/model/torch_target.h"
@@ -60,7 +64,30 @@ void Print(const Shape& shape, const char* how, const char* split, int64_t token
   std::fflush(stdout);
 }
 
-void RunShape(const Shape& shape, const std::vector<int64_t>& tokens) {
+// The kernel that streams, as it cuts by itself, and where it may begin while the one before it runs; with `all_cuts`
+// the fastest few of all cuts, too.
+void RunStreamed(const Shape& shape, int64_t count, const std::vector<Tensor>& weights, bool all_cuts) {
+  if (count > kMostStreamedRows || !CanStream(weights[0])) return;
+  const Tensor x = at::randn({count, shape.inputs}, weights[0].options()), y = at::empty({count, shape.outputs}, weights[0].options());
+  const int64_t calls = static_cast<int64_t>(weights.size()), bytes = static_cast<int64_t>(weights[0].nbytes());
+  auto time = [&](const StreamedOptions& options) {
+    return Time(calls, [&](int64_t i) { MultiplyStreamed(x, weights[i], y, options); });
+  };
+  Print(shape, "bf16", "streamed", count, time({}), bytes);
+  Print(shape, "bf16", "streamed, early", count, time({.start = cuda::Start::kEarly}), bytes);
+  if (!all_cuts) return;
+  std::vector<std::pair<double, std::string>> found;
+  for (const int split : {1, 2, 4, 8}) {
+    for (const int row_tiles : {2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16}) {
+      const double took = time({.start = cuda::Start::kEarly, .cut = {row_tiles, split}});
+      found.emplace_back(took, "streamed, " + std::to_string(row_tiles) + " tiles of rows, " + std::to_string(split) + " parts");
+    }
+  }
+  std::sort(found.begin(), found.end());
+  for (size_t i = 0; i < 6; ++i) Print(shape, "bf16", found[i].second.c_str(), count, found[i].first, bytes);
+}
+
+void RunShape(const Shape& shape, const std::vector<int64_t>& tokens, bool is_dense_only) {
   const at::TensorOptions bf16 = at::TensorOptions(at::kBFloat16).device(at::kCUDA);
   const int64_t dense_bytes = 2 * shape.outputs * shape.inputs;
   std::vector<Tensor> weights;
@@ -76,7 +103,9 @@ void RunShape(const Shape& shape, const std::vector<int64_t>& tokens) {
       Print(shape, "bf16", name, count, Time(calls, [&](int64_t i) { MultiplyFewRows(x, weights[i], y, {.split = split}); }),
             dense_bytes);
     }
+    RunStreamed(shape, count, weights, is_dense_only);
   }
+  if (is_dense_only) return;
   for (const auto& [codes, name] : {std::pair{TileCodes::kInt8, "int8"}, {TileCodes::kFp8, "fp8"}, {TileCodes::kInt4, "int4"}}) {
     std::vector<TiledWeight> tiled;
     for (int64_t bytes = 0; bytes < kCacheBytes || tiled.size() < 4; bytes += tiled.back().bytes()) {
@@ -93,7 +122,7 @@ void RunShape(const Shape& shape, const std::vector<int64_t>& tokens) {
   }
 }
 
-void Run(const std::vector<int64_t>& tokens) {
+void Run(const std::vector<int64_t>& tokens, bool is_dense_only) {
   const c10::NoGradGuard no_grad;
   const ComputeTarget target{ComputeTarget::Device::kCuda, ComputeTarget::Type::kBfloat16};
   PrepareDevice(target, /*deterministic=*/false);
@@ -101,7 +130,7 @@ void Run(const std::vector<int64_t>& tokens) {
   const OwnStream::Scope scope(stream);
   at::manual_seed(1);
   std::printf("| product | how | tokens | us | TB/s |\n|---|---|---|---|---|\n");
-  for (const Shape& shape : kShapes) RunShape(shape, tokens);
+  for (const Shape& shape : kShapes) RunShape(shape, tokens, is_dense_only);
 }
 
 }  // namespace
@@ -109,7 +138,8 @@ void Run(const std::vector<int64_t>& tokens) {
 
 int main(int argc, char** argv) {
   std::vector<int64_t> tokens;
-  for (int i = 1; i < argc; ++i) tokens.push_back(std::atol(argv[i]));
+  const bool is_dense_only = argc > 1 && std::string(argv[1]) == "--dense";
+  for (int i = is_dense_only ? 2 : 1; i < argc; ++i) tokens.push_back(std::atol(argv[i]));
   if (tokens.empty()) tokens = {1, 8, 16, 32, 64};
-  attune::Run(tokens);
+  attune::Run(tokens, is_dense_only);
 }

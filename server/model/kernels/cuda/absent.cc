@@ -42,6 +42,10 @@ void Dequantize(Codes, const void*, const float*, Type, void*, int64_t, Stream) 
 void TiledProduct(const void*, int64_t, const TiledMatrix&, void*, int64_t, int64_t, Stream, Start, TiledSplit, Next) {
   std::abort();
 }
+bool StreamedProductTakes(int64_t, int64_t) { return false; }
+void StreamedProduct(const void*, int64_t, const void*, int64_t, int64_t, void*, int64_t, int64_t, Stream, Start, Next, StreamedCut) {
+  std::abort();
+}
 void GradientNorm(const float*, int64_t, double*, float*, Stream) { std::abort(); }
 void AdamW(const AdamWSettings&, const float*, float*, void*, const float*, float*, float*, int64_t, Stream) {
   std::abort();

@@ -177,6 +177,20 @@ void TiledProduct(const void* x_TI, int64_t x_stride, const TiledMatrix& w_OI, v
                   int64_t tokens, Stream stream, Start start = Start::kAfter, TiledSplit split = TiledSplit::kBest,
                   Next next = Next::kAtOnce);
 
+// The same for up to 32 tokens of a dense weight, rows of which are fetched by the tensor memory accelerator: from Hopper on. For
+// an even number of rows, and whole pieces of kStreamedColumns columns.
+inline constexpr int kStreamedColumns = 64;
+// Rows of the weight that a block has, in sixteens (2 to 12; 14 or 16), and into how many parts the columns are cut (1, 2, 4, 8).
+struct StreamedCut {
+  int row_tiles = 0, split = 0;  // 0: as suits the sizes and the device
+};
+bool StreamedProductTakes(int64_t rows, int64_t columns);
+// x and its rows lie on 16 bytes, y and its rows on 4, the weight on 16. A token's result is the same, bit for bit, whatever tokens
+// stand beside it, as long as the cut is the same.
+void StreamedProduct(const void* x_TI, int64_t x_stride, const void* w_OI, int64_t rows, int64_t columns, void* y_TO,
+                     int64_t y_stride, int64_t tokens, Stream stream, Start start = Start::kAfter, Next next = Next::kAtOnce,
+                     StreamedCut cut = {});
+
 // x row t = row tokens_T[t] of the embedding; where that is negative, of the token that
 // sampled[-1 - tokens_T[t]] holds.
 void EmbedTokens(const void* embedding_VD, const int32_t* tokens_T, const int32_t* sampled, void* x_TD, int64_t rows,
