@@ -16,6 +16,7 @@
 #include "server/model/decoder.h"
 #include "server/model/kernels/cuda_dispatch.h"
 #include "server/model/kernels/matmul.h"
+#include "server/model/kernels/streamed_product.h"
 #include "server/model/kernels/tiled_weight.h"
 #include "server/model/own_stream.h"
 #include "server/model/torch_target.h"
@@ -31,11 +32,8 @@ constexpr int64_t kSlots = 4096;
 constexpr int64_t kRing = 4;
 // Parts of rows that attention over cut keys makes at a time.
 constexpr int64_t kMostParts = 2048;
-// Rows up to which dense weights are read by the kernel for few, which reads as fast as cuBLAS does, but begins sooner.
+// Rows up to which dense weights are read by the kernel for few, which begins sooner than others.
 constexpr int64_t kMostFewRows = 8;
-// The same where more rows than these have LoRAs: theirs can run beside that kernel without a stream of its own, which
-// is worth more to them than what cuBLAS's is faster by.
-constexpr int64_t kMostFewRowsWithLoras = 32;
 // Rows of logits that exist at a time.
 constexpr int64_t kHeadRows = 256;
 
@@ -443,12 +441,12 @@ void GpuRunner::Product(const Model& model, const Batch& batch, int64_t layer, L
     cuda::GroupedLora(x.const_data_ptr(), x.stride(0), Loras(batch), TargetOf(config_, layer, which),
                       buffers_->lora_delta.mutable_data_ptr(), y.size(1), x.size(1), CurrentCudaStream(), start);
   };
-  const bool has_loras = batch.lora_rows > 0, is_beside = has_loras && IsForFewRows(x.size(0), w, tiled, batch.lora_rows);
+  const bool has_loras = batch.lora_rows > 0, is_beside = has_loras && KernelFor(x.size(0), w, tiled) != ProductKernel::kCublas;
   // Kernels of cuBLAS let none begin beside them: then it has a stream of its own.
   const bool has_side = has_loras && !is_beside;
   if (has_side) side_->begin.record();
   // The larger kernel first: the grouped one takes the processors that it leaves.
-  Multiply(x, w, tiled, y, {cuda::Start::kEarly, batch.lora_rows});
+  Multiply(x, w, tiled, y, {cuda::Start::kEarly, has_loras});
   if (is_beside) add_loras(cuda::LoraStart::kBesideProduct);
   if (has_side) {
     {
@@ -475,18 +473,20 @@ void GpuRunner::Product(const Model& model, const Batch& batch, int64_t layer, L
   }
 }
 
-bool GpuRunner::IsForFewRows(int64_t rows, const Tensor& w, const TiledWeight* tiled, int64_t lora_rows) const {
-  if (is_batch_invariant_) return true;
-  if (tiled) return rows <= TiledWeight::kMostRows;
-  const bool has_many_loras = lora_rows > kMostFewRows;
-  return TiledWeight::Takes(w.size(0), w.size(1)) && rows <= (has_many_loras ? kMostFewRowsWithLoras : kMostFewRows);
+GpuRunner::ProductKernel GpuRunner::KernelFor(int64_t rows, const Tensor& w, const TiledWeight* tiled) const {
+  if (is_batch_invariant_) return ProductKernel::kTiled;
+  if (tiled) return rows <= TiledWeight::kMostRows ? ProductKernel::kTiled : ProductKernel::kCublas;
+  if (rows <= kMostFewRows && TiledWeight::Takes(w.size(0), w.size(1))) return ProductKernel::kTiled;
+  return rows <= kMostStreamedRows && CanStream(w) ? ProductKernel::kStreamed : ProductKernel::kCublas;
 }
 
 void GpuRunner::Multiply(const Tensor& x, const Tensor& w, const TiledWeight* tiled, const Tensor& y,
                          const ProductOptions& options) const {
-  if (!IsForFewRows(x.size(0), w, tiled, options.lora_rows)) return MatMul(x, As::kIs, w, As::kTransposed, 1, 0, y);
-  const TiledOptions how{options.start, is_batch_invariant_ ? cuda::TiledSplit::kColumns : cuda::TiledSplit::kBest,
-                         options.lora_rows > 0 ? cuda::Next::kWithInput : cuda::Next::kAtOnce};
+  const ProductKernel kernel = KernelFor(x.size(0), w, tiled);
+  if (kernel == ProductKernel::kCublas) return MatMul(x, As::kIs, w, As::kTransposed, 1, 0, y);
+  const cuda::Next next = options.is_before_loras ? cuda::Next::kWithInput : cuda::Next::kAtOnce;
+  if (kernel == ProductKernel::kStreamed) return MultiplyStreamed(x, w, y, {.start = options.start, .next = next});
+  const TiledOptions how{options.start, is_batch_invariant_ ? cuda::TiledSplit::kColumns : cuda::TiledSplit::kBest, next};
   tiled ? MultiplyTiled(x, *tiled, y, how) : MultiplyFewRows(x, w, y, how);
 }
 

@@ -86,13 +86,14 @@ class GpuRunner {
   void Layer(const Model& model, const Batch& batch, int64_t layer);
   void Product(const Model& model, const Batch& batch, int64_t layer, Linear which, const at::Tensor& x,
                const at::Tensor& y);
-  // How a product is made. lora_rows: where there are some, the grouped kernel comes right behind it.
+  // How a product is made. is_before_loras: the grouped kernel comes right behind it.
   struct ProductOptions {
     cuda::Start start = cuda::Start::kAfter;
-    int64_t lora_rows = 0;
+    bool is_before_loras = false;
   };
-  // Whether the kernel for few rows makes the product, by the weight's blocks if it has some; else cuBLAS.
-  bool IsForFewRows(int64_t rows, const at::Tensor& w, const TiledWeight* tiled, int64_t lora_rows) const;
+  // What makes the product: the kernel for few rows, by the weight's blocks if it has some; that for a batch's; or cuBLAS.
+  enum class ProductKernel { kTiled, kStreamed, kCublas };
+  ProductKernel KernelFor(int64_t rows, const at::Tensor& w, const TiledWeight* tiled) const;
   // y = x w^T.
   void Multiply(const at::Tensor& x, const at::Tensor& w, const TiledWeight* tiled, const at::Tensor& y,
                 const ProductOptions& options) const;

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
 #include <mutex>
 
 #include "server/model/kernels/cuda/common.cuh"
@@ -308,34 +309,41 @@ void AllowSharedMemory() {
   });
 }
 
-// Blocks that run at once if each takes all the shared memory that one may: clusters of 1, 2, 4 and 8 do not fill each part of a device.
-int BlocksAtOnce(int split) {
-  static const std::array<int, kMostSplit + 1> found = [] {
-    std::array<int, kMostSplit + 1> blocks = {};
-    for (int size = 1; size <= kMostSplit; size *= 2) {
-      Launch launch;
-      Prepare({16, size}, 1 << 16, 32, 1, kMostStagedBytes, Start::kAfter, &launch);
-      int clusters = 0;
-      Check(cudaOccupancyMaxActiveClusters(&clusters, launch.kernel, &launch.config));
-      blocks[size] = clusters * size;
-    }
-    return blocks;
-  }();
-  return found[split];
-}
-
 int StageBytes(int row_tiles, int64_t tokens) { return (row_tiles * 16 + (tokens <= 16 ? 16 : 32)) * kRowBytes; }
 
-// The bytes that the busiest processor fetches, and what joining the parts costs as if it were bytes.
-int64_t CostOf(const StreamedCut& cut, int64_t rows, int64_t chunks, int64_t tokens) {
-  constexpr int64_t kJoining = 8 << 10;
-  const int64_t blocks = (rows + cut.row_tiles * 16 - 1) / (cut.row_tiles * 16) * cut.split, at_once = BlocksAtOnce(cut.split);
-  if (at_once == 0) return INT64_MAX;
-  const int64_t rounds = (blocks + at_once - 1) / at_once;
-  return rounds * ((chunks + cut.split - 1) / cut.split * StageBytes(cut.row_tiles, tokens) + (cut.split - 1) * kJoining);
+int StagesFor(const StreamedCut& cut, int64_t chunks, int64_t tokens) {
+  const int64_t most = std::min(kMostStages, kMostStagedBytes / StageBytes(cut.row_tiles, tokens));
+  return static_cast<int>(std::min(most, (chunks + cut.split - 1) / cut.split));
 }
 
-StreamedCut CutFor(int64_t rows, int64_t chunks, int64_t tokens) {
+int Processors() {
+  static const int found = [] {
+    int device = 0, count = 0;
+    Check(cudaGetDevice(&device));
+    Check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+    return count;
+  }();
+  return found;
+}
+
+// About how many nanoseconds a product takes, by measurements on an H100 (product_bench --dense): the memory gives 3 TB/s in all, a
+// processor takes 40 bytes a nanosecond, and what is joined costs the more the more parts there are. Clusters leave some
+// processors of a device without work, which is why the blocks that run at once are asked for.
+int64_t CostOf(const StreamedCut& cut, int64_t rows, int64_t chunks, int64_t tokens) {
+  const int stage_bytes = StageBytes(cut.row_tiles, tokens);
+  Launch launch;
+  Prepare(cut, rows, tokens, StagesFor(cut, chunks, tokens), stage_bytes, Start::kAfter, &launch);
+  int clusters = 0;
+  Check(cudaOccupancyMaxActiveClusters(&clusters, launch.kernel, &launch.config));
+  if (clusters == 0) return INT64_MAX;
+  const int64_t blocks = launch.config.gridDim.x, at_once = static_cast<int64_t>(clusters) * cut.split;
+  const int64_t rounds = (blocks + at_once - 1) / at_once, most = std::max(rounds, (blocks + Processors() - 1) / Processors());
+  const int64_t memory = rows * chunks * kRowBytes / 3000, busiest = most * ((chunks + cut.split - 1) / cut.split) * stage_bytes / 40;
+  const int64_t joining = cut.split == 1 ? 0 : cut.split == 2 ? 1200 : cut.split == 4 ? 1600 : 2600;
+  return std::max(memory, busiest) + busiest * 15 / 100 + joining + (rounds - 1) * 1500;
+}
+
+StreamedCut FindCut(int64_t rows, int64_t chunks, int64_t tokens) {
   StreamedCut best;
   int64_t least = INT64_MAX;
   for (int split = 1; split <= kMostSplit && split <= chunks; split *= 2) {
@@ -346,6 +354,17 @@ StreamedCut CutFor(int64_t rows, int64_t chunks, int64_t tokens) {
     }
   }
   return best;
+}
+
+// Found once for each size.
+StreamedCut CutFor(int64_t rows, int64_t chunks, int64_t tokens) {
+  static std::mutex mutex;
+  static std::map<std::array<int64_t, 3>, StreamedCut> found;
+  const std::array<int64_t, 3> key = {rows, chunks, tokens <= 16 ? 16 : 32};
+  const std::lock_guard lock(mutex);
+  auto [at, is_new] = found.try_emplace(key);
+  if (is_new) at->second = FindCut(rows, chunks, tokens);
+  return at->second;
 }
 
 }  // namespace
@@ -360,11 +379,10 @@ void StreamedProduct(const void* x_TI, int64_t x_stride, const void* w_OI, int64
   AllowSharedMemory();
   const int64_t chunks = columns / kColumns;
   if (cut.row_tiles == 0) cut = CutFor(rows, chunks, tokens);
-  const int stage_bytes = StageBytes(cut.row_tiles, tokens), most = std::min(kMostStages, kMostStagedBytes / stage_bytes);
-  const int stages = static_cast<int>(std::min<int64_t>(most, (chunks + cut.split - 1) / cut.split));
+  const int stages = StagesFor(cut, chunks, tokens);
   const Work work{static_cast<int>(rows), static_cast<int>(chunks), static_cast<int>(tokens), stages, cut.split};
   Launch launch;
-  Prepare(cut, rows, tokens, stages, stage_bytes, start, &launch);
+  Prepare(cut, rows, tokens, stages, StageBytes(cut.row_tiles, tokens), start, &launch);
   launch.config.stream = stream;
   const CUtensorMap w_map = MapOf(w_OI, rows, columns, columns, cut.row_tiles * 16);
   const CUtensorMap x_map = MapOf(x_TI, tokens, columns, x_stride, tokens <= 16 ? 16 : 32);
