@@ -198,9 +198,10 @@ struct Addend {
   const void* bias = nullptr;  // null: none
 };
 
-// IA3's scales, by which (a matrix + its addend) is multiplied before use. A slot has kScaleEntries pointers a
-// layer: the scales of each projection's outputs, then those of down_proj's inputs; null where there are none.
-inline constexpr int kScaleEntries = 8;
+// IA3's and DoRA's scales, by which (a matrix + its addend) is multiplied before use. A slot has kScaleEntries pointers a
+// layer: the scales of each projection's outputs, then those of down_proj's inputs; null where there are none. Last a mark:
+// not null if biases are no part of what is scaled but come behind it, as DoRA's do.
+inline constexpr int kScaleEntries = 9, kInnerScale = 7, kBiasComesLast = 8;
 struct RowScales {
   const void* const* entries = nullptr;  // of slot 0 and the layer at hand; null: no row is scaled
   int64_t stride = 0;                    // pointers from slot to slot
