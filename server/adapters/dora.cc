@@ -2,10 +2,6 @@
 
 #include <ATen/ATen.h>
 
-#include "absl/strings/str_cat.h"
-#include "common/error.h"
-#include "server/model/torch_target.h"
-
 namespace attune {
 
 at::Tensor RowNorms(const at::Tensor& w_OI, const LoraModule& module) {
@@ -19,23 +15,17 @@ at::Tensor ProjectionWeight(const ModelConfig& config, const LayerWeights& layer
   return LinearWeight(layer, slice.linear, type).narrow(0, slice.row, slice.rows);
 }
 
-absl::Status PrepareDora(const BaseModel& base, LoraAdapter* lora) {
+void PrepareDora(const BaseModel& base, LoraAdapter* lora) {
   const at::NoGradGuard no_grad;
   for (int64_t layer = 0; layer < base.config.layers; ++layer) {
     for (int p = 0; p < kProjections; ++p) {
       LoraModule& module = lora->layers[layer][p];
       if (!module.magnitude_O.defined()) continue;
       const Projection projection = static_cast<Projection>(p);
-      if (base.target.device == ComputeTarget::Device::kCuda && HasBias(base.config, SliceOf(base.config, projection).linear)) {
-        return MakeError(absl::StatusCode::kFailedPrecondition, "UNSUPPORTED_ADAPTER",
-                         absl::StrCat("On a GPU DoRA is not supported over projections with biases, such as ",
-                                      ProjectionPath(projection), "; run the server with --device cpu, or merge the adapter."));
-      }
       const at::Tensor weight = ProjectionWeight(base.config, base.weights.layers[layer], projection, at::kFloat);
       module.output_scale_O = (module.magnitude_O.to(at::kFloat) / RowNorms(weight, module)).to(module.magnitude_O.scalar_type());
     }
   }
-  return absl::OkStatus();
 }
 
 }  // namespace attune

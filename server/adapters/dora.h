@@ -3,7 +3,6 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "absl/status/status.h"
 #include "server/adapters/adapter.h"
 
 // DoRA, weight-decomposed low-rank adaptation (Liu et al. 2024): W' = m V / |V|, V = W + scale * B A, the norms being those of
@@ -16,9 +15,9 @@ at::Tensor RowNorms(const at::Tensor& w_OI, const LoraModule& module);
 // The rows of `layer`'s weights that a projection has, in a type to compute in: a view where they are kept so.
 at::Tensor ProjectionWeight(const ModelConfig& config, const LayerWeights& layer, Projection projection, at::ScalarType type);
 
-// Sets output_scale_O of every module that has a magnitude, in its magnitude's type and on its device. FAILED_PRECONDITION
-// (UNSUPPORTED_ADAPTER) on a GPU if a projection that is adapted so has a bias there. Throws what libtorch throws.
-absl::Status PrepareDora(const BaseModel& base, LoraAdapter* lora);
+// Sets output_scale_O of every module that has a magnitude, in its magnitude's type and on its device. Throws what
+// libtorch throws.
+void PrepareDora(const BaseModel& base, LoraAdapter* lora);
 
 }  // namespace attune
 

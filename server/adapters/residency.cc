@@ -190,7 +190,7 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> Residency::Load(const ModelIn
     }
     if (adapter->lora && adapter->lora->use_dora) {
       ATTUNE_RETURN_IF_ERROR(CatchTorch([&]() -> absl::Status {
-        ATTUNE_RETURN_IF_ERROR(PrepareDora(*base->base, adapter->lora.get()));
+        PrepareDora(*base->base, adapter->lora.get());
         Synchronize(*target_);
         return absl::OkStatus();
       }));

@@ -34,7 +34,7 @@ int32_t AdapterSlots::SlotOf(const LoraAdapter& lora, uint64_t uid) {
 }
 
 int32_t AdapterSlots::SlotOf(const Ia3Adapter& ia3, uint64_t uid) {
-  static_assert(cuda::kScaleEntries == kProjections + 1);
+  static_assert(cuda::kInnerScale == kProjections);
   return scales_.SlotOf(uid, [&](void* line) {
     auto* entries = static_cast<const void**>(line);
     for (int64_t layer = 0; layer < layers_; ++layer, entries += cuda::kScaleEntries) {
@@ -42,7 +42,7 @@ int32_t AdapterSlots::SlotOf(const Ia3Adapter& ia3, uint64_t uid) {
       for (int p = 0; p < kProjections; ++p) {
         if (scales.output[p].defined()) entries[p] = scales.output[p].const_data_ptr();
       }
-      if (scales.inner_I.defined()) entries[kProjections] = scales.inner_I.const_data_ptr();
+      if (scales.inner_I.defined()) entries[cuda::kInnerScale] = scales.inner_I.const_data_ptr();
     }
   });
 }
@@ -55,6 +55,7 @@ int32_t AdapterSlots::ScaleSlotOf(const LoraAdapter& lora, uint64_t uid) {
         const at::Tensor& scale = lora.layers[layer][p].output_scale_O;
         if (scale.defined()) entries[p] = scale.const_data_ptr();
       }
+      entries[cuda::kBiasComesLast] = line;  // any pointer will do
     }
   });
 }

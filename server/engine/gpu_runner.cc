@@ -192,7 +192,7 @@ struct GpuRunner::Batch {
   int64_t singles = 0;  // rows of single tokens, with padding; they come first
   int64_t wanted = 0;
   int64_t lora_rows = 0;  // the first ones, which the grouped kernel serves
-  bool has_scales = false;  // IA3's
+  bool has_scales = false;  // IA3's or DoRA's
   bool is_decode = false;    // one token each, all wanted
   bool is_captured = false;  // that, or few longer pieces: padded to a size that is replayed
   bool is_cut = false;       // single tokens' keys may lie in several chunks

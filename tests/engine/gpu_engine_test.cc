@@ -100,10 +100,7 @@ class GpuEngineTest : public ::testing::TestWithParam<Shape> {
     return RandomPrefix(base_->config, tokens, base_->weights.embedding_VD.options(), 0.5);
   }
   std::shared_ptr<const Adapter> Ia3() { return RandomIa3(base_->config, base_->weights.embedding_VD.options()); }
-  // Not over biases: that is refused.
-  std::shared_ptr<const Adapter> Dora() {
-    return base_->config.qkv_bias ? Ia3() : RandomDora(*base_, 8, base_->weights.embedding_VD.options());
-  }
+  std::shared_ptr<const Adapter> Dora() { return RandomDora(*base_, 8, base_->weights.embedding_VD.options()); }
 
   std::shared_ptr<const Adapter> OwnVocabulary(const VocabularyKind& kind) {
     auto adapter = RandomLoraOfRank(base_->config, 4, base_->weights.embedding_VD.options());

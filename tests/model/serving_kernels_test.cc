@@ -164,6 +164,14 @@ TEST_F(ServingKernelsTest, GpuRotatesAndCaches) {
   }
 }
 
+// As AdapterSlots has them; null where a tensor is not defined.
+Tensor Pointers(const std::vector<Tensor>& tensors) {
+  std::vector<const void*> pointers;
+  for (const Tensor& tensor : tensors) pointers.push_back(tensor.defined() ? tensor.const_data_ptr() : nullptr);
+  const int64_t bytes = static_cast<int64_t>(pointers.size() * sizeof(void*));
+  return at::from_blob(pointers.data(), {bytes}, at::kByte).to(at::kCUDA);
+}
+
 // Rows of two slots and of none; entries that are not there scale nothing.
 TEST_F(ServingKernelsTest, GpuScalesRows) {
   const int64_t rows = 4, inner = 96, hidden = 64;
@@ -171,11 +179,9 @@ TEST_F(ServingKernelsTest, GpuScalesRows) {
   const Tensor slots = Ints(slot_of_row);
   // Slot 0 scales all, slot 1 the feed-forward's inner values alone.
   std::vector<Tensor> scales(2 * cuda::kScaleEntries);
-  for (int entry : {0, 1, 2, 3, 4, 5, 6, 7, 15}) scales[entry] = Random({entry % 8 == 7 ? inner : 2 * inner});
-  std::vector<const void*> pointers;
-  for (const Tensor& scale : scales) pointers.push_back(scale.defined() ? scale.const_data_ptr() : nullptr);
-  const int64_t bytes = static_cast<int64_t>(pointers.size() * sizeof(void*));
-  const Tensor table = at::from_blob(pointers.data(), {bytes}, at::kByte).to(at::kCUDA);
+  for (int entry = 0; entry < cuda::kInnerScale; ++entry) scales[entry] = Random({2 * inner});
+  for (int slot : {0, 1}) scales[slot * cuda::kScaleEntries + cuda::kInnerScale] = Random({inner});
+  const Tensor table = Pointers(scales);
   const cuda::RowScales row_scales{static_cast<const void* const*>(table.const_data_ptr()), cuda::kScaleEntries,
                                    Data(slots)};
   auto by = [&](int64_t row, int entry, int64_t columns) {
@@ -206,6 +212,56 @@ TEST_F(ServingKernelsTest, GpuScalesRows) {
     EXPECT_TRUE(Near(qkv[row].narrow(0, 0, 32), Exact(unscaled)[row].narrow(0, 0, 32) * by(row, 0, 32), kBf16)) << row;
     EXPECT_TRUE(Near(keys[row][0], Exact(unscaled)[row].narrow(0, 32, 16) * by(row, 1, 16), kBf16)) << row;
     EXPECT_TRUE(Near(values[row][0], Exact(unscaled)[row].narrow(0, 48, 16) * by(row, 2, 16), kBf16)) << row;
+  }
+}
+
+// Of slot 0, as IA3's are, biases are scaled; of slot 1, as DoRA's are, they come behind. Some rows have an addend, too.
+TEST_F(ServingKernelsTest, GpuAddsBiasesBeforeAndBehindScales) {
+  const int64_t rows = 5, added = 3, inner = 96, width = 2 * inner;
+  const std::vector<int32_t> slot_of_row = {1, -1, 0, 1, 0};
+  const Tensor slots = Ints(slot_of_row);
+  std::vector<Tensor> scales(2 * cuda::kScaleEntries);
+  for (int slot : {0, 1}) {
+    for (int entry = 0; entry < cuda::kInnerScale; ++entry) scales[slot * cuda::kScaleEntries + entry] = Random({width});
+  }
+  scales[cuda::kScaleEntries + cuda::kBiasComesLast] = slots;
+  const Tensor table = Pointers(scales);
+  const cuda::RowScales row_scales{static_cast<const void* const*>(table.const_data_ptr()), cuda::kScaleEntries, Data(slots)};
+  const Tensor values = Random({added, width}), bias = Random({width}), input = Random({rows, width});
+  const cuda::Addend addend{values.const_data_ptr(), added, bias.const_data_ptr()};
+  // Columns [first, last) of the input's row, of projection `entry`, as they are used.
+  auto used = [&](int64_t row, int entry, int64_t first, int64_t last) {
+    auto part = [&](const Tensor& x) { return Exact(x).narrow(0, first, last - first); };
+    Tensor y = part(input[row]);
+    if (row < added) y = y + part(values[row]);
+    const int32_t slot = slot_of_row[row];
+    if (slot < 0) return y + part(bias);
+    const Tensor scale = Exact(scales[slot * cuda::kScaleEntries + entry]).narrow(0, 0, last - first);
+    return slot == 1 ? y * scale + part(bias) : (y + part(bias)) * scale;
+  };
+
+  const Tensor out = Random({rows, inner});
+  cuda::SwiGluAdded(input.const_data_ptr(), addend, row_scales, out.mutable_data_ptr(), rows, inner, CurrentCudaStream());
+  const Tensor x = Random({rows, width}), before = x.clone(), y = at::empty_like(x), weight = Random({width});
+  cuda::AddAndNorm(x.mutable_data_ptr(), input.const_data_ptr(), addend, row_scales, 6, weight.const_data_ptr(), 1e-5,
+                   y.mutable_data_ptr(), rows, width, CurrentCudaStream());
+  const cuda::RopeShape shape{4, 1, 32};
+  const Tensor prepared = input.clone();
+  cuda::PrepareHeads(prepared.mutable_data_ptr(), addend, row_scales, nullptr, nullptr, 1e-6, rows, shape, CurrentCudaStream());
+  const Tensor turned = input.clone(), keys = at::zeros_like(Random({rows, 1, 32})), cached = at::zeros_like(keys);
+  const Tensor positions = Ints({0, 0, 0, 0, 0}), places = Ints({0, 1, 2, 3, 4});
+  const Tensor one = at::ones({1, 16}).to(at::kCUDA), zero = at::zeros({1, 16}).to(at::kCUDA);
+  cuda::RopeAndCache(turned.mutable_data_ptr(), addend, row_scales, one.const_data_ptr<float>(), zero.const_data_ptr<float>(),
+                     Data(positions), Data(places), keys.mutable_data_ptr(), cached.mutable_data_ptr(), rows, shape,
+                     CurrentCudaStream());
+  for (int64_t row = 0; row < rows; ++row) {
+    EXPECT_TRUE(Near(out[row], at::silu(used(row, 4, 0, inner)) * used(row, 5, inner, width), kBf16)) << row;
+    EXPECT_TRUE(Near(x[row], Exact(before)[row] + used(row, 6, 0, width), kBf16)) << row;
+    const Tensor q = used(row, 0, 0, 128), k = used(row, 1, 128, 160), v = used(row, 2, 160, 192);
+    EXPECT_TRUE(Near(prepared[row], at::cat({q, k, v}), kBf16)) << row;
+    EXPECT_TRUE(Near(turned[row].narrow(0, 0, 128), q, kBf16)) << row;
+    EXPECT_TRUE(Near(keys[row][0], k, kBf16)) << row;
+    EXPECT_TRUE(Near(cached[row][0], v, kBf16)) << row;
   }
 }
 

@@ -504,6 +504,7 @@ INSTANTIATE_TEST_SUITE_P(
                       PassCase{"GpuQwen2Full", FullSpec{}, true, kDense, "qwen2"},
                       PassCase{"GpuQwen2BiasesAndNorms", Norms(), true, kDense, "qwen2"},
                       PassCase{"GpuQwen2Lora", Lora(0.3), true, kDense, "qwen2"},
+                      PassCase{"GpuQwen2Dora", Dora(0), true, kDense, "qwen2"},
                       PassCase{"GpuQwen3Full", FullSpec{}, true, kDense, "qwen3"},
                       PassCase{"GpuQwen3BiasesAndNorms", Norms(), true, kDense, "qwen3"},
                       PassCase{"GpuQwen3Lora", Lora(0.3), true, kDense, "qwen3"},

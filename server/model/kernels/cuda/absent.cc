@@ -39,6 +39,7 @@ void SoftmaxLoss(Type, void*, const int64_t*, const float*, int64_t, float*, uin
 void TakeRows(Type, const void*, const int64_t*, void*, int64_t, int64_t, Stream) { std::abort(); }
 void AddPrefixRows(Type, const void*, const int32_t*, int64_t, int64_t, float*, int64_t, Stream) { std::abort(); }
 void Dequantize(Codes, const void*, const float*, Type, void*, int64_t, Stream) { std::abort(); }
+void GgufValues(GgufFormat, const void*, float, Type, void*, int64_t, Stream) { std::abort(); }
 void TiledProduct(const void*, int64_t, const TiledMatrix&, void*, int64_t, int64_t, Stream, Start, TiledSplit, Next) {
   std::abort();
 }

@@ -129,6 +129,15 @@ inline constexpr float kNf4Levels[16] = {
 void Dequantize(Codes codes, const void* data, const float* scales, Type type, void* out, int64_t count,
                 Stream stream);
 
+// How a GGUF file stores numbers; the values are GGUF's own type numbers, as GgmlType's (weights/gguf.h).
+enum class GgufFormat : uint32_t {
+  kF32 = 0, kF16 = 1, kQ4_0 = 2, kQ4_1 = 3, kQ5_0 = 6, kQ5_1 = 7, kQ8_0 = 8,
+  kQ4_K = 12, kQ5_K = 13, kQ6_K = 14, kBF16 = 30,
+};
+// out = the `count` values, whole blocks, plus `offset`, rounded from fp32 in which they have the bits that
+// attune::Dequantize gives, NaNs apart. `blocks` may lie anywhere; out on 32 bytes unless the format is a plain one.
+void GgufValues(GgufFormat format, const void* blocks, float offset, Type type, void* out, int64_t count, Stream stream);
+
 // Settings of an AdamW step (Loshchilov and Hutter 2019).
 struct AdamWSettings {
   float learning_rate, beta1, beta2, epsilon, weight_decay, max_norm;
@@ -203,9 +212,10 @@ struct Addend {
   const void* bias = nullptr;  // null: none
 };
 
-// IA3's scales, by which (a matrix + its addend) is multiplied before use. A slot has kScaleEntries pointers a
-// layer: the scales of each projection's outputs, then those of down_proj's inputs; null where there are none.
-inline constexpr int kScaleEntries = 8;
+// IA3's and DoRA's scales, by which (a matrix + its addend) is multiplied before use. A slot has kScaleEntries pointers a
+// layer: the scales of each projection's outputs, then those of down_proj's inputs; null where there are none. Last a mark:
+// not null if biases are no part of what is scaled but come behind it, as DoRA's do.
+inline constexpr int kScaleEntries = 9, kInnerScale = 7, kBiasComesLast = 8;
 struct RowScales {
   const void* const* entries = nullptr;  // of slot 0 and the layer at hand; null: no row is scaled
   int64_t stride = 0;                    // pointers from slot to slot

@@ -18,17 +18,11 @@ __global__ void Embed(const T* embedding, const int32_t* tokens, const int32_t* 
   }
 }
 
-// v += what the addend has for the row, which begins at `start`, from column `i` on.
+// v += the values from there on.
 template <typename T, int N>
-__device__ inline void Add(const Addend& addend, int64_t row, int64_t start, int64_t i, float (&v)[N]) {
+__device__ inline void Add(const T* from, float (&v)[N]) {
   float d[N];
-  if (addend.bias) {
-    Load(static_cast<const T*>(addend.bias) + i, d);
-#pragma unroll
-    for (int j = 0; j < N; ++j) v[j] += d[j];
-  }
-  if (row >= addend.rows) return;
-  Load(static_cast<const T*>(addend.values) + start + i, d);
+  Load(from, d);
 #pragma unroll
   for (int j = 0; j < N; ++j) v[j] += d[j];
 }
@@ -44,6 +38,8 @@ class ScalesOfRow {
     const auto* pointers = reinterpret_cast<const unsigned long long*>(scales_.entries);
     return reinterpret_cast<const T*>(__ldg(pointers + slot_ * scales_.stride + entry));
   }
+  // Whether the addend's bias is added after scaling.
+  __device__ bool BiasComesLast(const Addend& addend) const { return addend.bias && Of<void>(kBiasComesLast); }
 
  private:
   const RowScales& scales_;
@@ -60,8 +56,24 @@ __device__ inline void Scale(const T* scales, int64_t i, float (&v)[N]) {
   for (int j = 0; j < N; ++j) v[j] *= s[j];
 }
 
+// Where some values of a matrix are: in which row, at which place that begins, and from which of its columns on.
+struct Place {
+  int64_t row, start, column;
+};
+
+// v becomes what is used: with what the addend has for it, times the scales from column `i` on.
+template <typename T, int N>
+__device__ inline void AddAndScale(const Addend& addend, bool bias_comes_last, Place place, const T* scales, int64_t i,
+                                   float (&v)[N]) {
+  const T* bias = static_cast<const T*>(addend.bias);
+  if (bias && !bias_comes_last) Add(bias + place.column, v);
+  if (place.row < addend.rows) Add(static_cast<const T*>(addend.values) + place.start + place.column, v);
+  Scale(scales, i, v);
+  if (bias_comes_last) Add(bias + place.column, v);
+}
+
 // Entries of RowScales.
-constexpr int kScaleQ = 0, kScaleK = 1, kScaleV = 2, kScaleGate = 4, kScaleUp = 5, kScaleInner = 7;
+constexpr int kScaleQ = 0, kScaleK = 1, kScaleV = 2, kScaleGate = 4, kScaleUp = 5;
 
 // A thread has the same few dimensions in both halves of a head: queries' first, then keys', then values'.
 template <typename T, int N>
@@ -73,6 +85,7 @@ __global__ void RopeCache(T* qkv, Addend addend, RowScales scales, const float* 
   const int64_t t = blockIdx.x, slot = slots[t];
   const ScalesOfRow row_scales(scales, t);
   if (slot < 0) return;
+  const bool bias_comes_last = row_scales.BiasComesLast(addend);
   const int64_t position = static_cast<int64_t>(positions[t]) * half;
   const int64_t row = t * (heads + 2 * kv_heads) * 2 * half;
   keys += slot * kv_heads * 2 * half;
@@ -86,10 +99,9 @@ __global__ void RopeCache(T* qkv, Addend addend, RowScales scales, const float* 
     Load(qkv + at, a);
     Load(qkv + at + half, b);
     const T* own = row_scales.Of<T>(entry);
-    Add<T, N>(addend, t, row, at - row, a);
-    Add<T, N>(addend, t, row, at - row + half, b);
-    Scale(own, (head - first_head) * 2 * half + i, a);
-    Scale(own, (head - first_head) * 2 * half + i + half, b);
+    const int own_column = (head - first_head) * 2 * half + i;
+    AddAndScale(addend, bias_comes_last, {t, row, at - row}, own, own_column, a);
+    AddAndScale(addend, bias_comes_last, {t, row, at - row + half}, own, own_column + half, b);
     T* to = qkv + at;
     if (head >= heads + kv_heads) {
       to = values + (head - heads - kv_heads) * 2 * half + i;
@@ -128,8 +140,8 @@ __global__ void PrepareHead(T* qkv, Addend addend, RowScales scales, const T* q_
     const ScalesOfRow row_scales(scales, blockIdx.x);
     Load(qkv + row + column, v);
     const T* own = row_scales.Of<T>(entry);
-    Add<T, N>(addend, blockIdx.x, row, column, v);
-    Scale(own, (head - first_head) * dimensions + i, v);
+    AddAndScale(addend, row_scales.BiasComesLast(addend), {blockIdx.x, row, column}, own, (head - first_head) * dimensions + i,
+                v);
   }
   if (norm) {
 #pragma unroll
@@ -164,8 +176,7 @@ __global__ void AddNorm(T* x, const T* delta, Addend addend, RowScales scales, i
       float d[N];
       Load(delta + at, d);
       const T* own = row_scales.Of<T>(scaled);
-      Add<T, N>(addend, blockIdx.x, at - i, i, d);
-      Scale(own, i, d);
+      AddAndScale(addend, row_scales.BiasComesLast(addend), {blockIdx.x, at - i, i}, own, i, d);
 #pragma unroll
       for (int j = 0; j < N; ++j) v[j] = ToFloat(FromFloat<T>(v[j] + d[j]));
       Store(x + at, v);
@@ -191,11 +202,10 @@ __global__ void Gate(const T* gate_up, Addend addend, RowScales scales, T* out, 
   float g[N], u[N];
   Load(gate_up + at, g);
   Load(gate_up + at + inner, u);
-  const T *of_gate = row_scales.Of<T>(kScaleGate), *of_up = row_scales.Of<T>(kScaleUp), *of_inner = row_scales.Of<T>(kScaleInner);
-  Add<T, N>(addend, blockIdx.x, row, i, g);
-  Add<T, N>(addend, blockIdx.x, row, i + inner, u);
-  Scale(of_gate, i, g);
-  Scale(of_up, i, u);
+  const T *of_gate = row_scales.Of<T>(kScaleGate), *of_up = row_scales.Of<T>(kScaleUp), *of_inner = row_scales.Of<T>(kInnerScale);
+  const bool bias_comes_last = row_scales.BiasComesLast(addend);
+  AddAndScale(addend, bias_comes_last, {blockIdx.x, row, i}, of_gate, i, g);
+  AddAndScale(addend, bias_comes_last, {blockIdx.x, row, i + inner}, of_up, i, u);
 #pragma unroll
   for (int j = 0; j < N; ++j) u[j] *= g[j] / (1.0f + __expf(-g[j]));
   Scale(of_inner, i, u);
