@@ -34,6 +34,9 @@ constexpr int64_t kRing = 4;
 constexpr int64_t kMostParts = 2048;
 // Rows up to which dense weights are read by the kernel for few, which begins sooner than others.
 constexpr int64_t kMostFewRows = 8;
+// Dense weights of so many bytes are read by the kernel that streams them, where a batch is not for the one for few rows: cuBLAS's
+// kernels of smaller ones are over as soon.
+constexpr int64_t kLeastStreamedBytes = int64_t{10} << 20;
 // Rows of logits that exist at a time.
 constexpr int64_t kHeadRows = 256;
 
@@ -477,7 +480,8 @@ GpuRunner::ProductKernel GpuRunner::KernelFor(int64_t rows, const Tensor& w, con
   if (is_batch_invariant_) return ProductKernel::kTiled;
   if (tiled) return rows <= TiledWeight::kMostRows ? ProductKernel::kTiled : ProductKernel::kCublas;
   if (rows <= kMostFewRows && TiledWeight::Takes(w.size(0), w.size(1))) return ProductKernel::kTiled;
-  return rows <= kMostStreamedRows && CanStream(w) ? ProductKernel::kStreamed : ProductKernel::kCublas;
+  const bool is_streamed = rows <= kMostStreamedRows && static_cast<int64_t>(w.nbytes()) >= kLeastStreamedBytes && CanStream(w);
+  return is_streamed ? ProductKernel::kStreamed : ProductKernel::kCublas;
 }
 
 void GpuRunner::Multiply(const Tensor& x, const Tensor& w, const TiledWeight* tiled, const Tensor& y,

@@ -23,6 +23,8 @@ using Bf16 = __nv_bfloat16;
 constexpr int kColumns = kStreamedColumns, kRowBytes = kColumns * 2;  // of a piece
 constexpr int kMostWarps = 12;                   // that multiply
 constexpr int kMostStagedBytes = 144 << 10;      // which leaves room for another kernel's blocks
+// Stages that are asked for before x is there: more would stand in the way of the kernel that makes it.
+constexpr int kMostEarlyStages = 5;
 constexpr int kMostStages = 16, kBarrierBytes = 1024;  // of both kinds of barriers, and up to where boxes may lie
 constexpr int kMostSplit = 8;
 
@@ -105,21 +107,24 @@ struct Turn {
 // One thread: fetches the pieces [first, last).
 __device__ inline void Fetch(const CUtensorMap* w_map, const CUtensorMap* x_map, int row, int first, int last, const Stages& stages,
                              Next next) {
-  const int ahead = min(last - first, stages.count);
-  for (int i = 0; i < ahead; ++i) {  // no kernel writes the weight
+  const int ahead = min(last - first, stages.count), early = min(ahead, kMostEarlyStages);
+  for (int i = 0; i < early; ++i) {  // no kernel writes the weight
     ArriveAndExpect(&stages.full[i], stages.bytes);
     CopyBox(w_map, (first + i) * kColumns, row, stages.w(i), &stages.full[i]);
   }
   WaitForBefore();
   if (next == Next::kWithInput) LetNextBegin();
-  for (int i = 0; i < ahead; ++i) CopyBox(x_map, (first + i) * kColumns, 0, stages.x(i), &stages.full[i]);
+  for (int i = 0; i < early; ++i) CopyBox(x_map, (first + i) * kColumns, 0, stages.x(i), &stages.full[i]);
+  auto fetch = [&](int chunk, int stage) {
+    ArriveAndExpect(&stages.full[stage], stages.bytes);
+    CopyBox(x_map, chunk * kColumns, 0, stages.x(stage), &stages.full[stage]);
+    CopyBox(w_map, chunk * kColumns, row, stages.w(stage), &stages.full[stage]);
+  };
+  for (int i = early; i < ahead; ++i) fetch(first + i, i);
   Turn turn;
   for (int chunk = first + ahead; chunk < last; ++chunk, turn.Next(stages.count)) {
-    uint64_t* const full = &stages.full[turn.stage];
     Wait(&stages.empty[turn.stage], turn.phase);
-    ArriveAndExpect(full, stages.bytes);
-    CopyBox(w_map, chunk * kColumns, row, stages.w(turn.stage), full);
-    CopyBox(x_map, chunk * kColumns, 0, stages.x(turn.stage), full);
+    fetch(chunk, turn.stage);
   }
 }
 
@@ -298,12 +303,15 @@ void Prepare(const StreamedCut& cut, int64_t rows, int64_t tokens, int stages, i
   launch->config.numAttrs = start == Start::kEarly ? 2 : 1;
 }
 
-void AllowSharedMemory() {
+void PrepareKernels() {
   static std::once_flag once;
   std::call_once(once, [] {
     for (const int tiles : {1, 2}) {
       for (const int tokens : {16, 32}) {
-        Check(cudaFuncSetAttribute(KernelFor(tiles, tokens), cudaFuncAttributeMaxDynamicSharedMemorySize, kBarrierBytes + kMostStagedBytes));
+        const Kernel kernel = KernelFor(tiles, tokens);
+        Check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBarrierBytes + kMostStagedBytes));
+        // Blocks of one product find room beside those of the last only if a processor is all for shared memory.
+        Check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared));
       }
     }
   });
@@ -376,7 +384,7 @@ bool StreamedProductTakes(int64_t rows, int64_t columns) {
 void StreamedProduct(const void* x_TI, int64_t x_stride, const void* w_OI, int64_t rows, int64_t columns, void* y_TO,
                      int64_t y_stride, int64_t tokens, Stream stream, Start start, Next next, StreamedCut cut) {
   if (tokens == 0) return;
-  AllowSharedMemory();
+  PrepareKernels();
   const int64_t chunks = columns / kColumns;
   if (cut.row_tiles == 0) cut = CutFor(rows, chunks, tokens);
   const int stages = StagesFor(cut, chunks, tokens);
