@@ -3,25 +3,22 @@
 #include <algorithm>
 #include <limits>
 
-#include "absl/hash/hash.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "common/error.h"
+#include "common/stable_hash.h"
 
 namespace attune {
 namespace {
-// Stable over processes, unlike absl::Hash: FNV-1a.
-uint64_t Fingerprint(absl::string_view text) {
-  uint64_t h = 14695981039346656037ULL;
-  for (unsigned char c : text) h = (h ^ c) * 1099511628211ULL;
-  return h;
-}
+
+std::string Fingerprint(absl::string_view scope) { return absl::StrCat(absl::Hex(StableHash(scope))); }
+
 }  // namespace
 
 std::string EncodePageToken(absl::string_view scope, int64_t position) {
-  return absl::WebSafeBase64Escape(absl::StrCat(absl::Hex(Fingerprint(scope)), ":", position));
+  return absl::WebSafeBase64Escape(absl::StrCat(Fingerprint(scope), ":", position));
 }
 
 absl::StatusOr<int64_t> DecodePageToken(absl::string_view scope, absl::string_view token) {
@@ -30,7 +27,7 @@ absl::StatusOr<int64_t> DecodePageToken(absl::string_view scope, absl::string_vi
   int64_t position = 0;
   if (absl::WebSafeBase64Unescape(token, &text)) {
     std::pair<std::string, std::string> parts = absl::StrSplit(text, absl::MaxSplits(':', 1));
-    if (parts.first == absl::StrCat(absl::Hex(Fingerprint(scope))) && absl::SimpleAtoi(parts.second, &position)) {
+    if (parts.first == Fingerprint(scope) && absl::SimpleAtoi(parts.second, &position)) {
       return position;
     }
   }

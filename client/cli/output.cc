@@ -8,6 +8,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "common/utf8.h"
 
 namespace attune::cli {
 namespace {
@@ -23,9 +24,7 @@ std::string Scaled(double value, double step, const std::vector<std::string>& un
 }
 
 // Columns that UTF-8 text takes, one per character: good enough for ids, labels and words.
-size_t Width(const std::string& text) {
-  return std::count_if(text.begin(), text.end(), [](unsigned char c) { return (c & 0xC0) != 0x80; });
-}
+size_t Width(const std::string& text) { return CountUtf8Characters(text); }
 
 bool LooksLikeNumber(absl::string_view cell) {
   if (cell.size() > 1 && cell[0] == '-') cell.remove_prefix(1);

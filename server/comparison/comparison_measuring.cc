@@ -6,12 +6,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/error.h"
+#include "common/utf8.h"
 #include "server/comparison/comparison_run.h"
 #include "server/comparison/measure_names.h"
 #include "server/comparison/parts.h"
 #include "server/comparison/text_measures.h"
 #include "server/comparison/verdict.h"
-#include "server/data/utf8.h"
 #include "server/evaluation/measures/bootstrap.h"
 #include "server/evaluation/measures/calibration.h"
 #include "server/evaluation/measures/classification.h"

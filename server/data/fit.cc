@@ -1,6 +1,7 @@
 #include "server/data/fit.h"
 
-#include "server/data/utf8.h"
+#include "common/utf8.h"
+
 
 namespace attune {
 namespace {

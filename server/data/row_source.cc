@@ -7,10 +7,10 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "common/error.h"
+#include "common/utf8.h"
 #include "nlohmann/json.hpp"
 #include "server/data/chat_message.h"
 #include "server/data/csv.h"
-#include "server/data/utf8.h"
 
 namespace attune {
 namespace {

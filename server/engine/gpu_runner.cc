@@ -7,12 +7,10 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cmath>
-#include <cstring>
 #include <utility>
 
-#include "server/engine/token_choice.h"
+#include "server/engine/gpu_step.h"
 #include "server/model/decoder.h"
 #include "server/model/kernels/cuda_dispatch.h"
 #include "server/model/kernels/matmul.h"
@@ -83,19 +81,13 @@ int64_t RowsOf(const std::vector<ForwardItem>& items) {
   return rows;
 }
 
-bool HasPenalties(const cuda::ChosenRow& row) {
-  return row.repetition_penalty != 1 || row.frequency_penalty != 0 || row.presence_penalty != 0;
-}
-
-int64_t WantedOf(const ForwardItem& item) { return item.count - std::min(item.count, item.first_logits); }
-
 bool HasPromptRows(const ForwardItem& item) { return item.sampled_row < 0 && item.tokens[0] < 0; }
 
 // Whether these pieces, all longer than one token, may be replayed.
 bool IsForGraph(const std::vector<ForwardItem>& items) {
   int64_t wanted = 0;
   for (const ForwardItem& item : items) {
-    wanted += WantedOf(item);
+    wanted += item.wanted();
     const LoraAdapter* lora = item.adapter ? item.adapter->lora.get() : nullptr;
     if (HasPromptRows(item) || (lora && RankOf(*lora) > cuda::MostGroupedRanks())) return false;
   }
@@ -179,8 +171,7 @@ struct GpuRunner::Side {
 struct GpuRunner::Model {
   std::weak_ptr<const BaseModel> base;
   const BaseModel* weights = nullptr;
-  Tensor sampled;         // int32: the token chosen after each wanted row of its last step
-  Tensor sampled_before;  // the step before's, for choices that have to know it
+  SampledTokens sampled;
   struct Graph {
     bool was_run = false;
     std::unique_ptr<at::cuda::CUDAGraph> graph;
@@ -212,55 +203,8 @@ struct GpuRunner::Batch {
     int64_t row, first, count;
   };
   std::vector<PromptRows> prompts;
-  std::vector<int64_t> chosen;             // wanted rows, rising, that have a choice
-  int64_t choices_at = 0, changes_at = 0;  // in the inputs
-  std::vector<int64_t> later;              // wanted rows, rising, whose choice waits for a mask
-  int64_t later_at = 0;                    // in the inputs: int64, where in the buffer of logits they are
-  std::vector<int64_t> scored;             // wanted rows, rising, of which a token is scored
-  int64_t scored_at = 0;                   // in the inputs
-  int64_t first_score = 0;                 // of the step's, where this batch's begin
+  GpuStep::Pass outcome;  // what its logits are for
 };
-
-struct GpuRunner::Step::State {
-  Model* model = nullptr;
-  int64_t items = 0, wanted = 0;  // that were launched; rows of tokens
-  at::cuda::CUDAEvent done;
-  Tensor tokens, logits;
-  int64_t logits_copied = 0;  // rows
-  int64_t scratch_used = 0, logprobs_used = 0;           // rows
-  Tensor scratch, logprobs;                              // fp32, on the device
-  Tensor logprobs_read;                                  // pinned
-  int64_t scores_used = 0;
-  Tensor scores, scores_read;         // fp32, on the device; pinned
-  std::vector<int64_t> scores_of;     // by item: where its scores begin
-  std::vector<std::pair<int64_t, int32_t>> logprobs_of;  // by item: its row, and how many alternatives; or -1
-  // What waits for masks: by place, the item, how its token is chosen, and the row of logits, bf16.
-  struct Later {
-    std::vector<size_t> items;
-    std::vector<cuda::ChosenRow> rows;
-    std::vector<cuda::LogitChange> changes;
-    Tensor logits;
-    int64_t taken = 0;  // rows of logits that are there
-  } later;
-};
-
-GpuRunner::Step::Step(std::unique_ptr<State> state) : state_(std::move(state)) {}
-GpuRunner::Step::~Step() = default;
-void GpuRunner::Step::Wait() { state_->done.synchronize(); }
-const int32_t* GpuRunner::Step::tokens() const { return state_->tokens.const_data_ptr<int32_t>(); }
-void GpuRunner::Step::ReadLogprobs(size_t item, TokenInfo* token) const {
-  const auto [row, alternatives] = state_->logprobs_of[item];
-  if (row < 0) return;
-  const float* values = state_->logprobs_read.const_data_ptr<float>() + row * cuda::kLogprobsWidth;
-  token->logprob = values[0];
-  for (int i = 0; i < alternatives; ++i) {
-    token->alternatives.emplace_back(std::bit_cast<int32_t>(values[1 + 2 * i]), values[2 + 2 * i]);
-  }
-}
-const float* GpuRunner::Step::scores(size_t item) const {
-  return state_->scores_read.const_data_ptr<float>() + state_->scores_of[item];
-}
-const Tensor& GpuRunner::Step::logits() const { return state_->logits; }
 
 namespace {
 
@@ -321,8 +265,8 @@ GpuRunner::Model& GpuRunner::ModelFor(const std::shared_ptr<const BaseModel>& ba
     model = std::make_unique<Model>();
     model->base = base;
     model->weights = base.get();
-    model->sampled = at::zeros({max_tokens_}, at::TensorOptions(at::kInt).device(DeviceOf(base->target)));
-    model->sampled_before = at::zeros_like(model->sampled);
+    model->sampled.last = at::zeros({max_tokens_}, at::TensorOptions(at::kInt).device(DeviceOf(base->target)));
+    model->sampled.before = at::zeros_like(model->sampled.last);
   }
   return *model;
 }
@@ -357,7 +301,7 @@ GpuRunner::Batch GpuRunner::MakeBatch(const std::vector<ForwardItem>& items) {
     if (prompt > 0) batch.prompts.push_back({item.adapter, row, -1 - item.tokens[0], prompt});
     batch.is_decode = batch.is_decode && item.count == 1 && item.first_logits == 0 && prompt == 0 && batch.loras.empty();
     batch.singles += item.count == 1;
-    batch.wanted += WantedOf(item);
+    batch.wanted += item.wanted();
     row += item.count;
     segments.push_back(segment);
   }
@@ -599,7 +543,7 @@ void GpuRunner::Forward(Model* model, const Batch& batch) {
   const DecoderWeights& weights = model->weights->weights;
   const cuda::Stream stream = CurrentCudaStream();
   cuda::EmbedTokens(weights.embedding_VD.const_data_ptr(), Input(batch.inputs.offsets.tokens),
-                    model->sampled.const_data_ptr<int32_t>(), b.x.mutable_data_ptr(), batch.rows, config_.hidden, stream);
+                    model->sampled.last.const_data_ptr<int32_t>(), b.x.mutable_data_ptr(), batch.rows, config_.hidden, stream);
   for (const Batch::PromptRows& rows : batch.prompts) {
     if (!rows.adapter->soft_prompt) continue;
     const Tensor& prompt_ND = rows.adapter->soft_prompt->embeddings_ND;
@@ -612,7 +556,7 @@ void GpuRunner::Forward(Model* model, const Batch& batch) {
   // Every row is wanted.
   const Tensor logits = Rows(b.logits, batch.rows);
   Multiply(Rows(b.normed, batch.rows), weights.head_VD, weights.tiled_head.get(), logits, {cuda::Start::kEarly});
-  cuda::Argmax(logits.const_data_ptr(), model->sampled.mutable_data_ptr<int32_t>(), batch.rows, config_.vocab, stream);
+  cuda::Argmax(logits.const_data_ptr(), model->sampled.last.mutable_data_ptr<int32_t>(), batch.rows, config_.vocab, stream);
 }
 
 void GpuRunner::Replay(Model* model, const Batch& batch) {
@@ -645,228 +589,21 @@ void GpuRunner::Replay(Model* model, const Batch& batch) {
   graph.graph->replay();
 }
 
-void GpuRunner::PrepareChoices(Model* model, const std::vector<ForwardItem>& items, Step::State* step) {
-  int64_t changed = 0, logprobs = 0, scores = 0, later = 0;
-  bool has_pending = false;
-  for (const ForwardItem& item : items) {
-    const bool waits = item.choice && item.waits_for_mask;
-    const bool has_changes = item.choice && !item.choice->changes.empty();
-    later += waits;
-    const bool has_logprobs = item.choice && item.choice->row.alternatives >= 0;
-    has_pending = has_pending || (item.choice && item.sampled_row >= 0);
-    changed += has_changes || (item.choice && HasPenalties(item.choice->row));
-    step->scores_of.push_back(scores);
-    if (item.scored) scores += WantedOf(item);
-    step->logprobs_of.emplace_back(has_logprobs ? logprobs++ : -1, has_logprobs ? item.choice->row.alternatives : 0);
-  }
-  const at::TensorOptions fp32 = at::TensorOptions(at::kFloat).device(buffers_->x.device());
-  if (changed > 0) step->scratch = at::empty({BucketPower(changed, 8), config_.vocab}, fp32);
-  if (changed > 0 && has_pending) model->sampled_before.copy_(model->sampled, /*non_blocking=*/true);
-  if (logprobs > 0) step->logprobs = at::empty({logprobs, cuda::kLogprobsWidth}, fp32);
-  if (scores > 0) step->scores = at::empty({scores}, fp32);
-  if (later > 0) step->later.logits = at::empty({later, config_.vocab}, buffers_->logits.options());
-}
-
-void GpuRunner::AddChoices(const std::vector<ForwardItem>& items, int64_t first, Batch* batch,
-                           Step::State* step) const {
-  std::vector<cuda::ChosenRow> rows;
-  std::vector<cuda::LogitChange> changes;
-  std::vector<cuda::ScoredRow> scored;
-  std::vector<int64_t> later;
-  int64_t wanted = 0;
-  for (const ForwardItem& item : items) {
-    const size_t index = static_cast<size_t>(step->items++);
-    for (int64_t i = 0; item.scored && i < WantedOf(item); ++i) {
-      scored.push_back({static_cast<int32_t>(wanted + i), item.scored[i]});
-      batch->scored.push_back(wanted + i);
-    }
-    wanted += WantedOf(item);
-    if (!item.choice) continue;
-    cuda::ChosenRow row = item.choice->row;
-    std::vector<cuda::LogitChange>& list = item.waits_for_mask ? step->later.changes : changes;
-    row.row = static_cast<int32_t>(wanted - 1);
-    row.first_change = static_cast<int32_t>(list.size());
-    row.changes = static_cast<int32_t>(item.choice->changes.size());
-    if (row.changes > 0 || HasPenalties(row)) {
-      row.scratch_row = static_cast<int32_t>(step->scratch_used++);
-      row.pending = HasPenalties(row) ? item.sampled_row : -1;
-    }
-    if (row.alternatives >= 0) row.logprobs_row = static_cast<int32_t>(step->logprobs_used++);
-    list.insert(list.end(), item.choice->changes.begin(), item.choice->changes.end());
-    if (item.waits_for_mask) {
-      batch->later.push_back(row.row);
-      later.push_back(row.row % buffers_->logits.size(0));
-      row.logits_row = static_cast<int32_t>(step->later.rows.size());
-      row.row += static_cast<int32_t>(first);
-      step->later.items.push_back(index);
-      step->later.rows.push_back(row);
-      continue;
-    }
-    batch->chosen.push_back(row.row);
-    rows.push_back(row);
-  }
-  batch->first_score = step->scores_used;
-  step->scores_used += static_cast<int64_t>(scored.size());
-  if (rows.empty() && scored.empty() && later.empty()) return;
-  std::vector<int32_t>& values = batch->inputs.values;
-  auto append = [&](const auto& list) {
-    values.resize((values.size() + 3) / 4 * 4);
-    const int64_t at = static_cast<int64_t>(values.size());
-    if (list.empty()) return at;
-    const size_t bytes = list.size() * sizeof(list[0]);
-    values.resize(values.size() + bytes / sizeof(int32_t));
-    std::memcpy(values.data() + at, list.data(), bytes);
-    return at;
-  };
-  batch->choices_at = append(rows);
-  batch->changes_at = append(changes);
-  batch->scored_at = append(scored);
-  batch->later_at = append(later);
-}
-
-void GpuRunner::TakeLater(const Batch& batch, int64_t begin, int64_t count, Step::State* step) {
-  const auto from = std::lower_bound(batch.later.begin(), batch.later.end(), begin);
-  const int64_t rows = std::lower_bound(from, batch.later.end(), begin + count) - from;
-  if (rows == 0) return;
-  cuda::TakeRows(cuda::Type::kBfloat16, buffers_->logits.const_data_ptr(),
-                 reinterpret_cast<const int64_t*>(Input(batch.later_at)) + (from - batch.later.begin()),
-                 step->later.logits.narrow(0, step->later.taken, rows).mutable_data_ptr(), rows, config_.vocab,
-                 CurrentCudaStream());
-  step->later.taken += rows;
-}
-
-void GpuRunner::ChooseLater(Step* step, const std::vector<const std::vector<uint32_t>*>& masks) {
-  Step::State& state = *step->state_;
-  Step::State::Later& later = state.later;
-  std::vector<cuda::ChosenRow> rows;
-  std::vector<const std::vector<uint32_t>*> wanted;
-  size_t words = 0;
-  for (size_t i = 0; i < later.rows.size(); ++i) {
-    const std::vector<uint32_t>* mask = masks[later.items[i]];
-    if (!mask) continue;
-    later.rows[i].mask_row = static_cast<int32_t>(wanted.size());
-    rows.push_back(later.rows[i]);
-    wanted.push_back(mask);
-    words = std::max(words, mask->size());
-  }
-  if (!rows.empty()) {
-    // Rows, changes and masks in one copy; all of them hold words of four bytes.
-    const size_t rows_bytes = rows.size() * sizeof(rows[0]), changes_bytes = later.changes.size() * sizeof(cuda::LogitChange);
-    const size_t mask_bytes = words * sizeof(uint32_t);
-    const Tensor host = at::empty({static_cast<int64_t>(rows_bytes + changes_bytes + wanted.size() * mask_bytes)},
-                                  at::TensorOptions(at::kByte).pinned_memory(true));
-    uint8_t* to = host.mutable_data_ptr<uint8_t>();
-    std::memcpy(to, rows.data(), rows_bytes);
-    if (changes_bytes > 0) std::memcpy(to + rows_bytes, later.changes.data(), changes_bytes);
-    to += rows_bytes + changes_bytes;
-    std::memset(to, 0, wanted.size() * mask_bytes);
-    for (size_t i = 0; i < wanted.size(); ++i) {
-      std::memcpy(to + i * mask_bytes, wanted[i]->data(), wanted[i]->size() * sizeof(uint32_t));
-    }
-    const Tensor there = host.to(buffers_->logits.device(), /*non_blocking=*/true);
-    const uint8_t* from = there.const_data_ptr<uint8_t>();
-    cuda::ChoiceCall call;
-    call.rows = reinterpret_cast<const cuda::ChosenRow*>(from);
-    call.changes = reinterpret_cast<const cuda::LogitChange*>(from + rows_bytes);
-    call.logits_NV = later.logits.const_data_ptr();
-    call.first_row = 0;
-    call.vocabulary = config_.vocab;
-    call.sampled = state.model->sampled.mutable_data_ptr<int32_t>();
-    call.sampled_before = state.model->sampled_before.const_data_ptr<int32_t>();
-    call.scratch_CV = state.scratch.defined() ? state.scratch.mutable_data_ptr<float>() : nullptr;
-    call.logprobs = state.logprobs.defined() ? state.logprobs.mutable_data_ptr<float>() : nullptr;
-    call.masks = reinterpret_cast<const uint32_t*>(from + rows_bytes + changes_bytes);
-    call.mask_words = static_cast<int64_t>(words);
-    cuda::ChooseRows(call, static_cast<int64_t>(rows.size()), CurrentCudaStream());
-  }
-  Finish(&state);
-}
-
-void GpuRunner::Finish(Step::State* step) {
-  const at::TensorOptions pinned = at::TensorOptions().pinned_memory(true);
-  step->tokens = at::empty({step->wanted}, pinned.dtype(at::kInt));
-  step->tokens.copy_(step->model->sampled.narrow(0, 0, step->wanted), /*non_blocking=*/true);
-  auto read = [&](const Tensor& from, Tensor* to) {
-    if (!from.defined()) return;
-    *to = at::empty(from.sizes(), pinned.dtype(at::kFloat));
-    to->copy_(from, /*non_blocking=*/true);
-  };
-  read(step->logprobs, &step->logprobs_read);
-  read(step->scores, &step->scores_read);
-  step->done.record();
-}
-
-void GpuRunner::Choose(Model* model, const Batch& batch, int64_t first, int64_t begin, int64_t count,
-                       Step::State* step) {
-  const auto from = std::lower_bound(batch.chosen.begin(), batch.chosen.end(), begin);
-  const auto to = std::lower_bound(from, batch.chosen.end(), begin + count);
-  if (from == to) return;
-  cuda::ChoiceCall call;
-  call.rows = reinterpret_cast<const cuda::ChosenRow*>(Input(batch.choices_at)) + (from - batch.chosen.begin());
-  call.changes = reinterpret_cast<const cuda::LogitChange*>(Input(batch.changes_at));
-  call.logits_NV = buffers_->logits.const_data_ptr();
-  call.first_row = begin;
-  call.vocabulary = config_.vocab;
-  call.sampled = model->sampled.mutable_data_ptr<int32_t>() + first + begin;
-  call.sampled_before = model->sampled_before.const_data_ptr<int32_t>();
-  call.scratch_CV = step->scratch.defined() ? step->scratch.mutable_data_ptr<float>() : nullptr;
-  call.logprobs = step->logprobs.defined() ? step->logprobs.mutable_data_ptr<float>() : nullptr;
-  cuda::ChooseRows(call, to - from, CurrentCudaStream());
-}
-
-void GpuRunner::Score(const Batch& batch, int64_t begin, int64_t count, Step::State* step) {
-  const auto from = std::lower_bound(batch.scored.begin(), batch.scored.end(), begin);
-  const auto to = std::lower_bound(from, batch.scored.end(), begin + count);
-  if (from == to) return;
-  const int64_t first = from - batch.scored.begin();
-  cuda::ScoreRows(reinterpret_cast<const cuda::ScoredRow*>(Input(batch.scored_at)) + first, to - from,
-                  buffers_->logits.const_data_ptr(), begin, config_.vocab,
-                  step->scores.mutable_data_ptr<float>() + batch.first_score + first, CurrentCudaStream());
-}
-
-// Logits of the wanted rows: chosen from on the device, and copied out for items that want
-// them. `first`: of the step's wanted rows, where this batch's begin.
-void GpuRunner::Head(Model* model, const Batch& batch, const std::vector<ForwardItem>& items, int64_t first,
-                     Step::State* step) {
+// What the step wants of the logits of the wanted rows, which are made first unless the pass has made them.
+void GpuRunner::Head(Model* model, const Batch& batch, GpuStep* step) {
   const Buffers& b = *buffers_;
+  if (batch.is_decode) return step->Take(batch.outcome, Input(0), 0, batch.rows);
   const cuda::Stream stream = CurrentCudaStream();
-  std::vector<int64_t> asked;  // among the wanted rows
-  int64_t wanted = 0;
-  for (const ForwardItem& item : items) {
-    for (int64_t i = 0; i < WantedOf(item); ++i, ++wanted) {
-      if (item.wants_logits) asked.push_back(wanted);
-    }
-  }
-  size_t next = 0;
-  auto copy_asked = [&](int64_t begin, int64_t count) {
-    std::vector<int64_t> rows;
-    while (next < asked.size() && asked[next] < begin + count) rows.push_back(asked[next++] - begin);
-    if (rows.empty()) return;
-    const int64_t n = static_cast<int64_t>(rows.size());
-    const Tensor index = at::tensor(rows, at::kLong).to(b.logits.device());
-    step->logits.narrow(0, step->logits_copied, n)
-        .copy_(b.logits.index_select(0, index).to(at::kFloat), /*non_blocking=*/true);
-    step->logits_copied += n;
-  };
-  if (batch.is_decode) {
-    Choose(model, batch, first, 0, batch.rows, step);
-    TakeLater(batch, 0, batch.rows, step);
-    Score(batch, 0, batch.rows, step);
-    return copy_asked(0, batch.rows);
-  }
   const int64_t* rows = reinterpret_cast<const int64_t*>(Input(batch.inputs.offsets.wanted_rows));
+  int32_t* sampled = model->sampled.last.mutable_data_ptr<int32_t>() + batch.outcome.first_row;
   for (int64_t begin = 0; begin < batch.wanted; begin += b.logits.size(0)) {
     const int64_t count = std::min(b.logits.size(0), batch.wanted - begin);
     cuda::TakeRows(cuda::Type::kBfloat16, b.normed.const_data_ptr(), rows + begin, b.head_in.mutable_data_ptr(), count,
                    config_.hidden, stream);
     const DecoderWeights& weights = model->weights->weights;
     Multiply(Rows(b.head_in, count), weights.head_VD, weights.tiled_head.get(), Rows(b.logits, count), {});
-    cuda::Argmax(b.logits.const_data_ptr(), model->sampled.mutable_data_ptr<int32_t>() + first + begin, count,
-                 config_.vocab, stream);
-    Choose(model, batch, first, begin, count, step);
-    TakeLater(batch, begin, count, step);
-    Score(batch, begin, count, step);
-    copy_asked(begin, count);
+    cuda::Argmax(b.logits.const_data_ptr(), sampled + begin, count, config_.vocab, stream);
+    step->Take(batch.outcome, Input(0), begin, count);
   }
 }
 
@@ -884,33 +621,25 @@ std::vector<std::vector<ForwardItem>> Divide(const std::vector<ForwardItem>& ite
 
 }  // namespace
 
-std::unique_ptr<GpuRunner::Step> GpuRunner::Launch(const std::shared_ptr<const BaseModel>& base,
-                                                   const std::vector<ForwardItem>& items) {
+std::unique_ptr<GpuStep> GpuRunner::Launch(const std::shared_ptr<const BaseModel>& base,
+                                           const std::vector<ForwardItem>& items) {
   at::NoGradGuard no_grad;
   Model& model = ModelFor(base);
-  auto step = std::make_unique<Step::State>();
-  step->model = &model;
-  int64_t asked = 0;
-  for (const ForwardItem& item : items) asked += item.wants_logits ? WantedOf(item) : 0;
-  if (asked > 0) {
-    step->logits = at::empty({asked, config_.vocab}, at::TensorOptions(at::kFloat).pinned_memory(true));
-  }
   slots_.BeginStep();
-  PrepareChoices(&model, items, step.get());
+  auto step = std::make_unique<GpuStep>(items, buffers_->logits, &model.sampled);
   for (const std::vector<ForwardItem>& part : Divide(items)) {
     Batch batch = MakeBatch(part);
-    AddChoices(part, step->wanted, &batch, step.get());
+    batch.outcome = step->AddPass(part, &batch.inputs.values);
     Upload(batch.inputs);
     if (batch.is_captured) {
       Replay(&model, batch);
     } else {
       Forward(&model, batch);
     }
-    Head(&model, batch, part, step->wanted, step.get());
-    step->wanted += batch.wanted;
+    Head(&model, batch, step.get());
   }
-  if (step->later.rows.empty()) Finish(step.get());
-  return std::unique_ptr<Step>(new Step(std::move(step)));
+  step->EndPasses();
+  return step;
 }
 
 }  // namespace attune

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "server/engine/adapter_slots.h"
-#include "server/engine/engine.h"
+#include "server/engine/gpu_step.h"
 #include "server/engine/model_runner.h"
 #include "server/engine/step_inputs.h"
 #include "server/model/kernels/cuda/launch.h"
@@ -21,10 +21,11 @@ namespace attune {
 // CUDA graph, one for each of a few numbers of sequences, and so are a few rows of prompts, for
 // themselves; all that differs between two passes goes to the device in one copy. Each wanted
 // row's likeliest token is chosen on the device, where the next step may read it before the
-// host knows it; so are tokens that are drawn, after the pass. Buffers are made once; from step to step there are
-// allocated, from libtorch's caches, the vector of tokens, logits that the host asked for, changed logits and
-// log-probabilities, and what LoRAs need that the grouped kernel does not take. Launches on the calling thread's
-// stream, which must always be the same and not the default one. Throws what libtorch throws. Not thread-safe.
+// host knows it; so are tokens that are drawn, after the pass (gpu_step.h). Buffers are made once; from
+// step to step there are allocated, from libtorch's caches, the vector of tokens, logits that the host asked
+// for, changed logits and log-probabilities, and what LoRAs need that the grouped kernel does not take.
+// Launches on the calling thread's stream, which must always be the same and not the default one. Throws what
+// libtorch throws. Not thread-safe.
 class GpuRunner {
  public:
   // Whether it takes models of this kind; model_runner.h's ForwardBatch serves the others.
@@ -36,34 +37,9 @@ class GpuRunner {
   GpuRunner(const BaseModel& like, KvCache* cache, int64_t max_sequences, int64_t max_tokens);
   ~GpuRunner();
 
-  // A step on its way.
-  class Step {
-   public:
-    ~Step();
-    // Blocks until the device has done it.
-    void Wait();
-    // After Wait: the token chosen after each wanted token, in item order: by the item's choice after
-    // its last one, else the likeliest.
-    const int32_t* tokens() const;
-    // After Wait: what the item's choice wants to know besides; nothing if it wants nothing.
-    void ReadLogprobs(size_t item, TokenInfo* token) const;
-    // After Wait: of an item whose tokens are scored, their log-probabilities, a row each.
-    const float* scores(size_t item) const;
-    // fp32 on the CPU, a row for each wanted token of the items that wanted logits.
-    const at::Tensor& logits() const;
-
-   private:
-    friend class GpuRunner;
-    struct State;
-    explicit Step(std::unique_ptr<State> state);
-    std::unique_ptr<State> state_;
-  };
-  // REQUIRES: pieces of one token come first. A step with items that wait for a mask is done only after ChooseLater, which
-  // comes before the next Launch for the same model.
-  std::unique_ptr<Step> Launch(const std::shared_ptr<const BaseModel>& base, const std::vector<ForwardItem>& items);
-  // Chooses the tokens of the items that wait for a mask, among those that it allows. `masks`: by item, words as
-  // GrammarState::Allowed's; null where nobody waits any more, or never did.
-  void ChooseLater(Step* step, const std::vector<const std::vector<uint32_t>*>& masks);
+  // REQUIRES: pieces of one token come first. A step with items that wait for a mask is done only after its ChooseLater,
+  // which comes before the next Launch for the same model.
+  std::unique_ptr<GpuStep> Launch(const std::shared_ptr<const BaseModel>& base, const std::vector<ForwardItem>& items);
 
  private:
   struct Buffers;
@@ -106,21 +82,8 @@ class GpuRunner {
   void Attend(const Model& model, const Batch& batch, int64_t layer);
   // Rounds a batch of longer pieces up to a size that is replayed.
   void PadLonger(const std::vector<StepSegment>& segments, Batch* batch) const;
-  void Head(Model* model, const Batch& batch, const std::vector<ForwardItem>& items, int64_t first, Step::State* step);
+  void Head(Model* model, const Batch& batch, GpuStep* step);
   void Replay(Model* model, const Batch& batch);
-  // Puts the items' choices behind the batch's inputs, or aside if they wait. `first`: of the step's wanted rows, where
-  // this batch's begin.
-  void AddChoices(const std::vector<ForwardItem>& items, int64_t first, Batch* batch, Step::State* step) const;
-  // Keeps the logits, among those of [begin, begin + count), from which is chosen later.
-  void TakeLater(const Batch& batch, int64_t begin, int64_t count, Step::State* step);
-  // Copies what was chosen to the host.
-  static void Finish(Step::State* step);
-  // Makes the choices among the batch's wanted rows [begin, begin + count), whose logits are there.
-  void Choose(Model* model, const Batch& batch, int64_t first, int64_t begin, int64_t count, Step::State* step);
-  // Scores what is to be scored of the same rows.
-  void Score(const Batch& batch, int64_t begin, int64_t count, Step::State* step);
-  // What the choices of a step need.
-  void PrepareChoices(Model* model, const std::vector<ForwardItem>& items, Step::State* step);
   const int32_t* Input(int64_t offset) const;
   StepCutting cutting() const { return is_batch_invariant_ ? StepCutting::kAlike : StepCutting::kBest; }
 

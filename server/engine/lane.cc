@@ -316,7 +316,7 @@ void Lane::ChooseInForms(Passes* passes, StepResult* result) {
       for (int64_t u = begin; u < end; ++u) masks[unknown[u].first] = &unknown[u].second->grammar->Allowed();
     });
     const absl::Status status = CatchTorch([&] {
-      gpu_->ChooseLater(pass.step.get(), masks);
+      pass.step->ChooseLater(masks);
       return absl::OkStatus();
     });
     if (status.ok()) continue;

@@ -14,6 +14,7 @@
 #include "server/device/memory_budget.h"
 #include "server/engine/batch_scheduler.h"
 #include "server/engine/gpu_runner.h"
+#include "server/engine/gpu_step.h"
 #include "server/engine/kv_pages.h"
 #include "server/engine/model_runner.h"
 #include "server/engine/page_copies.h"
@@ -101,7 +102,7 @@ class Lane {
     std::shared_ptr<const BaseModel> base;
     std::vector<ForwardItem> items;
     std::vector<Output> outputs;
-    std::unique_ptr<GpuRunner::Step> step;  // on a GpuRunner
+    std::unique_ptr<GpuStep> step;  // on a GpuRunner
     bool is_plain = false;                  // by ForwardBatch though there is a GpuRunner, which has one embedding and head
   };
   using Passes = std::vector<Pass>;

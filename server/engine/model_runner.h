@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -30,6 +31,9 @@ struct ForwardItem {
   const int32_t* scored = nullptr;    // in place of logits: the token after each wanted row, to be scored; else null
   std::shared_ptr<const TokenChoice> choice;  // how that is chosen; null: the likeliest one
   bool waits_for_mask = false;        // it is chosen once it is known which tokens the answer's form allows
+
+  // Rows of logits that are wanted.
+  int64_t wanted() const { return count - std::min(count, first_logits); }
 };
 
 // One forward pass of a model over pieces of any sequences, each under its own

@@ -6,18 +6,14 @@
 #include <numeric>
 #include <unordered_map>
 
+#include "common/stable_hash.h"
 #include "server/model/kernels/logit_rows.h"
 
 namespace attune {
 namespace {
 
 // Steele et al. 2014: a well-mixed 64-bit function of its argument.
-uint64_t SplitMix(uint64_t x) {
-  x += 0x9E3779B97F4A7C15ULL;
-  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ULL;
-  x = (x ^ (x >> 27)) * 0x94D049BB133111EBULL;
-  return x ^ (x >> 31);
-}
+uint64_t SplitMix(uint64_t x) { return MixBits(x + 0x9E3779B97F4A7C15ULL); }
 
 bool ChangesLogits(const SamplerInput& input, const SamplingParams& p) {
   if ((input.banned && !input.banned->empty()) || input.allowed || !p.logit_bias.empty()) return true;

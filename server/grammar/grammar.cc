@@ -11,7 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/error.h"
-#include "server/tokenizer/utf8.h"
+#include "common/utf8.h"
 
 namespace attune {
 namespace {

@@ -4,8 +4,8 @@
 #include "absl/strings/str_cat.h"
 #include "common/error.h"
 #include "common/resource_name.h"
+#include "common/utf8.h"
 #include "server/rpc/check.h"
-#include "server/tokenizer/utf8.h"
 
 namespace attune {
 namespace {

@@ -8,9 +8,9 @@
 #include "absl/random/random.h"
 #include "absl/strings/str_cat.h"
 #include "common/error.h"
+#include "common/utf8.h"
 #include "server/jobs/validate.h"
 #include "server/rpc/check.h"
-#include "server/tokenizer/utf8.h"
 
 namespace attune {
 namespace {

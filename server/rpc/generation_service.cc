@@ -9,6 +9,7 @@
 #include "absl/synchronization/notification.h"
 #include "common/error.h"
 #include "common/resource_name.h"
+#include "common/utf8.h"
 #include "server/data/template.h"
 #include "server/data/text_encoder.h"
 #include "server/evaluation/calibration.h"
@@ -17,7 +18,6 @@
 #include "server/rpc/convert_generation.h"
 #include "server/rpc/prompt.h"
 #include "server/rpc/route_key.h"
-#include "server/tokenizer/utf8.h"
 
 namespace attune {
 namespace {

@@ -1,6 +1,7 @@
 #include "server/tokenizer/added_tokens.h"
 
-#include "server/tokenizer/utf8.h"
+#include "common/utf8.h"
+
 
 namespace attune {
 namespace {
@@ -9,7 +10,7 @@ namespace {
 size_t SpaceBefore(absl::string_view text, size_t begin, size_t end) {
   while (end > begin) {
     size_t start = end - 1;
-    while (start > begin && end - start < 4 && (static_cast<uint8_t>(text[start]) & 0xC0) == 0x80) --start;
+    while (start > begin && end - start < 4 && IsUtf8Continuation(text[start])) --start;
     const Utf8Char c = DecodeUtf8(text, start);
     if (!c.valid || start + c.length != end || !IsUnicodeSpace(c.code)) break;
     end = start;

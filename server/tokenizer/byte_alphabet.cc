@@ -3,7 +3,7 @@
 #include <array>
 
 #include "absl/strings/ascii.h"
-#include "server/tokenizer/utf8.h"
+#include "common/utf8.h"
 
 namespace attune {
 namespace {

@@ -6,8 +6,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_replace.h"
 #include "common/error.h"
+#include "common/utf8.h"
 #include "server/tokenizer/byte_alphabet.h"
-#include "server/tokenizer/utf8.h"
 
 namespace attune {
 namespace {

@@ -10,7 +10,7 @@
 #include "absl/strings/str_replace.h"
 #include "absl/strings/string_view.h"
 #include "common/error.h"
-#include "server/tokenizer/utf8.h"
+#include "common/utf8.h"
 
 namespace attune::jinja {
 namespace {

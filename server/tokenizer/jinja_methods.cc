@@ -5,8 +5,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "common/utf8.h"
 #include "server/tokenizer/jinja_runtime.h"
-#include "server/tokenizer/utf8.h"
 
 // Methods of texts, dictionaries and lists, and global functions.
 namespace attune::jinja {

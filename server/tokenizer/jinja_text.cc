@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "common/utf8.h"
 #include "server/tokenizer/jinja_runtime.h"
-#include "server/tokenizer/utf8.h"
 
 namespace attune::jinja {
 namespace {

@@ -7,8 +7,8 @@
 #include <utility>
 #include <vector>
 
+#include "common/utf8.h"
 #include "server/tokenizer/nfc_tables.h"
-#include "server/tokenizer/utf8.h"
 
 namespace attune {
 namespace {

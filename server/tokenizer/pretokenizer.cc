@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "server/tokenizer/utf8.h"
+#include "common/utf8.h"
 #include "server/tokenizer/vocabulary_tokenizer.h"
 
 namespace attune {

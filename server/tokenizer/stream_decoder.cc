@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <utility>
 
-#include "server/tokenizer/utf8.h"
+#include "common/utf8.h"
+
 
 namespace attune {
 namespace {

@@ -5,7 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/error.h"
-#include "server/tokenizer/utf8.h"
+#include "common/utf8.h"
 
 namespace attune {
 

@@ -9,7 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/error.h"
-#include "server/data/utf8.h"
+#include "common/utf8.h"
 #include "tests/testing/fake_tokenizer.h"
 
 namespace attune {

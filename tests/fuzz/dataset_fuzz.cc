@@ -2,8 +2,8 @@
 #include <cstdint>
 #include <cstdlib>
 
+#include "common/utf8.h"
 #include "server/data/dataset.h"
-#include "server/data/utf8.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace attune;

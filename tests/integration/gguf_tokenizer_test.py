@@ -1,16 +1,13 @@
 """Tokenizers of GGUF files: read as the packages that made them, written of folders and back, over many texts."""
 import os
-import shutil
-import tempfile
 import unittest
 
+import exporting
 import miniatures
 import sentencepiece
 import transformers
-from attune_server import Server, generation, model_service
+from exporting import Export
 from tokenizers import normalizers
-
-Export = model_service.ExportModelRequest
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -37,30 +34,10 @@ NORMALIZED = {"qwen2", "deepseek-r1-qwen"}
 COUNT = 1500
 
 
-class GgufTokenizerTest(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        cls.folder = tempfile.mkdtemp(prefix="attune_gguf.")
-        cls.addClassCleanup(shutil.rmtree, cls.folder, ignore_errors=True)
-        cls.exports = os.path.join(cls.folder, "exports")
-        os.makedirs(cls.exports)
-        cls.server = Server(os.path.join(cls.folder, "data"), ["--precision", "float32", "--export-root", cls.exports,
-                                                               "--import-root", cls.exports]).start()
-        cls.addClassCleanup(cls.server.terminate)
-
-    def load(self, path, name):
-        self.server.models.ImportModel(model_service.ImportModelRequest(source_path=path, model_id=name))
-
-    def export(self, model, form, destination):
-        return self.server.models.ExportModel(Export(name=f"models/{model}", format=form, destination=destination)).path
-
-    def ids(self, model, text):
-        request = generation.TokenizeRequest(model=f"models/{model}", prompt=generation.Prompt(text=text))
-        return list(self.server.generation.Tokenize(request).token_ids)
-
+class GgufTokenizerTest(exporting.ExportingTest):
     def compare(self, model, encode, count=COUNT):
         for text in miniatures.texts(count):
-            self.assertEqual(self.ids(model, text), encode(text), (model, text))
+            self.assertEqual(self.tokens(model, text), encode(text), (model, text))
 
     def test_pre_tokenizers(self):
         for pre, splits in RULES.items():
@@ -146,16 +123,12 @@ class GgufTokenizerTest(unittest.TestCase):
 
     def test_gemma(self):
         """The real Gemma 3 270M's vocabulary of 262,144 tokens as files."""
-        source = os.environ.get("ATTUNE_TEST_GEMMA", "")
-        if not os.path.isfile(source):
-            self.skipTest("ATTUNE_TEST_GEMMA does not name a file")
-        imported = shutil.copyfile(source, os.path.join(self.exports, os.path.basename(source)))
-        self.load(imported, "gemma-270m")
+        self.load_gemma("gemma-270m")
         files = self.export("gemma-270m", Export.SAFETENSORS, "gemma-270m-files")
         written = transformers.AutoTokenizer.from_pretrained(files)
         processor = sentencepiece.SentencePieceProcessor(model_file=os.path.join(files, "tokenizer.model"))
         for text in miniatures.texts(COUNT):
-            ids = self.ids("gemma-270m", text)
+            ids = self.tokens("gemma-270m", text)
             self.assertEqual(written.encode(text), ids, text)
             if not any(token in text for token in ("<unk>", "<bos>", "<eos>")):
                 self.assertEqual([processor.bos_id(), *processor.encode(text)], ids, text)

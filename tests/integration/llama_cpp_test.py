@@ -8,17 +8,17 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import unittest
 
+import exporting
 import gguf
 import miniatures
 import sentencepiece
 import transformers
-from attune_server import MOOD, Server, generation, lora_job, model_service, mood_rows, tuning_job
+from attune_server import lora_job, tuning_job
+from exporting import Export
 
 PYTHON = os.environ.get("ATTUNE_LLAMA_PYTHON", sys.executable)
-Export = model_service.ExportModelRequest
 PROMPTS = ["The capital of France is", "Text: What a lovely day number 3\nMood:", "def add(a, b):\n    return",
            "<|im_start|>user\nName 3 colours, 12345 caf\u00e9s \u4f60\u597d.<|im_end|>\n<|im_start|>assistant\n"]
 NEW_TOKENS = 16
@@ -60,37 +60,17 @@ def has_llama():
 
 
 @unittest.skipUnless(has_llama(), "no llama-cpp-python: see deploy/install-dependencies --llama")
-class LlamaCppTest(unittest.TestCase):
+class LlamaCppTest(exporting.ExportingTest):
     @classmethod
     def setUpClass(cls):
-        cls.folder = tempfile.mkdtemp(prefix="attune_llama.")
-        cls.addClassCleanup(shutil.rmtree, cls.folder, ignore_errors=True)
-        exports = os.path.join(cls.folder, "exports")
-        cls.server = Server(os.path.join(cls.folder, "data"), ["--precision", "float32", "--export-root", exports,
-                                                                     "--import-root", exports]).start()
-        cls.addClassCleanup(cls.server.terminate)
-        cls.server.import_model()
-        # The same model as a Hugging Face folder, and a LoRA over each.
-        folder = cls.export("smollm2", Export.SAFETENSORS, "folder")
-        cls.server.models.ImportModel(model_service.ImportModelRequest(source_path=folder, model_id="folder"))
-        cls.server.upload("mood", mood_rows(24), **MOOD)
+        super().setUpClass()
+        cls.load_models_and_data()
+        # A LoRA over each.
         for base in ("smollm2", "folder"):
             wanted = lora_job(tuned_model_id=f"tuned-{base}", base_model=f"models/{base}")
             job = cls.server.create_job(wanted, f"job-{base}")
             cls.server.watch(job.name)
             assert cls.server.get_job(job.name).state == tuning_job.TuningJob.SUCCEEDED, cls.server.log_tail()
-
-    @classmethod
-    def export(cls, model, form, destination):
-        return cls.server.models.ExportModel(Export(name=f"models/{model}", format=form, destination=destination)).path
-
-    def tokens(self, model, text):
-        return list(self.server.generation.Tokenize(generation.TokenizeRequest(
-            model=f"models/{model}", prompt=generation.Prompt(text=text))).token_ids)
-
-    def answer(self, model, tokens):
-        return self.server.generate(f"models/{model}", prompt=generation.Prompt(token_ids=generation.TokenIds(ids=tokens)),
-                                    max_tokens=NEW_TOKENS, ignore_eos=True, logprobs=True).completions[0]
 
     def compare(self, model, name, prompts=PROMPTS, texts=(), context=512):
         """The part of the answers' tokens that are the same before the first difference; all texts' tokens must be."""
@@ -107,15 +87,12 @@ class LlamaCppTest(unittest.TestCase):
         for prompt, theirs in zip(prompts, answers):
             tokens = self.tokens(model, prompt)
             self.assertEqual(tokens, theirs["ids"], prompt)
-            ours = self.answer(model, tokens)
+            ours = self.answer(model, tokens, NEW_TOKENS)
             self.assertLess(abs(ours.logprobs[0].logprob - theirs["logprob"]), TOLERANCE[name], prompt)
             answer = list(ours.token_ids)
             same += next((i for i, (a, b) in enumerate(zip(answer, theirs["answer"])) if a != b), NEW_TOKENS)
         print(f"  {model} {name}: {same} of {NEW_TOKENS * len(prompts)} tokens before a difference", flush=True)
         return same / (NEW_TOKENS * len(prompts))
-
-    def load(self, folder, name):
-        self.server.models.ImportModel(model_service.ImportModelRequest(source_path=folder, model_id=name))
 
     def test_sentencepiece_tokenizers(self):
         """SentencePiece's and byte-fallback BPE of folders: Llama 2's, Gemma's and Phi-3's kinds; 600 texts each."""
@@ -130,7 +107,7 @@ class LlamaCppTest(unittest.TestCase):
             with self.subTest(name=name):
                 backend = tokenizer.get("backend")
                 size = backend.get_vocab_size() if backend else len(sentencepiece.SentencePieceProcessor(model_proto=tokenizer["model"]))
-                folder = miniatures.random_model(os.path.join(self.folder, "exports", name), size + 5, **kind)
+                folder = miniatures.random_model(os.path.join(self.exports, name), size + 5, **kind)
                 miniatures.save_tokenizer(folder, **tokenizer)
                 self.load(folder, name)
                 self.assertGreater(self.compare(name, "f16", texts=list(miniatures.texts(600)) + chats[:3 if kind else 1]), 0.8)
@@ -147,17 +124,17 @@ class LlamaCppTest(unittest.TestCase):
         for model, rope in ((name, scaling), (f"{name}-plain", {"rope_type": "default", "rope_theta": 10000.0})):
             more = dict(scaling.get("more", {})) if rope is scaling else {}
             parameters = {key: value for key, value in rope.items() if key != "more"}
-            folder = miniatures.random_model(os.path.join(self.folder, "exports", model), backend.get_vocab_size(),
+            folder = miniatures.random_model(os.path.join(self.exports, model), backend.get_vocab_size(),
                                              rope_parameters=parameters, **more, **kind)
             miniatures.save_tokenizer(folder, backend=backend)
             self.load(folder, model)
-            first[model] = [self.answer(model, self.tokens(model, prompt)).logprobs[0].logprob for prompt in prompts]
+            first[model] = [self.answer(model, self.tokens(model, prompt), 1).logprobs[0].logprob for prompt in prompts]
         self.assertGreater(max(abs(a - b) for a, b in zip(*first.values())), 2 * TOLERANCE["f16"], "the scaling does not matter")
         self.assertGreater(self.compare(name, "f16", prompts=prompts, context=context), 0.8)
         # Read back, the file's model is the folder's.
-        self.load(os.path.join(self.folder, "exports", f"{name}-f16", "model.gguf"), f"{name}-again")
+        self.load(os.path.join(self.exports, f"{name}-f16", "model.gguf"), f"{name}-again")
         for prompt, expected in zip(prompts, first[name]):
-            found = self.answer(f"{name}-again", self.tokens(f"{name}-again", prompt)).logprobs[0].logprob
+            found = self.answer(f"{name}-again", self.tokens(f"{name}-again", prompt), 1).logprobs[0].logprob
             self.assertLess(abs(found - expected), TOLERANCE["f16"], prompt)
 
     def test_llama3_scaling(self):
@@ -181,8 +158,8 @@ class LlamaCppTest(unittest.TestCase):
         for family in MINIATURES:
             with self.subTest(family=family):
                 name, source = family.replace("_", "-"), os.path.join(references, family, "base")
-                base = shutil.copytree(source, os.path.join(self.folder, "exports", family))
-                self.server.models.ImportModel(model_service.ImportModelRequest(source_path=base, model_id=name))
+                base = shutil.copytree(source, os.path.join(self.exports, family))
+                self.load(base, name)
                 self.assertGreater(self.compare(name, "f16"), 0.8)
 
     def test_a_gguf_model_tuned(self):
@@ -190,12 +167,7 @@ class LlamaCppTest(unittest.TestCase):
         self.assertGreater(self.compare("tuned-smollm2", "q8_0"), 0.5)
 
     def test_gemma(self):
-        source = os.environ.get("ATTUNE_TEST_GEMMA", "")
-        if not os.path.isfile(source):
-            self.skipTest("ATTUNE_TEST_GEMMA does not name a file")
-        imported = os.path.join(self.folder, "exports", os.path.basename(source))
-        shutil.copyfile(source, imported)
-        self.server.models.ImportModel(model_service.ImportModelRequest(source_path=imported, model_id="gemma"))
+        self.load_gemma("gemma")
         self.assertGreater(self.compare("gemma", "f16"), 0.9)
         self.assertGreater(self.compare("gemma", "q8_0"), 0.5)
 

@@ -1,29 +1,19 @@
 """P-tuning adapters that PEFT trained: imported, served with PEFT's log-probabilities, and exported for PEFT again."""
 import os
-import shutil
-import tempfile
 import unittest
 
+import exporting
 import miniatures
 import peft
 import torch
 import transformers
-from attune_server import Server, generation, model_service
+from exporting import Export
 
 VIRTUAL_TOKENS = 6
 TOLERANCE = 1e-3
 
 
-class PTuningTest(unittest.TestCase):
-    def setUp(self):
-        folder = tempfile.mkdtemp(prefix="attune_p_tuning.")
-        self.addCleanup(shutil.rmtree, folder, ignore_errors=True)
-        self.exports = os.path.join(folder, "exports")
-        os.makedirs(self.exports)
-        self.server = Server(os.path.join(folder, "data"), ["--precision", "float32", "--export-root", self.exports,
-                                                            "--import-root", self.exports]).start()
-        self.addCleanup(self.server.terminate)
-
+class PTuningTest(exporting.ExportingTest):
     def peft_adapter(self, base):
         """Of each kind of encoder, its embeddings far from those of any token."""
         for kind in ("MLP", "LSTM"):
@@ -38,8 +28,7 @@ class PTuningTest(unittest.TestCase):
     @torch.no_grad()
     def check(self, model, name, tokens):
         logits = model(input_ids=torch.tensor([tokens])).logits[0, -1].double()
-        ours = self.server.generate(f"models/{name}", prompt=generation.Prompt(token_ids=generation.TokenIds(ids=tokens)),
-                                    max_tokens=1, ignore_eos=True, logprobs=True).completions[0]
+        ours = self.answer(name, tokens, 1)
         self.assertEqual(ours.token_ids[0], int(logits.argmax()))
         self.assertLess(abs(ours.logprobs[0].logprob - float(logits.log_softmax(0).max())), TOLERANCE)
         return logits
@@ -48,18 +37,16 @@ class PTuningTest(unittest.TestCase):
         backend = miniatures.byte_fallback_bpe(miniatures.sentencepiece_model())
         base = miniatures.random_model(os.path.join(self.exports, "base"), backend.get_vocab_size())
         miniatures.save_tokenizer(base, backend=backend)
-        self.server.models.ImportModel(model_service.ImportModelRequest(source_path=base, model_id="base"))
+        self.load(base, "base")
         plain = transformers.AutoModelForCausalLM.from_pretrained(base).eval()
         tokens = backend.encode("The capital of France is").ids
         without = self.check(plain, "base", tokens)
         for name, path, model in self.peft_adapter(base):
             with self.subTest(encoder=name):
-                self.server.models.ImportModel(model_service.ImportModelRequest(
-                    source_path=path, model_id=name, base_model="models/base"))
+                self.load(path, name, base_model="models/base")
                 expected = self.check(model, name, tokens)
                 self.assertGreater((expected - without).abs().max(), 10 * TOLERANCE)
-                exported = self.server.models.ExportModel(model_service.ExportModelRequest(
-                    name=f"models/{name}", format=model_service.ExportModelRequest.PEFT, destination=f"{name}-again")).path
+                exported = self.export(name, Export.PEFT, f"{name}-again")
                 again = peft.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(base), exported).eval()
                 with torch.no_grad():
                     found = again(input_ids=torch.tensor([tokens])).logits[0, -1].double()

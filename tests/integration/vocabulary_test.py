@@ -1,18 +1,17 @@
 """LoRAs that train or adapt embedding and head of a real model: PEFT opens what is exported, and it says what the server says."""
 import json
 import os
-import shutil
-import tempfile
 import unittest
 
+import exporting
 import grpc
 import torch
-from attune_server import MOOD, Error, Server, generation, lora_job, model_service, mood_rows, tuning_job, tuning_service
+from attune_server import Error, generation, lora_job, tuning_job, tuning_service
+from exporting import Export
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-Export = model_service.ExportModelRequest
 State = tuning_job.TuningJob
 WHOLE = [tuning_job.EMBED_TOKENS, tuning_job.LM_HEAD]
 PROMPTS = ["Text: What a dreadful day\nMood:", "The capital of France is", "def add(a, b):\n    return"]
@@ -20,24 +19,11 @@ CONTINUATIONS = [" sad", " glad and bright", " Paris, of course."]
 TOLERANCE = 1e-3
 
 
-class VocabularyTest(unittest.TestCase):
+class VocabularyTest(exporting.ExportingTest):
     @classmethod
     def setUpClass(cls):
-        cls.folder = tempfile.mkdtemp(prefix="attune_vocabulary.")
-        cls.addClassCleanup(shutil.rmtree, cls.folder, ignore_errors=True)
-        exports = os.path.join(cls.folder, "exports")
-        cls.server = Server(os.path.join(cls.folder, "data"), ["--precision", "float32", "--export-root", exports,
-                                                               "--import-root", exports]).start()
-        cls.addClassCleanup(cls.server.terminate)
-        cls.server.import_model()
-        # The same model as a folder that transformers opens, with a tied head.
-        cls.base = cls.export("smollm2", Export.SAFETENSORS, "folder")
-        cls.server.models.ImportModel(model_service.ImportModelRequest(source_path=cls.base, model_id="folder"))
-        cls.server.upload("mood", mood_rows(24), **MOOD)
-
-    @classmethod
-    def export(cls, model, form, destination):
-        return cls.server.models.ExportModel(Export(name=f"models/{model}", format=form, destination=destination)).path
+        super().setUpClass()
+        cls.base = cls.load_models_and_data()
 
     @staticmethod
     def job(output, **lora):
@@ -65,8 +51,7 @@ class VocabularyTest(unittest.TestCase):
         worst = 0
         for prompt in PROMPTS:
             given = generation.Prompt(text=prompt)
-            ids = list(self.server.generation.Tokenize(generation.TokenizeRequest(
-                model=f"models/{output}", prompt=given)).token_ids)
+            ids = self.tokens(output, prompt)
             scores = self.server.generation.Score(generation.ScoreRequest(
                 model=f"models/{output}", prompt=given, continuations=CONTINUATIONS)).scores
             for score in scores:

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "absl/strings/str_cat.h"
+#include "common/stable_hash.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/evaluation/measures/leakage.h"

@@ -4,6 +4,7 @@
 #include <ATen/cuda/CUDAContext.h>
 #include <gtest/gtest.h>
 
+#include "server/model/kernels/blas_product.h"
 #include "server/model/kernels/lt_product.h"
 #include "server/model/kernels/matmul.h"
 #include "tests/testing/gpu.h"
@@ -72,25 +73,12 @@ TEST_F(ChosenProductTest, TheKernelsAreThere) {
     const auto [kind, o, i, t] = shape;
     const Tensor flat = Random(1, 8 + o * i).squeeze(0), w = flat.narrow(0, 8, o * i).view({o, i});
     const Tensor x = Random(t, i), y = Random(t, o), dw = at::empty({o, i}, x.options().dtype(at::kFloat));
-    bool was_made = false;
-    switch (kind) {
-      case ProductKind::kForward:
-        was_made = MultiplyBy(kernel, {CUBLAS_OP_T, CUBLAS_OP_N, o, t, i, i, i, o}, {w.data_ptr(), x.data_ptr(), y.data_ptr()});
-        break;
-      case ProductKind::kInputGradient:
-        was_made = MultiplyBy(kernel, {CUBLAS_OP_N, CUBLAS_OP_N, i, t, o, i, o, i}, {w.data_ptr(), y.data_ptr(), x.data_ptr()});
-        break;
-      case ProductKind::kWeightGradient:
-        was_made = MultiplyBy(kernel, {CUBLAS_OP_N, CUBLAS_OP_T, i, o, t, i, o, i, CUDA_R_16BF, CUDA_R_32F},
-                              {x.data_ptr(), y.data_ptr(), dw.data_ptr()});
-        break;
-    }
-    EXPECT_TRUE(was_made) << static_cast<int>(kind) << ": " << o << " x " << i;
+    EXPECT_TRUE(MultiplyBy(kernel, BlasProductOf(kind, {x, y, w, dw}))) << static_cast<int>(kind) << ": " << o << " x " << i;
   }
   at::cuda::getCurrentCUDAStream().synchronize();
-  const Tensor x = Random(16384, 2048), w = Random(11264, 2048), y = Random(16384, 11264);
-  EXPECT_FALSE(MultiplyBy({201, 5}, {CUBLAS_OP_T, CUBLAS_OP_N, 11264, 16383, 2048, 2048, 2048, 11264},
-                          {static_cast<char*>(w.data_ptr()), static_cast<char*>(x.data_ptr()) + 2, y.data_ptr()}))
+  const Tensor x = Random(1, 1 + 16383 * 2048).squeeze(0).narrow(0, 1, 16383 * 2048).view({16383, 2048});
+  const Tensor w = Random(11264, 2048), y = Random(16383, 11264);
+  EXPECT_FALSE(MultiplyBy({201, 5}, BlasProductOf(ProductKind::kForward, {x, y, w, {}})))
       << "an operand that lies on two bytes";
 }
 

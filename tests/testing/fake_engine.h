@@ -50,6 +50,11 @@ class FakeEngine final : public Engine {
   void HoldScores() { hold_scores_ = true; }
   // Nor are embeddings.
   void HoldEmbeddings() { hold_embeddings_ = true; }
+  // Blocks until a request is held so; false if none was within a minute.
+  bool WaitForHeld() ABSL_LOCKS_EXCLUDED(mutex_) {
+    absl::MutexLock lock(&mutex_);
+    return mutex_.AwaitWithTimeout(absl::Condition(this, &FakeEngine::HasHeld), absl::Minutes(1));
+  }
   // Embeddings are refused with this.
   void FailEmbeddings(absl::Status status) { embed_status_ = std::move(status); }
   // The next `count` requests of either kind are refused with QUEUE_FULL.
@@ -95,6 +100,7 @@ class FakeEngine final : public Engine {
   class FakeGeneration;
   // OK, or one of the refusals that a test asked for.
   absl::Status Admit() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool HasHeld() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !held_.empty() || !held_embeddings_.empty(); }
 
   Generator generator_ = [](const GenerateParams&, int) { return Say("ok"); };
   Scorer scorer_ = [](const ScoreParams&, const std::vector<int32_t>& tokens) { return Uniform(tokens, -1, true); };

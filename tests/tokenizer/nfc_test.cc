@@ -1,3 +1,4 @@
+#include "common/utf8.h"
 #include "server/tokenizer/nfc.h"
 
 #include <gtest/gtest.h>
@@ -5,7 +6,6 @@
 #include <string>
 
 #include "server/tokenizer/nfc_tables.h"
-#include "server/tokenizer/utf8.h"
 
 namespace attune {
 namespace {

@@ -1,3 +1,4 @@
+#include "common/utf8.h"
 #include "server/tokenizer/stream_decoder.h"
 
 #include <string>
@@ -5,7 +6,6 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "server/tokenizer/utf8.h"
 #include "server/tokenizer/vocabulary_tokenizer.h"
 
 namespace attune {

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "common/utf8.h"
 #include "server/comparison/report/axis_ticks.h"
 #include "server/comparison/report/html_text.h"
 #include "server/comparison/report/label_placement.h"
@@ -153,16 +154,12 @@ std::string LabelText(const ScatterPoint& point) {
   return absl::StrCat(CutText(point.label, 28), point.is_marked ? " ◆ winner" : "");
 }
 
-int CountCharacters(absl::string_view text) {
-  return std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; });
-}
-
 std::vector<Box> PlaceAll(const std::vector<PlacedPoint>& points, const Frame& frame) {
   std::vector<PointLabel> labels;
   std::vector<Box> obstacles;
   for (const PlacedPoint& p : points) {
     const double each = p.point->is_marked ? kBoldCharacterWidth : kCharacterWidth;
-    labels.push_back({p.x, p.y, each * CountCharacters(LabelText(*p.point)), kLabelHeight});
+    labels.push_back({p.x, p.y, each * static_cast<double>(CountUtf8Characters(LabelText(*p.point))), kLabelHeight});
     obstacles.push_back({p.x - kRadius - 3, p.y - kRadius - 3, p.x + kRadius + 3, p.y + kRadius + 3});
     if (p.point->upper > p.point->lower) {
       obstacles.push_back({p.x - 4, frame.Y(p.point->upper) - 1, p.x + 4, frame.Y(p.point->lower) + 1});

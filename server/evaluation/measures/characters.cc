@@ -2,12 +2,11 @@
 
 #include <cstdint>
 
+#include "common/utf8.h"
 #include "server/evaluation/measures/pattern.h"
 
 namespace attune {
 namespace {
-
-bool IsContinuation(char c) { return (static_cast<uint8_t>(c) & 0xC0) == 0x80; }
 
 // Bytes of the character that starts `text`; 1 for a byte that is none. Overlong forms, surrogates and
 // what lies beyond U+10FFFF pass: they only have to be one unit each.
@@ -16,7 +15,7 @@ size_t CharacterLength(absl::string_view text) {
   const size_t length = lead >= 0xF0 && lead < 0xF8 ? 4 : lead >= 0xE0 ? 3 : lead >= 0xC0 ? 2 : 1;
   if (length > text.size() || lead >= 0xF8) return 1;
   for (size_t i = 1; i < length; ++i) {
-    if (!IsContinuation(text[i])) return 1;
+    if (!IsUtf8Continuation(text[i])) return 1;
   }
   return length;
 }

@@ -2,16 +2,12 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_join.h"
+#include "common/stable_hash.h"
 #include "server/evaluation/measures/characters.h"
-#include "server/evaluation/measures/random.h"
 
 namespace attune {
 
-uint64_t HashText(absl::string_view text) {
-  uint64_t hash = 0xCBF29CE484222325ULL;
-  for (char c : text) hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001B3ULL;
-  return MixBits(hash);
-}
+uint64_t HashText(absl::string_view text) { return MixBits(StableHash(text)); }
 
 uint64_t NormalizedHash(absl::string_view text) {
   const std::string lower = LowerCase(text);

@@ -6,9 +6,9 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_join.h"
+#include "common/stable_hash.h"
 #include "server/evaluation/measures/characters.h"
 #include "server/evaluation/measures/duplicates.h"
-#include "server/evaluation/measures/random.h"
 
 namespace attune {
 namespace {

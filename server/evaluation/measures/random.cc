@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "absl/numeric/int128.h"
+#include "common/stable_hash.h"
 
 namespace attune {
 namespace {
@@ -10,12 +11,6 @@ namespace {
 constexpr uint64_t kGoldenGamma = 0x9E3779B97F4A7C15ULL;
 
 }  // namespace
-
-uint64_t MixBits(uint64_t x) {
-  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ULL;
-  x = (x ^ (x >> 27)) * 0x94D049BB133111EBULL;
-  return x ^ (x >> 31);
-}
 
 CounterRandom::CounterRandom(uint64_t seed, uint64_t stream) : key_(MixBits(MixBits(seed + kGoldenGamma) + stream)) {}
 

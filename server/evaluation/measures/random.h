@@ -5,9 +5,6 @@
 
 namespace attune {
 
-// The finaliser of SplitMix64 (Steele et al. 2014): a bijection that mixes all bits.
-uint64_t MixBits(uint64_t x);
-
 // Random numbers that are the same on every platform, which the standard library's distributions are
 // not: draw i is a hash of seed, stream and i. Streams of one seed are independent. Not thread-safe.
 class CounterRandom {

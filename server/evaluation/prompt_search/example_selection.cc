@@ -6,18 +6,14 @@
 #include <map>
 
 #include "absl/strings/ascii.h"
+#include "common/stable_hash.h"
 
 namespace attune {
 namespace {
 
 constexpr size_t kFeatures = 256;
 
-// FNV-1a: the same on every machine.
-uint64_t HashOf(absl::string_view word) {
-  uint64_t hash = 0xcbf29ce484222325ULL;
-  for (char c : word) hash = (hash ^ static_cast<uint8_t>(absl::ascii_tolower(c))) * 0x100000001b3ULL;
-  return hash;
-}
+uint64_t HashOf(absl::string_view word) { return StableHash(absl::AsciiStrToLower(word)); }
 
 double Dot(const std::vector<float>& a, const std::vector<float>& b) {
   double sum = 0;

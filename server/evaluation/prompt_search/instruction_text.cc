@@ -8,7 +8,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
-#include "server/data/utf8.h"
+#include "common/utf8.h"
 
 namespace attune {
 namespace {

@@ -7,7 +7,7 @@
 #include "absl/time/time.h"
 #include "common/error.h"
 #include "common/file.h"
-#include "server/data/utf8.h"
+#include "common/utf8.h"
 #include "server/evaluation/prompt_search/instruction_text.h"
 #include "server/evaluation/question.h"
 #include "server/tokenizer/stream_decoder.h"

@@ -2,6 +2,7 @@
 
 #include <ATen/cuda/CUDAContext.h>
 #include <ATen/cuda/Exceptions.h>
+#include <cublasLt.h>
 
 #include <algorithm>
 #include <array>
@@ -155,7 +156,8 @@ std::vector<ProductKernel> OfferedKernels(const BlasCall& call) {
   return kernels;
 }
 
-bool MultiplyBy(const ProductKernel& kernel, const BlasCall& call, const BlasOperands& x) {
+bool MultiplyBy(const ProductKernel& kernel, const BlasProduct& product) {
+  const auto& [call, x] = product;
   for (const void* operand : {x.a, x.b, static_cast<const void*>(x.c)}) {
     if (reinterpret_cast<uintptr_t>(operand) % kAlignment != 0) return false;
   }

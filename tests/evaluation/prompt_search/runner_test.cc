@@ -12,7 +12,6 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "common/database.h"
 #include "common/error.h"
 #include "server/data/text_prompt.h"
@@ -37,7 +36,7 @@ class PromptSearchRunnerTest : public ::testing::Test {
   // Of a run that waits for the engine, which never answers.
   void ExpectACancelEndsIt() {
     std::thread canceller([this] {
-      absl::SleepFor(absl::Milliseconds(100));
+      EXPECT_TRUE(engine_.WaitForHeld());
       control_.Stop(StopRequest::kCancel);
     });
     const auto outcome = Run();

@@ -1,5 +1,5 @@
-#ifndef ATTUNE_SERVER_TOKENIZER_UTF8_H_
-#define ATTUNE_SERVER_TOKENIZER_UTF8_H_
+#ifndef ATTUNE_COMMON_UTF8_H_
+#define ATTUNE_COMMON_UTF8_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -17,10 +17,23 @@ struct Utf8Char {
   bool cut = false;  // not valid only because the text ends here
 };
 
+// Whether a byte can only stand behind others of its character.
+inline bool IsUtf8Continuation(char c) { return (static_cast<uint8_t>(c) & 0xC0) == 0x80; }
+
 // REQUIRES: position < text.size().
 Utf8Char DecodeUtf8(absl::string_view text, size_t position);
 
 void AppendUtf8(uint32_t code, std::string* out);
+
+// Whether `text` is well-formed UTF-8: no overlong forms, no surrogates, nothing above U+10FFFF.
+bool IsValidUtf8(absl::string_view text);
+
+// Characters of well-formed text.
+size_t CountUtf8Characters(absl::string_view text);
+
+// The nearest place at or before (after) `position` where no character is cut in two.
+size_t CharacterStartBefore(absl::string_view text, size_t position);
+size_t CharacterStartAfter(absl::string_view text, size_t position);
 
 // Every broken sequence becomes one U+FFFD, except, if `keep_cut`, a character
 // that the end of the text cuts: its bytes stay.
@@ -34,4 +47,4 @@ bool IsUnicodeSpace(uint32_t code);
 
 }  // namespace attune
 
-#endif  // ATTUNE_SERVER_TOKENIZER_UTF8_H_
+#endif  // ATTUNE_COMMON_UTF8_H_

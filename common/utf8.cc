@@ -1,4 +1,4 @@
-#include "server/tokenizer/utf8.h"
+#include "common/utf8.h"
 
 #include <algorithm>
 
@@ -66,6 +66,29 @@ void AppendUtf8(uint32_t code, std::string* out) {
     out->push_back(static_cast<char>(0x80 | (code >> 6 & 0x3F)));
     out->push_back(static_cast<char>(0x80 | (code & 0x3F)));
   }
+}
+
+bool IsValidUtf8(absl::string_view text) {
+  for (size_t i = 0; i < text.size();) {
+    const Utf8Char character = DecodeUtf8(text, i);
+    if (!character.valid) return false;
+    i += character.length;
+  }
+  return true;
+}
+
+size_t CountUtf8Characters(absl::string_view text) {
+  return text.size() - std::count_if(text.begin(), text.end(), IsUtf8Continuation);
+}
+
+size_t CharacterStartBefore(absl::string_view text, size_t position) {
+  while (position > 0 && position < text.size() && IsUtf8Continuation(text[position])) --position;
+  return position;
+}
+
+size_t CharacterStartAfter(absl::string_view text, size_t position) {
+  while (position < text.size() && IsUtf8Continuation(text[position])) ++position;
+  return position;
 }
 
 std::string ReplaceBrokenUtf8(absl::string_view text, bool keep_cut) {
