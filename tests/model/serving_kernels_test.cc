@@ -332,24 +332,34 @@ TEST_F(ServingKernelsTest, GpuRunsLorasBesideTheirProducts) {
                               reinterpret_cast<const cuda::LoraTile*>(Data(tiles)), 4, true};
   for (const int64_t rows : {10, 32}) {
     const Tensor start = Random({rows, kWidth});
-    auto run = [&](bool side_by_side) {
+    auto run = [&](bool is_streamed, bool side_by_side) {
       const Tensor x = start.clone(), normed = at::empty_like(x), y = at::zeros_like(x), delta = at::zeros_like(x);
       for (int64_t layer = 0; layer < kLayers; ++layer) {
         const cuda::Start start_at = side_by_side ? cuda::Start::kEarly : cuda::Start::kAfter;
         cuda::AddAndNorm(x.mutable_data_ptr(), y.const_data_ptr(), {delta.const_data_ptr(), 10}, {}, 0, norm.const_data_ptr(),
                          1e-5, normed.mutable_data_ptr(), rows, kWidth, CurrentCudaStream(), start_at);
-        cuda::TiledProduct(normed.const_data_ptr(), kWidth, {cuda::TileCodes::kBf16, kWidth, kWidth, w.const_data_ptr(), nullptr},
-                           y.mutable_data_ptr(), kWidth, rows, CurrentCudaStream(), start_at, cuda::TiledSplit::kColumns,
-                           side_by_side ? cuda::Next::kWithInput : cuda::Next::kAtOnce);
+        const cuda::Next next = side_by_side ? cuda::Next::kWithInput : cuda::Next::kAtOnce;
+        if (is_streamed) {
+          cuda::StreamedProduct(normed.const_data_ptr(), kWidth, w.const_data_ptr(), kWidth, kWidth, y.mutable_data_ptr(), kWidth, rows,
+                                CurrentCudaStream(), start_at, next);
+        } else {
+          cuda::TiledProduct(normed.const_data_ptr(), kWidth, {cuda::TileCodes::kBf16, kWidth, kWidth, w.const_data_ptr(), nullptr},
+                             y.mutable_data_ptr(), kWidth, rows, CurrentCudaStream(), start_at, cuda::TiledSplit::kColumns, next);
+        }
         cuda::GroupedLora(normed.const_data_ptr(), kWidth, loras, target, delta.mutable_data_ptr(), kWidth, kWidth,
                           CurrentCudaStream(), side_by_side ? cuda::LoraStart::kBesideProduct : cuda::LoraStart::kAfter);
       }
       return x;
     };
-    const Tensor expected = run(false);
-    EXPECT_TRUE(at::isfinite(expected).all().item<bool>());
-    EXPECT_FALSE(at::equal(expected, start));
-    for (int i = 0; i < 20; ++i) EXPECT_TRUE(at::equal(run(true), expected)) << rows << " rows, run " << i;
+    for (const bool is_streamed : {false, true}) {
+      if (is_streamed && !cuda::StreamedProductTakes(kWidth, kWidth)) continue;
+      const Tensor expected = run(is_streamed, false);
+      EXPECT_TRUE(at::isfinite(expected).all().item<bool>());
+      EXPECT_FALSE(at::equal(expected, start));
+      for (int i = 0; i < 20; ++i) {
+        EXPECT_TRUE(at::equal(run(is_streamed, true), expected)) << rows << " rows, run " << i << (is_streamed ? ", streamed" : "");
+      }
+    }
   }
 }
 

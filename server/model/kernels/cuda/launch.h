@@ -274,7 +274,7 @@ struct PagedAttentionCall {
   PagedAttentionPlan plan;
 };
 bool PagedAttentionTakes(RopeShape shape);
-void PagedAttention(const PagedAttentionCall& call, Stream stream);
+void PagedAttention(const PagedAttentionCall& call, Stream stream);  // begins as with Start::kEarly, where it can
 
 // sampled[n] = the likeliest token of a row, the lowest id among equals.
 void Argmax(const void* logits_NV, int32_t* sampled, int64_t rows, int64_t vocabulary, Stream stream);
@@ -358,7 +358,7 @@ struct LoraBatch {
 // delta_TO = scale * (x A^T) B^T for each tile's rows by their adapter; zeros if there is none. In tiles of
 // several rows x A^T is rounded to bf16.
 int MostGroupedRanks();
-// kBesideProduct: launched right behind a TiledProduct of the same x with Next::kWithInput, it runs beside that one and is
+// kBesideProduct: launched right behind a TiledProduct or StreamedProduct of the same x with Next::kWithInput, it runs beside that one and is
 // over after it, so that a kernel behind it, early or not, waits for both. Where launches cannot begin early it comes after.
 enum class LoraStart { kAfter, kBesideProduct };
 void GroupedLora(const void* x_TI, int64_t x_stride, const LoraBatch& batch, LoraTarget target, void* delta_TO,

@@ -21,7 +21,7 @@ void Run(const Params& params, Bf16* partial_out, float* partial_sums, Stream st
       flashinfer::BatchPrefillWithPagedKVCacheDispatched<kTileRows, kHeadDim, kHeadDim,
                                                          flashinfer::PosEncodingMode::kNone, false,
                                                          flashinfer::MaskMode::kCausal, Variant<kHasWindow>>(
-          params, partial_out, partial_sums, /*enable_pdl=*/false, stream);
+          params, partial_out, partial_sums, /*enable_pdl=*/IsHopperOrLater(), stream);
   if (error != cudaSuccess) throw std::runtime_error(cudaGetErrorString(error));
 }
 
