@@ -474,8 +474,9 @@ void GpuRunner::Attend(const Model& model, const Batch& batch, int64_t layer) {
   cuda::RopeAndCache(b.qkv.mutable_data_ptr(), prepares ? cuda::Addend() : addend, prepares ? cuda::RowScales() : scales, base.rope_cos_PH.const_data_ptr<float>(),
                      base.rope_sin_PH.const_data_ptr<float>(), Input(o.positions), Input(o.slots),
                      keys.mutable_data_ptr(), values.mutable_data_ptr(), batch.rows, RopeShapeOf(config_), stream, cuda::Start::kEarly);
-  auto attend = [&](const AttentionRoom& room, const AttentionOffsets& at, int tile_rows, int64_t first, bool is_cut) {
+  auto attend = [&](const AttentionRoom& room, const AttentionOffsets& at, int tile_rows, int64_t first, bool is_cut, bool is_singles) {
     cuda::PagedAttentionCall call;
+    call.are_single_queries = is_singles && !is_batch_invariant_;
     call.shape = RopeShapeOf(config_);
     call.page_tokens = cache_->page_tokens;
     call.row_stride = b.qkv.stride(0);
@@ -501,10 +502,10 @@ void GpuRunner::Attend(const Model& model, const Batch& batch, int64_t layer) {
   };
   const StepRoom& room = batch.inputs.room;
   if (room.singles.segments > 0) {
-    attend(room.singles, o.singles, batch.inputs.tile_rows_singles, 0, batch.is_cut);
+    attend(room.singles, o.singles, batch.inputs.tile_rows_singles, 0, batch.is_cut, true);
   }
   if (room.longer.segments > 0) {
-    attend(room.longer, o.longer, batch.inputs.tile_rows_longer, room.singles.rows, batch.is_cut_longer);
+    attend(room.longer, o.longer, batch.inputs.tile_rows_longer, room.singles.rows, batch.is_cut_longer, false);
   }
 }
 

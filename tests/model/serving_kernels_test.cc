@@ -367,6 +367,7 @@ struct AttentionCase {
   int64_t heads, kv_heads, head_dim;
   int64_t tiles_for_singles, tiles_for_longer = 0;
   int64_t window = 0;
+  bool is_decode = false;  // of the single tokens
 };
 
 // Single tokens, whose keys are cut or not, and longer segments, over pages in any order; with windows that leave chunks of keys
@@ -374,7 +375,8 @@ struct AttentionCase {
 TEST_F(ServingKernelsTest, GpuAttendsOverPages) {
   for (const AttentionCase& c : {AttentionCase{8, 2, 64, 0}, {8, 2, 64, 200, 100}, {4, 1, 128, 50, 40}, {4, 4, 128, 0}, {4, 4, 128, 64},
                                  {7, 1, 64, 100}, {9, 3, 64, 0}, {8, 2, 64, 0, 0, 30}, {4, 1, 128, 0, 0, 1},
-                                 {9, 3, 64, 0, 0, 500}}) {
+                                 {9, 3, 64, 0, 0, 500}, {8, 2, 64, 0, 0, 0, true}, {8, 1, 64, 0, 0, 0, true}, {4, 1, 128, 0, 0, 0, true},
+                                 {4, 4, 128, 0, 0, 0, true}, {9, 3, 64, 0, 0, 30, true}, {16, 2, 128, 0, 0, 500, true}, {4, 4, 64, 0, 0, 1, true}}) {
     constexpr int64_t kPage = 16, kPages = 400;
     std::mt19937 random(5);
     std::vector<int32_t> order(kPages);
@@ -403,8 +405,9 @@ TEST_F(ServingKernelsTest, GpuAttendsOverPages) {
     const int64_t width = (c.heads + 2 * c.kv_heads) * c.head_dim;
     const Tensor q = Random({rows, width}), out = at::zeros_like(Random({rows, c.heads * c.head_dim}));
     const Tensor parts = Random({2000, c.heads * c.head_dim}), sums = at::zeros({2000, c.heads}, at::TensorOptions(at::kFloat).device(at::kCUDA));
-    auto attend = [&](const AttentionRoom& room, const AttentionOffsets& o, int tile_rows, int64_t first, bool is_cut) {
+    auto attend = [&](const AttentionRoom& room, const AttentionOffsets& o, int tile_rows, int64_t first, bool is_cut, bool is_decode) {
       cuda::PagedAttentionCall call;
+      call.are_single_queries = is_decode;
       call.shape = {c.heads, c.kv_heads, c.head_dim};
       call.page_tokens = kPage;
       call.row_stride = width;
@@ -421,8 +424,8 @@ TEST_F(ServingKernelsTest, GpuAttendsOverPages) {
                    at_list(o.row_parts), at_list(o.out_starts), at_list(o.chunk_tokens), at_list(o.rows_used)};
       cuda::PagedAttention(call, CurrentCudaStream());
     };
-    attend(in.room.singles, in.offsets.singles, in.tile_rows_singles, 0, c.tiles_for_singles > 0);
-    attend(in.room.longer, in.offsets.longer, in.tile_rows_longer, in.room.singles.rows, in.is_cut_longer);
+    attend(in.room.singles, in.offsets.singles, in.tile_rows_singles, 0, c.tiles_for_singles > 0, c.is_decode);
+    attend(in.room.longer, in.offsets.longer, in.tile_rows_longer, in.room.singles.rows, in.is_cut_longer, false);
     const Tensor all_keys = Exact(keys), all_values = Exact(values), queries = Exact(q);
     int64_t row = 0;
     for (size_t i = 0; i < pieces.size(); ++i) {

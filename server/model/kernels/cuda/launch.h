@@ -267,6 +267,8 @@ struct PagedAttentionCall {
   int32_t window_before = -1;       // tokens before its own that a query sees, which rules out cut keys; -1: all
   const void *q, *keys, *values;    // cache: page, token in the page, head, dimension
   void* out;                        // rows x heads x head_dim
+  // Segments have one query each, and nobody minds that its sums are added up in another order than those of longer ones.
+  bool are_single_queries = false;
   // Keys are cut into chunks if these are given: room for a part of a row for each tile row, of
   // out's width, and its fp32 sum for each head.
   void* partial_out = nullptr;

@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "server/model/kernels/cuda/common.cuh"
+#include "server/model/kernels/cuda/decode_attention.cuh"
 
 namespace attune::cuda {
 namespace {
@@ -61,6 +62,7 @@ bool PagedAttentionTakes(RopeShape shape) {
 void PagedAttention(const PagedAttentionCall& call, Stream stream) {
   if (call.plan.tiles == 0) return;
   if (call.window_before >= 0 && call.partial_out != nullptr) throw std::runtime_error("keys under a window may not be cut");
+  if (DecodeAttentionTakes(call)) return DecodeAttention(call, stream);
   const Params params = ParamsOf(call);
   auto* parts = static_cast<Bf16*>(call.partial_out);
   auto run = [&]<bool kHasWindow, uint32_t kHeadDim>() {
