@@ -105,6 +105,17 @@ inline bool IsHopperOrLater() {
   return is;
 }
 
+// Of the device that was current first.
+inline int Processors() {
+  static const int found = [] {
+    int device = 0, count = 0;
+    const bool is_known = cudaGetDevice(&device) == cudaSuccess &&
+                          cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) == cudaSuccess;
+    return is_known ? count : 1;
+  }();
+  return found;
+}
+
 template <typename... Parameters, typename... Arguments>
 void LaunchAt(Start start, void (*kernel)(Parameters...), dim3 grid, unsigned threads, size_t shared_bytes, Stream stream,
               Arguments... arguments) {

@@ -14,9 +14,6 @@ namespace {
 using Bf16 = __nv_bfloat16;
 
 constexpr int kKeys = 16;  // of a warp at a time
-// Wide heads take twice the registers.
-template <int kHeadDim>
-inline constexpr int kWarps = kHeadDim == 64 ? 8 : 4;
 constexpr int kHeads = 8;              // of a group: rows of the instruction's 16 that are used
 constexpr float kNone = -1e30f;        // below any score
 
@@ -119,13 +116,13 @@ struct Running {
 };
 
 // What the warps found.
-template <int kHeadDim>
+template <int kHeadDim, int kWarps>
 struct Found {
-  float largest[kWarps<kHeadDim>][kHeads], sums[kWarps<kHeadDim>][kHeads], values[kWarps<kHeadDim>][kHeads][kHeadDim];
+  float largest[kWarps][kHeads], sums[kWarps][kHeads], values[kWarps][kHeads][kHeadDim];
 };
 
-template <int kHeadDim>
-__device__ inline void Keep(const Running<kHeadDim>& running, Found<kHeadDim>* found) {
+template <int kHeadDim, int kWarps>
+__device__ inline void Keep(const Running<kHeadDim>& running, Found<kHeadDim, kWarps>* found) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, q = lane % 4;
   float sum = running.sum;
   sum += __shfl_xor_sync(~0u, sum, 1);
@@ -138,15 +135,15 @@ __device__ inline void Keep(const Running<kHeadDim>& running, Found<kHeadDim>* f
   }
 }
 
-template <int kHeadDim>
-__device__ inline void PutTogether(const Found<kHeadDim>& found, int heads, Bf16* out) {
-  for (int i = threadIdx.x; i < heads * (kHeadDim / 2); i += kWarps<kHeadDim> * 32) {
+template <int kHeadDim, int kWarps>
+__device__ inline void PutTogether(const Found<kHeadDim, kWarps>& found, int heads, Bf16* out) {
+  for (int i = threadIdx.x; i < heads * (kHeadDim / 2); i += kWarps * 32) {
     const int head = i / (kHeadDim / 2), at = i % (kHeadDim / 2) * 2;
     float most = kNone, sum = 0, low = 0, high = 0;
 #pragma unroll
-    for (int w = 0; w < kWarps<kHeadDim>; ++w) most = fmaxf(most, found.largest[w][head]);
+    for (int w = 0; w < kWarps; ++w) most = fmaxf(most, found.largest[w][head]);
 #pragma unroll
-    for (int w = 0; w < kWarps<kHeadDim>; ++w) {
+    for (int w = 0; w < kWarps; ++w) {
       const float weight = exp2f(found.largest[w][head] - most);
       sum += weight * found.sums[w][head];
       low += weight * found.values[w][head][at];
@@ -168,10 +165,11 @@ __device__ inline Seen SeenBy(const PagedAttentionPlan& plan, int segment, int p
 }
 
 // The query's own token, the last of its keys, is what the kernel before this one adds.
-template <int kHeadDim>
-__global__ void __launch_bounds__(kWarps<kHeadDim> * 32)
+// kBlocks: as many as should find room on a processor.
+template <int kHeadDim, int kWarps, int kBlocks>
+__global__ void __launch_bounds__(kWarps * 32, kBlocks)
     Decode(PagedAttentionPlan plan, const Bf16* queries, int64_t row_stride, Cache cache, int group, int window_before, float scale, Bf16* out) {
-  __shared__ Found<kHeadDim> found;
+  __shared__ Found<kHeadDim, kWarps> found;
   LetNextBegin();
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, q = lane % 4, head = blockIdx.y;
   if (!plan.tile_used[blockIdx.x]) return;
@@ -193,7 +191,7 @@ __global__ void __launch_bounds__(kWarps<kHeadDim> * 32)
     query[part] = g < group ? from[part * 4 + q] : uint4{};
   }
   Running<kHeadDim> running;
-  constexpr int kStep = kWarps<kHeadDim> * kKeys;
+  constexpr int kStep = kWarps * kKeys;
   for (; first < seen.end; first += kStep) {
     if constexpr (kHeadDim == 64) {  // there are registers for what comes next
       if (first + kStep < seen.end) next.Read(cache, seen.pages, first + kStep, seen.end - 1);
@@ -211,10 +209,11 @@ __global__ void __launch_bounds__(kWarps<kHeadDim> * 32)
 
 }  // namespace
 
+// Many blocks of wide heads, which have few warps each, read the cache no faster than FlashInfer's do.
 bool DecodeAttentionTakes(const PagedAttentionCall& call) {
   return call.are_single_queries && call.partial_out == nullptr && call.shape.heads / call.shape.kv_heads <= kHeads &&
          (call.shape.head_dim == 64 || call.shape.head_dim == 128) && call.page_tokens % kKeys == 0 && call.plan.tile_rows == 16 &&
-         call.row_stride % 8 == 0;
+         call.row_stride % 8 == 0 && (call.shape.head_dim == 64 || call.plan.tiles * call.shape.kv_heads <= 4 * Processors());
 }
 
 void DecodeAttention(const PagedAttentionCall& call, Stream stream) {
@@ -223,12 +222,18 @@ void DecodeAttention(const PagedAttentionCall& call, Stream stream) {
   const Cache cache{static_cast<const Bf16*>(call.keys), static_cast<const Bf16*>(call.values), shape.kv_heads * shape.head_dim,
                     static_cast<int>(call.page_tokens)};
   const dim3 grid(static_cast<unsigned>(call.plan.tiles), static_cast<unsigned>(shape.kv_heads));
-  auto launch = [&]<int kHeadDim>() {
-    LaunchAt(Start::kEarly, Decode<kHeadDim>, grid, kWarps<kHeadDim> * 32, 0, stream, call.plan, static_cast<const Bf16*>(call.q),
+  auto launch = [&]<int kHeadDim, int kWarps, int kBlocks>() {
+    LaunchAt(Start::kEarly, Decode<kHeadDim, kWarps, kBlocks>, grid, kWarps * 32, 0, stream, call.plan, static_cast<const Bf16*>(call.q),
              call.row_stride, cache, static_cast<int>(shape.heads / shape.kv_heads), call.window_before,
              static_cast<float>(call.scale * kLog2OfE), static_cast<Bf16*>(call.out));
   };
-  shape.head_dim == 64 ? launch.template operator()<64>() : launch.template operator()<128>();
+  if (shape.head_dim == 128) {
+    launch.template operator()<128, 4, 2>();
+  } else if (call.plan.tiles * shape.kv_heads <= 2 * Processors()) {
+    launch.template operator()<64, 8, 2>();  // few blocks: as many warps as may be
+  } else {
+    launch.template operator()<64, 4, 4>();
+  }
   CheckLaunch();
 }
 

@@ -324,16 +324,6 @@ int StagesFor(const StreamedCut& cut, int64_t chunks, int64_t tokens) {
   return static_cast<int>(std::min(most, (chunks + cut.split - 1) / cut.split));
 }
 
-int Processors() {
-  static const int found = [] {
-    int device = 0, count = 0;
-    Check(cudaGetDevice(&device));
-    Check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
-    return count;
-  }();
-  return found;
-}
-
 // About how many nanoseconds a product takes, by measurements on an H100 (product_bench --dense): the memory gives 3 TB/s in all, a
 // processor takes 40 bytes a nanosecond, and what is joined costs the more the more parts there are. Clusters leave some
 // processors of a device without work, which is why the blocks that run at once are asked for.
