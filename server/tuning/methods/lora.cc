@@ -152,10 +152,6 @@ absl::Status CheckDora(const LoraSpec& spec, const BaseModel& base) {
       return InvalidField("tuning_job.lora.target_modules", absl::StrCat("must name all or none of the projections of ", module.path,
                                                                          " with DoRA"));
     }
-    if (base.target.device == ComputeTarget::Device::kCuda && HasBias(base.config, module.linear)) {
-      return InvalidField("tuning_job.lora.use_dora", absl::StrCat("is not supported over ", module.path,
-                                                                   " on a GPU, because it has a bias; leave it out of target_modules"));
-    }
   }
   return absl::OkStatus();
 }
