@@ -251,6 +251,7 @@ at::Tensor ForwardPart(const BaseModel& base, const std::vector<ForwardItem>& it
   PlaceOwnEmbeddings(base, rows.adapters, ids, x);
   PlaceSoftPrompts(rows.virtual_rows, x);
   PagedBatch batch = MakePagedBatch(std::move(rows.segments), cache->page_tokens, device);
+  batch.is_alike = base.target.batch_invariant;
   PagedOps ops(base, batch, rows.adapters, std::move(rows.virtual_rows), cache);
   at::Tensor hidden = RunDecoder(base.config, base.weights, x, &ops);
   if (rows.wanted.empty()) return at::empty({0, base.config.vocab}, at::kFloat);

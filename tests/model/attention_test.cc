@@ -131,6 +131,28 @@ TEST_P(PackedAttentionTest, PagedPiecesGiveTheSame) {
   ExpectPagedPiecesGiveTheSame(GetParam(), at::TensorOptions(at::kFloat), kTolerance);
 }
 
+TEST_P(PackedAttentionTest, AlikePiecesGiveTheSameBits) {
+  const auto& [shape, starts] = GetParam();
+  const RopeTable rope = MakeRope(256, shape.head_dim);
+  const int64_t tokens = starts.back(), page_tokens = 8;
+  const Tensor qkv = at::randn({tokens, shape.q_size() + 2 * shape.kv_size()});
+  auto read_in_pieces = [&, &shape = shape](int64_t piece) {
+    KvCache cache = MakeKvCache(1, tokens / page_tokens + 1, page_tokens, shape, at::TensorOptions(at::kFloat));
+    std::vector<Tensor> outputs;
+    for (int64_t first = 0; first < tokens; first += piece) {
+      PagedSegment segment{0, std::min(piece, tokens - first), first, {}};
+      for (int64_t page = 0; page <= tokens / page_tokens; ++page) segment.pages.push_back(static_cast<int32_t>(page));
+      PagedBatch batch = MakePagedBatch({segment}, page_tokens, at::kCPU);
+      batch.is_alike = true;
+      outputs.push_back(PagedAttention(qkv.narrow(0, first, segment.tokens).clone(), shape, rope, batch, &cache, 0));
+    }
+    return at::cat(outputs, 0);
+  };
+  const Tensor whole = read_in_pieces(tokens);
+  EXPECT_TRUE(Near(whole, Reference(qkv, shape, rope, {0, tokens}), kTolerance));
+  for (const int64_t piece : {1, 3, 7, 64}) EXPECT_TRUE(at::equal(read_in_pieces(piece), whole)) << "pieces of " << piece;
+}
+
 TEST_P(PackedAttentionTest, PagedPiecesInBfloat16GiveRoughlyTheSame) {
   ExpectPagedPiecesGiveTheSame(GetParam(), at::TensorOptions(at::kBFloat16), 0.05);
 }

@@ -188,6 +188,13 @@ void AttendMany(const LayerView& view, const PagedSegment& segment, int64_t kv_h
   }
 }
 
+// Many, each as if it were the only one: products round by how many there are, and where they lie.
+void AttendEach(const LayerView& view, const PagedSegment& segment, int64_t kv_head, std::vector<float>* scratch) {
+  PagedSegment one = segment;
+  one.tokens = 1;
+  for (int64_t i = 0; i < segment.tokens; ++i, ++one.first_token, ++one.context) AttendOne(view, one, kv_head, scratch);
+}
+
 Tensor AttendLoops(const Tensor& qkv, const AttentionShape& shape, const PagedBatch& batch, const KvCache& cache,
                    int64_t layer) {
   Tensor out = at::empty({qkv.size(0), shape.q_size()}, qkv.options());
@@ -198,7 +205,7 @@ Tensor AttendLoops(const Tensor& qkv, const AttentionShape& shape, const PagedBa
     std::vector<float> scratch;
     for (int64_t task = begin; task < end; ++task) {
       const PagedSegment& segment = batch.segments[task / shape.kv_heads];
-      const auto attend = segment.tokens == 1 ? AttendOne : AttendMany;
+      const auto attend = segment.tokens == 1 ? AttendOne : batch.is_alike ? AttendEach : AttendMany;
       attend(view, segment, task % shape.kv_heads, &scratch);
     }
   });

@@ -44,6 +44,8 @@ struct PagedBatch {
   // and keys start, and their ends (int32).
   at::Tensor key_slots_K, query_starts, key_starts;
   int64_t most_queries = 0, most_keys = 0;  // of a segment
+  // On a CPU in fp32: a token's result is the same, bit for bit, in whatever pieces its sequence came.
+  bool is_alike = false;
 };
 PagedBatch MakePagedBatch(std::vector<PagedSegment> segments, int64_t page_tokens, at::Device device);
 
