@@ -474,24 +474,33 @@ void GpuRunner::Attend(const Model& model, const Batch& batch, int64_t layer) {
   cuda::RopeAndCache(b.qkv.mutable_data_ptr(), prepares ? cuda::Addend() : addend, prepares ? cuda::RowScales() : scales, base.rope_cos_PH.const_data_ptr<float>(),
                      base.rope_sin_PH.const_data_ptr<float>(), Input(o.positions), Input(o.slots),
                      keys.mutable_data_ptr(), values.mutable_data_ptr(), batch.rows, RopeShapeOf(config_), stream, cuda::Start::kEarly);
-  auto attend = [&](const AttentionRoom& room, const AttentionOffsets& at, int tile_rows, int64_t first, bool is_cut, bool is_singles) {
+  struct Part {
+    const AttentionRoom& room;
+    const AttentionOffsets& at;
+    int tile_rows;
+    int64_t first;
+    bool is_cut, are_single_queries;
+  };
+  auto attend = [&](const Part& part) {
+    const AttentionRoom& room = part.room;
+    const AttentionOffsets& at = part.at;
     cuda::PagedAttentionCall call;
-    call.are_single_queries = is_singles && !is_batch_invariant_;
+    call.are_single_queries = part.are_single_queries;
     call.shape = RopeShapeOf(config_);
     call.page_tokens = cache_->page_tokens;
     call.row_stride = b.qkv.stride(0);
     call.scale = static_cast<float>(shape.score_scale());
     call.window_before = shape.window > 0 ? static_cast<int32_t>(shape.window - 1) : -1;
-    call.q = b.qkv.narrow(0, first, room.rows).const_data_ptr();
-    call.out = b.attended.narrow(0, first, room.rows).mutable_data_ptr();
+    call.q = b.qkv.narrow(0, part.first, room.rows).const_data_ptr();
+    call.out = b.attended.narrow(0, part.first, room.rows).mutable_data_ptr();
     call.keys = keys.const_data_ptr();
     call.values = values.const_data_ptr();
-    if (is_cut) {
+    if (part.is_cut) {
       call.partial_out = b.parts.mutable_data_ptr();
       call.partial_sums = b.part_sums.mutable_data_ptr<float>();
     }
     call.plan = {room.segments,         room.rows,
-                 room.tiles,            tile_rows,
+                 room.tiles,            part.tile_rows,
                  Input(at.query_starts), Input(at.page_starts),
                  Input(o.pages),        Input(at.last_page_tokens),
                  Input(at.tile_segments), Input(at.tile_queries),
@@ -502,10 +511,12 @@ void GpuRunner::Attend(const Model& model, const Batch& batch, int64_t layer) {
   };
   const StepRoom& room = batch.inputs.room;
   if (room.singles.segments > 0) {
-    attend(room.singles, o.singles, batch.inputs.tile_rows_singles, 0, batch.is_cut, true);
+    // By the kernel for these, whose sums are in another order than those of longer pieces.
+    const bool may_differ = !is_batch_invariant_;
+    attend({room.singles, o.singles, batch.inputs.tile_rows_singles, 0, batch.is_cut, may_differ});
   }
   if (room.longer.segments > 0) {
-    attend(room.longer, o.longer, batch.inputs.tile_rows_longer, room.singles.rows, batch.is_cut_longer, false);
+    attend({room.longer, o.longer, batch.inputs.tile_rows_longer, room.singles.rows, batch.is_cut_longer, false});
   }
 }
 

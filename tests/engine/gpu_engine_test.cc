@@ -452,7 +452,8 @@ INSTANTIATE_TEST_SUITE_P(Shapes, GpuEngineTest,
                                            Shape{"ThreeToOne", 9, 3, 64}, Shape{"SevenToOne", 7, 1, 64}, Shape{"Biased", 8, 2, 64, true},
                                            Shape{"Normed", 4, 2, 128, false, true},
                                            Shape{"Windows", 8, 2, 64, false, false, 100},
-                                           Shape{"ShortWindows", 4, 4, 128, false, false, 5}),
+                                           Shape{"ShortWindows", 4, 4, 128, false, false, 5},
+                                           Shape{"Wide", 32, 4, 64}),  // large enough for batches' own product
                          [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace

@@ -1,5 +1,6 @@
 // The kernels that generation on a GPU runs, against their formulas in fp64.
 #include <ATen/ATen.h>
+#include <c10/cuda/CUDAStream.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -363,11 +364,81 @@ TEST_F(ServingKernelsTest, GpuRunsLorasBesideTheirProducts) {
   }
 }
 
+// Layers in which each kernel begins while the one before it runs, and attention reads old keys before the new one is there.
+TEST_F(ServingKernelsTest, GpuSingleQueriesWaitForTheirToken) {
+  constexpr int64_t kRows = 10, kHeads = 8, kKvHeads = 2, kDim = 64, kPage = 16, kPagesEach = 6, kLayers = 60;
+  constexpr int64_t kOut = kHeads * kDim, kWidth = (kHeads + 2 * kKvHeads) * kDim;
+  std::vector<std::vector<int32_t>> pages(kRows);
+  std::vector<StepSegment> segments;
+  std::vector<int32_t> slots, places;
+  const int32_t token = 1;
+  for (int64_t i = 0; i < kRows; ++i) {
+    for (int64_t page = 0; page < kPagesEach; ++page) pages[i].push_back(static_cast<int32_t>(page * kRows + i));
+    const int64_t context = 9 * i;  // a page's first token and last among them
+    segments.push_back({&token, -1, 1, context, &pages[i], -1, 0});
+    places.push_back(static_cast<int32_t>(context));
+    slots.push_back(static_cast<int32_t>(pages[i][context / kPage] * kPage + context % kPage));
+  }
+  const StepInputs in = MakeStepInputs(segments, kPage, kHeads / kKvHeads, 0, nullptr, 0, 2000);
+  const Tensor lists = at::tensor(in.values, at::kInt).to(at::kCUDA), positions = Ints(places), slot_list = Ints(slots);
+  const Tensor angles = at::rand({128, kDim / 2}) * 6, cos = angles.cos().to(at::kCUDA), sin = angles.sin().to(at::kCUDA);
+  const Tensor w = Random({kWidth, kOut}) * 0.06, start = Random({kRows, kOut});
+  std::vector<Tensor> old;
+  for (int64_t layer = 0; layer < 2 * kLayers; ++layer) old.push_back(Random({kPagesEach * kRows * kPage, kKvHeads, kDim}));
+  auto run = [&](bool waits) {
+    std::vector<Tensor> caches;
+    for (const Tensor& cache : old) caches.push_back(cache.clone());
+    std::vector<Tensor> outputs = {start};
+    const Tensor qkv = at::zeros_like(Random({kRows, kWidth}));
+    for (int64_t layer = 0; layer < kLayers; ++layer) outputs.push_back(at::zeros_like(start));
+    const cuda::Start early = waits ? cuda::Start::kAfter : cuda::Start::kEarly;
+    auto settle = [&] {
+      if (waits) c10::cuda::getCurrentCUDAStream().synchronize();
+    };
+    for (int64_t layer = 0; layer < kLayers; ++layer) {
+      const Tensor &keys = caches[2 * layer], &values = caches[2 * layer + 1];
+      cuda::TiledProduct(outputs[layer].const_data_ptr(), kOut, {cuda::TileCodes::kBf16, kWidth, kOut, w.const_data_ptr(), nullptr},
+                         qkv.mutable_data_ptr(), kWidth, kRows, CurrentCudaStream(), early);
+      settle();
+      cuda::RopeAndCache(qkv.mutable_data_ptr(), {}, {}, cos.const_data_ptr<float>(), sin.const_data_ptr<float>(), Data(positions),
+                         Data(slot_list), keys.mutable_data_ptr(), values.mutable_data_ptr(), kRows, {kHeads, kKvHeads, kDim},
+                         CurrentCudaStream(), early);
+      settle();
+      cuda::PagedAttentionCall call;
+      call.shape = {kHeads, kKvHeads, kDim};
+      call.page_tokens = kPage;
+      call.row_stride = kWidth;
+      call.scale = 0.125f;
+      call.q = qkv.const_data_ptr();
+      call.out = outputs[layer + 1].mutable_data_ptr();
+      call.keys = keys.const_data_ptr();
+      call.values = values.const_data_ptr();
+      call.are_single_queries = true;
+      const AttentionRoom& room = in.room.singles;
+      const AttentionOffsets& o = in.offsets.singles;
+      auto at_list = [&](int64_t offset) { return Data(lists) + offset; };
+      call.plan = {room.segments, room.rows, room.tiles, in.tile_rows_singles, at_list(o.query_starts), at_list(o.page_starts),
+                   at_list(in.offsets.pages), at_list(o.last_page_tokens), at_list(o.tile_segments),
+                   at_list(o.tile_queries), at_list(o.tile_chunks), reinterpret_cast<const uint8_t*>(at_list(o.tile_used)),
+                   at_list(o.row_parts), at_list(o.out_starts), at_list(o.chunk_tokens), at_list(o.rows_used)};
+      EXPECT_TRUE(cuda::DecodeAttentionTakes(call));
+      cuda::PagedAttention(call, CurrentCudaStream());
+      settle();
+    }
+    return at::stack(outputs);
+  };
+  const Tensor expected = run(true);
+  EXPECT_TRUE(at::isfinite(expected).all().item<bool>());
+  EXPECT_GT(expected[kLayers].abs().max().item<float>(), 0);
+  for (int i = 0; i < 10; ++i) EXPECT_TRUE(at::equal(run(false), expected)) << "run " << i;
+}
+
 struct AttentionCase {
   int64_t heads, kv_heads, head_dim;
   int64_t tiles_for_singles, tiles_for_longer = 0;
   int64_t window = 0;
-  bool is_decode = false;  // of the single tokens
+  bool is_decode = false;       // by the kernel for single queries
+  bool has_many_more = false;  // single tokens
 };
 
 // Single tokens, whose keys are cut or not, and longer segments, over pages in any order; with windows that leave chunks of keys
@@ -376,7 +447,8 @@ TEST_F(ServingKernelsTest, GpuAttendsOverPages) {
   for (const AttentionCase& c : {AttentionCase{8, 2, 64, 0}, {8, 2, 64, 200, 100}, {4, 1, 128, 50, 40}, {4, 4, 128, 0}, {4, 4, 128, 64},
                                  {7, 1, 64, 100}, {9, 3, 64, 0}, {8, 2, 64, 0, 0, 30}, {4, 1, 128, 0, 0, 1},
                                  {9, 3, 64, 0, 0, 500}, {8, 2, 64, 0, 0, 0, true}, {8, 1, 64, 0, 0, 0, true}, {4, 1, 128, 0, 0, 0, true},
-                                 {4, 4, 128, 0, 0, 0, true}, {9, 3, 64, 0, 0, 30, true}, {16, 2, 128, 0, 0, 500, true}, {4, 4, 64, 0, 0, 1, true}}) {
+                                 {4, 4, 128, 0, 0, 0, true}, {9, 3, 64, 0, 0, 30, true}, {16, 2, 128, 0, 0, 500, true}, {4, 4, 64, 0, 0, 1, true},
+                                 {8, 4, 64, 0, 0, 0, true, true}, {8, 8, 128, 0, 0, 0, true, true}}) {
     constexpr int64_t kPage = 16, kPages = 400;
     std::mt19937 random(5);
     std::vector<int32_t> order(kPages);
@@ -386,7 +458,9 @@ TEST_F(ServingKernelsTest, GpuAttendsOverPages) {
     struct Piece {
       int64_t count, context;
     };
-    const std::vector<Piece> pieces = {{1, 0}, {1, 5}, {1, 777}, {1, 63}, {1, 64}, {1, 1200}, {40, 0}, {130, 333}, {2, 17}};
+    std::vector<Piece> pieces;
+    for (int64_t i = 0; c.has_many_more && i < 100; ++i) pieces.push_back({1, i % 31});
+    for (const Piece& piece : {Piece{1, 0}, {1, 5}, {1, 777}, {1, 63}, {1, 64}, {1, 1200}, {40, 0}, {130, 333}, {2, 17}}) pieces.push_back(piece);
     std::vector<std::vector<int32_t>> pages(pieces.size());
     std::vector<StepSegment> segments;
     const std::vector<int32_t> tokens(200, 1);
@@ -422,6 +496,7 @@ TEST_F(ServingKernelsTest, GpuAttendsOverPages) {
                    at_list(in.offsets.pages), at_list(o.last_page_tokens), at_list(o.tile_segments),
                    at_list(o.tile_queries), at_list(o.tile_chunks), reinterpret_cast<const uint8_t*>(at_list(o.tile_used)),
                    at_list(o.row_parts), at_list(o.out_starts), at_list(o.chunk_tokens), at_list(o.rows_used)};
+      if (!c.has_many_more || c.head_dim == 64) EXPECT_EQ(cuda::DecodeAttentionTakes(call), is_decode);  // else by the device
       cuda::PagedAttention(call, CurrentCudaStream());
     };
     attend(in.room.singles, in.offsets.singles, in.tile_rows_singles, 0, c.tiles_for_singles > 0, c.is_decode);

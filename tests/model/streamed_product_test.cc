@@ -59,7 +59,7 @@ TEST_F(GpuStreamedProductTest, EachCutGivesTheProduct) {
   }
 }
 
-// Values near nothing and large ones, in x alone: none reaches another token.
+// Nor does a token that is no number reach another.
 TEST_F(GpuStreamedProductTest, ARowIsTheSameInEveryBatch) {
   const Tensor w = Random({320, 1536}, 0.05), x = Random({32, 1536});
   const StreamedOptions options{.cut = {4, 4}};
@@ -73,7 +73,18 @@ TEST_F(GpuStreamedProductTest, ARowIsTheSameInEveryBatch) {
   other.select(0, 3).fill_(std::numeric_limits<float>::quiet_NaN());
   const Tensor beside = Multiply(other, w, options);
   EXPECT_TRUE(beside.select(0, 3).isnan().all().item<bool>());
+  EXPECT_TRUE(at::equal(beside.narrow(0, 0, 3), all.narrow(0, 0, 3)));
   EXPECT_TRUE(at::equal(beside.narrow(0, 4, 28), all.narrow(0, 4, 28)));
+}
+
+TEST_F(GpuStreamedProductTest, WhatItCannotDoIsAnError) {
+  const Tensor w = Random({64, 128}), y = at::zeros_like(Random({40, 64}));
+  EXPECT_ANY_THROW(MultiplyStreamed(Random({33, 128}), w, y.narrow(0, 0, 33)));
+  EXPECT_ANY_THROW(Multiply(Random({8, 128}), w, {.cut = {13, 1}}));
+  EXPECT_ANY_THROW(Multiply(Random({8, 128}), w, {.cut = {4, 4}}));  // two pieces of columns
+  EXPECT_ANY_THROW(MultiplyStreamed(Random({8, 128}), w, y.narrow(0, 0, 8).view({-1}).narrow(0, 1, 8 * 63).view({8, 63})));
+  EXPECT_FALSE(CanStream(Random({63, 128})));
+  EXPECT_FALSE(CanStream(Random({64, 96})));
 }
 
 // A chain in which each product begins while the one that makes its input still runs.

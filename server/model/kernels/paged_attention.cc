@@ -188,11 +188,26 @@ void AttendMany(const LayerView& view, const PagedSegment& segment, int64_t kv_h
   }
 }
 
-// Many, each as if it were the only one: products round by how many there are, and where they lie.
-void AttendEach(const LayerView& view, const PagedSegment& segment, int64_t kv_head, std::vector<float>* scratch) {
-  PagedSegment one = segment;
-  one.tokens = 1;
-  for (int64_t i = 0; i < segment.tokens; ++i, ++one.first_token, ++one.context) AttendOne(view, one, kv_head, scratch);
+// Each new token as if it were the only one: products round by how many there are, and where they lie.
+void AttendEach(const LayerView& view, const std::vector<PagedSegment>& segments) {
+  std::vector<std::pair<const PagedSegment*, int64_t>> tokens;
+  for (const PagedSegment& segment : segments) {
+    for (int64_t i = 0; i < segment.tokens; ++i) tokens.emplace_back(&segment, i);
+  }
+  const int64_t kv_heads = view.shape.kv_heads;
+  at::parallel_for(0, static_cast<int64_t>(tokens.size()) * kv_heads, 1, [&](int64_t begin, int64_t end) {
+    std::vector<float> scratch;
+    const PagedSegment* copied = nullptr;
+    PagedSegment one;
+    for (int64_t task = begin; task < end; ++task) {
+      const auto& [segment, token] = tokens[task / kv_heads];
+      if (segment != copied) one = *(copied = segment);
+      one.tokens = 1;
+      one.first_token = segment->first_token + token;
+      one.context = segment->context + token;
+      AttendOne(view, one, task % kv_heads, &scratch);
+    }
+  });
 }
 
 Tensor AttendLoops(const Tensor& qkv, const AttentionShape& shape, const PagedBatch& batch, const KvCache& cache,
@@ -200,12 +215,16 @@ Tensor AttendLoops(const Tensor& qkv, const AttentionShape& shape, const PagedBa
   Tensor out = at::empty({qkv.size(0), shape.q_size()}, qkv.options());
   LayerView view{qkv.const_data_ptr<float>(), out.mutable_data_ptr<float>(), cache.keys[layer].const_data_ptr<float>(),
                  cache.values[layer].const_data_ptr<float>(), cache.page_tokens, shape};
+  if (batch.is_alike) {
+    AttendEach(view, batch.segments);
+    return out;
+  }
   const int64_t tasks = static_cast<int64_t>(batch.segments.size()) * shape.kv_heads;
   at::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
     std::vector<float> scratch;
     for (int64_t task = begin; task < end; ++task) {
       const PagedSegment& segment = batch.segments[task / shape.kv_heads];
-      const auto attend = segment.tokens == 1 ? AttendOne : batch.is_alike ? AttendEach : AttendMany;
+      const auto attend = segment.tokens == 1 ? AttendOne : AttendMany;
       attend(view, segment, task % shape.kv_heads, &scratch);
     }
   });

@@ -12,7 +12,7 @@ namespace attune {
 // Products of a decoding step of several sequences by a dense weight in bf16, which take as long as reading the weight.
 
 // Rows of x that it takes.
-inline constexpr int64_t kMostStreamedRows = 32;
+inline constexpr int64_t kMostStreamedRows = cuda::kStreamedTokens;
 // Whether the device and the sizes are for it: Hopper or later, contiguous, whole pieces of cuda::kStreamedColumns columns.
 bool CanStream(const at::Tensor& w_OI);
 

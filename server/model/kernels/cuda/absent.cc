@@ -83,6 +83,7 @@ void AddAndNorm(void*, const void*, Addend, RowScales, int, const void*, double,
 }
 void SwiGluAdded(const void*, Addend, RowScales, void*, int64_t, int64_t, Stream, Start) { std::abort(); }
 bool PagedAttentionTakes(RopeShape) { return false; }
+bool DecodeAttentionTakes(const PagedAttentionCall&) { return false; }
 void PagedAttention(const PagedAttentionCall&, Stream) { std::abort(); }
 void Argmax(const void*, int32_t*, int64_t, int64_t, Stream) { std::abort(); }
 void ScoreRows(const ScoredRow*, int64_t, const void*, int64_t, int64_t, float*, Stream) { std::abort(); }

@@ -116,6 +116,17 @@ inline int Processors() {
   return found;
 }
 
+// Shared memory that a block may ask for: 227 KiB from Hopper on, 99 KiB on others.
+inline int MostSharedBytes() {
+  static const int most = [] {
+    int device = 0, bytes = 0;
+    const bool is_known = cudaGetDevice(&device) == cudaSuccess &&
+                          cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) == cudaSuccess;
+    return is_known ? bytes : 0;
+  }();
+  return most;
+}
+
 template <typename... Parameters, typename... Arguments>
 void LaunchAt(Start start, void (*kernel)(Parameters...), dim3 grid, unsigned threads, size_t shared_bytes, Stream stream,
               Arguments... arguments) {

@@ -1,7 +1,8 @@
-// Attention of single queries over the paged cache (after FlashDecoding, Dao et al. 2023). A block has one segment and one head of keys and values, its
-// warps every so many sixteens of keys, each with the largest score and the sum so far; at the end they are put together. Keys and
-// values go from memory straight to the registers in which the tensor cores want them: which dimension, and which key, stands
-// where in an instruction does not matter as long as both operands agree, so each lane may have neighbours.
+// Attention of single queries over the paged cache: keys are split over warps, as FlashDecoding (Dao et al. 2023) splits them over
+// blocks. A block has one segment and one head of keys and values, its warps every so many sixteens of keys, each with the largest
+// score and the sum so far; at the end they are put together. Keys and values go from memory straight to the registers in which
+// the tensor cores want them: which dimension, and which key, stands where in an instruction does not matter as long as both
+// operands agree, so each lane may have neighbours.
 #include "server/model/kernels/cuda/decode_attention.cuh"
 
 #include <algorithm>
@@ -14,8 +15,8 @@ namespace {
 using Bf16 = __nv_bfloat16;
 
 constexpr int kKeys = 16;  // of a warp at a time
-constexpr int kHeads = 8;              // of a group: rows of the instruction's 16 that are used
-constexpr float kNone = -1e30f;        // below any score
+constexpr int kHeads = 8;  // of a group: rows of the instruction's 16 that are used
+constexpr float kNone = -1e30f;  // below any score
 
 struct Cache {
   const Bf16 *keys, *values;
@@ -34,8 +35,8 @@ __device__ inline uint32_t Pair(float low, float high) {
   return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
-// A lane's part of sixteen keys and their values. Lane 4g + q has of key g, and of key 8 + g, 8 dimensions of each 32 from 8q on; and of
-// the values of keys 2q, 2q + 1, 8 + 2q, 9 + 2q, 8 dimensions of each 64 from 8g on.
+// A lane's part of sixteen keys and their values. Lane 4g + q has of key g, and of key 8 + g, 8 dimensions of each 32 from 8q on;
+// and of the values of keys 2q, 2q + 1, 8 + 2q, 9 + 2q, 8 dimensions of each 64 from 8g on.
 template <int kHeadDim>
 struct Sixteen {
   static constexpr int kKeyParts = kHeadDim / 32, kValueParts = kHeadDim / 64;
@@ -61,14 +62,15 @@ struct Sixteen {
   }
 };
 
-// Of head g, over the keys so far: the largest score, the sum of 2^(score - largest), and that sum of values. Value tile 8 * part + j,
-// column n is dimension 64 * part + 8n + j.
+// Of head g, over the keys so far: the largest score, the sum of 2^(score - largest), and that sum of values. Value tile
+// 8 * part + j, column n is dimension 64 * part + 8n + j.
 template <int kHeadDim>
 struct Running {
   static constexpr int kTiles = kHeadDim / 8;
   float largest = kNone, sum = 0, values[kTiles][4] = {};
 
-  __device__ void Add(const Sixteen<kHeadDim>& with, const uint4 (&query)[kHeadDim / 32], float scale, int first, int begin, int end) {
+  __device__ void Add(const Sixteen<kHeadDim>& with, const uint4 (&query)[kHeadDim / 32], float scale, int first, int begin,
+                      int end) {
     const int q = threadIdx.x % 4;
     float scores[2][4] = {};
 #pragma unroll
@@ -168,7 +170,8 @@ __device__ inline Seen SeenBy(const PagedAttentionPlan& plan, int segment, int p
 // kBlocks: as many as should find room on a processor.
 template <int kHeadDim, int kWarps, int kBlocks>
 __global__ void __launch_bounds__(kWarps * 32, kBlocks)
-    Decode(PagedAttentionPlan plan, const Bf16* queries, int64_t row_stride, Cache cache, int group, int window_before, float scale, Bf16* out) {
+    Decode(PagedAttentionPlan plan, const Bf16* queries, int64_t row_stride, Cache cache, int group, int window_before, float scale,
+           Bf16* out) {
   __shared__ Found<kHeadDim, kWarps> found;
   LetNextBegin();
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, q = lane % 4, head = blockIdx.y;
@@ -223,8 +226,8 @@ void DecodeAttention(const PagedAttentionCall& call, Stream stream) {
                     static_cast<int>(call.page_tokens)};
   const dim3 grid(static_cast<unsigned>(call.plan.tiles), static_cast<unsigned>(shape.kv_heads));
   auto launch = [&]<int kHeadDim, int kWarps, int kBlocks>() {
-    LaunchAt(Start::kEarly, Decode<kHeadDim, kWarps, kBlocks>, grid, kWarps * 32, 0, stream, call.plan, static_cast<const Bf16*>(call.q),
-             call.row_stride, cache, static_cast<int>(shape.heads / shape.kv_heads), call.window_before,
+    LaunchAt(Start::kEarly, Decode<kHeadDim, kWarps, kBlocks>, grid, kWarps * 32, 0, stream, call.plan,
+             static_cast<const Bf16*>(call.q), call.row_stride, cache, static_cast<int>(shape.heads / shape.kv_heads), call.window_before,
              static_cast<float>(call.scale * kLog2OfE), static_cast<Bf16*>(call.out));
   };
   if (shape.head_dim == 128) {

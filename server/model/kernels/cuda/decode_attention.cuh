@@ -5,9 +5,8 @@
 
 namespace attune::cuda {
 
-// Attention of segments of one query each, whose keys are not cut: a part of PagedAttention. Heads in groups of up to 8, heads of 64
-// or 128 dimensions, pages of whole sixteens of tokens, one tile a segment.
-bool DecodeAttentionTakes(const PagedAttentionCall& call);
+// Attention of segments of one query each, whose keys are not cut: a part of PagedAttention. REQUIRES: DecodeAttentionTakes,
+// that is, heads in groups of up to 8, of 64 or 128 dimensions, pages of whole sixteens of tokens, one tile a segment.
 void DecodeAttention(const PagedAttentionCall& call, Stream stream);
 
 }  // namespace attune::cuda

@@ -188,14 +188,15 @@ void TiledProduct(const void* x_TI, int64_t x_stride, const TiledMatrix& w_OI, v
 
 // The same for up to 32 tokens of a dense weight, rows of which are fetched by the tensor memory accelerator: from Hopper on. For
 // an even number of rows, and whole pieces of kStreamedColumns columns.
-inline constexpr int kStreamedColumns = 64;
+inline constexpr int kStreamedColumns = 64, kStreamedTokens = 32;
 // Rows of the weight that a block has, in sixteens (2 to 12; 14 or 16), and into how many parts the columns are cut (1, 2, 4, 8).
 struct StreamedCut {
   int row_tiles = 0, split = 0;  // 0: as suits the sizes and the device
 };
 bool StreamedProductTakes(int64_t rows, int64_t columns);
 // x and its rows lie on 16 bytes, y and its rows on 4, the weight on 16. A token's result is the same, bit for bit, whatever tokens
-// stand beside it, as long as the cut is the same.
+// stand beside it, as long as the cut is the same: what suits up to 16 tokens may be another than what suits more. The devices of
+// a process must be alike.
 void StreamedProduct(const void* x_TI, int64_t x_stride, const void* w_OI, int64_t rows, int64_t columns, void* y_TO,
                      int64_t y_stride, int64_t tokens, Stream stream, Start start = Start::kAfter, Next next = Next::kAtOnce,
                      StreamedCut cut = {});
@@ -276,6 +277,8 @@ struct PagedAttentionCall {
   PagedAttentionPlan plan;
 };
 bool PagedAttentionTakes(RopeShape shape);
+// Whether it is a kernel for single queries that does it; else FlashInfer's do.
+bool DecodeAttentionTakes(const PagedAttentionCall& call);
 void PagedAttention(const PagedAttentionCall& call, Stream stream);  // begins as with Start::kEarly, where it can
 
 // sampled[n] = the likeliest token of a row, the lowest id among equals.

@@ -1,5 +1,5 @@
-// Products of up to 32 rows by a dense weight: decoding of a batch. What they take is the time to read the weight, so nothing else may
-// stand in the way of its bytes: one warp of a block does nothing but ask the tensor memory accelerator for pieces of the weight
+// Products of up to 32 rows by a dense weight: decoding of a batch. What they take is the time to read the weight, so nothing else
+// may stand in the way of its bytes: one warp of a block does nothing but ask the tensor memory accelerator for pieces of the weight
 // and of x, several of them ahead of the warps that multiply; it asks for the first pieces of the weight before the kernel before
 // this one is over. A block has some rows of the weight over a part of the columns; blocks of a cluster have the same rows, and
 // add up their sums, in a fixed order, through each other's shared memory.
@@ -177,7 +177,8 @@ __device__ inline void Keep(const float (&sums)[kTiles][kTokenTiles][4], float* 
 }
 
 // y = the sum of the cluster's parts, of which each block makes some rows.
-__device__ inline void AddUp(float* part_TO, int stride, int block_rows, int first_row, const Work& work, Bf16* y_TO, int64_t y_stride) {
+__device__ inline void AddUp(float* part_TO, int stride, int block_rows, int first_row, const Work& work, Bf16* y_TO,
+                             int64_t y_stride) {
   const int rank = work.split > 1 ? static_cast<int>(cg::this_cluster().block_rank()) : 0;
   const int pairs = block_rows / 2, begin = pairs * rank / work.split, width = pairs * (rank + 1) / work.split - begin;
   for (int i = threadIdx.x; i < work.tokens * width; i += blockDim.x) {
@@ -204,7 +205,7 @@ __device__ inline void AddUp(float* part_TO, int stride, int block_rows, int fir
 
 #endif
 
-extern __shared__ char shared_bytes[];
+extern __shared__ __align__(1024) char shared_bytes[];
 
 // w_map's boxes are the block's rows x kColumns, x_map's kTokenTiles * 8 x kColumns. The last warp fetches, the others multiply.
 template <int kTiles, int kTokenTiles>
@@ -287,6 +288,11 @@ struct Launch {
   cudaLaunchConfig_t config = {};
 };
 
+bool IsCut(const StreamedCut& cut, int64_t chunks) {
+  const bool is_split = cut.split == 1 || cut.split == 2 || cut.split == 4 || cut.split == kMostSplit;
+  return is_split && cut.split <= chunks && cut.row_tiles >= 2 && cut.row_tiles <= 16 && cut.row_tiles % TilesFor(cut.row_tiles) == 0;
+}
+
 // Fills in all but the stream.
 void Prepare(const StreamedCut& cut, int64_t rows, int64_t tokens, int stages, int stage_bytes, Start start, Launch* launch) {
   const int tiles = TilesFor(cut.row_tiles);
@@ -346,11 +352,12 @@ StreamedCut FindCut(int64_t rows, int64_t chunks, int64_t tokens) {
   int64_t least = INT64_MAX;
   for (int split = 1; split <= kMostSplit && split <= chunks; split *= 2) {
     for (int row_tiles = 2; row_tiles <= 16; ++row_tiles) {
-      if (row_tiles > kMostWarps && row_tiles % 2 != 0) continue;
+      if (!IsCut({row_tiles, split}, chunks)) continue;
       const int64_t cost = CostOf({row_tiles, split}, rows, chunks, tokens);
       if (cost < least) least = cost, best = {row_tiles, split};
     }
   }
+  if (least == INT64_MAX) throw std::runtime_error("CUDA kernel: no way to cut a streamed product finds room on the device");
   return best;
 }
 
@@ -360,15 +367,16 @@ StreamedCut CutFor(int64_t rows, int64_t chunks, int64_t tokens) {
   static std::map<std::array<int64_t, 3>, StreamedCut> found;
   const std::array<int64_t, 3> key = {rows, chunks, tokens <= 16 ? 16 : 32};
   const std::lock_guard lock(mutex);
-  auto [at, is_new] = found.try_emplace(key);
-  if (is_new) at->second = FindCut(rows, chunks, tokens);
-  return at->second;
+  const auto at = found.find(key);
+  if (at != found.end()) return at->second;
+  return found[key] = FindCut(rows, chunks, tokens);
 }
 
 }  // namespace
 
 bool StreamedProductTakes(int64_t rows, int64_t columns) {
-  return IsHopperOrLater() && rows % 2 == 0 && columns % kColumns == 0 && rows < (1 << 30) && columns < (1 << 30);
+  return IsHopperOrLater() && MostSharedBytes() >= kBarrierBytes + kMostStagedBytes && rows % 2 == 0 && columns % kColumns == 0 &&
+         rows < (1 << 30) && columns < (1 << 30);
 }
 
 void StreamedProduct(const void* x_TI, int64_t x_stride, const void* w_OI, int64_t rows, int64_t columns, void* y_TO,
@@ -377,6 +385,8 @@ void StreamedProduct(const void* x_TI, int64_t x_stride, const void* w_OI, int64
   PrepareKernels();
   const int64_t chunks = columns / kColumns;
   if (cut.row_tiles == 0) cut = CutFor(rows, chunks, tokens);
+  const bool is_written = reinterpret_cast<uintptr_t>(y_TO) % 4 == 0 && y_stride % 2 == 0;
+  if (tokens > kStreamedTokens || !IsCut(cut, chunks) || !is_written) throw std::runtime_error("CUDA kernel: not for StreamedProduct");
   const int stages = StagesFor(cut, chunks, tokens);
   const Work work{static_cast<int>(rows), static_cast<int>(chunks), static_cast<int>(tokens), stages, cut.split};
   Launch launch;

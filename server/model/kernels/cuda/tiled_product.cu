@@ -328,17 +328,6 @@ struct Call {
   Next next;
 };
 
-// Shared memory that a block may ask for: 227 KiB from Hopper on, 99 KiB on others.
-int MostSharedBytes() {
-  static const int most = [] {
-    int device = 0, bytes = 0;
-    const bool is_known = cudaGetDevice(&device) == cudaSuccess &&
-                          cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) == cudaSuccess;
-    return is_known ? bytes : 0;
-  }();
-  return most;
-}
-
 template <TileCodes kCodes, int kTokenTiles, int kRowTiles, TiledSplit kSplit>
 void Launch(const Call& call) {
   using S = Sizes<kTokenTiles, kRowTiles, kSplit>;
