@@ -33,7 +33,7 @@ TEST(ProductChoiceTest, LeavesOtherShapesToCublas) {
 }
 
 // On a GPU: the kernels give the product, written over or added to, as wide as the others.
-class ChosenProductTest : public ::testing::Test {
+class GpuChosenProductTest : public ::testing::Test {
  protected:
   void SetUp() override {
     if (!FindGpu()) GTEST_SKIP() << "no GPU";
@@ -45,7 +45,7 @@ class ChosenProductTest : public ::testing::Test {
   static Tensor Exact(const Tensor& x) { return x.to(at::kFloat); }
 };
 
-TEST_F(ChosenProductTest, ForwardAndGradients) {
+TEST_F(GpuChosenProductTest, ForwardAndGradients) {
   struct Case {
     ProductShape shape;
     As a_as, b_as;
@@ -67,7 +67,7 @@ TEST_F(ChosenProductTest, ForwardAndGradients) {
 }
 
 // Not only does cuBLAS compute the product: it has the kernel, and takes operands within a buffer.
-TEST_F(ChosenProductTest, TheKernelsAreThere) {
+TEST_F(GpuChosenProductTest, TheKernelsAreThere) {
   if (at::cuda::getCurrentDeviceProperties()->major != 9) GTEST_SKIP() << "no Hopper";
   for (const auto& [shape, kernel] : MeasuredKernels()) {
     const auto [kind, o, i, t] = shape;
@@ -82,7 +82,7 @@ TEST_F(ChosenProductTest, TheKernelsAreThere) {
       << "an operand that lies on two bytes";
 }
 
-TEST_F(ChosenProductTest, WeightGradientsAddUpInFloat) {
+TEST_F(GpuChosenProductTest, WeightGradientsAddUpInFloat) {
   constexpr int64_t kTokens = 16384, kOutputs = 2048, kInputs = 5632;
   ASSERT_TRUE(MeasuredKernel({ProductKind::kWeightGradient, kOutputs, kInputs, kTokens}).has_value());
   const Tensor dy = Random(kTokens, kOutputs), x = Random(kTokens, kInputs);
