@@ -95,37 +95,24 @@ __device__ inline void WaitForBefore() {
 #endif
 }
 
-// Whether the device has what came with Hopper: clusters, and launches that begin early.
-inline bool IsHopperOrLater() {
-  static const bool is = [] {
-    int device = 0, major = 0;
-    return cudaGetDevice(&device) == cudaSuccess &&
-           cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major >= 9;
-  }();
-  return is;
-}
-
-// Of the device that was current first.
-inline int Processors() {
+// Of the device that was current first; 0 if it cannot be asked.
+template <cudaDeviceAttr kAttribute>
+inline int DeviceAttribute() {
   static const int found = [] {
-    int device = 0, count = 0;
-    const bool is_known = cudaGetDevice(&device) == cudaSuccess &&
-                          cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) == cudaSuccess;
-    return is_known ? count : 1;
+    int device = 0, value = 0;
+    const bool is_known = cudaGetDevice(&device) == cudaSuccess && cudaDeviceGetAttribute(&value, kAttribute, device) == cudaSuccess;
+    return is_known ? value : 0;
   }();
   return found;
 }
-
-// Shared memory that a block may ask for: 227 KiB from Hopper on, 99 KiB on others.
-inline int MostSharedBytes() {
-  static const int most = [] {
-    int device = 0, bytes = 0;
-    const bool is_known = cudaGetDevice(&device) == cudaSuccess &&
-                          cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) == cudaSuccess;
-    return is_known ? bytes : 0;
-  }();
-  return most;
+// Whether the device has what came with Hopper: clusters, and launches that begin early.
+inline bool IsHopperOrLater() { return DeviceAttribute<cudaDevAttrComputeCapabilityMajor>() >= 9; }
+inline int Processors() {
+  const int found = DeviceAttribute<cudaDevAttrMultiProcessorCount>();
+  return found > 0 ? found : 1;
 }
+// Shared memory that a block may ask for: 227 KiB from Hopper on, 99 KiB on others.
+inline int MostSharedBytes() { return DeviceAttribute<cudaDevAttrMaxSharedMemoryPerBlockOptin>(); }
 
 template <typename... Parameters, typename... Arguments>
 void LaunchAt(Start start, void (*kernel)(Parameters...), dim3 grid, unsigned threads, size_t shared_bytes, Stream stream,
