@@ -374,9 +374,12 @@ void GpuRunner::Upload(const StepInputs& inputs) {
 const int32_t* GpuRunner::Input(int64_t offset) const { return buffers_->inputs.const_data_ptr<int32_t>() + offset; }
 
 cuda::LoraBatch GpuRunner::Loras(const Batch& batch) const {
+  const int64_t tiles = batch.inputs.room.lora_tiles;
+  cuda::LoraSharing sharing = batch.inputs.shares_loras ? cuda::LoraSharing::kSome : cuda::LoraSharing::kNone;
+  if (4 * tiles < batch.lora_rows) sharing = cuda::LoraSharing::kMost;
+  if (is_batch_invariant_) sharing = cuda::LoraSharing::kAlike;
   return {slots_.loras(), slots_.entries_per_slot(),
-          reinterpret_cast<const cuda::LoraTile*>(Input(batch.inputs.offsets.lora_tiles)), batch.inputs.room.lora_tiles,
-          !is_batch_invariant_ && 4 * batch.inputs.room.lora_tiles < batch.lora_rows, is_batch_invariant_};
+          reinterpret_cast<const cuda::LoraTile*>(Input(batch.inputs.offsets.lora_tiles)), tiles, sharing};
 }
 
 void GpuRunner::Product(const Model& model, const Batch& batch, int64_t layer, Linear which, const Tensor& x,
@@ -576,6 +579,7 @@ void GpuRunner::Replay(Model* model, const Batch& batch) {
   key.has_scales = batch.has_scales;
   key.lora_rows = batch.lora_rows;
   if (batch.lora_rows > 0) key.lora_tiles = batch.inputs.room.lora_tiles;
+  key.shares_loras = batch.inputs.shares_loras;
   if (!batch.is_decode) {
     key.segments = batch.inputs.room.longer.segments;
     key.tile_rows = batch.inputs.tile_rows_longer;

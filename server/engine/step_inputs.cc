@@ -168,6 +168,7 @@ StepInputs MakeStepInputs(const std::vector<StepSegment>& segments, int64_t page
     in.room.longer = {end - middle, in.room.rows - in.room.singles.rows,
                       static_cast<int64_t>(longer_tiles.segments.size())};
   }
+  in.shares_loras = std::any_of(lora_tiles.begin(), lora_tiles.end(), [](const cuda::LoraTile& t) { return t.slot >= 0 && t.rows > 1; });
   in.offsets = OffsetsFor(in.room);
   in.values.assign(in.offsets.pages, 0);
   FillRows(segments, page_tokens, &in);

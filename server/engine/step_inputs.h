@@ -58,6 +58,7 @@ struct StepInputs {
   StepOffsets offsets;
   int tile_rows_singles = 16, tile_rows_longer = 64;
   bool is_cut_longer = false;  // longer segments' keys lie in several chunks
+  bool shares_loras = false;   // a LoRA tile of an adapter has several rows
   std::vector<int32_t> values;
 };
 

@@ -145,6 +145,9 @@ TEST(StepInputsTest, RowsBehindTheLastLoraHaveNoTile) {
   const int32_t* tiles = in.values.data() + in.offsets.lora_tiles;
   EXPECT_EQ(std::vector<int32_t>(tiles, tiles + 12), (std::vector<int32_t>{5, 0, 1, 2, 1, 1, -1, 2, 2, 0, 0, 0}));
   EXPECT_EQ(CountLoraTiles(segments, 4), 3);
+  EXPECT_FALSE(in.shares_loras);
+  segments[1].adapter_slot = 5;
+  EXPECT_TRUE(MakeStepInputs(segments, kPage, 1, room.singles.tiles, &room).shares_loras);
 }
 
 }  // namespace

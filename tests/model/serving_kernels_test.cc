@@ -286,7 +286,11 @@ TEST_F(ServingKernelsTest, GpuGroupsLoras) {
     Tensor host = at::empty({static_cast<int64_t>(entries.size() * sizeof(cuda::LoraEntry))}, at::kByte);
     std::memcpy(host.mutable_data_ptr(), entries.data(), host.numel());
     const Tensor table = host.to(at::kCUDA);
-    for (bool alone : {false, true}) {
+    using enum cuda::LoraSharing;
+    using enum cuda::LoraStart;
+    for (const auto& [sharing, start] : std::vector<std::pair<cuda::LoraSharing, cuda::LoraStart>>{
+             {kMost, kAfter}, {kMost, kBesideProduct}, {kSome, kAfter}, {kAlike, kAfter}, {kNone, kAfter}, {kNone, kBesideProduct}}) {
+      const bool alone = sharing == kNone || sharing == kAlike;
       // Slot, first row, rows; one of no rows, which is not to be touched.
       std::vector<int32_t> tiles = {0, 0,  1, 1, 1,  2,  -1, 3,  2,  2, 5, 16, 3, 21, 9, 4,  30, 1,
                                     5, 31, 8, 6, 39, 13, 7,  52, 16, 0, 0, 0,  3, 68, 7, -1, 75, 1};
@@ -299,9 +303,9 @@ TEST_F(ServingKernelsTest, GpuGroupsLoras) {
       cuda::LoraTarget target{3, {1, 2, 3}, {0, 96, 136}, {96, 40, 2000}};
       const cuda::LoraBatch batch{static_cast<const cuda::LoraEntry*>(table.const_data_ptr()), per_slot,
                                   reinterpret_cast<const cuda::LoraTile*>(Data(tile_list)),
-                                  static_cast<int64_t>(tiles.size() / 3), !alone};
+                                  static_cast<int64_t>(tiles.size() / 3), sharing};
       cuda::GroupedLora(x.const_data_ptr(), inputs, batch, target, delta.mutable_data_ptr(), width, inputs,
-                        CurrentCudaStream());
+                        CurrentCudaStream(), start);
       Tensor expected = at::zeros({rows, width}, at::kDouble);
       for (int64_t t = 0; t < rows; ++t) {
         for (int p = 0; p < 3 && slot[t] >= 0; ++p) {
@@ -311,7 +315,7 @@ TEST_F(ServingKernelsTest, GpuGroupsLoras) {
               at::matmul(Exact(b), at::matmul(Exact(a), Exact(x[t]))) * (0.5 + p);
         }
       }
-      EXPECT_TRUE(Near(delta, expected, kBf16)) << inputs << (alone ? " alone" : "");
+      EXPECT_TRUE(Near(delta, expected, kBf16)) << inputs << " inputs, sharing " << static_cast<int>(sharing) << ", start " << static_cast<int>(start);
     }
   }
 }
@@ -330,8 +334,10 @@ TEST_F(ServingKernelsTest, GpuRunsLorasBesideTheirProducts) {
   // One row alone, several, a tile of none, and rows without an adapter.
   const Tensor tiles = Ints({0, 0, 1, 0, 1, 7, 0, 0, 0, -1, 8, 2});
   const cuda::LoraBatch loras{static_cast<const cuda::LoraEntry*>(table.const_data_ptr()), 1,
-                              reinterpret_cast<const cuda::LoraTile*>(Data(tiles)), 4, true};
-  for (const int64_t rows : {10, 32}) {
+                              reinterpret_cast<const cuda::LoraTile*>(Data(tiles)), 4, cuda::LoraSharing::kMost};
+  const Tensor single_tiles = Ints({0, 0, 1, 0, 1, 1, -1, 2, 8, 0, 0, 0});
+  const cuda::LoraBatch singles{loras.entries, 1, reinterpret_cast<const cuda::LoraTile*>(Data(single_tiles)), 4, cuda::LoraSharing::kNone};
+  for (const auto& [rows, batch] : std::vector<std::pair<int64_t, const cuda::LoraBatch*>>{{10, &loras}, {32, &loras}, {32, &singles}}) {
     const Tensor start = Random({rows, kWidth});
     auto run = [&](bool is_streamed, bool side_by_side) {
       const Tensor x = start.clone(), normed = at::empty_like(x), y = at::zeros_like(x), delta = at::zeros_like(x);
@@ -347,7 +353,7 @@ TEST_F(ServingKernelsTest, GpuRunsLorasBesideTheirProducts) {
           cuda::TiledProduct(normed.const_data_ptr(), kWidth, {cuda::TileCodes::kBf16, kWidth, kWidth, w.const_data_ptr(), nullptr},
                              y.mutable_data_ptr(), kWidth, rows, CurrentCudaStream(), start_at, cuda::TiledSplit::kColumns, next);
         }
-        cuda::GroupedLora(normed.const_data_ptr(), kWidth, loras, target, delta.mutable_data_ptr(), kWidth, kWidth,
+        cuda::GroupedLora(normed.const_data_ptr(), kWidth, *batch, target, delta.mutable_data_ptr(), kWidth, kWidth,
                           CurrentCudaStream(), side_by_side ? cuda::LoraStart::kBesideProduct : cuda::LoraStart::kAfter);
       }
       return x;

@@ -167,8 +167,8 @@ __device__ inline Seen SeenBy(const PagedAttentionPlan& plan, int segment, int p
 }
 
 // The query's own token, the last of its keys, is what the kernel before this one adds.
-// kBlocks: as many as should find room on a processor.
-template <int kHeadDim, int kWarps, int kBlocks>
+// kBlocks: as many as should find room on a processor. kAhead: sixteens of keys that a warp has on their way.
+template <int kHeadDim, int kWarps, int kBlocks, int kAhead>
 __global__ void __launch_bounds__(kWarps * 32, kBlocks)
     Decode(PagedAttentionPlan plan, const Bf16* queries, int64_t row_stride, Cache cache, int group, int window_before, float scale,
            Bf16* out) {
@@ -181,12 +181,20 @@ __global__ void __launch_bounds__(kWarps * 32, kBlocks)
   const Seen seen = SeenBy(plan, segment, cache.page_tokens, window_before);
   cache.keys += head * kHeadDim;
   cache.values += head * kHeadDim;
+  constexpr int kStep = kWarps * kKeys;
   int first = seen.begin / kKeys * kKeys + warp * kKeys;
-  Sixteen<kHeadDim> now, next;
-  const bool is_old = first + kKeys < seen.end;
-  if (is_old) now.Read(cache, seen.pages, first, seen.end - 1);
+  Sixteen<kHeadDim> sixteens[kAhead];
+  auto read = [&](int i) { sixteens[i % kAhead].Read(cache, seen.pages, first + i * kStep, seen.end - 1); };
+  auto is_old = [&](int i) { return first + i * kStep + kKeys < seen.end; };
+#pragma unroll
+  for (int i = 0; i < kAhead; ++i) {
+    if (is_old(i)) read(i);
+  }
   WaitForBefore();
-  if (!is_old && first < seen.end) now.Read(cache, seen.pages, first, seen.end - 1);
+#pragma unroll
+  for (int i = 0; i < kAhead; ++i) {
+    if (!is_old(i) && first + i * kStep < seen.end) read(i);
+  }
   uint4 query[kHeadDim / 32];
 #pragma unroll
   for (int part = 0; part < kHeadDim / 32; ++part) {
@@ -194,15 +202,12 @@ __global__ void __launch_bounds__(kWarps * 32, kBlocks)
     query[part] = g < group ? from[part * 4 + q] : uint4{};
   }
   Running<kHeadDim> running;
-  constexpr int kStep = kWarps * kKeys;
-  for (; first < seen.end; first += kStep) {
-    if constexpr (kHeadDim == 64) {  // there are registers for what comes next
-      if (first + kStep < seen.end) next.Read(cache, seen.pages, first + kStep, seen.end - 1);
-      running.Add(now, query, scale, first, seen.begin, seen.end);
-      now = next;
-    } else {
-      running.Add(now, query, scale, first, seen.begin, seen.end);
-      if (first + kStep < seen.end) now.Read(cache, seen.pages, first + kStep, seen.end - 1);
+  for (; first < seen.end; first += kAhead * kStep) {
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      if (first + i * kStep >= seen.end) break;
+      running.Add(sixteens[i], query, scale, first + i * kStep, seen.begin, seen.end);
+      if (first + (kAhead + i) * kStep < seen.end) read(kAhead + i);
     }
   }
   Keep(running, &found);
@@ -225,17 +230,20 @@ void DecodeAttention(const PagedAttentionCall& call, Stream stream) {
   const Cache cache{static_cast<const Bf16*>(call.keys), static_cast<const Bf16*>(call.values), shape.kv_heads * shape.head_dim,
                     static_cast<int>(call.page_tokens)};
   const dim3 grid(static_cast<unsigned>(call.plan.tiles), static_cast<unsigned>(shape.kv_heads));
-  auto launch = [&]<int kHeadDim, int kWarps, int kBlocks>() {
-    LaunchAt(Start::kEarly, Decode<kHeadDim, kWarps, kBlocks>, grid, kWarps * 32, 0, stream, call.plan,
+  auto launch = [&]<int kHeadDim, int kWarps, int kBlocks, int kAhead>() {
+    LaunchAt(Start::kEarly, Decode<kHeadDim, kWarps, kBlocks, kAhead>, grid, kWarps * 32, 0, stream, call.plan,
              static_cast<const Bf16*>(call.q), call.row_stride, cache, static_cast<int>(shape.heads / shape.kv_heads), call.window_before,
              static_cast<float>(call.scale * kLog2OfE), static_cast<Bf16*>(call.out));
   };
+  const int64_t blocks = call.plan.tiles * shape.kv_heads;
   if (shape.head_dim == 128) {
-    launch.template operator()<128, 4, 2>();
-  } else if (call.plan.tiles * shape.kv_heads <= 2 * Processors()) {
-    launch.template operator()<64, 8, 2>();  // few blocks: as many warps as may be
+    launch.template operator()<128, 4, 2, 1>();
+  } else if (blocks <= Processors()) {
+    launch.template operator()<64, 8, 1, 3>();  // few blocks: as many warps, and keys on their way, as may be
+  } else if (blocks <= 2 * Processors()) {
+    launch.template operator()<64, 8, 2, 2>();
   } else {
-    launch.template operator()<64, 4, 4>();
+    launch.template operator()<64, 4, 4, 2>();
   }
   CheckLaunch();
 }

@@ -1,5 +1,7 @@
 #include <cooperative_groups.h>
 
+#include <mutex>
+
 #include "server/model/kernels/cuda/common.cuh"
 
 // Low-rank terms of a batch whose rows have adapters of their own (after Chen et al. 2024, Punica).
@@ -24,11 +26,16 @@ static_assert(16 * kChunk <= kMostRanks);
 __device__ inline int BlocksOfTile() { return static_cast<int>(cg::this_cluster().num_blocks()); }
 __device__ inline int BlockOfTile() { return static_cast<int>(cg::this_cluster().block_rank()); }
 __device__ inline void SyncTile() { cg::this_cluster().sync(); }
+// The same in two halves.
+__device__ inline void ArriveAtTile() { cg::this_cluster().barrier_arrive(); }
+__device__ inline void WaitForTile() { cg::this_cluster().barrier_wait(); }
 __device__ inline const float* SharedOf(float* mine, int block) { return cg::this_cluster().map_shared_rank(mine, block); }
 #else
 __device__ inline int BlocksOfTile() { return 1; }
 __device__ inline int BlockOfTile() { return 0; }
 __device__ inline void SyncTile() { __syncthreads(); }
+__device__ inline void ArriveAtTile() {}
+__device__ inline void WaitForTile() {}
 __device__ inline const float* SharedOf(float* mine, int) { return mine; }
 #endif
 
@@ -299,20 +306,38 @@ __device__ inline void Clear(Bf16* out, int64_t stride, int rows, Share share) {
   for (int i = threadIdx.x; i < rows * width; i += kThreads) out[i / width * stride + i % width] = FromFloat<Bf16>(0);
 }
 
+// Copies that are under way while the threads go on; on 16 bytes.
+__device__ inline void BeginCopy(const void* from, void* to, int bytes) {
+  const auto address = static_cast<unsigned>(__cvta_generic_to_shared(to));
+  for (int at = threadIdx.x * 16; at < bytes; at += kThreads * 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address + at), "l"(static_cast<const char*>(from) + at) : "memory");
+  }
+}
+__device__ inline void EndCopies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+extern __shared__ __align__(16) char staged_bytes[];
+
+// `room`: bytes of B that may lie in shared memory; they are fetched while A is read.
 template <bool kAligned>
-__device__ inline void RowDelta(const Bf16* x, const LoraEntry& entry, int inputs, Share share, Bf16* out) {
+__device__ inline void RowDelta(const Bf16* x, const LoraEntry& entry, int inputs, Share share, Bf16* out, int room) {
   __shared__ float part[kMostRanks], inner[kMostRanks];
   constexpr int N = kAligned ? kWide<Bf16> : 1;
   const Bf16 *a = static_cast<const Bf16*>(entry.a_RI), *b = static_cast<const Bf16*>(entry.b_OR);
   const int blocks = BlocksOfTile(), step = (inputs / N + blocks - 1) / blocks * N, begin = BlockOfTile() * step;
+  const int width = max(share.last - share.first, 0), staged = min(width, room / static_cast<int>(entry.rank * sizeof(Bf16))) / 8 * 8;
+  BeginCopy(b + static_cast<int64_t>(share.first) * entry.rank, staged_bytes, staged * entry.rank * static_cast<int>(sizeof(Bf16)));
   ShrinkRow<Bf16, N>(x, a, inputs, begin, min(begin + step, inputs), entry.rank, part);
   SyncTile();
   for (int r = threadIdx.x; r < entry.rank; r += kThreads) {
     inner[r] = SumOverBlocks(part, r);
   }
-  SyncTile();  // and nobody leaves while another reads from it
+  ArriveAtTile();
+  EndCopies();
+  __syncthreads();
   auto expand = [&]<int kRank>() {
-    ExpandRow<Bf16, kRank>(b, inner, entry.rank, entry.scale, share.first, share.last, out);
+    ExpandRow<Bf16, kRank>(b, inner, entry.rank, entry.scale, share.first + staged, share.last, out);
+    ExpandRow<Bf16, kRank>(reinterpret_cast<const Bf16*>(staged_bytes), inner, entry.rank, entry.scale, 0, staged, out + share.first);
+    WaitForTile();  // nobody leaves while another reads from it
   };
   switch (entry.rank) {
     case 8:
@@ -357,10 +382,10 @@ __device__ inline void RowsDelta(const Bf16* x, int64_t x_stride, int rows, cons
   }
 }
 
-template <bool kAligned>
+template <bool kAligned, bool kRowsOnly>
 __device__ inline void TileDelta(const Bf16* x, int64_t x_stride, const LoraEntry* entries, int64_t entries_per_slot,
                                  const LoraTile& tile, const LoraTarget& target, Bf16* delta, int64_t delta_stride,
-                                 int inputs) {
+                                 int inputs, int room) {
   if (tile.rows == 0) return;  // for all blocks of the cluster alike, here and below
   const int p = blockIdx.y;
   const Share share = ShareOf(target.columns[p]);
@@ -371,31 +396,60 @@ __device__ inline void TileDelta(const Bf16* x, int64_t x_stride, const LoraEntr
     return Clear(out, delta_stride, tile.rows, share);
   }
   x += tile.first_row * x_stride;
-  if (tile.rows == 1) {
-    RowDelta<kAligned>(x, entry, inputs, share, out);
+  if (kRowsOnly || tile.rows == 1) {
+    RowDelta<kAligned>(x, entry, inputs, share, out, room);
   } else {
     RowsDelta<kAligned>(x, x_stride, tile.rows, entry, inputs, share, out, delta_stride);
   }
 }
 
 // Behind a product (LoraStart::kBesideProduct) it begins when that one's input, which is its own, is there. Over is it
-// only when the product is: whoever waits for it has both.
-template <bool kAligned>
-__global__ void __launch_bounds__(kThreads, 2)
+// only when the product is, for one block waits for that: whoever waits for it has both.
+// kRowsOnly: no tile of an adapter has several rows. kBlocks: that should find room on a processor. room: bytes of shared memory for B.
+template <bool kAligned, bool kRowsOnly, int kBlocks>
+__global__ void __launch_bounds__(kThreads, kBlocks)
     Delta(const Bf16* x, int64_t x_stride, const LoraEntry* entries, int64_t entries_per_slot, const LoraTile* tiles,
-          LoraTarget target, Bf16* delta, int64_t delta_stride, int inputs) {
+          LoraTarget target, Bf16* delta, int64_t delta_stride, int inputs, int room) {
   LetNextBegin();
-  TileDelta<kAligned>(x, x_stride, entries, entries_per_slot, tiles[blockIdx.x / BlocksOfTile()], target, delta,
-                      delta_stride, inputs);
-  WaitForBefore();
+  TileDelta<kAligned, kRowsOnly>(x, x_stride, entries, entries_per_slot, tiles[blockIdx.x / BlocksOfTile()], target, delta,
+                      delta_stride, inputs, room);
+  if (blockIdx.x == 0 && blockIdx.y == 0) WaitForBefore();
 }
 
-// Blocks of a cluster: few tiles are over sooner if many blocks share them, and many fill the device anyway.
-unsigned ClusterFor(const LoraBatch& batch) {
-  if (!IsHopperOrLater()) return 1;
-  if (batch.is_alike) return 2;
-  if (batch.is_shared && batch.tile_count <= 40) return 8;
-  return batch.tile_count <= 16 ? 4 : 2;
+using Kernel = decltype(&Delta<true, false, 2>);
+
+// How a launch is cut.
+struct Cut {
+  unsigned blocks = 1;  // of a cluster
+  Kernel kernel = Delta<false, false, 2>;
+  int room = 0;
+};
+
+// By measurements on an H100. Few tiles are over sooner if many blocks share them, and many fill the device anyway.
+Cut CutFor(const LoraBatch& batch, int projections, bool aligned, LoraStart start) {
+  Cut cut;
+  if (aligned) cut.kernel = Delta<true, false, 2>;
+  if (!IsHopperOrLater()) return cut;
+  const bool are_few = batch.tile_count <= 16;
+  cut.blocks = batch.sharing == LoraSharing::kAlike ? 2 : batch.sharing == LoraSharing::kMost && batch.tile_count <= 40 ? 8 : are_few ? 4 : 2;
+  if (batch.sharing != LoraSharing::kNone || !aligned) return cut;
+  // Single rows alone need fewer registers, so that more blocks find room beside the product's.
+  cut.kernel = are_few ? Delta<true, true, 2> : Delta<true, true, 3>;
+  if (projections == 1) cut.blocks = 4;
+  // What a StreamedProduct leaves of a processor's shared memory, for one block or two; cuBLAS's kernels leave nothing.
+  if (start == LoraStart::kBesideProduct) cut.room = batch.tile_count * cut.blocks * projections <= Processors() ? 64 << 10 : 32 << 10;
+  return cut;
+}
+
+void PrepareKernels() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    for (const Kernel kernel : {Delta<true, true, 2>, Delta<true, true, 3>}) {
+      if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 64 << 10) != cudaSuccess) {
+        throw std::runtime_error("CUDA kernel: no room for GroupedLora in shared memory");
+      }
+    }
+  });
 }
 
 }  // namespace
@@ -404,22 +458,24 @@ int MostGroupedRanks() { return kMostRanks; }
 
 void GroupedLora(const void* x_TI, int64_t x_stride, const LoraBatch& batch, LoraTarget target, void* delta_TO,
                  int64_t delta_stride, int64_t inputs, Stream stream, LoraStart start) {
-  const unsigned blocks = ClusterFor(batch);
+  const bool aligned = inputs % 8 == 0 && x_stride % 8 == 0;
+  const Cut cut = CutFor(batch, target.count, aligned, start);
+  if (cut.room > 0) PrepareKernels();
   cudaLaunchAttribute attributes[2];
   attributes[0].id = cudaLaunchAttributeClusterDimension;
-  attributes[0].val.clusterDim = {blocks, 1, 1};
+  attributes[0].val.clusterDim = {cut.blocks, 1, 1};
   attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attributes[1].val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(batch.tile_count) * blocks, target.count);
+  config.gridDim = dim3(static_cast<unsigned>(batch.tile_count) * cut.blocks, target.count);
   config.blockDim = dim3(kThreads);
+  config.dynamicSmemBytes = cut.room;
   config.stream = stream;
   config.attrs = attributes;
   config.numAttrs = !IsHopperOrLater() ? 0 : start == LoraStart::kBesideProduct ? 2 : 1;
-  const bool aligned = inputs % 8 == 0 && x_stride % 8 == 0;
-  cudaLaunchKernelEx(&config, aligned ? Delta<true> : Delta<false>, static_cast<const Bf16*>(x_TI), x_stride,
+  cudaLaunchKernelEx(&config, cut.kernel, static_cast<const Bf16*>(x_TI), x_stride,
                      batch.entries, batch.entries_per_slot, batch.tiles, target, static_cast<Bf16*>(delta_TO),
-                     delta_stride, static_cast<int>(inputs));
+                     delta_stride, static_cast<int>(inputs), cut.room);
   CheckLaunch();
 }
 

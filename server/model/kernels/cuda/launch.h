@@ -352,13 +352,19 @@ struct LoraTile {
   int32_t slot;  // negative: no adapter
   int32_t first_row, rows;
 };
+// Which rows are under one adapter; it decides how the work is cut.
+enum class LoraSharing {
+  kNone,   // no tile of an adapter has several rows
+  kSome,
+  kMost,   // most tiles that are used have
+  kAlike,  // whatever they have: a row's numbers must not depend on how many tiles there are
+};
 struct LoraBatch {
   const LoraEntry* entries;  // of a slot: entries_per_slot, from slot * entries_per_slot on
   int64_t entries_per_slot;
   const LoraTile* tiles;
   int64_t tile_count;
-  bool is_shared;  // most tiles that are used have several rows
-  bool is_alike = false;  // a row's numbers must not depend on how many tiles there are
+  LoraSharing sharing = LoraSharing::kSome;
 };
 // delta_TO = scale * (x A^T) B^T for each tile's rows by their adapter; zeros if there is none. In tiles of
 // several rows x A^T is rounded to bf16.
