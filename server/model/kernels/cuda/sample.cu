@@ -203,6 +203,15 @@ __device__ Found FindBin(const Weight* weights, const unsigned* counts, int bins
   return result;
 }
 
+// *sum += weight, in shared memory, whose 64 bits are otherwise exchanged until nobody else was faster. The halves come out right in whatever
+// order threads add: each carry is seen by the one that makes it.
+__device__ inline void AddTo(Weight* sum, Weight weight) {
+  auto* halves = reinterpret_cast<unsigned*>(sum);
+  const unsigned low = static_cast<unsigned>(weight), before = atomicAdd(&halves[0], low);
+  const unsigned high = static_cast<unsigned>(weight >> 32) + (before + low < low ? 1 : 0);
+  if (high > 0) atomicAdd(&halves[1], high);
+}
+
 class Drawer {
  public:
   __device__ Drawer(const Row& row, float top, float temperature, Bins* bins)
@@ -214,7 +223,7 @@ class Drawer {
       const int bin = CoarseOf(distance);
       atomicAdd(&bins_->coarse_count[bin], 1u);
       const Weight weight = WeightOf(distance);
-      if (weight > 0) atomicAdd(&bins_->coarse_weight[bin], weight);
+      if (weight > 0) AddTo(&bins_->coarse_weight[bin], weight);
     });
     __syncthreads();
   }
@@ -247,7 +256,7 @@ class Drawer {
       const int bin = FineOf(distance, coarse.bin);
       atomicAdd(&bins_->fine_count[bin], 1u);
       const Weight weight = WeightOf(distance);
-      if (weight > 0) atomicAdd(&bins_->fine_weight[bin], weight);
+      if (weight > 0) AddTo(&bins_->fine_weight[bin], weight);
     });
     __syncthreads();
     const Found fine = FindBin(bins_->fine_weight, bins_->fine_count, kFine, coarse.weight_before, coarse.count_before,
