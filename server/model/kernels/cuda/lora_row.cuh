@@ -1,0 +1,122 @@
+#ifndef ATTUNE_SERVER_MODEL_KERNELS_CUDA_LORA_ROW_CUH_
+#define ATTUNE_SERVER_MODEL_KERNELS_CUDA_LORA_ROW_CUH_
+
+#include "server/model/kernels/cuda/lora_tile.cuh"
+
+// LoRA of a single row, which is not worth the tensor cores. While A is read, the first rows of B are fetched to shared memory.
+namespace attune::cuda::lora {
+
+// part[r] = A's row r times x over inputs [begin, end). A warp has two rows at a time, and
+// loads of four steps on their way.
+template <typename T, int N>
+__device__ inline void ShrinkRow(const T* x, const T* a, int inputs, int begin, int end, int rank, float* part) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  for (int r = warp; r < rank; r += 2 * kWarps) {
+    const bool has_second = r + kWarps < rank;
+    const T *first = a + static_cast<int64_t>(r) * inputs, *second = first + (has_second ? kWarps * static_cast<int64_t>(inputs) : 0);
+    float sum = 0, other = 0;
+#pragma unroll 4
+    for (int i = begin + lane * N; i < end; i += 32 * N) {
+      float v[N], w[N], u[N];
+      Load(x + i, v);
+      Load(first + i, w);
+      Load(second + i, u);
+#pragma unroll
+      for (int j = 0; j < N; ++j) sum += v[j] * w[j], other += v[j] * u[j];
+    }
+#pragma unroll
+    for (int offset = 16; offset > 0; offset /= 2) {
+      sum += __shfl_xor_sync(~0u, sum, offset);
+      other += __shfl_xor_sync(~0u, other, offset);
+    }
+    if (lane == 0) part[r] = sum;
+    if (lane == 0 && has_second) part[r + kWarps] = other;
+  }
+}
+
+// out[o] = scale * B's row o times inner, for o in [begin, end); kRank is the rank, or 0 for any.
+template <typename T, int kRank>
+__device__ inline void ExpandRow(const T* b, const float* inner, int any_rank, float scale, int begin, int end,
+                                 T* out) {
+  constexpr int kTogether = 4, kPacks = kRank / kWide<T>;
+  if constexpr (kRank == 0) {
+    for (int o = begin + threadIdx.x; o < end; o += kThreads) {
+      float sum = 0;
+      for (int r = 0; r < any_rank; ++r) sum += ToFloat(b[static_cast<int64_t>(o) * any_rank + r]) * inner[r];
+      out[o] = FromFloat<T>(scale * sum);
+    }
+  } else {
+    for (int o = begin + threadIdx.x; o < end; o += kTogether * kThreads) {
+      float sum[kTogether] = {};
+#pragma unroll
+      for (int k = 0; k < kPacks; ++k) {
+        float w[kTogether][kWide<T>];
+#pragma unroll
+        for (int m = 0; m < kTogether; ++m) {
+          const int row = o + m * kThreads < end ? o + m * kThreads : o;  // all loads at once, needed or not
+          Load(b + static_cast<int64_t>(row) * kRank + k * kWide<T>, w[m]);
+        }
+#pragma unroll
+        for (int m = 0; m < kTogether; ++m) {
+#pragma unroll
+          for (int j = 0; j < kWide<T>; ++j) sum[m] += w[m][j] * inner[k * kWide<T> + j];
+        }
+      }
+#pragma unroll
+      for (int m = 0; m < kTogether; ++m) {
+        if (o + m * kThreads < end) out[o + m * kThreads] = FromFloat<T>(scale * sum[m]);
+      }
+    }
+  }
+}
+
+// Copies that are under way while the threads go on; on 16 bytes.
+__device__ inline void BeginCopy(const void* from, void* to, int bytes) {
+  const auto address = static_cast<unsigned>(__cvta_generic_to_shared(to));
+  for (int at = threadIdx.x * 16; at < bytes; at += kThreads * 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address + at), "l"(static_cast<const char*>(from) + at) : "memory");
+  }
+}
+__device__ inline void EndCopies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+extern __shared__ __align__(16) char staged_bytes[];
+
+// `room`: bytes of B that may lie in shared memory; they are fetched while A is read.
+template <bool kAligned>
+__device__ inline void RowDelta(const Bf16* x, const LoraEntry& entry, int inputs, Share share, Bf16* out, int room) {
+  __shared__ float part[kMostRanks], inner[kMostRanks];
+  constexpr int N = kAligned ? kWide<Bf16> : 1;
+  const Bf16 *a = static_cast<const Bf16*>(entry.a_RI), *b = static_cast<const Bf16*>(entry.b_OR);
+  const int blocks = BlocksOfTile(), step = (inputs / N + blocks - 1) / blocks * N, begin = BlockOfTile() * step;
+  const int width = max(share.last - share.first, 0), staged = min(width, room / static_cast<int>(entry.rank * sizeof(Bf16))) / 8 * 8;
+  BeginCopy(b + static_cast<int64_t>(share.first) * entry.rank, staged_bytes, staged * entry.rank * static_cast<int>(sizeof(Bf16)));
+  ShrinkRow<Bf16, N>(x, a, inputs, begin, min(begin + step, inputs), entry.rank, part);
+  SyncTile();
+  for (int r = threadIdx.x; r < entry.rank; r += kThreads) {
+    inner[r] = SumOverBlocks(part, r);
+  }
+  ArriveAtTile();
+  EndCopies();
+  __syncthreads();
+  auto expand = [&]<int kRank>() {
+    ExpandRow<Bf16, kRank>(b, inner, entry.rank, entry.scale, share.first + staged, share.last, out);
+    ExpandRow<Bf16, kRank>(reinterpret_cast<const Bf16*>(staged_bytes), inner, entry.rank, entry.scale, 0, staged, out + share.first);
+    WaitForTile();  // nobody leaves while another reads from it
+  };
+  switch (entry.rank) {
+    case 8:
+      return expand.template operator()<8>();
+    case 16:
+      return expand.template operator()<16>();
+    case 32:
+      return expand.template operator()<32>();
+    case 64:
+      return expand.template operator()<64>();
+    default:
+      return expand.template operator()<0>();
+  }
+}
+
+}  // namespace attune::cuda::lora
+
+#endif  // ATTUNE_SERVER_MODEL_KERNELS_CUDA_LORA_ROW_CUH_

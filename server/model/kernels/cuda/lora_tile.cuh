@@ -1,0 +1,57 @@
+#ifndef ATTUNE_SERVER_MODEL_KERNELS_CUDA_LORA_TILE_CUH_
+#define ATTUNE_SERVER_MODEL_KERNELS_CUDA_LORA_TILE_CUH_
+
+#include <cooperative_groups.h>
+
+#include "server/model/kernels/cuda/common.cuh"
+
+// What the parts of the grouped kernel for LoRAs share: a tile, up to 16 rows of one adapter, under one projection is the work of
+// a cluster of blocks, which share out the inputs, add up A x between them, and share out the outputs.
+namespace attune::cuda::lora {
+
+using Bf16 = __nv_bfloat16;
+
+constexpr int kThreads = 256, kWarps = kThreads / 32;
+constexpr int kMostRanks = 512;
+
+// Clusters came with compute capability 9.0; before, a block does all.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+__device__ inline int BlocksOfTile() { return static_cast<int>(cooperative_groups::this_cluster().num_blocks()); }
+__device__ inline int BlockOfTile() { return static_cast<int>(cooperative_groups::this_cluster().block_rank()); }
+__device__ inline void SyncTile() { cooperative_groups::this_cluster().sync(); }
+// The same in two halves.
+__device__ inline void ArriveAtTile() { cooperative_groups::this_cluster().barrier_arrive(); }
+__device__ inline void WaitForTile() { cooperative_groups::this_cluster().barrier_wait(); }
+__device__ inline const float* SharedOf(float* mine, int block) { return cooperative_groups::this_cluster().map_shared_rank(mine, block); }
+#else
+__device__ inline int BlocksOfTile() { return 1; }
+__device__ inline int BlockOfTile() { return 0; }
+__device__ inline void SyncTile() { __syncthreads(); }
+__device__ inline void ArriveAtTile() {}
+__device__ inline void WaitForTile() {}
+__device__ inline const float* SharedOf(float* mine, int) { return mine; }
+#endif
+
+// Of all blocks' values at one place; their loads are on their way together.
+__device__ inline float SumOverBlocks(float* mine, int at) {
+  constexpr int kMostBlocks = 8;
+  const int blocks = BlocksOfTile();
+  float sum = 0;
+#pragma unroll
+  for (int k = 0; k < kMostBlocks; ++k) sum += k < blocks ? SharedOf(mine, k)[at] : 0.0f;
+  return sum;
+}
+
+// The tile's part of the output that this block makes.
+struct Share {
+  int first, last;
+};
+__device__ inline Share ShareOf(int columns) {
+  const int blocks = BlocksOfTile(), width = (columns + 8 * blocks - 1) / (8 * blocks) * 8,
+            first = BlockOfTile() * width;
+  return {first, min(first + width, columns)};
+}
+
+}  // namespace attune::cuda::lora
+
+#endif  // ATTUNE_SERVER_MODEL_KERNELS_CUDA_LORA_TILE_CUH_
