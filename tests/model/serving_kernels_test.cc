@@ -454,7 +454,7 @@ TEST_F(ServingKernelsTest, GpuAttendsOverPages) {
                                  {7, 1, 64, 100}, {9, 3, 64, 0}, {8, 2, 64, 0, 0, 30}, {4, 1, 128, 0, 0, 1},
                                  {9, 3, 64, 0, 0, 500}, {8, 2, 64, 0, 0, 0, true}, {8, 1, 64, 0, 0, 0, true}, {4, 1, 128, 0, 0, 0, true},
                                  {4, 4, 128, 0, 0, 0, true}, {9, 3, 64, 0, 0, 30, true}, {16, 2, 128, 0, 0, 500, true}, {4, 4, 64, 0, 0, 1, true},
-                                 {8, 4, 64, 0, 0, 0, true, true}, {8, 8, 128, 0, 0, 0, true, true}}) {
+                                 {8, 4, 64, 0, 0, 0, true, true}, {8, 2, 64, 0, 0, 0, true, true}, {8, 8, 128, 0, 0, 0, true, true}}) {
     constexpr int64_t kPage = 16, kPages = 400;
     std::mt19937 random(5);
     std::vector<int32_t> order(kPages);
