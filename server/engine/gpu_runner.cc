@@ -391,13 +391,14 @@ void GpuRunner::Product(const Model& model, const Batch& batch, int64_t layer, L
     cuda::GroupedLora(x.const_data_ptr(), x.stride(0), Loras(batch), TargetOf(config_, layer, which),
                       buffers_->lora_delta.mutable_data_ptr(), y.size(1), x.size(1), CurrentCudaStream(), start);
   };
-  const bool has_loras = batch.lora_rows > 0, is_beside = has_loras && KernelFor(x.size(0), w, tiled) != ProductKernel::kCublas;
+  const ProductKernel kernel = KernelFor(x.size(0), w, tiled);
+  const bool has_loras = batch.lora_rows > 0, is_beside = has_loras && kernel != ProductKernel::kCublas;
   // Kernels of cuBLAS let none begin beside them: then it has a stream of its own.
   const bool has_side = has_loras && !is_beside;
   if (has_side) side_->begin.record();
   // The larger kernel first: the grouped one takes the processors that it leaves.
   Multiply(x, w, tiled, y, {cuda::Start::kEarly, has_loras});
-  if (is_beside) add_loras(cuda::LoraStart::kBesideProduct);
+  if (is_beside) add_loras(kernel == ProductKernel::kTiled ? cuda::LoraStart::kBesideTiled : cuda::LoraStart::kBesideStreamed);
   if (has_side) {
     {
       const OwnStream::Scope scope(side_->stream);

@@ -196,6 +196,22 @@ TEST_P(GpuEngineTest, ManyModelsInOneBatch) {
   ExpectLikelyAnswers(Mixed(37));
 }
 
+// Steps of as many rows and tiles, of LoRAs that rows share and that none do: a graph of the one is not for the other.
+TEST_P(GpuEngineTest, LorasOfSingleRowsAndOfSeveralTakeTurns) {
+  Start();
+  constexpr int kRows = 24;
+  std::vector<std::shared_ptr<const ServedModel>> models;
+  for (int i = 0; i < kRows; ++i) models.push_back(Model(Lora(1 + i)));
+  for (int round = 0; round < 4; ++round) {
+    std::vector<Asked> asked;
+    for (int i = 0; i < kRows; ++i) {
+      const bool is_second = round % 2 == 1 && i + 1 == kRows;  // under the LoRA of the one before
+      asked.push_back({models[is_second ? i - 1 : i], MakePrompt(20 + i, i), 24, nullptr});
+    }
+    ExpectLikelyAnswers(std::move(asked));
+  }
+}
+
 // Steps of theirs are apart, beside those that are launched ahead.
 TEST_P(GpuEngineTest, OwnEmbeddingsAndHeadsBesideOthers) {
   Start();

@@ -277,7 +277,10 @@ TEST_F(ServingKernelsTest, GpuGroupsLoras) {
     for (size_t i = 0; i < ranks.size(); ++i) {
       adapters.emplace_back();
       for (int p = 0; p < 3; ++p) {
-        adapters[i].emplace_back(Random({ranks[i], inputs}) * 0.1, Random({columns[p], ranks[i]}) * 0.1);
+        // A rank's B on an odd place, as one of several that were stored together may be.
+        const int64_t odd = ranks[i] == 3 ? 1 : 0;
+        const Tensor b = (Random({columns[p] * ranks[i] + odd}) * 0.1).narrow(0, odd, columns[p] * ranks[i]).view({columns[p], ranks[i]});
+        adapters[i].emplace_back(Random({ranks[i], inputs}) * 0.1, b);
         if ((i + p) % 4 == 3) continue;
         entries[i * per_slot + 1 + p] = {adapters[i][p].first.const_data_ptr(), adapters[i][p].second.const_data_ptr(),
                                          static_cast<int32_t>(ranks[i]), 0.5f + p};
@@ -288,14 +291,20 @@ TEST_F(ServingKernelsTest, GpuGroupsLoras) {
     const Tensor table = host.to(at::kCUDA);
     using enum cuda::LoraSharing;
     using enum cuda::LoraStart;
-    for (const auto& [sharing, start] : std::vector<std::pair<cuda::LoraSharing, cuda::LoraStart>>{
-             {kMost, kAfter}, {kMost, kBesideProduct}, {kSome, kAfter}, {kAlike, kAfter}, {kNone, kAfter}, {kNone, kBesideProduct}}) {
+    struct Case {
+      cuda::LoraSharing sharing;
+      cuda::LoraStart start;
+      bool has_many = false;  // tiles, for which other kernels are
+    };
+    for (const auto& [sharing, start, has_many] :
+         {Case{kMost, kAfter}, {kMost, kBesideStreamed}, {kSome, kAfter}, {kAlike, kAfter}, {kNone, kAfter}, {kNone, kBesideTiled},
+          {kNone, kBesideStreamed}, {kNone, kAfter, true}, {kNone, kBesideStreamed, true}}) {
       const bool alone = sharing == kNone || sharing == kAlike;
       // Slot, first row, rows; one of no rows, which is not to be touched.
       std::vector<int32_t> tiles = {0, 0,  1, 1, 1,  2,  -1, 3,  2,  2, 5, 16, 3, 21, 9, 4,  30, 1,
                                     5, 31, 8, 6, 39, 13, 7,  52, 16, 0, 0, 0,  3, 68, 7, -1, 75, 1};
-      if (alone)
-        tiles = {0, 0, 1, -1, 1, 3, 1, 4, 1, 2, 5, 1, 3, 6, 1, 0, 0, 0, 4, 7, 1, 5, 8, 1, 6, 9, 1, 7, 10, 1, -1, 11, 1};
+      if (alone) tiles = {0, 0, 1, -1, 1, 3, 1, 4, 1, 2, 5, 1, 3, 6, 1, 0, 0, 0, 4, 7, 1, 5, 8, 1, 6, 9, 1, 7, 10, 1, -1, 11, 1};
+      for (int32_t row = 12; has_many && row < 50; ++row) tiles.insert(tiles.end(), {row * 3 % 8, row, 1});
       std::vector<int32_t> slot;
       for (size_t i = 0; i < tiles.size(); i += 3) slot.insert(slot.end(), tiles[i + 2], tiles[i]);
       const int64_t rows = static_cast<int64_t>(slot.size());
@@ -315,7 +324,8 @@ TEST_F(ServingKernelsTest, GpuGroupsLoras) {
               at::matmul(Exact(b), at::matmul(Exact(a), Exact(x[t]))) * (0.5 + p);
         }
       }
-      EXPECT_TRUE(Near(delta, expected, kBf16)) << inputs << " inputs, sharing " << static_cast<int>(sharing) << ", start " << static_cast<int>(start);
+      EXPECT_TRUE(Near(delta, expected, kBf16)) << inputs << " inputs, sharing " << static_cast<int>(sharing) << ", start "
+                                                << static_cast<int>(start) << (has_many ? ", many" : "");
     }
   }
 }
@@ -337,7 +347,11 @@ TEST_F(ServingKernelsTest, GpuRunsLorasBesideTheirProducts) {
                               reinterpret_cast<const cuda::LoraTile*>(Data(tiles)), 4, cuda::LoraSharing::kMost};
   const Tensor single_tiles = Ints({0, 0, 1, 0, 1, 1, -1, 2, 8, 0, 0, 0});
   const cuda::LoraBatch singles{loras.entries, 1, reinterpret_cast<const cuda::LoraTile*>(Data(single_tiles)), 4, cuda::LoraSharing::kNone};
-  for (const auto& [rows, batch] : std::vector<std::pair<int64_t, const cuda::LoraBatch*>>{{10, &loras}, {32, &loras}, {32, &singles}}) {
+  std::vector<int32_t> one_each;
+  for (int32_t row = 0; row < 32; ++row) one_each.insert(one_each.end(), {0, row, 1});
+  const Tensor many_tiles = Ints(one_each);
+  const cuda::LoraBatch many{loras.entries, 1, reinterpret_cast<const cuda::LoraTile*>(Data(many_tiles)), 32, cuda::LoraSharing::kNone};
+  for (const auto& [rows, batch] : std::vector<std::pair<int64_t, const cuda::LoraBatch*>>{{10, &loras}, {32, &loras}, {32, &singles}, {32, &many}}) {
     const Tensor start = Random({rows, kWidth});
     auto run = [&](bool is_streamed, bool side_by_side) {
       const Tensor x = start.clone(), normed = at::empty_like(x), y = at::zeros_like(x), delta = at::zeros_like(x);
@@ -354,12 +368,14 @@ TEST_F(ServingKernelsTest, GpuRunsLorasBesideTheirProducts) {
                              y.mutable_data_ptr(), kWidth, rows, CurrentCudaStream(), start_at, cuda::TiledSplit::kColumns, next);
         }
         cuda::GroupedLora(normed.const_data_ptr(), kWidth, *batch, target, delta.mutable_data_ptr(), kWidth, kWidth,
-                          CurrentCudaStream(), side_by_side ? cuda::LoraStart::kBesideProduct : cuda::LoraStart::kAfter);
+                          CurrentCudaStream(), !side_by_side ? cuda::LoraStart::kAfter : is_streamed ? cuda::LoraStart::kBesideStreamed : cuda::LoraStart::kBesideTiled);
       }
       return x;
     };
     for (const bool is_streamed : {false, true}) {
       if (is_streamed && !cuda::StreamedProductTakes(kWidth, kWidth)) continue;
+      // Single rows beside the other kernel have another one than those that come after.
+      if (!is_streamed && batch->sharing == cuda::LoraSharing::kNone) continue;
       const Tensor expected = run(is_streamed, false);
       EXPECT_TRUE(at::isfinite(expected).all().item<bool>());
       EXPECT_FALSE(at::equal(expected, start));
@@ -372,7 +388,7 @@ TEST_F(ServingKernelsTest, GpuRunsLorasBesideTheirProducts) {
 
 // Layers in which each kernel begins while the one before it runs, and attention reads old keys before the new one is there.
 TEST_F(ServingKernelsTest, GpuSingleQueriesWaitForTheirToken) {
-  constexpr int64_t kRows = 10, kHeads = 8, kKvHeads = 2, kDim = 64, kPage = 16, kPagesEach = 6, kLayers = 60;
+  constexpr int64_t kRows = 10, kHeads = 8, kKvHeads = 2, kDim = 64, kPage = 16, kPagesEach = 27, kLayers = 60;
   constexpr int64_t kOut = kHeads * kDim, kWidth = (kHeads + 2 * kKvHeads) * kDim;
   std::vector<std::vector<int32_t>> pages(kRows);
   std::vector<StepSegment> segments;
@@ -380,14 +396,16 @@ TEST_F(ServingKernelsTest, GpuSingleQueriesWaitForTheirToken) {
   const int32_t token = 1;
   for (int64_t i = 0; i < kRows; ++i) {
     for (int64_t page = 0; page < kPagesEach; ++page) pages[i].push_back(static_cast<int32_t>(page * kRows + i));
-    const int64_t context = 9 * i;  // a page's first token and last among them
+    // A page's first token and last among them, and what one, two and three rounds of a block's warps end with, and begin.
+    constexpr int64_t kContexts[kRows] = {0, 15, 16, 127, 128, 143, 257, 383, 384, 410};
+    const int64_t context = kContexts[i];
     segments.push_back({&token, -1, 1, context, &pages[i], -1, 0});
     places.push_back(static_cast<int32_t>(context));
     slots.push_back(static_cast<int32_t>(pages[i][context / kPage] * kPage + context % kPage));
   }
   const StepInputs in = MakeStepInputs(segments, kPage, kHeads / kKvHeads, 0, nullptr, 0, 2000);
   const Tensor lists = at::tensor(in.values, at::kInt).to(at::kCUDA), positions = Ints(places), slot_list = Ints(slots);
-  const Tensor angles = at::rand({128, kDim / 2}) * 6, cos = angles.cos().to(at::kCUDA), sin = angles.sin().to(at::kCUDA);
+  const Tensor angles = at::rand({512, kDim / 2}) * 6, cos = angles.cos().to(at::kCUDA), sin = angles.sin().to(at::kCUDA);
   const Tensor w = Random({kWidth, kOut}) * 0.06, start = Random({kRows, kOut});
   std::vector<Tensor> old;
   for (int64_t layer = 0; layer < 2 * kLayers; ++layer) old.push_back(Random({kPagesEach * kRows * kPage, kKvHeads, kDim}));
@@ -453,7 +471,7 @@ TEST_F(ServingKernelsTest, GpuAttendsOverPages) {
   for (const AttentionCase& c : {AttentionCase{8, 2, 64, 0}, {8, 2, 64, 200, 100}, {4, 1, 128, 50, 40}, {4, 4, 128, 0}, {4, 4, 128, 64},
                                  {7, 1, 64, 100}, {9, 3, 64, 0}, {8, 2, 64, 0, 0, 30}, {4, 1, 128, 0, 0, 1},
                                  {9, 3, 64, 0, 0, 500}, {8, 2, 64, 0, 0, 0, true}, {8, 1, 64, 0, 0, 0, true}, {4, 1, 128, 0, 0, 0, true},
-                                 {4, 4, 128, 0, 0, 0, true}, {9, 3, 64, 0, 0, 30, true}, {16, 2, 128, 0, 0, 500, true}, {4, 4, 64, 0, 0, 1, true},
+                                 {4, 4, 128, 0, 0, 0, true}, {9, 3, 64, 0, 0, 30, true}, {16, 2, 128, 0, 0, 500, true}, {4, 4, 64, 0, 0, 1, true}, {8, 2, 64, 0, 0, 500, true},
                                  {8, 4, 64, 0, 0, 0, true, true}, {8, 2, 64, 0, 0, 0, true, true}, {8, 8, 128, 0, 0, 0, true, true}}) {
     constexpr int64_t kPage = 16, kPages = 400;
     std::mt19937 random(5);
@@ -502,7 +520,9 @@ TEST_F(ServingKernelsTest, GpuAttendsOverPages) {
                    at_list(in.offsets.pages), at_list(o.last_page_tokens), at_list(o.tile_segments),
                    at_list(o.tile_queries), at_list(o.tile_chunks), reinterpret_cast<const uint8_t*>(at_list(o.tile_used)),
                    at_list(o.row_parts), at_list(o.out_starts), at_list(o.chunk_tokens), at_list(o.rows_used)};
-      if (!c.has_many_more || c.head_dim == 64) EXPECT_EQ(cuda::DecodeAttentionTakes(call), is_decode);  // else by the device
+      if (!c.has_many_more || c.head_dim == 64) {  // else by the device
+        EXPECT_EQ(cuda::DecodeAttentionTakes(call), is_decode);
+      }
       cuda::PagedAttention(call, CurrentCudaStream());
     };
     attend(in.room.singles, in.offsets.singles, in.tile_rows_singles, 0, c.tiles_for_singles > 0, c.is_decode);

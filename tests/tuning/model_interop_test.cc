@@ -222,7 +222,9 @@ class GpuModelInteropTest : public ModelInteropTest {
     gpu.decode_weights = ParseDecodeWeights(decode_weights);
     gpu.batch_invariant = batch_invariant;
     TempFolder full;
-    if (!from_file) ASSERT_TRUE(SaveWeights(full.path(), on_host_->config, on_host_->weights, *on_host_->tokenizer).ok());
+    if (!from_file) {
+      ASSERT_TRUE(SaveWeights(full.path(), on_host_->config, on_host_->weights, *on_host_->tokenizer).ok());
+    }
     auto base = LoadBaseModel(from_file ? temp_.path() : full.path(), temp_.path(), gpu);
     ASSERT_TRUE(base.ok()) << base.status();
     base_ = *base;

@@ -83,7 +83,8 @@ inline void CheckLaunch() {
 }
 
 // Programmatic dependent launch: in a kernel that was launched by LaunchAt(Start::kEarly), first let the next one begin
-// likewise, then, before the first look at what others write, wait for the one before. Nothing in another.
+// likewise, then, before the first look at what the one before writes, wait for it; one block at least has to, for whoever comes next waits
+// for this one alone. Nothing in another.
 __device__ inline void LetNextBegin() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;");

@@ -44,7 +44,7 @@ __device__ inline void TileDelta(const Bf16* x, int64_t x_stride, const LoraEntr
   }
 }
 
-// Behind a product (LoraStart::kBesideProduct) it begins when that one's input, which is its own, is there. Over is it
+// Behind a product (LoraStart::kBesideTiled, kBesideStreamed) it begins when that one's input, which is its own, is there. Over is it
 // only when the product is, for one block waits for that: whoever waits for it has both.
 // kRowsOnly: no tile of an adapter has several rows. kBlocks: that should find room on a processor. room: bytes of shared memory for B.
 template <bool kAligned, bool kRowsOnly, int kBlocks>
@@ -73,12 +73,12 @@ Cut CutFor(const LoraBatch& batch, int projections, bool aligned, LoraStart star
   if (!IsHopperOrLater()) return cut;
   const bool are_few = batch.tile_count <= 16;
   cut.blocks = batch.sharing == LoraSharing::kAlike ? 2 : batch.sharing == LoraSharing::kMost && batch.tile_count <= 40 ? 8 : are_few ? 4 : 2;
-  if (batch.sharing != LoraSharing::kNone || !aligned) return cut;
+  if (batch.sharing != LoraSharing::kNone || !aligned || start == LoraStart::kBesideTiled) return cut;
   // Single rows alone need fewer registers, so that more blocks find room beside the product's.
   cut.kernel = are_few ? Delta<true, true, 2> : Delta<true, true, 3>;
   if (projections == 1) cut.blocks = 4;
   // What a StreamedProduct leaves of a processor's shared memory, for one block or two; cuBLAS's kernels leave nothing.
-  if (start == LoraStart::kBesideProduct) cut.room = batch.tile_count * cut.blocks * projections <= Processors() ? 64 << 10 : 32 << 10;
+  if (start == LoraStart::kBesideStreamed) cut.room = batch.tile_count * cut.blocks * projections <= Processors() ? 64 << 10 : 32 << 10;
   return cut;
 }
 
@@ -113,7 +113,7 @@ void GroupedLora(const void* x_TI, int64_t x_stride, const LoraBatch& batch, Lor
   config.dynamicSmemBytes = cut.room;
   config.stream = stream;
   config.attrs = attributes;
-  config.numAttrs = !IsHopperOrLater() ? 0 : start == LoraStart::kBesideProduct ? 2 : 1;
+  config.numAttrs = !IsHopperOrLater() ? 0 : start != LoraStart::kAfter ? 2 : 1;
   cudaLaunchKernelEx(&config, cut.kernel, static_cast<const Bf16*>(x_TI), x_stride,
                      batch.entries, batch.entries_per_slot, batch.tiles, target, static_cast<Bf16*>(delta_TO),
                      delta_stride, static_cast<int>(inputs), cut.room);

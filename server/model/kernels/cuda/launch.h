@@ -279,7 +279,9 @@ struct PagedAttentionCall {
 bool PagedAttentionTakes(RopeShape shape);
 // Whether it is a kernel for single queries that does it; else FlashInfer's do.
 bool DecodeAttentionTakes(const PagedAttentionCall& call);
-void PagedAttention(const PagedAttentionCall& call, Stream stream);  // begins as with Start::kEarly, where it can
+// Begins as with Start::kEarly, where it can. The plan, and of single queries all keys but their own token's, have to be there before the kernel before
+// this one: they are read while that still runs.
+void PagedAttention(const PagedAttentionCall& call, Stream stream);
 
 // sampled[n] = the likeliest token of a row, the lowest id among equals.
 void Argmax(const void* logits_NV, int32_t* sampled, int64_t rows, int64_t vocabulary, Stream stream);
@@ -354,7 +356,7 @@ struct LoraTile {
 };
 // Which rows are under one adapter; it decides how the work is cut.
 enum class LoraSharing {
-  kNone,   // no tile of an adapter has several rows
+  kNone,   // REQUIRES: no tile of an adapter has several rows; of one that has, all but the first would be left as they were
   kSome,
   kMost,   // most tiles that are used have
   kAlike,  // whatever they have: a row's numbers must not depend on how many tiles there are
@@ -367,11 +369,11 @@ struct LoraBatch {
   LoraSharing sharing = LoraSharing::kSome;
 };
 // delta_TO = scale * (x A^T) B^T for each tile's rows by their adapter; zeros if there is none. In tiles of
-// several rows x A^T is rounded to bf16.
+// several rows x A^T is rounded to bf16. REQUIRES: x and A on 16 bytes where inputs and x_stride are multiples of 8, B on 8 bytes where ranks are of 4.
 int MostGroupedRanks();
-// kBesideProduct: launched right behind a TiledProduct or StreamedProduct of the same x with Next::kWithInput, it runs beside that one and is
-// over after it, so that a kernel behind it, early or not, waits for both. Where launches cannot begin early it comes after.
-enum class LoraStart { kAfter, kBesideProduct };
+// kBesideTiled, kBesideStreamed: launched right behind a TiledProduct or StreamedProduct of the same x with Next::kWithInput, it runs beside that
+// one and is over after it, so that a kernel behind it, early or not, waits for both. Where launches cannot begin early it comes after.
+enum class LoraStart { kAfter, kBesideTiled, kBesideStreamed };
 void GroupedLora(const void* x_TI, int64_t x_stride, const LoraBatch& batch, LoraTarget target, void* delta_TO,
                  int64_t delta_stride, int64_t inputs, Stream stream, LoraStart start = LoraStart::kAfter);
 

@@ -88,8 +88,10 @@ __device__ inline void RowDelta(const Bf16* x, const LoraEntry& entry, int input
   constexpr int N = kAligned ? kWide<Bf16> : 1;
   const Bf16 *a = static_cast<const Bf16*>(entry.a_RI), *b = static_cast<const Bf16*>(entry.b_OR);
   const int blocks = BlocksOfTile(), step = (inputs / N + blocks - 1) / blocks * N, begin = BlockOfTile() * step;
-  const int width = max(share.last - share.first, 0), staged = min(width, room / static_cast<int>(entry.rank * sizeof(Bf16))) / 8 * 8;
-  BeginCopy(b + static_cast<int64_t>(share.first) * entry.rank, staged_bytes, staged * entry.rank * static_cast<int>(sizeof(Bf16)));
+  const int width = max(share.last - share.first, 0), row_bytes = entry.rank * static_cast<int>(sizeof(Bf16));
+  const bool on_16_bytes = reinterpret_cast<uintptr_t>(b) % 16 == 0;  // and so is every eighth row
+  const int staged = on_16_bytes ? min(width, room / row_bytes) / 8 * 8 : 0;
+  BeginCopy(b + static_cast<int64_t>(share.first) * entry.rank, staged_bytes, staged * row_bytes);
   ShrinkRow<Bf16, N>(x, a, inputs, begin, min(begin + step, inputs), entry.rank, part);
   SyncTile();
   for (int r = threadIdx.x; r < entry.rank; r += kThreads) {
@@ -103,7 +105,7 @@ __device__ inline void RowDelta(const Bf16* x, const LoraEntry& entry, int input
     ExpandRow<Bf16, kRank>(reinterpret_cast<const Bf16*>(staged_bytes), inner, entry.rank, entry.scale, 0, staged, out + share.first);
     WaitForTile();  // nobody leaves while another reads from it
   };
-  switch (entry.rank) {
+  switch (on_16_bytes ? entry.rank : 0) {
     case 8:
       return expand.template operator()<8>();
     case 16:

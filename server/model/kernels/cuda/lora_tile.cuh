@@ -19,7 +19,7 @@ constexpr int kMostRanks = 512;
 __device__ inline int BlocksOfTile() { return static_cast<int>(cooperative_groups::this_cluster().num_blocks()); }
 __device__ inline int BlockOfTile() { return static_cast<int>(cooperative_groups::this_cluster().block_rank()); }
 __device__ inline void SyncTile() { cooperative_groups::this_cluster().sync(); }
-// The same in two halves.
+// Between blocks alone, in two halves; the threads of a block may still be apart.
 __device__ inline void ArriveAtTile() { cooperative_groups::this_cluster().barrier_arrive(); }
 __device__ inline void WaitForTile() { cooperative_groups::this_cluster().barrier_wait(); }
 __device__ inline const float* SharedOf(float* mine, int block) { return cooperative_groups::this_cluster().map_shared_rank(mine, block); }

@@ -23,8 +23,6 @@ using Bf16 = __nv_bfloat16;
 constexpr int kColumns = kStreamedColumns, kRowBytes = kColumns * 2;  // of a piece
 constexpr int kMostWarps = 12;                   // that multiply
 constexpr int kMostStagedBytes = 144 << 10;      // which leaves room for another kernel's blocks
-// Stages that are asked for before x is there: more would stand in the way of the kernel that makes it.
-constexpr int kMostEarlyStages = 5;
 constexpr int kMostStages = 16, kBarrierBytes = 1024;  // of both kinds of barriers, and up to where boxes may lie
 constexpr int kMostSplit = 8;
 
@@ -36,6 +34,8 @@ struct Work {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 
 constexpr int kUnitBytes = 16;  // eight of them are a row of a piece
+// Stages that are asked for before x is there: more would stand in the way of the kernel that makes it.
+constexpr int kMostEarlyStages = 5;
 
 __device__ inline uint32_t SharedAddress(const void* at) { return static_cast<uint32_t>(__cvta_generic_to_shared(at)); }
 
