@@ -353,11 +353,12 @@ TEST_F(ServingKernelsTest, GpuRunsLorasBesideTheirProducts) {
   const cuda::LoraBatch many{loras.entries, 1, reinterpret_cast<const cuda::LoraTile*>(Data(many_tiles)), 32, cuda::LoraSharing::kNone};
   for (const auto& [rows, batch] : std::vector<std::pair<int64_t, const cuda::LoraBatch*>>{{10, &loras}, {32, &loras}, {32, &singles}, {32, &many}}) {
     const Tensor start = Random({rows, kWidth});
-    auto run = [&](bool is_streamed, bool side_by_side) {
+    const int64_t added = batch == &many ? rows : 10;  // rows that have tiles
+    auto run = [&, &rows = rows, &batch = batch](bool is_streamed, bool side_by_side) {
       const Tensor x = start.clone(), normed = at::empty_like(x), y = at::zeros_like(x), delta = at::zeros_like(x);
       for (int64_t layer = 0; layer < kLayers; ++layer) {
         const cuda::Start start_at = side_by_side ? cuda::Start::kEarly : cuda::Start::kAfter;
-        cuda::AddAndNorm(x.mutable_data_ptr(), y.const_data_ptr(), {delta.const_data_ptr(), 10}, {}, 0, norm.const_data_ptr(),
+        cuda::AddAndNorm(x.mutable_data_ptr(), y.const_data_ptr(), {delta.const_data_ptr(), added}, {}, 0, norm.const_data_ptr(),
                          1e-5, normed.mutable_data_ptr(), rows, kWidth, CurrentCudaStream(), start_at);
         const cuda::Next next = side_by_side ? cuda::Next::kWithInput : cuda::Next::kAtOnce;
         if (is_streamed) {

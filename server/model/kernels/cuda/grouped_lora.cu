@@ -23,7 +23,7 @@ __device__ inline void Clear(Bf16* out, int64_t stride, int rows, Share share) {
   for (int i = threadIdx.x; i < rows * width; i += kThreads) out[i / width * stride + i % width] = FromFloat<Bf16>(0);
 }
 
-template <bool kAligned, bool kRowsOnly>
+template <bool kAligned, bool kSinglesOnly>
 __device__ inline void TileDelta(const Bf16* x, int64_t x_stride, const LoraEntry* entries, int64_t entries_per_slot,
                                  const LoraTile& tile, const LoraTarget& target, Bf16* delta, int64_t delta_stride,
                                  int inputs, int room) {
@@ -37,7 +37,7 @@ __device__ inline void TileDelta(const Bf16* x, int64_t x_stride, const LoraEntr
     return Clear(out, delta_stride, tile.rows, share);
   }
   x += tile.first_row * x_stride;
-  if (kRowsOnly || tile.rows == 1) {
+  if (kSinglesOnly || tile.rows == 1) {
     lora::RowDelta<kAligned>(x, entry, inputs, share, out, room);
   } else {
     lora::RowsDelta<kAligned>(x, x_stride, tile.rows, entry, inputs, share, out, delta_stride);
@@ -46,13 +46,13 @@ __device__ inline void TileDelta(const Bf16* x, int64_t x_stride, const LoraEntr
 
 // Behind a product (LoraStart::kBesideTiled, kBesideStreamed) it begins when that one's input, which is its own, is there. Over is it
 // only when the product is, for one block waits for that: whoever waits for it has both.
-// kRowsOnly: no tile of an adapter has several rows. kBlocks: that should find room on a processor. room: bytes of shared memory for B.
-template <bool kAligned, bool kRowsOnly, int kBlocks>
+// kSinglesOnly: no tile of an adapter has several rows. kBlocks: that should find room on a processor. room: bytes of shared memory for B.
+template <bool kAligned, bool kSinglesOnly, int kBlocks>
 __global__ void __launch_bounds__(kThreads, kBlocks)
     Delta(const Bf16* x, int64_t x_stride, const LoraEntry* entries, int64_t entries_per_slot, const LoraTile* tiles,
           LoraTarget target, Bf16* delta, int64_t delta_stride, int inputs, int room) {
   LetNextBegin();
-  TileDelta<kAligned, kRowsOnly>(x, x_stride, entries, entries_per_slot, tiles[blockIdx.x / lora::BlocksOfTile()], target, delta,
+  TileDelta<kAligned, kSinglesOnly>(x, x_stride, entries, entries_per_slot, tiles[blockIdx.x / lora::BlocksOfTile()], target, delta,
                       delta_stride, inputs, room);
   if (blockIdx.x == 0 && blockIdx.y == 0) WaitForBefore();
 }
@@ -65,6 +65,8 @@ struct Cut {
   Kernel kernel = Delta<false, false, 2>;
   int room = 0;
 };
+// What a StreamedProduct leaves of a processor's shared memory, for one block or for each of two.
+constexpr int kRoomOfOne = 64 << 10, kRoomOfTwo = 32 << 10;
 
 // By measurements on an H100. Few tiles are over sooner if many blocks share them, and many fill the device anyway.
 Cut CutFor(const LoraBatch& batch, int projections, bool aligned, LoraStart start) {
@@ -77,16 +79,17 @@ Cut CutFor(const LoraBatch& batch, int projections, bool aligned, LoraStart star
   // Single rows alone need fewer registers, so that more blocks find room beside the product's.
   cut.kernel = are_few ? Delta<true, true, 2> : Delta<true, true, 3>;
   if (projections == 1) cut.blocks = 4;
-  // What a StreamedProduct leaves of a processor's shared memory, for one block or two; cuBLAS's kernels leave nothing.
-  if (start == LoraStart::kBesideStreamed) cut.room = batch.tile_count * cut.blocks * projections <= Processors() ? 64 << 10 : 32 << 10;
+  // cuBLAS's kernels leave nothing.
+  if (start == LoraStart::kBesideStreamed) cut.room = batch.tile_count * cut.blocks * projections <= Processors() ? kRoomOfOne : kRoomOfTwo;
   return cut;
 }
 
+// Blocks may ask for more than 48 KiB only where that was said before.
 void PrepareKernels() {
   static std::once_flag once;
   std::call_once(once, [] {
     for (const Kernel kernel : {Delta<true, true, 2>, Delta<true, true, 3>}) {
-      if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 64 << 10) != cudaSuccess) {
+      if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kRoomOfOne) != cudaSuccess) {
         throw std::runtime_error("CUDA kernel: no room for GroupedLora in shared memory");
       }
     }

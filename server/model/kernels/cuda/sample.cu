@@ -203,8 +203,8 @@ __device__ Found FindBin(const Weight* weights, const unsigned* counts, int bins
   return result;
 }
 
-// *sum += weight, in shared memory, whose 64 bits are otherwise exchanged until nobody else was faster. The halves come out right in whatever
-// order threads add: each carry is seen by the one that makes it.
+// *sum += weight. Shared memory adds 32 bits at once, but 64 only by exchanging them until no other thread came between. The halves come out
+// right in whatever order threads add: each carry is seen by the one that makes it. The sum is whole only behind a barrier.
 __device__ inline void AddTo(Weight* sum, Weight weight) {
   auto* halves = reinterpret_cast<unsigned*>(sum);
   const unsigned low = static_cast<unsigned>(weight), before = atomicAdd(&halves[0], low);
