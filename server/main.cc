@@ -100,6 +100,13 @@ void AddFlags(CLI::App* app, Flags* flags) {
   app->add_flag("--prefix-cache,!--no-prefix-cache", server.prefix_cache,
                 "Keep what was computed of prompts for others that begin alike (default: on)")
       ->envname("ATTUNE_PREFIX_CACHE");
+  app->add_option("--prompt-logits", server.prompt_logits,
+                  "Bytes of host memory, e.g. 256M, for what the model says after whole prompts: the first token of an answer to\n"
+                  "the very same prompt needs no pass then; 0: none. Not with --no-prefix-cache")
+      ->envname("ATTUNE_PROMPT_LOGITS")
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/false))
+      ->check(at_least(0))
+      ->default_str("64M");
   app->add_option("--max-sequences", server.max_sequences, "Answers that are generated together")
       ->envname("ATTUNE_MAX_SEQUENCES")
       ->check(CLI::Range(1, 4096))

@@ -200,6 +200,7 @@ class ServerImpl final : public Server {
     ATTUNE_ASSIGN_OR_RETURN(engine.swap_bytes, SwapBytes());
     swap_bytes_ = engine.swap_bytes;
     engine.prefix_cache = options_.prefix_cache;
+    engine.prompt_logits_bytes = options_.prompt_logits;
     engine.inter_token_target = absl::Seconds(options_.inter_token_target);
     engine_ = MakeEngine(engine, target_, arbiter_.get(), clock_, engine_metrics_.get());
     return absl::OkStatus();

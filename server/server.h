@@ -27,6 +27,7 @@ struct ServerOptions {
   // of the machine's memory an eighth at most.
   std::optional<int64_t> swap_space;
   bool prefix_cache = true;                      // prompts that begin alike share what was computed
+  int64_t prompt_logits = int64_t{64} << 20;     // bytes of host memory for what follows whole prompts
   int max_sequences = 64;                        // generated together
   // Bytes of adapters that stay loaded; unset: 4 GiB, and of a GPU's memory an eighth at most.
   std::optional<int64_t> adapter_memory;

@@ -170,7 +170,7 @@ BatchScheduler::Plan BatchScheduler::Next() {
   while (plan.preempted.empty() && !waiting_.empty() && budget > 0) {
     if (!LetIn(&budget, &plan)) break;
   }
-  if (plan.items.empty()) Unblock(&plan);
+  if (plan.items.empty() && plan.begun.empty()) Unblock(&plan);
   return plan;
 }
 
@@ -200,12 +200,15 @@ bool BatchScheduler::LetIn(int64_t* budget, Plan* plan) {
   // Pushed out with a token on its way, which comes first.
   if (sequence->in_flight > 0 || !HasPlace(*sequence, plan)) return false;
   int64_t known = 0;
-  // Something is left to compute, whatever is known.
-  const int64_t most = sequence->known() - 1;
+  // Something is left to compute, whatever is known, unless that is what follows.
+  const int64_t most = sequence->known() - (sequence->is_end_known ? 0 : 1);
   if (reuses_prefixes_) known = prefixes_.Take(sequence, std::min(sequence->most_reused, most));
   sequence->computed = std::max(known, std::min(sequence->swapped, most));
   const int64_t restored = sequence->computed - known;
-  const int64_t tokens = std::min(sequence->remaining(), *budget);
+  const bool begins = sequence->is_end_known && known / pages_->page_tokens() == sequence->known() / pages_->page_tokens();
+  // One that begins is not let in without room for what it will compute first.
+  const int64_t first = begins ? std::min(sequence->known() + 1, sequence->most_tokens - 1) - known : sequence->remaining();
+  const int64_t tokens = std::min(first, *budget);
   while (!Provide(sequence, tokens, /*may_preempt=*/false, plan)) {
     if (!running_.empty() && running_.back()->priority < sequence->priority) {
       Preempt(running_.back(), plan);
@@ -221,8 +224,12 @@ bool BatchScheduler::LetIn(int64_t* budget, Plan* plan) {
   prefix_hits_ += known;
   if (sequence->reused < 0) sequence->reused = known;
   std::erase(waiting_, sequence);
-  sequence->was_preempted = false;
+  sequence->was_preempted = sequence->is_end_known = false;
   Run(sequence);
+  if (begins) {
+    plan->begun.push_back(sequence);
+    return true;
+  }
   Charge(sequence, tokens, plan);
   *budget -= tokens;
   return true;

@@ -25,7 +25,8 @@ namespace attune {
 // run and have nothing to compute, because they wait for others (beams for each other): if only
 // such are left, those let in last make room for who was pushed out before. With a prefix cache,
 // full pages stay known while there is room, and a sequence that is let in starts behind the
-// longest beginning that is known. With a swap space, the pages that a sequence gives up are copied
+// longest beginning that is known; if that is all of its full pages, and what follows its tokens is known, too, it is let in
+// with nothing to compute yet. With a swap space, the pages that a sequence gives up are copied
 // there while there is room, if that is worth it, and what is no longer known when it is let in
 // again is copied back. Not thread-safe.
 class BatchScheduler {
@@ -53,6 +54,8 @@ class BatchScheduler {
   struct Plan {
     std::vector<Item> items;
     std::vector<Sequence*> preempted;
+    // Let in without an item: their next token is to be chosen from what is known to follow. The caller adds it before the next plan.
+    std::vector<Sequence*> begun;
     // To be done one after the other, behind the steps before and before the items: pages and slots go from one
     // sequence to another within a plan.
     std::vector<Swap> swaps;
@@ -69,7 +72,7 @@ class BatchScheduler {
   // Takes a sequence out and lets its pages and slots go.
   void Remove(Sequence* sequence);
 
-  // What to compute next; empty only if there is no sequence with remaining tokens that is not
+  // What to compute next; without items or begun sequences only if there is no sequence with remaining tokens that is not
   // held, or all wait for tokens in flight. The caller advances `computed` of each item when it has been done, or
   // is on its way, and then `in_flight` where that chooses a token.
   Plan Next();

@@ -55,6 +55,7 @@ class EngineImpl final : public Engine {
         clock_(clock),
         observer_(observer ? observer : &nobody_),
         swap_memory_(options.swap_bytes),
+        prompt_logits_(options.prefix_cache ? options.prompt_logits_bytes : 0),
         background_(std::clamp(static_cast<int>(std::thread::hardware_concurrency()) / 4, 1, 8)),
         drafting_([this](const BaseModel& base) { return LaneFor(base); }),
         answering_(clock, observer_, &background_, &drafting_),
@@ -107,6 +108,7 @@ class EngineImpl final : public Engine {
   const Clock* const clock_;
   EngineObserver* const observer_;
   MemoryBudget swap_memory_;
+  PromptLogits prompt_logits_;  // the engine's thread only
   const std::unique_ptr<Inbox> inbox_ = std::make_unique<Inbox>();
   std::vector<std::unique_ptr<Lane>> lanes_;  // the engine's thread only
   std::deque<std::unique_ptr<EmbedTask>> embeds_;
@@ -287,7 +289,7 @@ absl::StatusOr<Lane*> EngineImpl::LaneFor(const BaseModel& base) {
   for (auto& lane : lanes_) {
     if (lane->Fits(base)) return lane.get();
   }
-  ATTUNE_ASSIGN_OR_RETURN(std::unique_ptr<Lane> lane, Lane::Make(base, options_, arbiter_, &swap_memory_, clock_));
+  ATTUNE_ASSIGN_OR_RETURN(std::unique_ptr<Lane> lane, Lane::Make(base, options_, arbiter_, &swap_memory_, &prompt_logits_, clock_));
   lanes_.push_back(std::move(lane));
   return lanes_.back().get();
 }
@@ -351,6 +353,7 @@ void EngineImpl::StepLane(Lane* lane, bool may_run_ahead) {
   if (result.bytes_out + result.bytes_in > 0) {
     observer_->OnSwapped(result.swapped_out, result.bytes_out, result.bytes_in);
   }
+  for (int64_t i = 0; i < result.known_prompts; ++i) observer_->OnKnownPrompt();
   if (result.lateness >= absl::ZeroDuration()) observer_->OnPutOff(Seconds(result.lateness));
   if (result.prefix_queries > 0) observer_->OnLetIn(result.prefix_queries, result.prefix_hits);
   ChooseTokens(&result.outputs);

@@ -164,6 +164,8 @@ class EngineObserver {
   // Tokens of sequences that were let in, those left out that came back from the host, and how many of these the prefix
   // cache had.
   virtual void OnLetIn(int64_t tokens, int64_t cached) {}
+  // A first token that needed no pass: what follows its prompt was known.
+  virtual void OnKnownPrompt() {}
   // Tokens that were guessed and checked in a step, and how many of those were right.
   virtual void OnDrafts(int64_t drafted, int64_t accepted) {}
 };
@@ -186,6 +188,8 @@ struct EngineOptions {
   // Host memory for pages of sequences that give theirs up to others, over all lanes; 0: they are always computed anew.
   int64_t swap_bytes = 0;
   bool prefix_cache = true;       // what was computed stays known, while there is room, for prompts that begin alike
+  // With it, host memory for what follows whole prompts, over all lanes: the same prompt's next first token needs no pass.
+  int64_t prompt_logits_bytes = int64_t{64} << 20;
 };
 
 // Whether the engine refused a request because too many wait: the same request may be tried again a moment later.

@@ -65,10 +65,11 @@ struct GpuStep::Lists {
 
 GpuStep::GpuStep(const std::vector<ForwardItem>& items, const Tensor& logits, SampledTokens* sampled)
     : pass_logits_(logits), sampled_(sampled), done_(std::make_unique<Event>()) {
-  int64_t asked = 0, changed = 0, logprobs = 0, scores = 0, later = 0;
+  int64_t asked = 0, last = 0, changed = 0, logprobs = 0, scores = 0, later = 0;
   bool has_pending = false;
   for (const ForwardItem& item : items) {
     if (item.wants_logits) asked += item.wanted();
+    last_of_.push_back(item.wants_last_logits ? last++ : -1);
     scores_of_.push_back(scores);
     if (item.scored) scores += item.wanted();
     const bool has_logprobs = item.choice && item.choice->row.alternatives >= 0;
@@ -80,6 +81,7 @@ GpuStep::GpuStep(const std::vector<ForwardItem>& items, const Tensor& logits, Sa
   }
   const int64_t vocabulary = logits.size(1);
   if (asked > 0) asked_ = at::empty({asked, vocabulary}, at::TensorOptions(at::kFloat).pinned_memory(true));
+  if (last > 0) last_ = at::empty({last, vocabulary}, at::TensorOptions(at::kBFloat16).pinned_memory(true));
   const at::TensorOptions fp32 = logits.options().dtype(at::kFloat);
   if (changed > 0) {
     // Of few sizes, which libtorch's cache has again.
@@ -108,6 +110,7 @@ GpuStep::Pass GpuStep::AddPass(const std::vector<ForwardItem>& items, std::vecto
       lists.scored.push_back({static_cast<int32_t>(wanted + i), item.scored[i]});
     }
     wanted += item.wanted();
+    if (item.wants_last_logits) pass.last.push_back(wanted - 1);
     if (item.choice) AddChoice(item, wanted - 1, &pass, &lists);
     ++items_;
   }
@@ -152,6 +155,7 @@ void GpuStep::Take(const Pass& pass, const int32_t* inputs, int64_t begin, int64
   KeepForLater(pass, inputs, begin, count);
   Score(pass, inputs, begin, count);
   CopyAsked(pass, begin, count);
+  CopyLast(pass, begin, count);
 }
 
 cuda::ChoiceCall GpuStep::CallOf(const void* rows, const void* changes, const Tensor& logits_NV, int64_t first_row,
@@ -204,6 +208,14 @@ void GpuStep::CopyAsked(const Pass& pass, int64_t begin, int64_t count) {
   asked_.narrow(0, asked_copied_, range.count)
       .copy_(pass_logits_.index_select(0, index).to(at::kFloat), /*non_blocking=*/true);
   asked_copied_ += range.count;
+}
+
+// Few: prompts that end in the step.
+void GpuStep::CopyLast(const Pass& pass, int64_t begin, int64_t count) {
+  const Range range = RangeOf(pass.last, begin, count);
+  for (int64_t i = range.first; i < range.first + range.count; ++i) {
+    last_[last_copied_++].copy_(pass_logits_[pass.last[i] - begin], /*non_blocking=*/true);
+  }
 }
 
 void GpuStep::EndPasses() {
@@ -274,6 +286,12 @@ void GpuStep::ReadLogprobs(size_t item, TokenInfo* token) const {
   for (int i = 0; i < alternatives; ++i) {
     token->alternatives.emplace_back(std::bit_cast<int32_t>(values[1 + 2 * i]), values[2 + 2 * i]);
   }
+}
+
+std::vector<float> GpuStep::last_logits(size_t item) const {
+  const Tensor row = last_[last_of_[item]];
+  const auto* values = row.const_data_ptr<at::BFloat16>();
+  return {values, values + row.numel()};
 }
 
 const float* GpuStep::scores(size_t item) const { return scores_read_.const_data_ptr<float>() + scores_of_[item]; }

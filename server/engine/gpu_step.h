@@ -42,6 +42,7 @@ class GpuStep {
     int64_t scored_at = 0;
     int64_t first_score = 0;                 // among the step's, where this pass's begin
     std::vector<int64_t> asked;              // that the host asked for
+    std::vector<int64_t> last;               // that it asked for besides, one of an item
   };
   // The step's next pass, of its next items. Puts their lists behind its `inputs`.
   Pass AddPass(const std::vector<ForwardItem>& items, std::vector<int32_t>* inputs);
@@ -63,6 +64,8 @@ class GpuStep {
   void ReadLogprobs(size_t item, TokenInfo* token) const;
   // After Wait: of an item whose tokens are scored, their log-probabilities, a row each.
   const float* scores(size_t item) const;
+  // After Wait: of an item that wants its last logits, those.
+  std::vector<float> last_logits(size_t item) const;
   // fp32 on the CPU, a row for each wanted token of the items that wanted logits.
   const at::Tensor& logits() const { return asked_; }
 
@@ -73,11 +76,12 @@ class GpuStep {
 
   // Puts an item's choice after the pass's wanted row `row` on the lists, or aside if it waits.
   void AddChoice(const ForwardItem& item, int64_t row, Pass* pass, Lists* lists);
-  // The four things that Take does, each with those of its rows that it is about.
+  // The five things that Take does, each with those of its rows that it is about.
   void Choose(const Pass& pass, const int32_t* inputs, int64_t begin, int64_t count);
   void KeepForLater(const Pass& pass, const int32_t* inputs, int64_t begin, int64_t count);
   void Score(const Pass& pass, const int32_t* inputs, int64_t begin, int64_t count);
   void CopyAsked(const Pass& pass, int64_t begin, int64_t count);
+  void CopyLast(const Pass& pass, int64_t begin, int64_t count);
   // Chooses after rows that waited, each of which has one of the masks.
   void ChooseAmong(const std::vector<cuda::ChosenRow>& rows, const Masks& masks);
   // A call that chooses after rows of logits_NV, the first of which is the pass's wanted row `first_row` and the step's
@@ -95,6 +99,9 @@ class GpuStep {
   std::unique_ptr<Event> done_;
   at::Tensor asked_;
   int64_t asked_copied_ = 0;                             // rows
+  at::Tensor last_;                                      // bf16, pinned
+  int64_t last_copied_ = 0;                              // rows
+  std::vector<int64_t> last_of_;                         // by item: its row there, or -1
   int64_t scratch_used_ = 0, logprobs_used_ = 0;         // rows
   at::Tensor scratch_, logprobs_;                        // fp32, on the device
   at::Tensor logprobs_read_;                             // pinned

@@ -29,13 +29,19 @@ int64_t FirstWantedPosition(const Task& task) {
   return task.prompt_tokens - 1 + static_cast<int64_t>(scored.size());
 }
 
+// Whether a step over so many tokens more reads the rest of an answer's prompt.
+bool EndsPrompt(const Task& task, int64_t tokens) {
+  const Sequence& s = task.sequence;
+  return task.kind == Task::Kind::kAnswer && task.generated() == 0 && s.in_flight == 0 && tokens == s.remaining();
+}
+
 // Swap space grows by so much, many pages of any model; or by less, if there is not as much left.
 constexpr int64_t kSwapPieceBytes = int64_t{64} << 20;
 
 }  // namespace
 
 Lane::Lane(const BaseModel& base, const EngineOptions& options, Arbiter* arbiter, MemoryBudget* swap_memory,
-           const Clock* clock)
+           PromptLogits* prompt_logits, const Clock* clock)
     : config_(base.config),
       target_(base.target),
       arbiter_(arbiter),
@@ -43,19 +49,21 @@ Lane::Lane(const BaseModel& base, const EngineOptions& options, Arbiter* arbiter
       pages_(options.kv_tokens / kPageTokens, kPageTokens),
       swap_memory_(swap_memory),
       swap_([this] { return GrowSwap(); }),
+      prompt_logits_(prompt_logits),
       scheduler_(&pages_, options.max_sequences, options.max_batch_tokens, options.prefix_cache, &swap_),
       target_interval_(options.inter_token_target),
       max_sequences_(options.max_sequences) {}
 
 absl::StatusOr<std::unique_ptr<Lane>> Lane::Make(const BaseModel& base, const EngineOptions& options, Arbiter* arbiter,
-                                                 MemoryBudget* swap_memory, const Clock* clock) {
+                                                 MemoryBudget* swap_memory, PromptLogits* prompt_logits,
+                                                 const Clock* clock) {
   const bool is_gpu = base.target.device == ComputeTarget::Device::kCuda;
   if (is_gpu && base.target.batch_invariant && !GpuRunner::Serves(base)) {
     return MakeError(absl::StatusCode::kFailedPrecondition, "NOT_ON_THIS_DEVICE",
                      "--batch-invariant serves, on a GPU, models whose matrices go into tiles of 16 x 64 and whose attention has "
                      "a kernel; this one's do not.");
   }
-  auto lane = std::unique_ptr<Lane>(new Lane(base, options, arbiter, swap_memory, clock));
+  auto lane = std::unique_ptr<Lane>(new Lane(base, options, arbiter, swap_memory, prompt_logits, clock));
   const at::ScalarType type = ServingTypeOf(base.target);
   const int64_t element = static_cast<int64_t>(at::elementSize(type));
   int64_t bytes = lane->pages_.total() * kPageTokens * base.config.layers * 2 * base.config.kv_size() * element;
@@ -129,6 +137,8 @@ bool Lane::Fits(const BaseModel& base) const {
 
 void Lane::Add(std::unique_ptr<Task> task) {
   Sequence* sequence = &task->sequence;
+  if (task->kind == Task::Kind::kAnswer) task->after_prompt = prompt_logits_->Find(sequence->model, sequence->tokens);
+  sequence->is_end_known = task->after_prompt != nullptr;
   tasks_[sequence] = std::move(task);
   scheduler_.Add(sequence);
 }
@@ -191,7 +201,7 @@ Lane::Passes Lane::Divide(const BatchScheduler::Plan& plan) const {
     passes.back().items.push_back(forward);
     passes.back().outputs.push_back({task, item.tokens, s.computed + forward.first_logits,
                                      item.tokens - forward.first_logits, nullptr, task->model->base->config.vocab,
-                                     item.tokens == s.remaining()});
+                                     item.tokens == s.remaining(), EndsPrompt(*task, item.tokens)});
   }
   return passes;
 }
@@ -207,6 +217,7 @@ ForwardItem Lane::ItemFor(const Task& task, int64_t tokens) const {
   item.adapter_uid = task.model->uid;
   if (s.in_flight > 0 && s.computed == static_cast<int64_t>(s.tokens.size())) item.sampled_row = task.sampled_row;
   item.wants_logits = !ChoosesOnDevice(task);
+  item.wants_last_logits = gpu_ && prompt_logits_->keeps_any() && EndsPrompt(task, tokens);
   if (gpu_ && task.kind == Task::Kind::kScoreContinuation) {
     const std::vector<int32_t>& continuation = task.score->params.continuations[task.index];
     item.wants_logits = false;
@@ -256,6 +267,7 @@ Lane::StepResult Lane::Step(bool may_run_ahead) {
   result.prefix_queries = scheduler_.prefix_queries() - queries;
   result.prefix_hits = scheduler_.prefix_hits() - hits;
   for (Sequence* sequence : plan.preempted) result.preempted.push_back(tasks_.at(sequence).get());
+  Begin(plan.begun, &result);
   Passes passes = Divide(plan);
   if (passes.empty() && plan.swaps.empty() && !in_flight_) return result;  // all wait for another lane
   std::optional<OwnStream::Scope> scope;
@@ -294,6 +306,21 @@ Lane::StepResult Lane::Step(bool may_run_ahead) {
   NoteStep(clock_->Now() - start);
   turn_.Release();
   return result;
+}
+
+void Lane::Begin(const std::vector<Sequence*>& begun, StepResult* result) {
+  for (Sequence* sequence : begun) {
+    Task* task = tasks_.at(sequence).get();
+    Output output{task, 0, task->prompt_tokens - 1, 1, task->after_prompt->data(),
+                  static_cast<int64_t>(task->after_prompt->size()), /*ends_input=*/true};
+    result->outputs.push_back(std::move(output));
+    ++result->known_prompts;
+  }
+}
+
+void Lane::KeepPromptLogits(const Output& output, std::vector<float> row) {
+  if (!output.task || !output.ends_prompt || !prompt_logits_->keeps_any()) return;
+  prompt_logits_->Put(output.task->sequence.model, output.task->sequence.tokens, std::move(row));
 }
 
 void Lane::ChooseInForms(Passes* passes, StepResult* result) {
@@ -393,6 +420,7 @@ void Lane::Run(Pass* pass, StepResult* result) {
     output.task->sequence.computed += output.computed;
     output.logits = row;
     row += output.rows * output.vocab;
+    if (output.ends_prompt) KeepPromptLogits(output, {row - output.vocab, row});
     result->outputs.push_back(output);
   }
   result->alive.push_back(std::move(logits));
@@ -447,6 +475,7 @@ void Lane::Collect(Passes* passes, StepResult* result) {
         pass.step->ReadLogprobs(i, &output.device_choice);
       }
       token += output.rows;
+      if (pass.items[i].wants_last_logits) KeepPromptLogits(output, pass.step->last_logits(i));
       if (!output.task) continue;
       // A token that came with this step is known from now on.
       if (output.ends_input && output.task->kind == Task::Kind::kAnswer) --output.task->sequence.in_flight;

@@ -18,6 +18,7 @@
 #include "server/engine/kv_pages.h"
 #include "server/engine/model_runner.h"
 #include "server/engine/page_copies.h"
+#include "server/engine/prompt_logits.h"
 #include "server/engine/request.h"
 #include "server/engine/swap_space.h"
 #include "server/model/kernels/logit_rows.h"
@@ -36,7 +37,8 @@ class Lane {
   // as it is needed, on the CPU from the arbiter's budget besides, and goes without where there is none. All pointers
   // must outlive the lane.
   static absl::StatusOr<std::unique_ptr<Lane>> Make(const BaseModel& base, const EngineOptions& options,
-                                                    Arbiter* arbiter, MemoryBudget* swap_memory, const Clock* clock);
+                                                    Arbiter* arbiter, MemoryBudget* swap_memory,
+                                                    PromptLogits* prompt_logits, const Clock* clock);
   ~Lane();
   // Whether a model's sequences belong here.
   bool Fits(const BaseModel& base) const;
@@ -60,6 +62,7 @@ class Lane {
     const float* logits;  // null if the device has chosen
     int64_t vocab;
     bool ends_input = false;  // nothing of the sequence was left to compute
+    bool ends_prompt = false;  // of an answer, in which nothing is generated yet
     // Of a continuation that the device has scored: its tokens' log-probabilities, and whether each was the likeliest.
     std::vector<std::pair<float, bool>> scored;
     TokenInfo device_choice;  // the token after the last row, where the device has chosen it
@@ -77,6 +80,7 @@ class Lane {
     // How long after its time the step began, if training could put it off; else negative.
     absl::Duration lateness = -absl::InfiniteDuration();
     int64_t prefix_queries = 0, prefix_hits = 0;  // tokens let in; of those in the prefix cache
+    int64_t known_prompts = 0;                    // outputs that needed no pass
     // Of the preempted ones, how many had their pages copied to the host; bytes that were, and that came back.
     int64_t swapped_out = 0, bytes_out = 0, bytes_in = 0;
     // Tasks whose forward pass failed, and why; none of them is among the outputs.
@@ -108,12 +112,16 @@ class Lane {
   using Passes = std::vector<Pass>;
 
   Lane(const BaseModel& base, const EngineOptions& options, Arbiter* arbiter, MemoryBudget* swap_memory,
-       const Clock* clock);
+       PromptLogits* prompt_logits, const Clock* clock);
   absl::Status MakeTensors(const BaseModel& base, const EngineOptions& options);
   // Takes memory for a piece more of swap space, and says for how many slots; 0 if there is none.
   int64_t GrowSwap();
   // Does the plan's copies; if they fail, files its tasks as failed, and nothing is left to be done in `passes`.
   void CopySwapped(const BatchScheduler::Plan& plan, Passes* passes, StepResult* result);
+  // Files the outputs of those whose next token is chosen from what is known.
+  void Begin(const std::vector<Sequence*>& begun, StepResult* result);
+  // Keeps the output's last row, if that follows a prompt.
+  void KeepPromptLogits(const Output& output, std::vector<float> row);
   Passes Divide(const BatchScheduler::Plan& plan) const;
   bool IsPlain(const ServedModel& model) const;
   ForwardItem ItemFor(const Task& task, int64_t tokens) const;
@@ -149,6 +157,7 @@ class Lane {
   std::vector<MemoryBudget::Reservation> swap_reserved_;
   bool swap_refused_ = false;  // there was no host memory for more
   SwapSpace swap_;
+  PromptLogits* const prompt_logits_;
   BatchScheduler scheduler_;
   KvCache cache_;
   std::unique_ptr<PageCopies> page_copies_;  // null where there are no kernels for it: then pages are not swapped

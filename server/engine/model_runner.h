@@ -28,6 +28,7 @@ struct ForwardItem {
   uint64_t adapter_uid = 0;           // tells adapters apart
   int32_t sampled_row = -1;           // >= 0: the one token is what this row of the step before chose
   bool wants_logits = true;           // else a token after the last row is all that is asked for
+  bool wants_last_logits = false;     // besides, those after the last row
   const int32_t* scored = nullptr;    // in place of logits: the token after each wanted row, to be scored; else null
   std::shared_ptr<const TokenChoice> choice;  // how that is chosen; null: the likeliest one
   bool waits_for_mask = false;        // it is chosen once it is known which tokens the answer's form allows

@@ -112,6 +112,8 @@ struct Metrics::Families {
       MakeCounter("attune_prefix_cache_queries_total", "Tokens of prompts that were let in.").Add({});
   Counter& prefix_hits =
       MakeCounter("attune_prefix_cache_hits_total", "Tokens of these that the prefix cache had.").Add({});
+  Counter& known_prompts =
+      MakeCounter("attune_known_prompts_total", "Prompts read before, whose answers' first token needed no pass.").Add({});
   Counter& draft_tokens =
       MakeCounter("attune_spec_decode_num_draft_tokens_total", "Tokens that were guessed ahead and checked.").Add({});
   Counter& accepted_tokens =
@@ -294,6 +296,8 @@ void Metrics::Drafted(int64_t drafted, int64_t accepted) {
   families_->draft_tokens.Increment(static_cast<double>(drafted));
   families_->accepted_tokens.Increment(static_cast<double>(accepted));
 }
+
+void Metrics::KnownPrompt() { families_->known_prompts.Increment(); }
 
 void Metrics::LetIn(int64_t tokens, int64_t cached) {
   families_->prefix_queries.Increment(static_cast<double>(tokens));

@@ -60,6 +60,8 @@ class Metrics {
   // Of preempted ones, so many had their pages copied to the host; bytes that were, and that came back.
   void Swapped(int64_t sequences_out, int64_t bytes_out, int64_t bytes_in);
   void LetIn(int64_t tokens, int64_t cached);
+  // An answer's first token needed no pass.
+  void KnownPrompt();
   // A step of generation that training could put off began so long after its time.
   void PutOff(double late_seconds);
   // Tokens that were guessed ahead, and how many of them were right.

@@ -47,6 +47,7 @@ void EngineMetrics::OnSwapped(int64_t sequences_out, int64_t bytes_out, int64_t 
 
 void EngineMetrics::OnPutOff(double late_seconds) { metrics_->PutOff(late_seconds); }
 void EngineMetrics::OnDrafts(int64_t drafted, int64_t accepted) { metrics_->Drafted(drafted, accepted); }
+void EngineMetrics::OnKnownPrompt() { metrics_->KnownPrompt(); }
 void EngineMetrics::OnLetIn(int64_t tokens, int64_t cached) { metrics_->LetIn(tokens, cached); }
 
 }  // namespace attune

@@ -21,6 +21,7 @@ class EngineMetrics final : public EngineObserver {
   void OnPreempted() override;
   void OnSwapped(int64_t sequences_out, int64_t bytes_out, int64_t bytes_in) override;
   void OnLetIn(int64_t tokens, int64_t cached) override;
+  void OnKnownPrompt() override;
   void OnPutOff(double late_seconds) override;
   void OnDrafts(int64_t drafted, int64_t accepted) override;
 

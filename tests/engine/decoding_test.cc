@@ -1,6 +1,7 @@
 // Ways to decode: answers forked off one prompt, forms, guessing ahead, beams. Each gives what the
 // plain way says it must.
 #include <atomic>
+#include <functional>
 #include <map>
 #include <set>
 
@@ -25,6 +26,7 @@ class CountingObserver final : public EngineObserver {
     tokens += generated;
   }
   void OnPreempted() override { ++preempted; }
+  void OnKnownPrompt() override { ++known; }
   void OnSwapped(int64_t sequences_out, int64_t, int64_t in) override {
     swapped_out += sequences_out;
     bytes_in += in;
@@ -34,7 +36,7 @@ class CountingObserver final : public EngineObserver {
     ++put_off;
   }
   std::atomic<int64_t> prompt = 0, steps = 0, drafted = 0, accepted = 0, tokens = 0, preempted = 0, put_off = 0;
-  std::atomic<int64_t> swapped_out = 0, bytes_in = 0;
+  std::atomic<int64_t> swapped_out = 0, bytes_in = 0, known = 0;
   std::array<std::atomic<int>, 4> finished = {};
 };
 
@@ -542,6 +544,102 @@ TEST_F(DecodingTest, AnswersAreTheSameBitsWhateverIsBesideThem) {
     for (int i = 0; i < 7; ++i) EXPECT_EQ(read(together[i].get()), alone[i]) << i;
     engine_.reset();
   }
+}
+
+// Ways to ask for something that the engine has read before.
+struct Again {
+  const char* name;
+  int prompt_tokens = 41;
+  std::function<void(GenerateParams*)> ask = [](GenerateParams*) {};
+  bool has_form = false;
+};
+class KnownPromptTest : public DecodingTest, public ::testing::WithParamInterface<Again> {};
+
+TEST_P(KnownPromptTest, AnswersAreThoseOfReadingItAgain) {
+  for (const auto& model : {Model(), Model(Lora()), Model(Prompt(5)), Model(Prefix(7)), Model(OwnVocabulary(kRandomVocabularies[0]))}) {
+    GenerateParams params = Params(model, MakePrompt(GetParam().prompt_tokens, 3), 8);
+    GetParam().ask(&params);
+    if (GetParam().has_form) {
+      params.ignore_eos = false;
+      params.grammar = Form({AnswerForm::Kind::kRegex, "[a-f]{3,9}", {}});
+    }
+    // The first time with it, the second, and without it.
+    std::vector<Answers> answers;
+    for (const int64_t bytes : {int64_t{1} << 20, int64_t{0}}) {
+      options_.prompt_logits_bytes = bytes;
+      observer_.known = 0;
+      Start(&observer_);
+      for (int time = 0; time < (bytes > 0 ? 2 : 1); ++time) {
+        auto generation = Submit(params);
+        answers.push_back(Collect(generation.get(), params.n));
+        EXPECT_TRUE(generation->status().ok()) << generation->status();
+        EXPECT_EQ(observer_.known, time);
+        EXPECT_GE(generation->timings().first_token_seconds, generation->timings().queue_seconds);
+        AwaitNoPagesInUse();
+      }
+      engine_.reset();
+    }
+    ASSERT_FALSE(answers[0].tokens[0].empty());
+    for (size_t i : {1, 2}) {
+      EXPECT_EQ(answers[i].tokens, answers[0].tokens);
+      EXPECT_EQ(answers[i].finish, answers[0].finish);
+      ASSERT_EQ(answers[i].infos.size(), answers[0].infos.size());
+      for (size_t t = 0; t < answers[i].infos.size(); ++t) {
+        EXPECT_NEAR(answers[i].infos[t].logprob, answers[0].infos[t].logprob, 1e-4);
+        EXPECT_EQ(answers[i].infos[t].alternatives.size(), answers[0].infos[t].alternatives.size());
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Ways, KnownPromptTest,
+    ::testing::Values(Again{"Likeliest"}, Again{"WholePages", 32}, Again{"LessThanAPage", 3}, Again{"AToken", 1},
+                      Again{"OneTokenIsAsked", 32, [](GenerateParams* p) { p->max_tokens = 1; }},
+                      Again{"Drawn", 41, [](GenerateParams* p) { p->sampling.temperature = 1.5; p->sampling.seed = 9; }},
+                      Again{"SeveralAnswers", 41, [](GenerateParams* p) { p->sampling.temperature = 1.5; p->n = 4; }},
+                      Again{"SeveralOfWholePages", 48, [](GenerateParams* p) { p->sampling.temperature = 1.5; p->n = 4; }},
+                      Again{"Penalties", 41, [](GenerateParams* p) { p->sampling.repetition_penalty = 1.7; }},
+                      Again{"Logprobs", 41, [](GenerateParams* p) { p->logprobs = true; p->top_logprobs = 3; }},
+                      Again{"Guesses", 41, [](GenerateParams* p) { p->draft_tokens = 4; }},
+                      Again{"Form", 41, [](GenerateParams*) {}, true},
+                      Again{"FormsOfSeveral", 41, [](GenerateParams* p) { p->sampling.temperature = 1; p->n = 3; }, true}),
+    [](const auto& info) { return info.param.name; });
+
+TEST_F(DecodingTest, AKnownPromptNeedsNoPassForItsFirstToken) {
+  Start(&observer_);
+  const GenerateParams params = Params(Model(), MakePrompt(64, 3), 1);
+  const Ids first = Collect(Submit(params).get()).tokens[0];
+  AwaitNoPagesInUse();
+  EXPECT_EQ(observer_.prompt, 64);
+  EXPECT_EQ(Collect(Submit(params).get()).tokens[0], first);
+  AwaitNoPagesInUse();
+  EXPECT_EQ(observer_.prompt, 64) << "nothing was read";
+  // Another model knows nothing of it, nor does the same one of another prompt.
+  Collect(Submit(Params(Model(), MakePrompt(64, 3), 1)).get());
+  Collect(Submit(Params(params.model, MakePrompt(63, 3), 1)).get());
+  EXPECT_EQ(observer_.known, 1);
+}
+
+TEST_F(DecodingTest, AKnownPromptWhosePagesWentIsReadAgain) {
+  options_.kv_tokens = 128;
+  Start(&observer_);
+  const GenerateParams params = Params(Model(), MakePrompt(50, 3), 8);
+  const Ids first = Collect(Submit(params).get()).tokens[0];
+  Collect(Submit(Params(Model(), MakePrompt(110, 5), 8)).get());  // takes all pages
+  AwaitNoPagesInUse();
+  EXPECT_EQ(Collect(Submit(params).get()).tokens[0], first);
+  EXPECT_EQ(observer_.known, 0);
+  EXPECT_EQ(Collect(Submit(params).get()).tokens[0], first);
+  EXPECT_EQ(observer_.known, 1);
+}
+
+TEST_F(DecodingTest, WithoutThePrefixCacheNoPromptIsKnown) {
+  options_.prefix_cache = false;
+  Start(&observer_);
+  const GenerateParams params = Params(Model(), MakePrompt(50, 3), 4);
+  EXPECT_EQ(Collect(Submit(params).get()).tokens[0], Collect(Submit(params).get()).tokens[0]);
+  EXPECT_EQ(observer_.known, 0);
 }
 
 TEST_F(DecodingTest, CachedTokensAreReported) {

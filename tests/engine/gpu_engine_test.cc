@@ -251,6 +251,53 @@ TEST_P(GpuEngineTest, LittleCacheThatPushesSequencesOut) {
   }
 }
 
+class KnownCount final : public EngineObserver {
+ public:
+  void OnKnownPrompt() override { ++known; }
+  std::atomic<int> known = 0;
+};
+
+// The second time the host chooses the first token, of the same logits as the device did; the rest is read with the next one.
+TEST_P(GpuEngineTest, KnownPromptsBeginWithTheSameToken) {
+  KnownCount count;
+  engine_ = MakeEngine(options_, base_->target, arbiter_.get(), &Clock::Real(), &count);
+  SamplingParams drawn;
+  drawn.temperature = 1;
+  drawn.seed = 11;
+  SamplingParams penalised;
+  penalised.repetition_penalty = 1.5;
+  int expected = 0;
+  for (const auto& model : {Model(), Model(Lora(16)), Model(Prompt(5)), Model(Prefix(20)), Model(Ia3()),
+                            Model(OwnVocabulary(kRandomVocabularies[0]))}) {
+    for (const int length : {9, 64, 77}) {
+      for (const SamplingParams& sampling : {SamplingParams{}, drawn, penalised}) {
+        GenerateParams params;
+        params.model = model;
+        params.prompt = MakePrompt(length, 4);
+        params.prompt[0] = expected;  // none is like another
+        params.max_tokens = 20;
+        params.ignore_eos = true;
+        params.sampling = sampling;
+        std::vector<Ids> answers;
+        for (int time = 0; time < 2; ++time) {
+          EXPECT_EQ(count.known, expected + time);
+          auto generation = engine_->Generate(params);
+          ASSERT_TRUE(generation.ok());
+          answers.push_back(Collect(generation->get()));
+          ASSERT_EQ(answers.back().size(), 20u);
+          AwaitNoPagesInUse();
+        }
+        ++expected;
+        EXPECT_EQ(count.known, expected);
+        EXPECT_EQ(answers[1][0], answers[0][0]);
+        if (sampling.temperature == 0 && sampling.repetition_penalty == 1) {
+          for (const Ids& answer : answers) EXPECT_LT(Shortfall(*model, params.prompt, answer), 0.1);
+        }
+      }
+    }
+  }
+}
+
 TEST_P(GpuEngineTest, LongContextsWhoseKeysAreCut) {
   Start();
   std::vector<Asked> asked;

@@ -298,6 +298,7 @@ class RandomTrace {
   int64_t forked() const { return forked_; }
   int64_t group_steps() const { return group_steps_; }
   int64_t reused() const { return scheduler_.prefix_hits(); }
+  int64_t begun() const { return begun_; }
   int64_t swapped_out() const { return swapped_out_; }
   int64_t swapped_in() const { return swapped_in_; }
 
@@ -329,6 +330,7 @@ class RandomTrace {
     // Many begin alike, few go on alike.
     for (size_t i = 0; i < sequence->tokens.size(); ++i) sequence->tokens[i] = Below(10) == 0 ? 2 : 1;
     if (members == 0) sequence->most_tokens = length;
+    sequence->is_end_known = reuses_prefixes_ && members == 0 && Below(2) == 0;
     Sequence* raw = sequence.get();
     live_[raw] = {std::move(sequence), length, next_++, false, members > 0 ? next_ : 0, members};
     scheduler_.Add(raw);
@@ -416,6 +418,11 @@ class RandomTrace {
     Write(plan);
     // Of the step before, which is waited for only now.
     std::vector<Sequence*> known = std::exchange(in_flight_, {});
+    for (Sequence* sequence : plan.begun) {
+      ++sequence->in_flight;
+      known.push_back(sequence);
+      ++begun_;
+    }
     for (const auto& item : plan.items) {
       if (item.sequence->remaining() > 0 || live_.at(item.sequence).group > 0) continue;
       ++item.sequence->in_flight;
@@ -464,13 +471,23 @@ class RandomTrace {
       tokens += item.tokens;
     }
     ASSERT_LE(tokens, max_tokens_);
+    for (const Sequence* sequence : plan.begun) {
+      ASSERT_TRUE(seen.insert(sequence).second) << "planned twice";
+      ASSERT_FALSE(sequence->is_end_known) << "it would begin again";
+      ASSERT_EQ(before.at(sequence), std::min<int64_t>(sequence->swapped, sequence->known() - 1)) << "it ran before";
+      if (std::count(plan.preempted.begin(), plan.preempted.end(), sequence) > 0) continue;
+      ASSERT_EQ(sequence->computed, sequence->known() / pages_.page_tokens() * pages_.page_tokens());
+      ASSERT_GE(static_cast<int64_t>(sequence->pages.size()),
+                pages_.PagesFor(std::min(sequence->computed + 1, sequence->most_tokens - 1))) << "no room to go on";
+    }
     for (const Sequence* sequence : plan.preempted) {
       ASSERT_EQ(sequence->computed, 0);
       ASSERT_TRUE(sequence->pages.empty());
-      ASSERT_EQ(seen.count(sequence), 0u);
+      const bool began = std::count(plan.begun.begin(), plan.begun.end(), sequence) > 0;
+      ASSERT_EQ(seen.count(sequence), began ? 1u : 0u);
     }
     if (live_.empty() || !in_flight_.empty()) return;
-    ASSERT_FALSE(plan.items.empty()) << "nobody gets on";
+    ASSERT_FALSE(plan.items.empty() && plan.begun.empty()) << "nobody gets on";
     // Of those that came by themselves, the oldest is always served.
     const Request* oldest = nullptr;
     bool any_fork = false;
@@ -550,13 +567,13 @@ class RandomTrace {
   BatchScheduler scheduler_;
   std::map<Sequence*, Request> live_;
   std::vector<Sequence*> in_flight_;  // whose tokens the last step has chosen
-  int64_t next_ = 0, preempted_ = 0, forked_ = 0, group_steps_ = 0, swapped_out_ = 0, swapped_in_ = 0;
+  int64_t next_ = 0, preempted_ = 0, forked_ = 0, group_steps_ = 0, begun_ = 0, swapped_out_ = 0, swapped_in_ = 0;
 };
 
 TEST(BatchSchedulerTest, RandomTracesKeepAllPromises) {
   for (int way = 0; way < 16; ++way) {
     const TraceOptions options = {way % 2 == 1, way / 2 % 2 == 1, way / 4 % 2 == 1, way / 8 == 1};
-    int64_t preempted = 0, forked = 0, reused = 0, group_steps = 0, swapped_out = 0, swapped_in = 0;
+    int64_t preempted = 0, forked = 0, reused = 0, group_steps = 0, begun = 0, swapped_out = 0, swapped_in = 0;
     for (uint32_t seed = 0; seed < 20 && !HasFatalFailure(); ++seed) {
       SCOPED_TRACE(testing::Message() << "way " << way << ", seed " << seed);
       RandomTrace trace(seed, options);
@@ -565,6 +582,7 @@ TEST(BatchSchedulerTest, RandomTracesKeepAllPromises) {
       preempted += trace.preempted();
       forked += trace.forked();
       reused += trace.reused();
+      begun += trace.begun();
       swapped_out += trace.swapped_out();
       swapped_in += trace.swapped_in();
     }
@@ -572,9 +590,87 @@ TEST(BatchSchedulerTest, RandomTracesKeepAllPromises) {
     EXPECT_GT(forked, 20);
     EXPECT_GT(group_steps, 100);
     EXPECT_EQ(reused > 500, options.reuses_prefixes) << reused;
+    EXPECT_EQ(begun > 100, options.reuses_prefixes) << begun;
     EXPECT_EQ(swapped_out > 100, options.swaps) << swapped_out;
     EXPECT_EQ(swapped_in > 100, options.swaps) << swapped_in;
   }
+}
+
+// A cache of two tokens a page, which has the first four of a prompt; another with the same prompt comes.
+class KnownEndTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    Sequence before = Prompt(5);
+    scheduler_.Add(&before);
+    Compute(scheduler_.Next());
+    scheduler_.Remove(&before);
+    same_.is_end_known = true;
+  }
+  KvPages pages_{4, 2};
+  BatchScheduler scheduler_{&pages_, 8, 8, /*reuses_prefixes=*/true};
+  Sequence same_ = Prompt(5);
+};
+
+TEST_F(KnownEndTest, ItBeginsWithNothingToCompute) {
+  scheduler_.Add(&same_);
+  const BatchScheduler::Plan plan = scheduler_.Next();
+  EXPECT_TRUE(plan.items.empty());
+  EXPECT_EQ(plan.begun, std::vector<Sequence*>{&same_});
+  EXPECT_EQ(same_.computed, 4);
+  EXPECT_EQ(same_.reused, 4);
+  EXPECT_EQ(pages_.used(), 3) << "and room for what it will compute";
+  same_.tokens.push_back(7);
+  EXPECT_EQ(Items(scheduler_.Next()), (ItemList{{&same_, 2}})) << "the prompt's rest and the new token";
+  scheduler_.Remove(&same_);
+}
+
+TEST_F(KnownEndTest, WholePagesLeaveOnlyTheNewToken) {
+  same_.tokens.resize(4);
+  scheduler_.Add(&same_);
+  EXPECT_EQ(scheduler_.Next().begun, std::vector<Sequence*>{&same_});
+  same_.tokens.push_back(7);
+  EXPECT_EQ(Items(scheduler_.Next()), (ItemList{{&same_, 1}}));
+  scheduler_.Remove(&same_);
+}
+
+TEST_F(KnownEndTest, WithoutItsPagesItIsReadAsAlways) {
+  Sequence other = Prompt(8);  // takes all pages
+  other.tokens[0] = 9;
+  scheduler_.Add(&other);
+  Compute(scheduler_.Next());
+  scheduler_.Remove(&other);
+  scheduler_.Add(&same_);
+  const BatchScheduler::Plan plan = scheduler_.Next();
+  EXPECT_TRUE(plan.begun.empty());
+  EXPECT_EQ(Items(plan), (ItemList{{&same_, 5}}));
+  EXPECT_FALSE(same_.is_end_known);
+  scheduler_.Remove(&same_);
+}
+
+TEST_F(KnownEndTest, ItWaitsUntilThereIsRoomToGoOn) {
+  Sequence other = Prompt(4);
+  other.tokens[0] = 9;
+  scheduler_.Add(&other);
+  Compute(scheduler_.Next());
+  scheduler_.Add(&same_);
+  EXPECT_TRUE(scheduler_.Next().begun.empty()) << "two pages are known, but none is left for its fifth token";
+  EXPECT_TRUE(same_.pages.empty());
+  scheduler_.Remove(&other);
+  EXPECT_EQ(scheduler_.Next().begun.size(), 1u);
+  scheduler_.Remove(&same_);
+}
+
+TEST_F(KnownEndTest, TheLastTokenOfAllNeedsNoRoom) {
+  Sequence other = Prompt(4);
+  other.tokens[0] = 9;
+  scheduler_.Add(&other);
+  Compute(scheduler_.Next());
+  same_.tokens.resize(4);
+  same_.most_tokens = 5;
+  scheduler_.Add(&same_);
+  EXPECT_EQ(scheduler_.Next().begun.size(), 1u);
+  scheduler_.Remove(&same_);
+  scheduler_.Remove(&other);
 }
 
 // Many requests for one model, then some for others: these wait for one of the many at most.

@@ -49,6 +49,7 @@ void UseEverything(Metrics* metrics) {
   metrics->Preempted();
   metrics->Swapped(1, 4096, 2048);
   metrics->LetIn(100, 64);
+  metrics->KnownPrompt();
   metrics->Drafted(10, 7);
   metrics->PutOff(0.002);
   metrics->TrainingStep("m", 1000, 2, 1.5);
@@ -69,6 +70,7 @@ TEST(MetricsTest, CountsUnderTheDocumentedNames) {
            "attune_swapped_bytes_total{direction=\"in\"} 2048",
            "attune_prefix_cache_queries_total 100",
            "attune_prefix_cache_hits_total 64",
+           "attune_known_prompts_total 1",
            "attune_time_to_first_token_seconds_count{model_name=\"m\"} 1",
            "attune_inter_token_latency_seconds_count{model_name=\"m\"} 1",
            "attune_e2e_request_latency_seconds_sum{model_name=\"m\"} 0.5",
