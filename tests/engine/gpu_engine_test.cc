@@ -280,15 +280,14 @@ TEST_P(GpuEngineTest, KnownPromptsBeginWithTheSameToken) {
         params.sampling = sampling;
         std::vector<Ids> answers;
         for (int time = 0; time < 2; ++time) {
-          EXPECT_EQ(count.known, expected + time);
           auto generation = engine_->Generate(params);
           ASSERT_TRUE(generation.ok());
           answers.push_back(Collect(generation->get()));
           ASSERT_EQ(answers.back().size(), 20u);
           AwaitNoPagesInUse();
+          EXPECT_EQ(count.known, expected + time);
         }
         ++expected;
-        EXPECT_EQ(count.known, expected);
         EXPECT_EQ(answers[1][0], answers[0][0]);
         if (sampling.temperature == 0 && sampling.repetition_penalty == 1) {
           for (const Ids& answer : answers) EXPECT_LT(Shortfall(*model, params.prompt, answer), 0.1);
