@@ -83,6 +83,12 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->envname("ATTUNE_DECODE_WEIGHTS")
       ->check(CLI::IsMember({"as-loaded", "int8", "fp8", "int4"}))
       ->capture_default_str();
+  app->add_option("--decode-loras", server.decode_loras,
+                  "On a GPU, int8 has decoding read the LoRAs of answers that share none in int8: faster where many are served\n"
+                  "together; they take half as much memory again, and at load the log says how far they are off")
+      ->envname("ATTUNE_DECODE_LORAS")
+      ->check(CLI::IsMember({"as-loaded", "int8"}))
+      ->capture_default_str();
   app->add_flag("--batch-invariant", server.batch_invariant,
                 "An answer is the same, bit for bit, whatever else is generated beside it; slower")
       ->envname("ATTUNE_BATCH_INVARIANT");
@@ -102,7 +108,7 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->envname("ATTUNE_PREFIX_CACHE");
   app->add_option("--prompt-logits", server.prompt_logits,
                   "Bytes of host memory, e.g. 256M, for what the model says after whole prompts: the first token of an answer to\n"
-                  "the very same prompt needs no pass then; 0: none. Not with --no-prefix-cache")
+                  "the very same prompt needs no pass then; 0: none. Not with --no-prefix-cache, nor on a GPU with --batch-invariant")
       ->envname("ATTUNE_PROMPT_LOGITS")
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/false))
       ->check(at_least(0))

@@ -78,6 +78,7 @@ class ServerImpl final : public Server {
     ATTUNE_ASSIGN_OR_RETURN(lock_, DataDirLock::Take(options_.data_dir));
     ATTUNE_ASSIGN_OR_RETURN(target_, ChooseComputeTarget(options_.device, options_.precision));
     target_.decode_weights = ParseDecodeWeights(options_.decode_weights);
+    target_.int8_loras = options_.decode_loras == "int8";
     target_.batch_invariant = options_.batch_invariant;
     ATTUNE_RETURN_IF_ERROR(CheckServingOptions(target_));
     PrepareDevice(target_, options_.deterministic);

@@ -32,6 +32,7 @@ struct ServerOptions {
   // Bytes of adapters that stay loaded; unset: 4 GiB, and of a GPU's memory an eighth at most.
   std::optional<int64_t> adapter_memory;
   std::string decode_weights = "as-loaded";  // or int8, fp8, int4
+  std::string decode_loras = "as-loaded";    // or int8
   bool batch_invariant = false;              // generation's numbers do not depend on the batch
   // Of the device's time while generation wants it too; unset: a half, or little where there is a target.
   std::optional<double> training_share;

@@ -21,6 +21,12 @@ struct LoraModule {
   at::Tensor magnitude_O;     // DoRA's; undefined without
   at::Tensor output_scale_O;  // what that comes to over the base model's weights; undefined while it trains
   bool defined() const { return a_RI.defined(); }
+  // The same in int8, as cuda::LoraCodes: see lora_codes.h; undefined without.
+  struct Codes {
+    at::Tensor a_RI, b_OR;  // int8; the rank may be larger
+    at::Tensor scale_R;     // fp32
+    bool defined() const { return a_RI.defined(); }
+  } codes;
 };
 
 struct LoraAdapter {

@@ -10,6 +10,7 @@
 #include "common/resource_name.h"
 #include "server/adapters/adapter.h"
 #include "server/adapters/dora.h"
+#include "server/adapters/lora_codes.h"
 #include "server/adapters/formats/peft.h"
 #include "server/adapters/perplexity.h"
 #include "server/adapters/vocabulary.h"
@@ -192,6 +193,16 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> Residency::Load(const ModelIn
       ATTUNE_RETURN_IF_ERROR(CatchTorch([&]() -> absl::Status {
         PrepareDora(*base->base, adapter->lora.get());
         Synchronize(*target_);
+        return absl::OkStatus();
+      }));
+    }
+    if (adapter->lora && target_->int8_loras && TakesLoraCodes(base->base->config)) {
+      ATTUNE_RETURN_IF_ERROR(CatchTorch([&] {
+        AddLoraCodes(adapter.get());
+        LogInfo("model.decode_loras",
+                {{"model", absl::StrCat(kModels, "/", info.id)},
+                 {"format", "int8"},
+                 {"error_percent", absl::StrFormat("%.2f", 100 * LoraCodesError(*adapter->lora))}});
         return absl::OkStatus();
       }));
     }

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <utility>
 
+#include "server/adapters/lora_codes.h"
 #include "server/engine/gpu_step.h"
 #include "server/model/decoder.h"
 #include "server/model/kernels/cuda_dispatch.h"
@@ -248,12 +249,13 @@ GpuRunner::GpuRunner(const BaseModel& like, KvCache* cache, int64_t max_sequence
       max_tokens_(std::max({max_tokens, max_sequences_, BucketPower(std::min(max_tokens, kMostGraphRows), 16)})),
       processors_(at::cuda::getCurrentDeviceProperties()->multiProcessorCount),
       is_batch_invariant_(like.target.batch_invariant),
+      reads_codes_(like.target.int8_loras && TakesLoraCodes(like.config)),
       // FlashInfer's windows are wrong where a chunk of keys lies outside of one.
       may_cut_(!like.target.batch_invariant && like.config.windows.empty()),
       buffers_(std::make_unique<Buffers>(like.config, max_sequences_, max_tokens_,
                                          TilesFor(max_sequences_, like.config.kv_heads, processors_),
                                          DeviceOf(like.target))),
-      slots_(kSlots, like.config.layers, DeviceOf(like.target)),
+      slots_(kSlots, like.config.layers, DeviceOf(like.target), reads_codes_),
       side_(std::make_unique<Side>(like.target)) {}
 
 GpuRunner::~GpuRunner() = default;
@@ -379,7 +381,7 @@ cuda::LoraBatch GpuRunner::Loras(const Batch& batch) const {
   if (4 * tiles < batch.lora_rows) sharing = cuda::LoraSharing::kMost;
   if (is_batch_invariant_) sharing = cuda::LoraSharing::kAlike;
   return {slots_.loras(), slots_.entries_per_slot(),
-          reinterpret_cast<const cuda::LoraTile*>(Input(batch.inputs.offsets.lora_tiles)), tiles, sharing};
+          reinterpret_cast<const cuda::LoraTile*>(Input(batch.inputs.offsets.lora_tiles)), tiles, sharing, reads_codes_};
 }
 
 void GpuRunner::Product(const Model& model, const Batch& batch, int64_t layer, Linear which, const Tensor& x,

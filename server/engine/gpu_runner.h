@@ -92,6 +92,7 @@ class GpuRunner {
   KvCache* const cache_;
   const int64_t max_sequences_, max_tokens_, processors_;
   const bool is_batch_invariant_;  // every row's numbers are the same in every batch
+  const bool reads_codes_;         // of LoRAs
   const bool may_cut_;             // a row's keys may lie in several chunks
   std::unique_ptr<Buffers> buffers_;
   AdapterSlots slots_;

@@ -50,6 +50,8 @@ Lane::Lane(const BaseModel& base, const EngineOptions& options, Arbiter* arbiter
       swap_memory_(swap_memory),
       swap_([this] { return GrowSwap(); }),
       prompt_logits_(prompt_logits),
+      // The host's log-probabilities are a GPU's but for rounding.
+      knows_prompts_(prompt_logits->keeps_any() && !(base.target.batch_invariant && base.target.device == ComputeTarget::Device::kCuda)),
       scheduler_(&pages_, options.max_sequences, options.max_batch_tokens, options.prefix_cache, &swap_),
       target_interval_(options.inter_token_target),
       max_sequences_(options.max_sequences) {}
@@ -137,7 +139,7 @@ bool Lane::Fits(const BaseModel& base) const {
 
 void Lane::Add(std::unique_ptr<Task> task) {
   Sequence* sequence = &task->sequence;
-  if (task->kind == Task::Kind::kAnswer) task->after_prompt = prompt_logits_->Find(sequence->model, sequence->tokens);
+  if (task->kind == Task::Kind::kAnswer && knows_prompts_) task->after_prompt = prompt_logits_->Find(sequence->model, sequence->tokens);
   sequence->is_end_known = task->after_prompt != nullptr;
   tasks_[sequence] = std::move(task);
   scheduler_.Add(sequence);
@@ -217,7 +219,7 @@ ForwardItem Lane::ItemFor(const Task& task, int64_t tokens) const {
   item.adapter_uid = task.model->uid;
   if (s.in_flight > 0 && s.computed == static_cast<int64_t>(s.tokens.size())) item.sampled_row = task.sampled_row;
   item.wants_logits = !ChoosesOnDevice(task);
-  item.wants_last_logits = gpu_ && prompt_logits_->keeps_any() && EndsPrompt(task, tokens);
+  item.wants_last_logits = gpu_ && knows_prompts_ && EndsPrompt(task, tokens);
   if (gpu_ && task.kind == Task::Kind::kScoreContinuation) {
     const std::vector<int32_t>& continuation = task.score->params.continuations[task.index];
     item.wants_logits = false;
@@ -319,7 +321,7 @@ void Lane::Begin(const std::vector<Sequence*>& begun, StepResult* result) {
 }
 
 void Lane::KeepPromptLogits(const Output& output, std::vector<float> row) {
-  if (!output.task || !output.ends_prompt || !prompt_logits_->keeps_any()) return;
+  if (!output.task || !output.ends_prompt) return;
   prompt_logits_->Put(output.task->sequence.model, output.task->sequence.tokens, std::move(row));
 }
 
@@ -420,7 +422,7 @@ void Lane::Run(Pass* pass, StepResult* result) {
     output.task->sequence.computed += output.computed;
     output.logits = row;
     row += output.rows * output.vocab;
-    if (output.ends_prompt) KeepPromptLogits(output, {row - output.vocab, row});
+    if (output.ends_prompt && knows_prompts_) KeepPromptLogits(output, {row - output.vocab, row});
     result->outputs.push_back(output);
   }
   result->alive.push_back(std::move(logits));

@@ -158,6 +158,7 @@ class Lane {
   bool swap_refused_ = false;  // there was no host memory for more
   SwapSpace swap_;
   PromptLogits* const prompt_logits_;
+  const bool knows_prompts_;
   BatchScheduler scheduler_;
   KvCache cache_;
   std::unique_ptr<PageCopies> page_copies_;  // null where there are no kernels for it: then pages are not swapped

@@ -53,12 +53,15 @@ absl::Status CheckServingOptions(const ComputeTarget& target) {
   const bool asks_blocks = target.decode_weights != ComputeTarget::DecodeWeights::kAsLoaded;
   if (target.device == ComputeTarget::Device::kCpu) {
     const bool is_fp8 = target.decode_weights == ComputeTarget::DecodeWeights::kFp8;
+    if (target.int8_loras) return refuse("--decode-loras int8 is for GPUs.");
     return is_fp8 ? refuse("--decode-weights fp8 is for GPUs; a CPU takes int8 or int4.") : absl::OkStatus();
   }
-  if (!asks_blocks && !target.batch_invariant) return absl::OkStatus();
-  // Both are the same kernel's.
+  if (target.int8_loras && target.batch_invariant) {
+    return refuse("--decode-loras int8 depends on which rows share a LoRA, which --batch-invariant rules out.");
+  }
+  if (!asks_blocks && !target.batch_invariant && !target.int8_loras) return absl::OkStatus();
   if (target.type != ComputeTarget::Type::kBfloat16 || !cuda::Available()) {
-    return refuse("--decode-weights and --batch-invariant need, on a GPU, --precision bfloat16 and a GPU that this build has "
+    return refuse("--decode-weights, --decode-loras and --batch-invariant need, on a GPU, --precision bfloat16 and a GPU that this build has "
                   "kernels for.");
   }
   return absl::OkStatus();

@@ -19,13 +19,15 @@ struct ComputeTarget {
   // keeps them beside the dense ones, which training and products of many rows read. kFp8 is for GPUs.
   enum class DecodeWeights { kAsLoaded, kInt8, kFp8, kInt4 };
   DecodeWeights decode_weights = DecodeWeights::kAsLoaded;
+  // On a GPU, decoding reads LoRAs of rows that share none in int8, made at load and kept beside the matrices.
+  bool int8_loras = false;
   // Generation's numbers for a sequence do not depend on what else is in the batch.
   bool batch_invariant = false;
 };
 // Of "as-loaded", "int8", "fp8", "int4". REQUIRES: it is one of them.
 ComputeTarget::DecodeWeights ParseDecodeWeights(const std::string& name);
 const char* DecodeWeightsName(ComputeTarget::DecodeWeights weights);
-// FAILED_PRECONDITION (NOT_ON_THIS_DEVICE) if the device cannot do what `decode_weights` and `batch_invariant` ask for.
+// FAILED_PRECONDITION (NOT_ON_THIS_DEVICE) if the device cannot do what `decode_weights`, `int8_loras` and `batch_invariant` ask for.
 absl::Status CheckServingOptions(const ComputeTarget& target);
 
 // How a model's products keep their weights: in the target's type; or quantised, for

@@ -56,6 +56,21 @@ TEST_F(ResidencyTest, AdaptersShareTheirBase) {
   EXPECT_EQ(residency.resident_bytes(), base->base->bytes + lora->adapter->bytes + prompt->adapter->bytes);
 }
 
+// As a GPU is told to have; on a CPU nothing reads them.
+TEST_F(ResidencyTest, LorasHaveCodesWhereTheyAreAskedFor) {
+  PublishAdapter("lora", "gguf", *RandomLora(config_));
+  PublishAdapter("prompt", "gguf", *RandomSoftPrompt(config_));
+  ComputeTarget target;
+  Residency without(registry_.get(), target, kPlenty);
+  target.int8_loras = true;
+  Residency with(registry_.get(), target, kPlenty);
+  const auto plain = Acquire(&without, "lora"), coded = Acquire(&with, "lora");
+  EXPECT_FALSE(plain->adapter->lora->layers[0][0].codes.defined());
+  EXPECT_TRUE(coded->adapter->lora->layers[0][0].codes.defined());
+  EXPECT_GT(coded->adapter->bytes, plain->adapter->bytes);
+  EXPECT_EQ(Acquire(&with, "prompt")->adapter->bytes, Acquire(&without, "prompt")->adapter->bytes);
+}
+
 TEST_F(ResidencyTest, ATextPromptIsItsBaseWithAnotherTemplate) {
   TextPrompt prompt;
   prompt.instruction = "Do it.";

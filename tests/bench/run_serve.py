@@ -8,7 +8,7 @@ left out. Where the cache is too small for all requests (`small-cache`, by swap,
 new tokens over the whole time, and the requests that made way for others are counted. `compiled` is a static cache under
 torch.compile. Each line is a process of its own. The peer has no batch of different adapters: its line for such a work
 is one LoRA that all requests share. `int8`, `fp8`, `int4`: the blocks in which decoding reads
-the weights; `alike`: answers that do not depend on the batch; `regex`, `grammar`: answers that are drawn in a form. The `x base` column is against our own base model's line of the same batch, if that
+the weights; `int8loras`: LoRAs in int8; `alike`: answers that do not depend on the batch; `regex`, `grammar`: answers that are drawn in a form. The `x base` column is against our own base model's line of the same batch, if that
 ran before.
 """
 
@@ -41,11 +41,14 @@ for shape_name, shape in SHAPES.items():
         for weights in ("int8", "fp8", "int4"):
             WORK[f"{shape_name}-b{size}-{weights}"] = shape | TEXT | {"batch": size, "decode_weights": weights}
         WORK[f"{shape_name}-b{size}-alike"] = shape | TEXT | {"batch": size, "batch_invariant": True}
-    # Time to the first token of a long prompt, new ones and one that was read before.
+    # Time to the first token of a long prompt: new ones, one that was read before, and one of which all but the last 16 tokens were.
     WORK[f"{shape_name}-b1-p2000"] = shape | {"prompt": 2000, "new": 16, "batch": 1}
     WORK[f"{shape_name}-b1-p2000-again"] = WORK[f"{shape_name}-b1-p2000"] | {"same_prompts": True}
+    WORK[f"{shape_name}-b1-p2000-alike"] = WORK[f"{shape_name}-b1-p2000-again"] | {"own_tokens": 16}
     WORK[f"{shape_name}-b32-mixed"] = shape | TEXT | {
         "batch": 32, "models": ["base", "text_prompt", "lora", "soft_prompt", "prefix", "ia3"], "rank": 16}
+    for rest in ("lora32", "mixed"):
+        WORK[f"{shape_name}-b32-{rest}-int8loras"] = WORK[f"{shape_name}-b32-{rest}"] | {"decode_loras": "int8"}
     # Half the requests fit at once: the others' pages are copied to the host and back, or computed anew.
     little = shape | {"prompt": 512, "new": 256, "batch": 128, "kv_tokens": 128 * (512 + 256) // 2}
     WORK[f"{shape_name}-b128-small-cache"] = little | {"swap_bytes": 16 << 30}

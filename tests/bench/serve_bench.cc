@@ -9,7 +9,7 @@
 // request has an adapter of its own, or with "shared_adapter" all have one; a text prompt is the base model's weights after
 // "text_prompt_tokens", 200, the same for all), "same_prompts" (in each round),
 // "form" ("regex" or "grammar": every answer's, of made-up words; how it is checked is part of the time),
-// "decode_weights", "batch_invariant", "temperature", "top_p", "rank", "virtual_tokens", "kv_tokens", "swap_bytes", "rounds", "trace" (a file: a Chrome
+// "own_tokens" (with "same_prompts": of each prompt's end, that are not), "decode_weights", "decode_loras", "batch_invariant", "temperature", "top_p", "rank", "virtual_tokens", "kv_tokens", "swap_bytes", "rounds", "trace" (a file: a Chrome
 // trace of the last round's kernels)}. Prints one line of JSON: {"decode_seconds": [a round's steps that add a token to
 // every request and read no prompt], "decode_tokens": [...], "first_token_seconds": [of the first request], "seconds":
 // [a whole round], "preempted": [requests that made way for others], "swapped_bytes": [that were copied to the host],
@@ -31,6 +31,7 @@
 #include "common/error.h"
 #include "nlohmann/json.hpp"
 #include "server/adapters/adapter.h"
+#include "server/adapters/lora_codes.h"
 #include "server/device/arbiter.h"
 #include "server/engine/engine.h"
 #include "server/grammar/grammar.h"
@@ -67,6 +68,7 @@ std::shared_ptr<const Adapter> RandomAdapter(const BaseModel& base, const std::s
                   at::randn({slice.rows, rank}, options) * 0.02, 2.0};
     }
   }
+  if (base.target.int8_loras && TakesLoraCodes(base.config)) AddLoraCodes(adapter.get());
   return adapter;
 }
 
@@ -115,7 +117,7 @@ number ::= "-"? [0-9]+ ("." [0-9]+)?
 absl::Status RunRound(const Json& work, int round, const std::vector<std::shared_ptr<const ServedModel>>& models,
                       const std::shared_ptr<const Grammar>& form, Engine* engine, StepLog* log, Json* out) {
   const int batch = work.at("batch"), prompt = work.at("prompt"), most = work.at("new");
-  std::mt19937 random(work.value("same_prompts", false) ? 0 : round + 1);
+  std::mt19937 random(work.value("same_prompts", false) ? 0 : round + 1), own(round + 1);
   log->Clear();
   const auto start = SteadyClock::now();
   std::vector<std::unique_ptr<Generation>> running;
@@ -124,7 +126,8 @@ absl::Status RunRound(const Json& work, int round, const std::vector<std::shared
     params.model = models[i];
     if (models[i]->info.kind == ModelKind::kTextPrompt) params.prompt = TextPromptTokens(work);
     for (int t = 0; t < prompt; ++t) {
-      params.prompt.push_back(static_cast<int32_t>(random() % work.at("vocab").get<int64_t>()));
+      std::mt19937& source = t < prompt - work.value("own_tokens", 0) ? random : own;
+      params.prompt.push_back(static_cast<int32_t>(source() % work.at("vocab").get<int64_t>()));
     }
     params.max_tokens = most;
     params.ignore_eos = true;
@@ -169,6 +172,7 @@ absl::StatusOr<Json> Run(const Json& work) {
   ATTUNE_ASSIGN_OR_RETURN(ComputeTarget target,
                           ChooseComputeTarget(work.value("device", "cuda"), work.value("precision", "bfloat16")));
   target.decode_weights = ParseDecodeWeights(work.value("decode_weights", "as-loaded"));
+  target.int8_loras = work.value("decode_loras", "as-loaded") == "int8";
   target.batch_invariant = work.value("batch_invariant", false);
   PrepareDevice(target, /*deterministic=*/false);
   at::manual_seed(1);

@@ -609,11 +609,15 @@ INSTANTIATE_TEST_SUITE_P(
 TEST_F(DecodingTest, AKnownPromptNeedsNoPassForItsFirstToken) {
   Start(&observer_);
   const GenerateParams params = Params(Model(), MakePrompt(64, 3), 1);
+  // A step is counted after its tokens are handed out.
+  const auto await_steps = [&](int64_t count) {
+    while (observer_.steps < count) std::this_thread::yield();
+  };
   const Ids first = Collect(Submit(params).get()).tokens[0];
-  AwaitNoPagesInUse();
+  await_steps(1);
   EXPECT_EQ(observer_.prompt, 64);
   EXPECT_EQ(Collect(Submit(params).get()).tokens[0], first);
-  AwaitNoPagesInUse();
+  await_steps(2);
   EXPECT_EQ(observer_.prompt, 64) << "nothing was read";
   // Another model knows nothing of it, nor does the same one of another prompt.
   Collect(Submit(Params(Model(), MakePrompt(64, 3), 1)).get());

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "common/error.h"
+#include "server/adapters/lora_codes.h"
 #include "server/adapters/packed_ops.h"
 #include "server/engine/engine.h"
 #include "server/engine/gpu_runner.h"
@@ -69,6 +70,16 @@ class GpuOptionsTest : public ::testing::TestWithParam<DecodeWeights> {
     adapter->soft_prompt = std::make_unique<attune::SoftPrompt>();
     adapter->soft_prompt->embeddings_ND = (at::randn({tokens, base_->config.hidden}) * 0.05).to(options());
     return adapter;
+  }
+  // How far each token behind the prompt is below the likeliest, at most, in standard deviations of the logits.
+  double Shortfall(const Adapter* adapter, const Ids& all, int64_t prompt, const BaseModel* base = nullptr) const {
+    const at::Tensor logits = AllLogits(base ? *base : *base_, adapter, all);
+    double worst = 0;
+    for (int64_t at = prompt; at < static_cast<int64_t>(all.size()); ++at) {
+      const at::Tensor row = logits[at - 1];
+      worst = std::max(worst, (row.max() - row[all[at]]).item<double>() / row.std().item<double>());
+    }
+    return worst;
   }
   static Ids MakePrompt(int length, int start) {
     Ids ids;
@@ -149,13 +160,7 @@ TEST_P(GpuOptionsTest, AnswersAreLikelyByTheWeightsBlocks) {
     while (running[i].second->Next(&update)) {
       if (update.has_token) all.push_back(update.token.id);
     }
-    const at::Tensor logits = AllLogits(*dense, running[i].first->adapter.get(), all);
-    double worst = 0;
-    for (int64_t at = prompt; at < static_cast<int64_t>(all.size()); ++at) {
-      const at::Tensor row = logits[at - 1];
-      worst = std::max(worst, (row.max() - row[all[at]]).item<double>() / row.std().item<double>());
-    }
-    EXPECT_LT(worst, 0.2) << "request " << i;
+    EXPECT_LT(Shortfall(running[i].first->adapter.get(), all, prompt, dense.get()), 0.2) << "request " << i;
   }
 }
 
@@ -198,6 +203,73 @@ TEST_P(GpuOptionsTest, AnswersAreTheSameBitsWhateverIsBesideThem) {
     for (int i = 0; i < kCount; ++i) together.push_back(ask(i));
     for (int i = 0; i < kCount; ++i) EXPECT_EQ(read(together[i].get()), alone[i]) << i << (is_fresh ? ", fresh" : "");
   }
+}
+
+// What decoding reads of LoRAs that no two rows share. Prompts of one token are read as answers are, so that their matrices may answer nothing.
+TEST_P(GpuOptionsTest, AnswersAreLikelyByTheLorasCodes) {
+  if (GetParam() != DecodeWeights::kAsLoaded) GTEST_SKIP() << "the weights are not what they are compared with";
+  target_.int8_loras = true;
+  Start();
+  ASSERT_TRUE(TakesLoraCodes(base_->config));
+  constexpr int kCount = 20, kNew = 30;
+  std::vector<std::shared_ptr<const Adapter>> as_codes_say;
+  std::vector<std::unique_ptr<Generation>> running;
+  for (int i = 0; i < kCount; ++i) {
+    auto adapter = std::const_pointer_cast<Adapter>(Lora(1 + i));
+    for (auto& layer : adapter->lora->layers) {
+      for (LoraModule& module : layer) module.b_OR.mul_(3);
+    }
+    AddLoraCodes(adapter.get());
+    const std::shared_ptr<const Adapter> said = std::const_pointer_cast<Adapter>(Lora(1 + i));
+    for (size_t l = 0; l < adapter->lora->layers.size(); ++l) {
+      for (int p = 0; p < kProjections; ++p) {
+        LoraModule& module = adapter->lora->layers[l][p];
+        const LoraModule& to = said->lora->layers[l][p];
+        const int64_t rank = module.a_RI.size(0);
+        to.a_RI.copy_(module.codes.a_RI.narrow(0, 0, rank) * module.codes.scale_R.narrow(0, 0, rank).unsqueeze(1) * 100);
+        to.b_OR.copy_(module.codes.b_OR.narrow(1, 0, rank) * 0.01);
+        module.a_RI.zero_();
+        module.b_OR.zero_();
+      }
+    }
+    as_codes_say.push_back(said);
+    GenerateParams params;
+    params.model = Model(adapter);
+    params.prompt = MakePrompt(1, i);
+    params.max_tokens = kNew;
+    params.ignore_eos = true;
+    auto generation = engine_->Generate(std::move(params));
+    ASSERT_TRUE(generation.ok()) << generation.status();
+    running.push_back(std::move(*generation));
+  }
+  int unlike = 0;
+  for (int i = 0; i < kCount; ++i) {
+    Ids all = MakePrompt(1, i);
+    GenerationUpdate update;
+    while (running[i]->Next(&update)) {
+      if (update.has_token) all.push_back(update.token.id);
+    }
+    ASSERT_EQ(all.size(), static_cast<size_t>(1 + kNew)) << running[i]->status();
+    EXPECT_LT(Shortfall(as_codes_say[i].get(), all, 1), 0.2) << "request " << i;
+    unlike += Shortfall(nullptr, all, 1) > 0.2;
+  }
+  EXPECT_GT(unlike, kCount / 2) << "the LoRAs change too little to tell";
+}
+
+TEST_P(GpuOptionsTest, ALoraWithoutCodesFailsWhereTheyAreToBeRead) {
+  if (GetParam() != DecodeWeights::kAsLoaded) GTEST_SKIP() << "nothing to do with it";
+  target_.int8_loras = true;
+  Start();
+  GenerateParams params;
+  params.model = Model(Lora(4));
+  params.prompt = MakePrompt(4, 1);
+  params.max_tokens = 2;
+  auto generation = engine_->Generate(std::move(params));
+  ASSERT_TRUE(generation.ok());
+  GenerationUpdate update;
+  while ((*generation)->Next(&update)) {
+  }
+  EXPECT_FALSE((*generation)->status().ok());
 }
 
 // Matrices that do not go into tiles have no such product: said, not served otherwise.

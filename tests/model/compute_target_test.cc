@@ -37,6 +37,19 @@ TEST(ComputeTargetTest, AGpuInFloat32HasNoKernelsForBlocks) {
             "NOT_ON_THIS_DEVICE");
 }
 
+TEST(ComputeTargetTest, LorasInInt8AreForGpusAndDependOnTheBatch) {
+  ComputeTarget target = Target(Device::kCpu, ComputeTarget::Type::kFloat32, DecodeWeights::kAsLoaded);
+  target.int8_loras = true;
+  EXPECT_EQ(GetErrorDetails(CheckServingOptions(target)).reason, "NOT_ON_THIS_DEVICE");
+  target.device = Device::kCuda;
+  EXPECT_EQ(GetErrorDetails(CheckServingOptions(target)).reason, "NOT_ON_THIS_DEVICE") << "there are no kernels in float32";
+  target.type = ComputeTarget::Type::kBfloat16;
+  target.batch_invariant = true;
+  const absl::Status alike = CheckServingOptions(target);
+  EXPECT_EQ(GetErrorDetails(alike).reason, "NOT_ON_THIS_DEVICE");
+  EXPECT_NE(alike.message().find("--batch-invariant"), absl::string_view::npos) << alike;
+}
+
 TEST(ComputeTargetTest, NamesOfDecodeWeightsGoBothWays) {
   for (const char* name : {"as-loaded", "int8", "fp8", "int4"}) {
     EXPECT_STREQ(DecodeWeightsName(ParseDecodeWeights(name)), name);

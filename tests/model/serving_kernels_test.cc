@@ -336,7 +336,11 @@ TEST_F(ServingKernelsTest, GpuRunsLorasBesideTheirProducts) {
   constexpr int64_t kWidth = 2048, kRank = 16, kLayers = 60;
   const Tensor w = Random({kWidth, kWidth}) * 0.02, norm = Random({kWidth});
   const Tensor a = Random({kRank, kWidth}) * 0.02, b = Random({kWidth, kRank});
-  const cuda::LoraEntry entry{a.const_data_ptr(), b.const_data_ptr(), kRank, 0.5f};
+  const at::TensorOptions codes_options = at::TensorOptions(at::kChar).device(at::kCUDA);
+  const Tensor a_codes = at::randint(-127, 128, {kRank, kWidth}, codes_options), b_codes = at::randint(-127, 128, {kWidth, kRank}, codes_options);
+  const Tensor scales = at::full({kRank}, 1e-6, codes_options.dtype(at::kFloat));
+  const cuda::LoraEntry entry{a.const_data_ptr(), b.const_data_ptr(), kRank, 0.5f,
+                              {a_codes.const_data_ptr<int8_t>(), b_codes.const_data_ptr<int8_t>(), scales.const_data_ptr<float>(), kRank}};
   Tensor table = at::empty({static_cast<int64_t>(sizeof(entry))}, at::kByte);
   std::memcpy(table.mutable_data_ptr(), &entry, sizeof(entry));
   table = table.to(at::kCUDA);
@@ -351,9 +355,12 @@ TEST_F(ServingKernelsTest, GpuRunsLorasBesideTheirProducts) {
   for (int32_t row = 0; row < 32; ++row) one_each.insert(one_each.end(), {0, row, 1});
   const Tensor many_tiles = Ints(one_each);
   const cuda::LoraBatch many{loras.entries, 1, reinterpret_cast<const cuda::LoraTile*>(Data(many_tiles)), 32, cuda::LoraSharing::kNone};
-  for (const auto& [rows, batch] : std::vector<std::pair<int64_t, const cuda::LoraBatch*>>{{10, &loras}, {32, &loras}, {32, &singles}, {32, &many}}) {
+  cuda::LoraBatch coded = singles, many_coded = many;
+  coded.reads_codes = many_coded.reads_codes = true;
+  for (const auto& [rows, batch] : std::vector<std::pair<int64_t, const cuda::LoraBatch*>>{
+           {10, &loras}, {32, &loras}, {32, &singles}, {32, &many}, {32, &coded}, {32, &many_coded}}) {
     const Tensor start = Random({rows, kWidth});
-    const int64_t added = batch == &many ? rows : 10;  // rows that have tiles
+    const int64_t added = batch->tile_count == 32 ? rows : 10;  // rows that have tiles
     auto run = [&, &rows = rows, &batch = batch](bool is_streamed, bool side_by_side) {
       const Tensor x = start.clone(), normed = at::empty_like(x), y = at::zeros_like(x), delta = at::zeros_like(x);
       for (int64_t layer = 0; layer < kLayers; ++layer) {
@@ -376,12 +383,59 @@ TEST_F(ServingKernelsTest, GpuRunsLorasBesideTheirProducts) {
     for (const bool is_streamed : {false, true}) {
       if (is_streamed && !cuda::StreamedProductTakes(kWidth, kWidth)) continue;
       // Single rows beside the other kernel have another one than those that come after.
-      if (!is_streamed && batch->sharing == cuda::LoraSharing::kNone) continue;
+      if (!is_streamed && batch->sharing == cuda::LoraSharing::kNone && !batch->reads_codes) continue;
       const Tensor expected = run(is_streamed, false);
       EXPECT_TRUE(at::isfinite(expected).all().item<bool>());
       EXPECT_FALSE(at::equal(expected, start));
       for (int i = 0; i < 20; ++i) {
         EXPECT_TRUE(at::equal(run(is_streamed, true), expected)) << rows << " rows, run " << i << (is_streamed ? ", streamed" : "");
+      }
+    }
+  }
+}
+
+// Of entries whose matrices are not there. A cluster's blocks have more inputs than they can share out, and fewer; ranks of one pack of codes and of more.
+TEST_F(ServingKernelsTest, GpuReadsLorasByTheirCodes) {
+  const std::vector<int64_t> ranks = {16, 32, 48, 272};
+  const std::vector<int64_t> columns = {96, 40, 6000};
+  const at::TensorOptions codes_options = at::TensorOptions(at::kChar).device(at::kCUDA);
+  for (const int64_t inputs : {16, 64, 1040, 2048}) {
+    std::vector<cuda::LoraEntry> entries(ranks.size() * 3);
+    std::vector<std::array<Tensor, 3>> codes;
+    for (size_t i = 0; i < entries.size(); ++i) {
+      const int64_t rank = ranks[i / 3];
+      codes.push_back({at::randint(-127, 128, {rank, inputs}, codes_options), at::randint(-127, 128, {columns[i % 3], rank}, codes_options),
+                       (at::rand({rank}, codes_options.dtype(at::kFloat)) + 0.5) * 1e-4});
+      if (i == 4) continue;  // has no LoRA
+      entries[i] = {nullptr, nullptr, static_cast<int32_t>(rank) - 1, 0.5f + static_cast<float>(i % 3),
+                    {codes[i][0].const_data_ptr<int8_t>(), codes[i][1].const_data_ptr<int8_t>(), codes[i][2].const_data_ptr<float>(),
+                     static_cast<int32_t>(rank)}};
+    }
+    Tensor host = at::empty({static_cast<int64_t>(entries.size() * sizeof(cuda::LoraEntry))}, at::kByte);
+    std::memcpy(host.mutable_data_ptr(), entries.data(), host.numel());
+    const Tensor table = host.to(at::kCUDA);
+    const int64_t width = 96 + 40 + 6000;
+    for (const int64_t rows : {5, 40}) {
+      std::vector<int32_t> tiles;
+      for (int32_t row = 0; row < rows; ++row) tiles.insert(tiles.end(), {row % 5 - 1, row, 1});
+      const Tensor x = Random({rows, inputs}), delta = Random({rows, width}), tile_list = Ints(tiles);
+      const cuda::LoraTarget target{3, {0, 1, 2}, {0, 96, 136}, {96, 40, 6000}};
+      const cuda::LoraBatch batch{static_cast<const cuda::LoraEntry*>(table.const_data_ptr()), 3,
+                                  reinterpret_cast<const cuda::LoraTile*>(Data(tile_list)), rows, cuda::LoraSharing::kNone, /*reads_codes=*/true};
+      using enum cuda::LoraStart;
+      for (const cuda::LoraStart start : {kAfter, kBesideTiled, kBesideStreamed}) {
+        delta.fill_(7);
+        cuda::GroupedLora(x.const_data_ptr(), inputs, batch, target, delta.mutable_data_ptr(), width, inputs, CurrentCudaStream(), start);
+        Tensor expected = at::zeros({rows, width}, at::kDouble);
+        for (int64_t t = 0; t < rows; ++t) {
+          for (int p = 0; p < 3 && t % 5 > 0; ++p) {
+            const int64_t i = (t % 5 - 1) * 3 + p;
+            if (i == 4) continue;
+            expected[t].narrow(0, target.first_column[p], columns[p]) =
+                at::matmul(Exact(codes[i][1]), at::matmul(Exact(codes[i][0]), Exact(x[t])) * Exact(codes[i][2])) * (0.5 + p);
+          }
+        }
+        EXPECT_TRUE(Near(delta, expected, kBf16)) << inputs << " inputs, " << rows << " rows, start " << static_cast<int>(start);
       }
     }
   }

@@ -336,12 +336,21 @@ struct ScoredRow {
 void ScoreRows(const ScoredRow* rows, int64_t count, const void* logits_NV, int64_t first_row, int64_t vocabulary,
                float* logprobs, Stream stream);
 
+// A LoRA's matrices as int8: A[r][i] is about a_RI[r][i] times a scale of r, and so is B[o][r]; scale_R is the product of both. What was missing
+// to a rank that is a multiple of 16 is filled up with zeros. All on 16 bytes.
+struct LoraCodes {
+  const int8_t* a_RI;
+  const int8_t* b_OR;
+  const float* scale_R;
+  int32_t rank;
+};
 // One projection's LoRA, as the grouped kernels read it; rank 0 where there is none.
 struct LoraEntry {
   const void* a_RI;
   const void* b_OR;
   int32_t rank;
   float scale;
+  LoraCodes codes;  // all zeros if it has none
 };
 // A product's projections: where each one's entry lies and its outputs begin.
 struct LoraTarget {
@@ -367,6 +376,8 @@ struct LoraBatch {
   const LoraTile* tiles;
   int64_t tile_count;
   LoraSharing sharing = LoraSharing::kSome;
+  // Where no tile of an adapter has several rows, they may be multiplied by its codes. REQUIRES: all entries of a rank have some, and inputs are multiples of 16.
+  bool reads_codes = false;
 };
 // delta_TO = scale * (x A^T) B^T for each tile's rows by their adapter; zeros if there is none. In tiles of
 // several rows x A^T is rounded to bf16. REQUIRES: x and A on 16 bytes where inputs and x_stride are multiples of 8, B on 8 bytes where ranks are of 4.

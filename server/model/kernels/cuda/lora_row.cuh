@@ -34,63 +34,53 @@ __device__ inline void ShrinkRow(const T* x, const T* a, int inputs, int begin, 
   }
 }
 
-// out[o] = scale * B's row o times inner, for o in [begin, end); kRank is the rank, or 0 for any.
+// out[o] = scale * B's row o times inner, for o in [begin, end); kRank is the rank, or 0 for any. B on 16 bytes, its rows whole packs.
 template <typename T, int kRank>
-__device__ inline void ExpandRow(const T* b, const float* inner, int any_rank, float scale, int begin, int end,
-                                 T* out) {
-  constexpr int kTogether = 4, kPacks = kRank / kWide<T>;
-  if constexpr (kRank == 0) {
-    for (int o = begin + threadIdx.x; o < end; o += kThreads) {
-      float sum = 0;
-      for (int r = 0; r < any_rank; ++r) sum += ToFloat(b[static_cast<int64_t>(o) * any_rank + r]) * inner[r];
-      out[o] = FromFloat<T>(scale * sum);
-    }
-  } else {
-    for (int o = begin + threadIdx.x; o < end; o += kTogether * kThreads) {
-      float sum[kTogether] = {};
+__device__ inline void ExpandRow(const T* b, const float* inner, int any_rank, float scale, int begin, int end, T* out) {
+  constexpr int kTogether = 4;
+  const int rank = kRank > 0 ? kRank : any_rank;
+  for (int o = begin + threadIdx.x; o < end; o += kTogether * kThreads) {
+    float sum[kTogether] = {};
+    for (int k = 0; k < rank; k += kWide<T>) {
+      float w[kTogether][kWide<T>];
 #pragma unroll
-      for (int k = 0; k < kPacks; ++k) {
-        float w[kTogether][kWide<T>];
-#pragma unroll
-        for (int m = 0; m < kTogether; ++m) {
-          const int row = o + m * kThreads < end ? o + m * kThreads : o;  // all loads at once, needed or not
-          Load(b + static_cast<int64_t>(row) * kRank + k * kWide<T>, w[m]);
-        }
-#pragma unroll
-        for (int m = 0; m < kTogether; ++m) {
-#pragma unroll
-          for (int j = 0; j < kWide<T>; ++j) sum[m] += w[m][j] * inner[k * kWide<T> + j];
-        }
+      for (int m = 0; m < kTogether; ++m) {
+        const int row = o + m * kThreads < end ? o + m * kThreads : o;  // all loads at once, needed or not
+        Load(b + static_cast<int64_t>(row) * rank + k, w[m]);
       }
 #pragma unroll
       for (int m = 0; m < kTogether; ++m) {
-        if (o + m * kThreads < end) out[o + m * kThreads] = FromFloat<T>(scale * sum[m]);
+#pragma unroll
+        for (int j = 0; j < kWide<T>; ++j) sum[m] += w[m][j] * inner[k + j];
       }
+    }
+#pragma unroll
+    for (int m = 0; m < kTogether; ++m) {
+      if (o + m * kThreads < end) out[o + m * kThreads] = FromFloat<T>(scale * sum[m]);
     }
   }
 }
 
-// Copies that are under way while the threads go on; on 16 bytes.
-__device__ inline void BeginCopy(const void* from, void* to, int bytes) {
-  const auto address = static_cast<unsigned>(__cvta_generic_to_shared(to));
-  for (int at = threadIdx.x * 16; at < bytes; at += kThreads * 16) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address + at), "l"(static_cast<const char*>(from) + at) : "memory");
+// The same for any B.
+template <typename T>
+__device__ inline void ExpandAnyRow(const T* b, const float* inner, int rank, float scale, int begin, int end, T* out) {
+  for (int o = begin + threadIdx.x; o < end; o += kThreads) {
+    float sum = 0;
+    for (int r = 0; r < rank; ++r) sum += ToFloat(b[static_cast<int64_t>(o) * rank + r]) * inner[r];
+    out[o] = FromFloat<T>(scale * sum);
   }
 }
-__device__ inline void EndCopies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
-
-extern __shared__ __align__(16) char staged_bytes[];
 
 // `room`: bytes of B that may lie in shared memory; they are fetched while A is read.
 template <bool kAligned>
 __device__ inline void RowDelta(const Bf16* x, const LoraEntry& entry, int inputs, Share share, Bf16* out, int room) {
-  __shared__ float part[kMostRanks], inner[kMostRanks];
+  auto& [part, inner] = SharedRowSums();
   constexpr int N = kAligned ? kWide<Bf16> : 1;
   const Bf16 *a = static_cast<const Bf16*>(entry.a_RI), *b = static_cast<const Bf16*>(entry.b_OR);
   const int blocks = BlocksOfTile(), step = (inputs / N + blocks - 1) / blocks * N, begin = BlockOfTile() * step;
   const int width = max(share.last - share.first, 0), row_bytes = entry.rank * static_cast<int>(sizeof(Bf16));
-  const bool on_16_bytes = reinterpret_cast<uintptr_t>(b) % 16 == 0;  // and so is every eighth row
-  const int staged = on_16_bytes ? min(width, room / row_bytes) / 8 * 8 : 0;
+  const bool in_packs = reinterpret_cast<uintptr_t>(b) % 16 == 0 && row_bytes % 16 == 0;
+  const int staged = in_packs ? min(width, room / row_bytes) : 0;
   BeginCopy(b + static_cast<int64_t>(share.first) * entry.rank, staged_bytes, staged * row_bytes);
   ShrinkRow<Bf16, N>(x, a, inputs, begin, min(begin + step, inputs), entry.rank, part);
   SyncTile();
@@ -103,20 +93,13 @@ __device__ inline void RowDelta(const Bf16* x, const LoraEntry& entry, int input
   auto expand = [&]<int kRank>() {
     ExpandRow<Bf16, kRank>(b, inner, entry.rank, entry.scale, share.first + staged, share.last, out);
     ExpandRow<Bf16, kRank>(reinterpret_cast<const Bf16*>(staged_bytes), inner, entry.rank, entry.scale, 0, staged, out + share.first);
-    WaitForTile();  // nobody leaves while another reads from it
   };
-  switch (on_16_bytes ? entry.rank : 0) {
-    case 8:
-      return expand.template operator()<8>();
-    case 16:
-      return expand.template operator()<16>();
-    case 32:
-      return expand.template operator()<32>();
-    case 64:
-      return expand.template operator()<64>();
-    default:
-      return expand.template operator()<0>();
+  if (!in_packs) {
+    ExpandAnyRow(b, inner, entry.rank, entry.scale, share.first, share.last, out);
+  } else {
+    entry.rank == 16 ? expand.template operator()<16>() : expand.template operator()<0>();
   }
+  WaitForTile();  // nobody leaves while another reads from it
 }
 
 }  // namespace attune::cuda::lora

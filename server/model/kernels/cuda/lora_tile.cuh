@@ -52,6 +52,28 @@ __device__ inline Share ShareOf(int columns) {
   return {first, min(first + width, columns)};
 }
 
+// Of a single row, by rank: a block's part of A x, and all blocks' sum.
+struct RowSums {
+  float part[kMostRanks], inner[kMostRanks];
+};
+// One, whichever way a kernel takes.
+__device__ inline RowSums& SharedRowSums() {
+  __shared__ RowSums sums;
+  return sums;
+}
+
+// Copies that are under way while the threads go on; on 16 bytes.
+__device__ inline void BeginCopy(const void* from, void* to, int bytes) {
+  const auto address = static_cast<unsigned>(__cvta_generic_to_shared(to));
+  for (int at = threadIdx.x * 16; at < bytes; at += kThreads * 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address + at), "l"(static_cast<const char*>(from) + at) : "memory");
+  }
+}
+__device__ inline void EndCopies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+// Where the first rows of B lie.
+extern __shared__ __align__(16) char staged_bytes[];
+
 }  // namespace attune::cuda::lora
 
 #endif  // ATTUNE_SERVER_MODEL_KERNELS_CUDA_LORA_TILE_CUH_
