@@ -84,8 +84,9 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->check(CLI::IsMember({"as-loaded", "int8", "fp8", "int4"}))
       ->capture_default_str();
   app->add_option("--decode-loras", server.decode_loras,
-                  "On a GPU, int8 has decoding read the LoRAs of answers that share none in int8: faster where many are served\n"
-                  "together; they take half as much memory again, and at load the log says how far they are off")
+                  "On a GPU (Hopper or later) int8: steps of decoding in which no two answers share a LoRA read them in int8,\n"
+                  "which is faster where many are served together; they take half as much memory again, and at load the log\n"
+                  "says how far they are off")
       ->envname("ATTUNE_DECODE_LORAS")
       ->check(CLI::IsMember({"as-loaded", "int8"}))
       ->capture_default_str();

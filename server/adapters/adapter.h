@@ -23,7 +23,7 @@ struct LoraModule {
   bool defined() const { return a_RI.defined(); }
   // The same in int8, as cuda::LoraCodes: see lora_codes.h; undefined without.
   struct Codes {
-    at::Tensor a_RI, b_OR;  // int8; the rank may be larger
+    at::Tensor a_RI, b_OR;  // int8; B's rows are filled up with zeros
     at::Tensor scale_R;     // fp32
     bool defined() const { return a_RI.defined(); }
   } codes;

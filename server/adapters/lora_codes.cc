@@ -4,13 +4,15 @@
 
 #include <cmath>
 
+#include "server/model/kernels/cuda/launch.h"
+
 namespace attune {
 namespace {
 
 using at::Tensor;
 
-// Of a load of the kernels.
-constexpr int64_t kMultiple = 16;
+// Below, codes are hardly fewer bytes.
+constexpr int64_t kLeastRank = 4;
 
 // Rows of int8 and their scales, fp32: values are about code * scale.
 struct Rows {
@@ -24,10 +26,14 @@ Rows Quantise(const Tensor& values_RN) {
 
 LoraModule::Codes CodesOf(const LoraModule& module) {
   const Rows a = Quantise(module.a_RI), b = Quantise(module.b_OR.t());
-  const int64_t rank = module.a_RI.size(0), missing = (kMultiple - rank % kMultiple) % kMultiple;
-  return {at::constant_pad_nd(a.codes, {0, 0, 0, missing}).contiguous(),
-          at::constant_pad_nd(b.codes.t(), {0, missing}).contiguous(),
-          at::constant_pad_nd(a.scale_R * b.scale_R, {0, missing}).contiguous()};
+  const int64_t rank = module.a_RI.size(0), load = rank <= cuda::kLeastCodes ? cuda::kLeastCodes : cuda::kCodesOfLoad;
+  return {a.codes, at::constant_pad_nd(b.codes.t(), {0, (load - rank % load) % load}).contiguous(), a.scale_R * b.scale_R};
+}
+
+bool TakesCodes(const LoraModule& module) {
+  if (!module.defined() || module.a_RI.size(1) % cuda::kCodesOfLoad != 0) return false;
+  const int64_t rank = module.a_RI.size(0);
+  return rank >= kLeastRank && rank <= cuda::kMostLoraRanks;
 }
 
 // |left right|^2 of left ON and right NI, without making the product.
@@ -35,14 +41,10 @@ Tensor SquaredNorm(const Tensor& left, const Tensor& right) { return (left.t().m
 
 }  // namespace
 
-bool TakesLoraCodes(const ModelConfig& config) {
-  return config.hidden % kMultiple == 0 && config.q_size() % kMultiple == 0 && config.intermediate % kMultiple == 0;
-}
-
 void AddLoraCodes(Adapter* adapter) {
   for (auto& layer : adapter->lora->layers) {
     for (LoraModule& module : layer) {
-      if (!module.defined()) continue;
+      if (!TakesCodes(module)) continue;
       module.codes = CodesOf(module);
       for (const Tensor* made : {&module.codes.a_RI, &module.codes.b_OR, &module.codes.scale_R}) {
         adapter->bytes += static_cast<int64_t>(made->nbytes());
@@ -59,8 +61,7 @@ double LoraCodesError(const LoraAdapter& lora) {
       const int64_t rank = module.a_RI.size(0);
       const Tensor a = module.a_RI.to(at::kDouble), b = module.b_OR.to(at::kDouble);
       // All scales on A's side: what B's codes stand for is known but for a factor of each rank.
-      const Tensor a_codes = module.codes.a_RI.narrow(0, 0, rank).to(at::kDouble) *
-                             module.codes.scale_R.narrow(0, 0, rank).unsqueeze(1).to(at::kDouble);
+      const Tensor a_codes = module.codes.a_RI.to(at::kDouble) * module.codes.scale_R.unsqueeze(1).to(at::kDouble);
       const Tensor b_codes = module.codes.b_OR.narrow(1, 0, rank).to(at::kDouble);
       // B A - Bc Ac, a product itself.
       const Tensor differs = SquaredNorm(at::cat({b, -b_codes}, 1), at::cat({a, a_codes}, 0)) * (module.scale * module.scale);

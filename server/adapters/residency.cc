@@ -196,9 +196,11 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> Residency::Load(const ModelIn
         return absl::OkStatus();
       }));
     }
-    if (adapter->lora && target_->int8_loras && TakesLoraCodes(base->base->config)) {
+    // Embeddings and heads of an adapter's own are served by other kernels.
+    if (adapter->lora && target_->int8_loras && !adapter->changes_vocabulary()) {
       ATTUNE_RETURN_IF_ERROR(CatchTorch([&] {
         AddLoraCodes(adapter.get());
+        Synchronize(*target_);
         LogInfo("model.decode_loras",
                 {{"model", absl::StrCat(kModels, "/", info.id)},
                  {"format", "int8"},

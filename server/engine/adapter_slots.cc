@@ -6,18 +6,17 @@ namespace attune {
 
 namespace {
 
-cuda::LoraCodes CodesOf(const LoraModule& module) {
+cuda::LoraCodes KernelCodesOf(const LoraModule& module) {
   const LoraModule::Codes& codes = module.codes;
   if (!codes.defined()) return {};
   return {codes.a_RI.const_data_ptr<int8_t>(), codes.b_OR.const_data_ptr<int8_t>(), codes.scale_R.const_data_ptr<float>(),
-          static_cast<int32_t>(codes.a_RI.size(0))};
+          static_cast<int32_t>(codes.b_OR.size(1))};
 }
 
 }  // namespace
 
-AdapterSlots::AdapterSlots(int64_t slots, int64_t layers, at::Device device, bool needs_codes)
+AdapterSlots::AdapterSlots(int64_t slots, int64_t layers, at::Device device)
     : layers_(layers),
-      needs_codes_(needs_codes),
       loras_(slots, layers * kProjections * static_cast<int64_t>(sizeof(cuda::LoraEntry)), device),
       scales_(slots, layers * cuda::kScaleEntries * static_cast<int64_t>(sizeof(void*)), device) {}
 
@@ -37,10 +36,9 @@ int32_t AdapterSlots::SlotOf(const LoraAdapter& lora, uint64_t uid) {
                     "an adapter's matrices must be contiguous");
         TORCH_CHECK(module.a_RI.size(0) <= cuda::MostGroupedRanks(), "a rank of ", module.a_RI.size(0),
                     " is more than the grouped kernel takes");
-        TORCH_CHECK(!needs_codes_ || module.codes.defined(), "a LoRA has no codes, which decoding is to read");
         entries[layer * kProjections + p] = {module.a_RI.const_data_ptr(), module.b_OR.const_data_ptr(),
                                              static_cast<int32_t>(module.a_RI.size(0)),
-                                             static_cast<float>(module.scale), CodesOf(module)};
+                                             static_cast<float>(module.scale), KernelCodesOf(module)};
       }
     }
   });

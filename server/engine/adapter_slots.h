@@ -13,14 +13,14 @@ namespace attune {
 // IA3's scales (cuda::RowScales). Not thread-safe; its copies go to the calling thread's stream.
 class AdapterSlots {
  public:
-  // `slots` of each kind. needs_codes: LoRAs must have some.
-  AdapterSlots(int64_t slots, int64_t layers, at::Device device, bool needs_codes);
+  // `slots` of each kind.
+  AdapterSlots(int64_t slots, int64_t layers, at::Device device);
 
   // Before each step: what the last one used may make way.
   void BeginStep();
   // The adapter's slot, which it keeps at least for this step. `uid` tells adapters apart.
   // -1 if more adapters than slots are in this step. REQUIRES: no module's rank is more than
-  // cuda::MostGroupedRanks(), and all have codes if they are needed, else c10::Error. The adapter's tensors must live while steps use the slot.
+  // cuda::MostGroupedRanks(), else c10::Error. The adapter's tensors must live while steps use the slot.
   int32_t SlotOf(const LoraAdapter& lora, uint64_t uid);
   int32_t SlotOf(const Ia3Adapter& ia3, uint64_t uid);
   // Of DoRA's scales of outputs, among IA3's. REQUIRES: lora.use_dora, and its scales are there.
@@ -32,7 +32,6 @@ class AdapterSlots {
 
  private:
   const int64_t layers_;
-  const bool needs_codes_;
   SlotTable loras_, scales_;
 };
 

@@ -200,12 +200,13 @@ bool BatchScheduler::LetIn(int64_t* budget, Plan* plan) {
   // Pushed out with a token on its way, which comes first.
   if (sequence->in_flight > 0 || !HasPlace(*sequence, plan)) return false;
   int64_t known = 0;
+  const bool is_end_known = reuses_prefixes_ && knows_end_ && sequence->ticket < 0 && knows_end_(*sequence);
   // Something is left to compute, whatever is known, unless that is what follows.
-  const int64_t most = sequence->known() - (sequence->is_end_known ? 0 : 1);
+  const int64_t most = sequence->known() - (is_end_known ? 0 : 1);
   if (reuses_prefixes_) known = prefixes_.Take(sequence, std::min(sequence->most_reused, most));
   sequence->computed = std::max(known, std::min(sequence->swapped, most));
   const int64_t restored = sequence->computed - known;
-  const bool begins = sequence->is_end_known && known / pages_->page_tokens() == sequence->known() / pages_->page_tokens();
+  const bool begins = is_end_known && known / pages_->page_tokens() == sequence->known() / pages_->page_tokens();
   // One that begins is not let in without room for what it will compute first.
   const int64_t first = begins ? std::min(sequence->known() + 1, sequence->most_tokens - 1) - known : sequence->remaining();
   const int64_t tokens = std::min(first, *budget);
@@ -224,9 +225,10 @@ bool BatchScheduler::LetIn(int64_t* budget, Plan* plan) {
   prefix_hits_ += known;
   if (sequence->reused < 0) sequence->reused = known;
   std::erase(waiting_, sequence);
-  sequence->was_preempted = sequence->is_end_known = false;
+  sequence->was_preempted = false;
   Run(sequence);
   if (begins) {
+    Serve(*sequence, 1);  // the token, or who asks for no more would have all for nothing
     plan->begun.push_back(sequence);
     return true;
   }

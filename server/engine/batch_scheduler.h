@@ -2,6 +2,7 @@
 #define ATTUNE_SERVER_ENGINE_BATCH_SCHEDULER_H_
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <utility>
 #include <vector>
@@ -25,17 +26,20 @@ namespace attune {
 // run and have nothing to compute, because they wait for others (beams for each other): if only
 // such are left, those let in last make room for who was pushed out before. With a prefix cache,
 // full pages stay known while there is room, and a sequence that is let in starts behind the
-// longest beginning that is known; if that is all of its full pages, and what follows its tokens is known, too, it is let in
-// with nothing to compute yet. With a swap space, the pages that a sequence gives up are copied
+// longest beginning that is known; if that is all of its full pages, and what follows its
+// tokens is known, too, it is let in with nothing to compute yet. With a swap space, the pages that a sequence gives up are copied
 // there while there is room, if that is worth it, and what is no longer known when it is let in
 // again is copied back. Not thread-safe.
 class BatchScheduler {
  public:
-  // `pages` and `swap`, which may be null, must outlive this.
+  using KnowsEnd = std::function<bool(const Sequence&)>;
+  // `pages` and `swap`, which may be null, must outlive this. knows_end: whether what follows a sequence's tokens is known, asked with a
+  // prefix cache when it is to be let in for the first time; null: never.
   BatchScheduler(KvPages* pages, int64_t max_sequences, int64_t max_tokens, bool reuses_prefixes = false,
-                 SwapSpace* swap = nullptr)
+                 SwapSpace* swap = nullptr, KnowsEnd knows_end = nullptr)
       : pages_(pages),
         swap_(swap),
+        knows_end_(std::move(knows_end)),
         max_sequences_(max_sequences),
         max_tokens_(max_tokens),
         prefixes_(pages),
@@ -54,7 +58,8 @@ class BatchScheduler {
   struct Plan {
     std::vector<Item> items;
     std::vector<Sequence*> preempted;
-    // Let in without an item: their next token is to be chosen from what is known to follow. The caller adds it before the next plan.
+    // Let in without an item: their next token is to be chosen from what is known to follow. The caller adds it before
+    // the next plan.
     std::vector<Sequence*> begun;
     // To be done one after the other, behind the steps before and before the items: pages and slots go from one
     // sequence to another within a plan.
@@ -131,6 +136,7 @@ class BatchScheduler {
 
   KvPages* const pages_;
   SwapSpace* const swap_;
+  const KnowsEnd knows_end_;
   const int64_t max_sequences_, max_tokens_;
   PrefixCache prefixes_;
   const bool reuses_prefixes_;

@@ -367,7 +367,8 @@ void EngineImpl::StepLane(Lane* lane, bool may_run_ahead) {
     if (task->kind == Task::Kind::kAnswer) generated += static_cast<int>(output.chosen.size());
     if (task->kind == Task::Kind::kBeam && output.ends_input) ++generated;
   }
-  const int sequences = static_cast<int>(result.outputs.size());
+  // Those that begin with what is known are in no step.
+  const int sequences = static_cast<int>(result.outputs.size()) - static_cast<int>(result.known_prompts);
   for (const Lane::Output& output : result.outputs) {
     if (output.rows > 0 && !output.task->is_removed) Handle(lane, output);
   }

@@ -10,7 +10,6 @@
 #include <cmath>
 #include <utility>
 
-#include "server/adapters/lora_codes.h"
 #include "server/engine/gpu_step.h"
 #include "server/model/decoder.h"
 #include "server/model/kernels/cuda_dispatch.h"
@@ -249,13 +248,13 @@ GpuRunner::GpuRunner(const BaseModel& like, KvCache* cache, int64_t max_sequence
       max_tokens_(std::max({max_tokens, max_sequences_, BucketPower(std::min(max_tokens, kMostGraphRows), 16)})),
       processors_(at::cuda::getCurrentDeviceProperties()->multiProcessorCount),
       is_batch_invariant_(like.target.batch_invariant),
-      reads_codes_(like.target.int8_loras && TakesLoraCodes(like.config)),
+      reads_codes_(like.target.int8_loras),
       // FlashInfer's windows are wrong where a chunk of keys lies outside of one.
       may_cut_(!like.target.batch_invariant && like.config.windows.empty()),
       buffers_(std::make_unique<Buffers>(like.config, max_sequences_, max_tokens_,
                                          TilesFor(max_sequences_, like.config.kv_heads, processors_),
                                          DeviceOf(like.target))),
-      slots_(kSlots, like.config.layers, DeviceOf(like.target), reads_codes_),
+      slots_(kSlots, like.config.layers, DeviceOf(like.target)),
       side_(std::make_unique<Side>(like.target)) {}
 
 GpuRunner::~GpuRunner() = default;

@@ -50,9 +50,10 @@ Lane::Lane(const BaseModel& base, const EngineOptions& options, Arbiter* arbiter
       swap_memory_(swap_memory),
       swap_([this] { return GrowSwap(); }),
       prompt_logits_(prompt_logits),
-      // The host's log-probabilities are a GPU's but for rounding.
+      // A GPU's sums are not the host's, bit for bit.
       knows_prompts_(prompt_logits->keeps_any() && !(base.target.batch_invariant && base.target.device == ComputeTarget::Device::kCuda)),
-      scheduler_(&pages_, options.max_sequences, options.max_batch_tokens, options.prefix_cache, &swap_),
+      scheduler_(&pages_, options.max_sequences, options.max_batch_tokens, options.prefix_cache, &swap_,
+                 [this](const Sequence& sequence) { return KnowsEnd(sequence); }),
       target_interval_(options.inter_token_target),
       max_sequences_(options.max_sequences) {}
 
@@ -139,8 +140,6 @@ bool Lane::Fits(const BaseModel& base) const {
 
 void Lane::Add(std::unique_ptr<Task> task) {
   Sequence* sequence = &task->sequence;
-  if (task->kind == Task::Kind::kAnswer && knows_prompts_) task->after_prompt = prompt_logits_->Find(sequence->model, sequence->tokens);
-  sequence->is_end_known = task->after_prompt != nullptr;
   tasks_[sequence] = std::move(task);
   scheduler_.Add(sequence);
 }
@@ -310,18 +309,26 @@ Lane::StepResult Lane::Step(bool may_run_ahead) {
   return result;
 }
 
+bool Lane::KnowsEnd(const Sequence& sequence) {
+  const Task& task = *tasks_.at(&sequence);
+  if (!knows_prompts_ || task.kind != Task::Kind::kAnswer) return false;
+  // Each answer that is forked off would read what is left of the prompt.
+  if (task.siblings > 0 && sequence.known() % kPageTokens != 0) return false;
+  return prompt_logits_->Find(sequence.model, sequence.tokens) != nullptr;
+}
+
 void Lane::Begin(const std::vector<Sequence*>& begun, StepResult* result) {
   for (Sequence* sequence : begun) {
     Task* task = tasks_.at(sequence).get();
-    Output output{task, 0, task->prompt_tokens - 1, 1, task->after_prompt->data(),
-                  static_cast<int64_t>(task->after_prompt->size()), /*ends_input=*/true};
-    result->outputs.push_back(std::move(output));
+    const PromptLogits::Row row = prompt_logits_->Find(sequence->model, sequence->tokens);
+    result->outputs.push_back({task, 0, task->prompt_tokens - 1, 1, row->data(), static_cast<int64_t>(row->size()),
+                               /*ends_input=*/true});
+    result->alive_rows.push_back(row);
     ++result->known_prompts;
   }
 }
 
 void Lane::KeepPromptLogits(const Output& output, std::vector<float> row) {
-  if (!output.task || !output.ends_prompt) return;
   prompt_logits_->Put(output.task->sequence.model, output.task->sequence.tokens, std::move(row));
 }
 
@@ -477,8 +484,8 @@ void Lane::Collect(Passes* passes, StepResult* result) {
         pass.step->ReadLogprobs(i, &output.device_choice);
       }
       token += output.rows;
-      if (pass.items[i].wants_last_logits) KeepPromptLogits(output, pass.step->last_logits(i));
       if (!output.task) continue;
+      if (pass.items[i].wants_last_logits) KeepPromptLogits(output, pass.step->last_logits(i));
       // A token that came with this step is known from now on.
       if (output.ends_input && output.task->kind == Task::Kind::kAnswer) --output.task->sequence.in_flight;
       result->outputs.push_back(output);

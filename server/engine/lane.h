@@ -75,7 +75,8 @@ class Lane {
   };
   struct StepResult {
     std::vector<Output> outputs;
-    std::vector<at::Tensor> alive;  // own the logits
+    std::vector<at::Tensor> alive;  // own the logits, and so do these
+    std::vector<PromptLogits::Row> alive_rows;
     std::vector<Task*> preempted;
     // How long after its time the step began, if training could put it off; else negative.
     absl::Duration lateness = -absl::InfiniteDuration();
@@ -120,7 +121,9 @@ class Lane {
   void CopySwapped(const BatchScheduler::Plan& plan, Passes* passes, StepResult* result);
   // Files the outputs of those whose next token is chosen from what is known.
   void Begin(const std::vector<Sequence*>& begun, StepResult* result);
-  // Keeps the output's last row, if that follows a prompt.
+  // Whether what follows an answer's prompt is known, and it is to begin with that.
+  bool KnowsEnd(const Sequence& sequence);
+  // Keeps the output's last row, which follows a prompt.
   void KeepPromptLogits(const Output& output, std::vector<float> row);
   Passes Divide(const BatchScheduler::Plan& plan) const;
   bool IsPlain(const ServedModel& model) const;
@@ -158,7 +161,7 @@ class Lane {
   bool swap_refused_ = false;  // there was no host memory for more
   SwapSpace swap_;
   PromptLogits* const prompt_logits_;
-  const bool knows_prompts_;
+  const bool knows_prompts_;  // keeps what follows them
   BatchScheduler scheduler_;
   KvCache cache_;
   std::unique_ptr<PageCopies> page_copies_;  // null where there are no kernels for it: then pages are not swapped

@@ -14,7 +14,6 @@
 #include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
 #include "server/engine/engine.h"
-#include "server/engine/prompt_logits.h"
 #include "server/engine/sequence.h"
 
 namespace attune {
@@ -106,8 +105,6 @@ struct Task {
   // Of an answer: how many others, of the next indices, begin with the same prompt and are still to
   // be forked once it is read.
   int siblings = 0;
-  // What follows its prompt, where that was known when it came.
-  PromptLogits::Row after_prompt;
   // Its form, or null. Where `mask_ready` is set, another thread works on it until then.
   std::shared_ptr<GrammarState> grammar;
   std::shared_ptr<absl::Notification> mask_ready;

@@ -41,9 +41,6 @@ struct Sequence {
   int64_t remembered = 0;
   // Tokens that were in the cache when it was first let in; -1 before.
   int64_t reused = -1;
-  // Before it is let in for the first time: what follows its tokens is known, so that where the prefix cache has their full pages nothing
-  // needs to be computed for the next one.
-  bool is_end_known = false;
   // It ran before and gave its pages up.
   bool was_preempted = false;
   // While it waits: slots of a swap space that hold what its pages held, in order, and for how many of its first

@@ -64,6 +64,9 @@ absl::Status CheckServingOptions(const ComputeTarget& target) {
     return refuse("--decode-weights, --decode-loras and --batch-invariant need, on a GPU, --precision bfloat16 and a GPU that this build has "
                   "kernels for.");
   }
+  if (target.int8_loras && !cuda::ReadsLoraCodes()) {
+    return refuse("--decode-loras int8 needs a GPU of compute capability 9.0 or more.");
+  }
   return absl::OkStatus();
 }
 

@@ -19,7 +19,7 @@ struct ComputeTarget {
   // keeps them beside the dense ones, which training and products of many rows read. kFp8 is for GPUs.
   enum class DecodeWeights { kAsLoaded, kInt8, kFp8, kInt4 };
   DecodeWeights decode_weights = DecodeWeights::kAsLoaded;
-  // On a GPU, decoding reads LoRAs of rows that share none in int8, made at load and kept beside the matrices.
+  // On a GPU, steps of decoding in which no two rows share a LoRA read them in int8, made at load and kept beside the matrices.
   bool int8_loras = false;
   // Generation's numbers for a sequence do not depend on what else is in the batch.
   bool batch_invariant = false;

@@ -27,12 +27,12 @@ Tensor UpdateOf(const LoraModule& module) { return module.b_OR.to(at::kDouble).m
 Tensor UpdateByCodes(const LoraModule& module) {
   const LoraModule::Codes& codes = module.codes;
   const Tensor inner = codes.a_RI.to(at::kDouble) * codes.scale_R.to(at::kDouble).unsqueeze(1);
-  return codes.b_OR.to(at::kDouble).matmul(inner) * module.scale;
+  return codes.b_OR.narrow(1, 0, codes.a_RI.size(0)).to(at::kDouble).matmul(inner) * module.scale;
 }
 
 TEST(LoraCodesTest, UpdatesByCodesAreCloseToThoseOfTheMatrices) {
   at::manual_seed(3);
-  for (const int64_t rank : {1, 8, 16, 20}) {
+  for (const auto& [rank, filled] : std::vector<std::pair<int64_t, int64_t>>{{4, 8}, {8, 8}, {9, 16}, {16, 16}, {20, 32}}) {
     for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
       auto adapter = RandomLoraOfRank(Config(), rank, type);
       AddLoraCodes(adapter.get());
@@ -41,8 +41,8 @@ TEST(LoraCodesTest, UpdatesByCodesAreCloseToThoseOfTheMatrices) {
         for (const LoraModule& module : layer) {
           ASSERT_TRUE(module.codes.defined());
           EXPECT_EQ(module.codes.a_RI.scalar_type(), at::kChar);
-          EXPECT_EQ(module.codes.a_RI.size(0), (rank + 15) / 16 * 16);
-          EXPECT_EQ(module.codes.b_OR.sizes(), (at::IntArrayRef{module.b_OR.size(0), module.codes.a_RI.size(0)}));
+          EXPECT_EQ(module.codes.a_RI.sizes(), module.a_RI.sizes());
+          EXPECT_EQ(module.codes.b_OR.sizes(), (at::IntArrayRef{module.b_OR.size(0), filled}));
           EXPECT_TRUE(module.codes.a_RI.is_contiguous() && module.codes.b_OR.is_contiguous());
           EXPECT_EQ(module.codes.a_RI.abs().max().item<int>(), 127) << "the whole range is used";
           wrong += (UpdateByCodes(module) - UpdateOf(module)).square().sum().item<double>();
@@ -59,11 +59,11 @@ TEST(LoraCodesTest, UpdatesByCodesAreCloseToThoseOfTheMatrices) {
 
 // A rank that is much smaller than the others, in either matrix, is as exact.
 TEST(LoraCodesTest, EachRankHasItsOwnScale) {
-  auto adapter = RandomLoraOfRank(Config(), 2, at::kFloat);
+  auto adapter = RandomLoraOfRank(Config(), 4, at::kFloat);
   for (auto& layer : adapter->lora->layers) {
     for (LoraModule& module : layer) {
-      module.a_RI[1].mul_(1e-4);
-      module.b_OR.select(1, 1).mul_(1e-3);
+      module.a_RI.narrow(0, 1, 3).mul_(1e-4);
+      module.b_OR.narrow(1, 1, 3).mul_(1e-3);
     }
   }
   AddLoraCodes(adapter.get());
@@ -108,14 +108,19 @@ TEST(LoraCodesTest, AModuleThatIsNotAdaptedHasNone) {
   EXPECT_GT(LoraCodesError(*adapter->lora), 0);
 }
 
-TEST(LoraCodesTest, InputsAreMultiplesOfALoad) {
-  EXPECT_TRUE(TakesLoraCodes(Config()));
-  ModelConfig odd = Config();
-  odd.intermediate = 104;
-  EXPECT_FALSE(TakesLoraCodes(odd));
-  odd = Config();
-  odd.hidden = 72;
-  EXPECT_FALSE(TakesLoraCodes(odd));
+// Nor has one that no kernel reads by codes, or that is hardly larger than they would be.
+TEST(LoraCodesTest, SomeModulesHaveNone) {
+  auto small = RandomLoraOfRank(Config(), 3, at::kFloat), large = RandomLoraOfRank(Config(), 600, at::kFloat);
+  ModelConfig config = Config();
+  config.intermediate = 104;
+  auto odd = RandomLoraOfRank(config, 8, at::kFloat);
+  for (Adapter* adapter : {small.get(), large.get(), odd.get()}) AddLoraCodes(adapter);
+  const int down = static_cast<int>(Projection::kDown), up = static_cast<int>(Projection::kUp);
+  EXPECT_FALSE(small->lora->layers[0][up].codes.defined());
+  EXPECT_EQ(small->bytes, 0);
+  EXPECT_EQ(large->bytes, 0);
+  EXPECT_FALSE(odd->lora->layers[0][down].codes.defined());
+  EXPECT_TRUE(odd->lora->layers[0][up].codes.defined());
 }
 
 }  // namespace

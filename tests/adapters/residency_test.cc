@@ -12,6 +12,7 @@
 #include "server/model/base_model.h"
 #include "server/model/compute_target.h"
 #include "tests/adapters/adapters_fixture.h"
+#include "tests/testing/random_adapter.h"
 
 namespace attune {
 namespace {
@@ -58,7 +59,7 @@ TEST_F(ResidencyTest, AdaptersShareTheirBase) {
 
 // As a GPU is told to have; on a CPU nothing reads them.
 TEST_F(ResidencyTest, LorasHaveCodesWhereTheyAreAskedFor) {
-  PublishAdapter("lora", "gguf", *RandomLora(config_));
+  PublishAdapter("lora", "gguf", *RandomLoraOfRank(config_, 8));
   PublishAdapter("prompt", "gguf", *RandomSoftPrompt(config_));
   ComputeTarget target;
   Residency without(registry_.get(), target, kPlenty);

@@ -68,7 +68,7 @@ std::shared_ptr<const Adapter> RandomAdapter(const BaseModel& base, const std::s
                   at::randn({slice.rows, rank}, options) * 0.02, 2.0};
     }
   }
-  if (base.target.int8_loras && TakesLoraCodes(base.config)) AddLoraCodes(adapter.get());
+  if (base.target.int8_loras) AddLoraCodes(adapter.get());
   return adapter;
 }
 

@@ -210,7 +210,6 @@ TEST_P(GpuOptionsTest, AnswersAreLikelyByTheLorasCodes) {
   if (GetParam() != DecodeWeights::kAsLoaded) GTEST_SKIP() << "the weights are not what they are compared with";
   target_.int8_loras = true;
   Start();
-  ASSERT_TRUE(TakesLoraCodes(base_->config));
   constexpr int kCount = 20, kNew = 30;
   std::vector<std::shared_ptr<const Adapter>> as_codes_say;
   std::vector<std::unique_ptr<Generation>> running;
@@ -219,14 +218,20 @@ TEST_P(GpuOptionsTest, AnswersAreLikelyByTheLorasCodes) {
     for (auto& layer : adapter->lora->layers) {
       for (LoraModule& module : layer) module.b_OR.mul_(3);
     }
-    AddLoraCodes(adapter.get());
+    // The smallest have none, which are read as they are.
+    if (i >= 4) AddLoraCodes(adapter.get());
     const std::shared_ptr<const Adapter> said = std::const_pointer_cast<Adapter>(Lora(1 + i));
     for (size_t l = 0; l < adapter->lora->layers.size(); ++l) {
       for (int p = 0; p < kProjections; ++p) {
         LoraModule& module = adapter->lora->layers[l][p];
         const LoraModule& to = said->lora->layers[l][p];
+        if (i < 4) {
+          to.a_RI.copy_(module.a_RI);
+          to.b_OR.copy_(module.b_OR);
+          continue;
+        }
         const int64_t rank = module.a_RI.size(0);
-        to.a_RI.copy_(module.codes.a_RI.narrow(0, 0, rank) * module.codes.scale_R.narrow(0, 0, rank).unsqueeze(1) * 100);
+        to.a_RI.copy_(module.codes.a_RI * module.codes.scale_R.unsqueeze(1) * 100);
         to.b_OR.copy_(module.codes.b_OR.narrow(1, 0, rank) * 0.01);
         module.a_RI.zero_();
         module.b_OR.zero_();
@@ -254,22 +259,6 @@ TEST_P(GpuOptionsTest, AnswersAreLikelyByTheLorasCodes) {
     unlike += Shortfall(nullptr, all, 1) > 0.2;
   }
   EXPECT_GT(unlike, kCount / 2) << "the LoRAs change too little to tell";
-}
-
-TEST_P(GpuOptionsTest, ALoraWithoutCodesFailsWhereTheyAreToBeRead) {
-  if (GetParam() != DecodeWeights::kAsLoaded) GTEST_SKIP() << "nothing to do with it";
-  target_.int8_loras = true;
-  Start();
-  GenerateParams params;
-  params.model = Model(Lora(4));
-  params.prompt = MakePrompt(4, 1);
-  params.max_tokens = 2;
-  auto generation = engine_->Generate(std::move(params));
-  ASSERT_TRUE(generation.ok());
-  GenerationUpdate update;
-  while ((*generation)->Next(&update)) {
-  }
-  EXPECT_FALSE((*generation)->status().ok());
 }
 
 // Matrices that do not go into tiles have no such product: said, not served otherwise.

@@ -394,30 +394,37 @@ TEST_F(ServingKernelsTest, GpuRunsLorasBesideTheirProducts) {
   }
 }
 
-// Of entries whose matrices are not there. A cluster's blocks have more inputs than they can share out, and fewer; ranks of one pack of codes and of more.
+// Of entries whose matrices are not there, and one that has these alone. A cluster's blocks have more inputs than they can share out, and fewer.
 TEST_F(ServingKernelsTest, GpuReadsLorasByTheirCodes) {
-  const std::vector<int64_t> ranks = {16, 32, 48, 272};
+  // Of A's rows, and of B's after these were filled up.
+  const std::vector<std::pair<int64_t, int64_t>> ranks = {{6, 8}, {16, 16}, {31, 32}, {48, 48}, {263, 272}};
   const std::vector<int64_t> columns = {96, 40, 6000};
   const at::TensorOptions codes_options = at::TensorOptions(at::kChar).device(at::kCUDA);
   for (const int64_t inputs : {16, 64, 1040, 2048}) {
     std::vector<cuda::LoraEntry> entries(ranks.size() * 3);
+    const Tensor plain_a = Random({4, inputs}) * 0.1, plain_b = Random({6000, 4}) * 0.1;
     std::vector<std::array<Tensor, 3>> codes;
     for (size_t i = 0; i < entries.size(); ++i) {
-      const int64_t rank = ranks[i / 3];
-      codes.push_back({at::randint(-127, 128, {rank, inputs}, codes_options), at::randint(-127, 128, {columns[i % 3], rank}, codes_options),
+      const auto [rank, filled] = ranks[i / 3];
+      codes.push_back({at::randint(-127, 128, {rank, inputs}, codes_options),
+                       at::constant_pad_nd(at::randint(-127, 128, {columns[i % 3], rank}, codes_options), {0, filled - rank}).contiguous(),
                        (at::rand({rank}, codes_options.dtype(at::kFloat)) + 0.5) * 1e-4});
       if (i == 4) continue;  // has no LoRA
-      entries[i] = {nullptr, nullptr, static_cast<int32_t>(rank) - 1, 0.5f + static_cast<float>(i % 3),
+      if (i == 5) {
+        entries[i] = {plain_a.const_data_ptr(), plain_b.const_data_ptr(), 4, 2.5f, {}};
+        continue;
+      }
+      entries[i] = {nullptr, nullptr, static_cast<int32_t>(rank), 0.5f + static_cast<float>(i % 3),
                     {codes[i][0].const_data_ptr<int8_t>(), codes[i][1].const_data_ptr<int8_t>(), codes[i][2].const_data_ptr<float>(),
-                     static_cast<int32_t>(rank)}};
+                     static_cast<int32_t>(filled)}};
     }
     Tensor host = at::empty({static_cast<int64_t>(entries.size() * sizeof(cuda::LoraEntry))}, at::kByte);
     std::memcpy(host.mutable_data_ptr(), entries.data(), host.numel());
     const Tensor table = host.to(at::kCUDA);
     const int64_t width = 96 + 40 + 6000;
-    for (const int64_t rows : {5, 40}) {
+    for (const int64_t rows : {6, 40}) {
       std::vector<int32_t> tiles;
-      for (int32_t row = 0; row < rows; ++row) tiles.insert(tiles.end(), {row % 5 - 1, row, 1});
+      for (int32_t row = 0; row < rows; ++row) tiles.insert(tiles.end(), {row % 6 - 1, row, 1});
       const Tensor x = Random({rows, inputs}), delta = Random({rows, width}), tile_list = Ints(tiles);
       const cuda::LoraTarget target{3, {0, 1, 2}, {0, 96, 136}, {96, 40, 6000}};
       const cuda::LoraBatch batch{static_cast<const cuda::LoraEntry*>(table.const_data_ptr()), 3,
@@ -428,11 +435,13 @@ TEST_F(ServingKernelsTest, GpuReadsLorasByTheirCodes) {
         cuda::GroupedLora(x.const_data_ptr(), inputs, batch, target, delta.mutable_data_ptr(), width, inputs, CurrentCudaStream(), start);
         Tensor expected = at::zeros({rows, width}, at::kDouble);
         for (int64_t t = 0; t < rows; ++t) {
-          for (int p = 0; p < 3 && t % 5 > 0; ++p) {
-            const int64_t i = (t % 5 - 1) * 3 + p;
+          for (int p = 0; p < 3 && t % 6 > 0; ++p) {
+            const int64_t i = (t % 6 - 1) * 3 + p;
             if (i == 4) continue;
-            expected[t].narrow(0, target.first_column[p], columns[p]) =
-                at::matmul(Exact(codes[i][1]), at::matmul(Exact(codes[i][0]), Exact(x[t])) * Exact(codes[i][2])) * (0.5 + p);
+            const Tensor inner = i == 5 ? at::matmul(Exact(plain_a), Exact(x[t]))
+                                        : at::matmul(Exact(codes[i][0]), Exact(x[t])) * Exact(codes[i][2]);
+            const Tensor b = i == 5 ? plain_b : codes[i][1].narrow(1, 0, codes[i][0].size(0));
+            expected[t].narrow(0, target.first_column[p], columns[p]) = at::matmul(Exact(b), inner) * (0.5 + p);
           }
         }
         EXPECT_TRUE(Near(delta, expected, kBf16)) << inputs << " inputs, " << rows << " rows, start " << static_cast<int>(start);

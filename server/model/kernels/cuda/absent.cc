@@ -89,6 +89,7 @@ void Argmax(const void*, int32_t*, int64_t, int64_t, Stream) { std::abort(); }
 void ScoreRows(const ScoredRow*, int64_t, const void*, int64_t, int64_t, float*, Stream) { std::abort(); }
 void ChooseRows(const ChoiceCall&, int64_t, Stream) { std::abort(); }
 int MostGroupedRanks() { return 0; }
+bool ReadsLoraCodes() { return false; }
 void GroupedLora(const void*, int64_t, const LoraBatch&, LoraTarget, void*, int64_t, int64_t, Stream, LoraStart) {
   std::abort();
 }

@@ -336,8 +336,9 @@ struct ScoredRow {
 void ScoreRows(const ScoredRow* rows, int64_t count, const void* logits_NV, int64_t first_row, int64_t vocabulary,
                float* logprobs, Stream stream);
 
-// A LoRA's matrices as int8: A[r][i] is about a_RI[r][i] times a scale of r, and so is B[o][r]; scale_R is the product of both. What was missing
-// to a rank that is a multiple of 16 is filled up with zeros. All on 16 bytes.
+// A LoRA's matrices as int8: A[r][i] is about a_RI[r][i] times a scale of r, and so is B[o][r]; scale_R is the product of both. Each row of B is filled up
+// to `rank` codes, kLeastCodes or a multiple of kCodesOfLoad. All on 16 bytes; inputs are multiples of kCodesOfLoad.
+inline constexpr int kCodesOfLoad = 16, kLeastCodes = 8;
 struct LoraCodes {
   const int8_t* a_RI;
   const int8_t* b_OR;
@@ -350,7 +351,7 @@ struct LoraEntry {
   const void* b_OR;
   int32_t rank;
   float scale;
-  LoraCodes codes;  // all zeros if it has none
+  LoraCodes codes;  // rank 0 if it has none
 };
 // A product's projections: where each one's entry lies and its outputs begin.
 struct LoraTarget {
@@ -376,12 +377,16 @@ struct LoraBatch {
   const LoraTile* tiles;
   int64_t tile_count;
   LoraSharing sharing = LoraSharing::kSome;
-  // Where no tile of an adapter has several rows, they may be multiplied by its codes. REQUIRES: all entries of a rank have some, and inputs are multiples of 16.
+  // Where no tile of an adapter has several rows, they are multiplied by its codes, if it has some, and ReadsLoraCodes().
   bool reads_codes = false;
 };
 // delta_TO = scale * (x A^T) B^T for each tile's rows by their adapter; zeros if there is none. In tiles of
 // several rows x A^T is rounded to bf16. REQUIRES: x and A on 16 bytes where inputs and x_stride are multiples of 8, B on 8 bytes where ranks are of 4.
+inline constexpr int kMostLoraRanks = 512;
+// That, or 0 where there are no kernels.
 int MostGroupedRanks();
+// Whether this device has kernels for codes: from Hopper on.
+bool ReadsLoraCodes();
 // kBesideTiled, kBesideStreamed: launched right behind a TiledProduct or StreamedProduct of the same x with Next::kWithInput, it runs beside that
 // one and is over after it, so that a kernel behind it, early or not, waits for both. Where launches cannot begin early it comes after.
 enum class LoraStart { kAfter, kBesideTiled, kBesideStreamed };

@@ -3,10 +3,8 @@
 
 #include "server/model/kernels/cuda/lora_tile.cuh"
 
-// LoRA of a single row by int8 codes (LoraCodes), 16 of them in a load: half the bytes, which is what a batch of many LoRAs waits for.
+// LoRA of a single row by int8 codes (LoraCodes), up to 16 of them in a load: half the bytes, which is what a batch of many LoRAs waits for.
 namespace attune::cuda::lora {
-
-constexpr int kCodesOfLoad = 16;
 
 // Four codes as floats. A float's last mantissa byte counts from 2^23 on, which the code, made unsigned, is put into.
 __device__ inline void ToFloats(unsigned codes, float* out) {
@@ -18,13 +16,18 @@ __device__ inline void ToFloats(unsigned codes, float* out) {
   out[2] = __uint_as_float(__byte_perm(codes, kTwoTo23, 0x7442)) - kZero;
   out[3] = __uint_as_float(__byte_perm(codes, kTwoTo23, 0x7443)) - kZero;
 }
-__device__ inline void ToFloats(uint4 codes, float (&out)[kCodesOfLoad]) {
-  ToFloats(codes.x, out);
-  ToFloats(codes.y, out + 4);
-  ToFloats(codes.z, out + 8);
-  ToFloats(codes.w, out + 12);
+// So many codes of one load.
+template <int kCodes>
+using PackedCodes = Pack<unsigned, kCodes / 4>;
+template <int kCodes>
+__device__ inline PackedCodes<kCodes> LoadCodes(const int8_t* from) {
+  return *reinterpret_cast<const PackedCodes<kCodes>*>(from);
 }
-__device__ inline uint4 LoadCodes(const int8_t* from) { return *reinterpret_cast<const uint4*>(from); }
+template <int kCodes>
+__device__ inline void ToFloats(const PackedCodes<kCodes>& codes, float (&out)[kCodes]) {
+#pragma unroll
+  for (int i = 0; i < kCodes / 4; ++i) ToFloats(codes.v[i], out + 4 * i);
+}
 
 // part[r] = A's row of codes r times x over inputs [begin, end), in multiples of 16. A warp has two rows at a time, and loads of two steps on
 // their way; then_do: once the first ones are.
@@ -38,20 +41,20 @@ __device__ inline void ShrinkCodes(const Bf16* x, const int8_t* a, int inputs, i
     const int8_t *first = a + static_cast<int64_t>(r) * inputs, *second = first + (has_second ? kWarps * static_cast<int64_t>(inputs) : 0);
     float sum = 0, other = 0;
     for (int i = begin + lane * kCodesOfLoad; i - lane * kCodesOfLoad < end; i += kDeep * kStep) {
-      uint4 codes[kDeep][2];
+      PackedCodes<kCodesOfLoad> codes[kDeep][2];
 #pragma unroll
       for (int d = 0; d < kDeep; ++d) {
         const bool inside = i + d * kStep < end;
-        codes[d][0] = inside ? LoadCodes(first + i + d * kStep) : uint4{};
-        codes[d][1] = inside ? LoadCodes(second + i + d * kStep) : uint4{};
+        codes[d][0] = inside ? LoadCodes<kCodesOfLoad>(first + i + d * kStep) : PackedCodes<kCodesOfLoad>{};
+        codes[d][1] = inside ? LoadCodes<kCodesOfLoad>(second + i + d * kStep) : PackedCodes<kCodesOfLoad>{};
       }
       if (r == warp && i - lane * kCodesOfLoad == begin) then_do();
 #pragma unroll
       for (int d = 0; d < kDeep; ++d) {
         if (i + d * kStep >= end) break;
         float v[8], w[kCodesOfLoad], u[kCodesOfLoad];
-        ToFloats(codes[d][0], w);
-        ToFloats(codes[d][1], u);
+        ToFloats<kCodesOfLoad>(codes[d][0], w);
+        ToFloats<kCodesOfLoad>(codes[d][1], u);
 #pragma unroll
         for (int half = 0; half < kCodesOfLoad; half += 8) {
           Load(x + i + d * kStep + half, v);
@@ -73,23 +76,23 @@ __device__ inline void ShrinkCodes(const Bf16* x, const int8_t* a, int inputs, i
 // out[o] = scale * B's row of codes o times inner, for o in [begin, end). kRank is the rank, or 0 for any.
 template <int kRank>
 __device__ inline void ExpandCodes(const int8_t* b, const float* inner, int any_rank, float scale, int begin, int end, Bf16* out) {
-  constexpr int kTogether = 4;
+  constexpr int kTogether = 4, kPack = kRank == kLeastCodes ? kLeastCodes : kCodesOfLoad;
   const int rank = kRank > 0 ? kRank : any_rank;
   for (int o = begin + threadIdx.x; o < end; o += kTogether * kThreads) {
     float sum[kTogether] = {};
-    for (int r = 0; r < rank; r += kCodesOfLoad) {
-      uint4 codes[kTogether];
+    for (int r = 0; r < rank; r += kPack) {
+      PackedCodes<kPack> codes[kTogether];
 #pragma unroll
       for (int m = 0; m < kTogether; ++m) {
         const int row = o + m * kThreads < end ? o + m * kThreads : o;  // all loads at once, needed or not
-        codes[m] = LoadCodes(b + static_cast<int64_t>(row) * rank + r);
+        codes[m] = LoadCodes<kPack>(b + static_cast<int64_t>(row) * rank + r);
       }
 #pragma unroll
       for (int m = 0; m < kTogether; ++m) {
-        float w[kCodesOfLoad];
-        ToFloats(codes[m], w);
+        float w[kPack];
+        ToFloats<kPack>(codes[m], w);
 #pragma unroll
-        for (int j = 0; j < kCodesOfLoad; ++j) sum[m] += w[j] * inner[r + j];
+        for (int j = 0; j < kPack; ++j) sum[m] += w[j] * inner[r + j];
       }
     }
 #pragma unroll
@@ -105,15 +108,16 @@ __device__ inline void CodesDelta(const Bf16* x, const LoraEntry& entry, int inp
   const LoraCodes& codes = entry.codes;
   const int blocks = BlocksOfTile(), step = (inputs / kCodesOfLoad + blocks - 1) / blocks * kCodesOfLoad, begin = BlockOfTile() * step;
   const int8_t* b = codes.b_OR + static_cast<int64_t>(share.first) * codes.rank;
-  const int width = max(share.last - share.first, 0), staged = min(width, room / codes.rank);
+  // Two rows of B are 16 bytes at least.
+  const int width = max(share.last - share.first, 0), staged = min(width, room / codes.rank) / 2 * 2;
   float scale = 0;  // of the thread's first rank, which is on its way while A is read
-  ShrinkCodes(x, codes.a_RI, inputs, begin, min(begin + step, inputs), codes.rank, part, [&] {
-    if (threadIdx.x < codes.rank) scale = codes.scale_R[threadIdx.x];
+  ShrinkCodes(x, codes.a_RI, inputs, begin, min(begin + step, inputs), entry.rank, part, [&] {
+    if (threadIdx.x < entry.rank) scale = codes.scale_R[threadIdx.x];
     BeginCopy(b, staged_bytes, staged * codes.rank);
   });
   SyncTile();
   for (int r = threadIdx.x; r < codes.rank; r += kThreads) {
-    inner[r] = SumOverBlocks(part, r) * (r < kThreads ? scale : codes.scale_R[r]);
+    inner[r] = r < entry.rank ? SumOverBlocks(part, r) * (r < kThreads ? scale : codes.scale_R[r]) : 0.0f;
   }
   ArriveAtTile();
   EndCopies();
@@ -123,7 +127,11 @@ __device__ inline void CodesDelta(const Bf16* x, const LoraEntry& entry, int inp
     ExpandCodes<kRank>(b, inner, codes.rank, entry.scale, staged, width, out);
     ExpandCodes<kRank>(reinterpret_cast<const int8_t*>(staged_bytes), inner, codes.rank, entry.scale, 0, staged, out);
   };
-  codes.rank == kCodesOfLoad ? expand.template operator()<kCodesOfLoad>() : expand.template operator()<0>();
+  if (codes.rank == kLeastCodes) {
+    expand.template operator()<kLeastCodes>();
+  } else {
+    codes.rank == kCodesOfLoad ? expand.template operator()<kCodesOfLoad>() : expand.template operator()<0>();
+  }
   WaitForTile();  // nobody leaves while another reads from it
 }
 

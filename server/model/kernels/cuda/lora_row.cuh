@@ -79,8 +79,8 @@ __device__ inline void RowDelta(const Bf16* x, const LoraEntry& entry, int input
   const Bf16 *a = static_cast<const Bf16*>(entry.a_RI), *b = static_cast<const Bf16*>(entry.b_OR);
   const int blocks = BlocksOfTile(), step = (inputs / N + blocks - 1) / blocks * N, begin = BlockOfTile() * step;
   const int width = max(share.last - share.first, 0), row_bytes = entry.rank * static_cast<int>(sizeof(Bf16));
-  const bool in_packs = reinterpret_cast<uintptr_t>(b) % 16 == 0 && row_bytes % 16 == 0;
-  const int staged = in_packs ? min(width, room / row_bytes) : 0;
+  const bool on_16_bytes = reinterpret_cast<uintptr_t>(b) % 16 == 0;  // and so is every eighth row
+  const int staged = on_16_bytes ? min(width, room / row_bytes) / 8 * 8 : 0;
   BeginCopy(b + static_cast<int64_t>(share.first) * entry.rank, staged_bytes, staged * row_bytes);
   ShrinkRow<Bf16, N>(x, a, inputs, begin, min(begin + step, inputs), entry.rank, part);
   SyncTile();
@@ -94,8 +94,9 @@ __device__ inline void RowDelta(const Bf16* x, const LoraEntry& entry, int input
     ExpandRow<Bf16, kRank>(b, inner, entry.rank, entry.scale, share.first + staged, share.last, out);
     ExpandRow<Bf16, kRank>(reinterpret_cast<const Bf16*>(staged_bytes), inner, entry.rank, entry.scale, 0, staged, out + share.first);
   };
-  if (!in_packs) {
-    ExpandAnyRow(b, inner, entry.rank, entry.scale, share.first, share.last, out);
+  if (!on_16_bytes || row_bytes % 16 != 0) {
+    ExpandAnyRow(b, inner, entry.rank, entry.scale, share.first + staged, share.last, out);
+    ExpandAnyRow(reinterpret_cast<const Bf16*>(staged_bytes), inner, entry.rank, entry.scale, 0, staged, out + share.first);
   } else {
     entry.rank == 16 ? expand.template operator()<16>() : expand.template operator()<0>();
   }

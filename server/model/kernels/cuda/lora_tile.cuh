@@ -12,7 +12,7 @@ namespace attune::cuda::lora {
 using Bf16 = __nv_bfloat16;
 
 constexpr int kThreads = 256, kWarps = kThreads / 32;
-constexpr int kMostRanks = 512;
+constexpr int kMostRanks = kMostLoraRanks;
 
 // Clusters came with compute capability 9.0; before, a block does all.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
