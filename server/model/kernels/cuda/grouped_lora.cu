@@ -46,7 +46,7 @@ __device__ inline void TileDelta(const Bf16* x, int64_t x_stride, const LoraEntr
   if (kFor == For::kCodes && entry.codes.rank > 0) {
     lora::CodesDelta(x, entry, inputs, share, out, room);
   } else if (kFor != For::kTiles || tile.rows == 1) {
-    lora::RowDelta<kAligned>(x, entry, inputs, share, out, room);
+    lora::RowDelta<kAligned, kFor == For::kCodes>(x, entry, inputs, share, out, room);
   } else {
     lora::RowsDelta<kAligned>(x, x_stride, tile.rows, entry, inputs, share, out, delta_stride);
   }

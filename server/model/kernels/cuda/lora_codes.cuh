@@ -35,11 +35,13 @@ template <typename Then>
 __device__ inline void ShrinkCodes(const Bf16* x, const int8_t* a, int inputs, int begin, int end, int rank, float* part, Then then_do) {
   constexpr int kDeep = 2, kStep = 32 * kCodesOfLoad;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  if (begin >= end) then_do();
+  if (begin >= end || warp >= rank) then_do();
+#pragma unroll 1
   for (int r = warp; r < rank; r += 2 * kWarps) {
     const bool has_second = r + kWarps < rank;
     const int8_t *first = a + static_cast<int64_t>(r) * inputs, *second = first + (has_second ? kWarps * static_cast<int64_t>(inputs) : 0);
     float sum = 0, other = 0;
+#pragma unroll 1
     for (int i = begin + lane * kCodesOfLoad; i - lane * kCodesOfLoad < end; i += kDeep * kStep) {
       PackedCodes<kCodesOfLoad> codes[kDeep][2];
 #pragma unroll
@@ -73,32 +75,32 @@ __device__ inline void ShrinkCodes(const Bf16* x, const int8_t* a, int inputs, i
   }
 }
 
-// out[o] = scale * B's row of codes o times inner, for o in [begin, end). kRank is the rank, or 0 for any.
-template <int kRank>
+// As ExpandRow, of codes.
+template <int kLanes, int kRank>
 __device__ inline void ExpandCodes(const int8_t* b, const float* inner, int any_rank, float scale, int begin, int end, Bf16* out) {
-  constexpr int kTogether = 4, kPack = kRank == kLeastCodes ? kLeastCodes : kCodesOfLoad;
-  const int rank = kRank > 0 ? kRank : any_rank;
-  for (int o = begin + threadIdx.x; o < end; o += kTogether * kThreads) {
+  constexpr int kTogether = 4, kRows = kThreads / kLanes, kPack = kRank == kLeastCodes ? kLeastCodes : kCodesOfLoad;
+  const int rank = kRank > 0 ? kRank : any_rank, lane = threadIdx.x % kLanes;
+  // Rows that are shared are added up by whole warps.
+#pragma unroll 1
+  for (int o = begin + threadIdx.x / kLanes; o - (kLanes > 1 ? static_cast<int>(threadIdx.x) / kLanes : 0) < end; o += kTogether * kRows) {
     float sum[kTogether] = {};
-    for (int r = 0; r < rank; r += kPack) {
+#pragma unroll 1
+    for (int k = lane * kPack; k < rank; k += kLanes * kPack) {
       PackedCodes<kPack> codes[kTogether];
 #pragma unroll
       for (int m = 0; m < kTogether; ++m) {
-        const int row = o + m * kThreads < end ? o + m * kThreads : o;  // all loads at once, needed or not
-        codes[m] = LoadCodes<kPack>(b + static_cast<int64_t>(row) * rank + r);
+        const int row = o + m * kRows < end ? o + m * kRows : min(o, end - 1);  // all loads at once, needed or not
+        codes[m] = LoadCodes<kPack>(b + static_cast<int64_t>(row) * rank + k);
       }
 #pragma unroll
       for (int m = 0; m < kTogether; ++m) {
         float w[kPack];
         ToFloats<kPack>(codes[m], w);
 #pragma unroll
-        for (int j = 0; j < kPack; ++j) sum[m] += w[j] * inner[r + j];
+        for (int j = 0; j < kPack; ++j) sum[m] += w[j] * inner[k + j];
       }
     }
-#pragma unroll
-    for (int m = 0; m < kTogether; ++m) {
-      if (o + m * kThreads < end) out[o + m * kThreads] = FromFloat<Bf16>(scale * sum[m]);
-    }
+    StoreRows<kLanes>(sum, scale, o, kRows, end, out);
   }
 }
 
@@ -116,22 +118,26 @@ __device__ inline void CodesDelta(const Bf16* x, const LoraEntry& entry, int inp
     BeginCopy(b, staged_bytes, staged * codes.rank);
   });
   SyncTile();
+#pragma unroll 1
   for (int r = threadIdx.x; r < codes.rank; r += kThreads) {
     inner[r] = r < entry.rank ? SumOverBlocks(part, r) * (r < kThreads ? scale : codes.scale_R[r]) : 0.0f;
   }
   ArriveAtTile();
   EndCopies();
   __syncthreads();
-  out += share.first;
-  auto expand = [&]<int kRank>() {
-    ExpandCodes<kRank>(b, inner, codes.rank, entry.scale, staged, width, out);
-    ExpandCodes<kRank>(reinterpret_cast<const int8_t*>(staged_bytes), inner, codes.rank, entry.scale, 0, staged, out);
-  };
-  if (codes.rank == kLeastCodes) {
-    expand.template operator()<kLeastCodes>();
-  } else {
-    codes.rank == kCodesOfLoad ? expand.template operator()<kCodesOfLoad>() : expand.template operator()<0>();
-  }
+  ForBoth<true>(reinterpret_cast<const int8_t*>(staged_bytes), b, staged, width, codes.rank == kCodesOfLoad,
+                [&]<bool kIsUsual>(const int8_t* rows, int begin, int end) {
+                  auto expand = [&]<int kLanes, int kRank>() {
+                    ExpandCodes<kLanes, kRank>(rows, inner, codes.rank, entry.scale, begin, end, out + share.first);
+                  };
+                  if constexpr (kIsUsual) {
+                    expand.template operator()<1, kCodesOfLoad>();
+                  } else if (codes.rank == kLeastCodes) {
+                    expand.template operator()<1, kLeastCodes>();
+                  } else {
+                    codes.rank < 64 ? expand.template operator()<2, 0>() : expand.template operator()<4, 0>();
+                  }
+                });
   WaitForTile();  // nobody leaves while another reads from it
 }
 

@@ -62,9 +62,21 @@ __device__ inline RowSums& SharedRowSums() {
   return sums;
 }
 
+// out[o + m * step] = scale * the sum over kLanes neighbours of sum[m], where that is before `end`. For whole warps.
+template <int kLanes, int kCount>
+__device__ inline void StoreRows(float (&sum)[kCount], float scale, int o, int step, int end, Bf16* out) {
+#pragma unroll
+  for (int m = 0; m < kCount; ++m) {
+#pragma unroll
+    for (int offset = kLanes / 2; offset > 0; offset /= 2) sum[m] += __shfl_xor_sync(~0u, sum[m], offset);
+    if (threadIdx.x % kLanes == 0 && o + m * step < end) out[o + m * step] = FromFloat<Bf16>(scale * sum[m]);
+  }
+}
+
 // Copies that are under way while the threads go on; on 16 bytes.
 __device__ inline void BeginCopy(const void* from, void* to, int bytes) {
   const auto address = static_cast<unsigned>(__cvta_generic_to_shared(to));
+#pragma unroll 1
   for (int at = threadIdx.x * 16; at < bytes; at += kThreads * 16) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address + at), "l"(static_cast<const char*>(from) + at) : "memory");
   }
@@ -73,6 +85,21 @@ __device__ inline void EndCopies() { asm volatile("cp.async.wait_all;" ::: "memo
 
 // Where the first rows of B lie.
 extern __shared__ __align__(16) char staged_bytes[];
+
+// Does body<is_usual>(from, begin, end) with B's rows [0, width), the first of which are staged: with those that are not, and then with those. Unless
+// it is the usual rank, by one code for both: a kernel that is over in microseconds waits for its instructions, too.
+template <bool kHasUsual, typename T, typename Body>
+__device__ inline void ForBoth(const T* staged_rows, const T* rows, int staged, int width, bool is_usual, Body body) {
+  if (kHasUsual && is_usual) {
+    body.template operator()<true>(rows, staged, width);
+    body.template operator()<true>(staged_rows, 0, staged);
+    return;
+  }
+#pragma unroll 1
+  for (int part = 0; part < 2; ++part) {
+    body.template operator()<false>(part == 0 ? rows : staged_rows, part == 0 ? staged : 0, part == 0 ? width : staged);
+  }
+}
 
 }  // namespace attune::cuda::lora
 
