@@ -35,6 +35,7 @@ struct LoraAdapter {
   double dropout = 0;  // while training
   bool use_rslora = false;
   bool use_dora = false;  // all modules have magnitudes
+  bool has_codes = false;  // the layers' modules have
   // [layer][projection]
   std::vector<std::array<LoraModule, kProjections>> layers;
 

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "server/model/kernels/cuda/launch.h"
@@ -31,8 +32,9 @@ LoraModule::Codes CodesOf(const LoraModule& module) {
 }
 
 bool TakesCodes(const LoraModule& module) {
-  if (!module.defined() || module.a_RI.size(1) % cuda::kCodesOfLoad != 0) return false;
+  if (!module.defined()) return true;
   const int64_t rank = module.a_RI.size(0);
+  if (module.a_RI.size(1) % cuda::kCodesOfLoad != 0) return false;
   return rank >= kLeastRank && rank <= cuda::kMostLoraRanks;
 }
 
@@ -42,9 +44,13 @@ Tensor SquaredNorm(const Tensor& left, const Tensor& right) { return (left.t().m
 }  // namespace
 
 void AddLoraCodes(Adapter* adapter) {
+  for (const auto& layer : adapter->lora->layers) {
+    if (!std::all_of(layer.begin(), layer.end(), TakesCodes)) return;
+  }
+  adapter->lora->has_codes = true;
   for (auto& layer : adapter->lora->layers) {
     for (LoraModule& module : layer) {
-      if (!TakesCodes(module)) continue;
+      if (!module.defined()) continue;
       module.codes = CodesOf(module);
       for (const Tensor* made : {&module.codes.a_RI, &module.codes.b_OR, &module.codes.scale_R}) {
         adapter->bytes += static_cast<int64_t>(made->nbytes());

@@ -7,7 +7,7 @@
 // and so has B, absmax each; both are multiplied into what lies between the two products, so that reading them costs nothing.
 namespace attune {
 
-// Gives the layers' modules codes, where kernels read them and they are fewer bytes than the matrices, on the matrices' device, and counts their bytes as the
+// Gives the layers' modules codes, if kernels read them and they are fewer bytes than the matrices, all of them or none, on the matrices' device, and counts their bytes as the
 // adapter's. REQUIRES: adapter->lora. Throws what libtorch throws.
 void AddLoraCodes(Adapter* adapter);
 

@@ -186,6 +186,7 @@ struct GpuRunner::Batch {
   int64_t singles = 0;  // rows of single tokens, with padding; they come first
   int64_t wanted = 0;
   int64_t lora_rows = 0;  // the first ones, which the grouped kernel serves
+  bool reads_codes = false;  // of these rows' LoRAs, which all have some
   bool has_scales = false;  // IA3's or DoRA's
   bool is_decode = false;    // one token each, all wanted
   bool is_captured = false;  // that, or few longer pieces: padded to a size that is replayed
@@ -278,6 +279,7 @@ GpuRunner::Batch GpuRunner::MakeBatch(const std::vector<ForwardItem>& items) {
   std::vector<StepSegment> segments;
   int64_t row = 0;
   batch.is_decode = true;
+  batch.reads_codes = reads_codes_;
   const bool is_longer_graph = items.front().count > 1 && IsForGraph(items);
   int64_t last_lora_row = 0;
   batch.is_cut = may_cut_ && IsWorthCutting(items, config_.kv_heads, processors_);
@@ -287,7 +289,10 @@ GpuRunner::Batch GpuRunner::MakeBatch(const std::vector<ForwardItem>& items) {
     TORCH_CHECK(!item.adapter || !item.adapter->changes_vocabulary(), "a GpuRunner has the base model's embedding and head");
     if (lora && RankOf(*lora) <= cuda::MostGroupedRanks())
       segment.adapter_slot = slots_.SlotOf(*lora, item.adapter_uid);
-    if (segment.adapter_slot >= 0) last_lora_row = row + item.count;
+    if (segment.adapter_slot >= 0) {
+      last_lora_row = row + item.count;
+      batch.reads_codes = batch.reads_codes && lora->has_codes;
+    }
     if (lora && segment.adapter_slot < 0) {
       batch.loras.push_back({lora, row, item.count});
     }
@@ -380,7 +385,7 @@ cuda::LoraBatch GpuRunner::Loras(const Batch& batch) const {
   if (4 * tiles < batch.lora_rows) sharing = cuda::LoraSharing::kMost;
   if (is_batch_invariant_) sharing = cuda::LoraSharing::kAlike;
   return {slots_.loras(), slots_.entries_per_slot(),
-          reinterpret_cast<const cuda::LoraTile*>(Input(batch.inputs.offsets.lora_tiles)), tiles, sharing, reads_codes_};
+          reinterpret_cast<const cuda::LoraTile*>(Input(batch.inputs.offsets.lora_tiles)), tiles, sharing, batch.reads_codes};
 }
 
 void GpuRunner::Product(const Model& model, const Batch& batch, int64_t layer, Linear which, const Tensor& x,
@@ -582,6 +587,7 @@ void GpuRunner::Replay(Model* model, const Batch& batch) {
   key.lora_rows = batch.lora_rows;
   if (batch.lora_rows > 0) key.lora_tiles = batch.inputs.room.lora_tiles;
   key.shares_loras = batch.inputs.shares_loras;
+  key.reads_codes = batch.reads_codes;
   if (!batch.is_decode) {
     key.segments = batch.inputs.room.longer.segments;
     key.tile_rows = batch.inputs.tile_rows_longer;

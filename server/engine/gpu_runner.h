@@ -52,7 +52,7 @@ class GpuRunner {
     int64_t lora_rows = 0, lora_tiles = 0;  // 0: no LoRA
     bool has_scales = false;
     bool is_cut = false;
-    bool shares_loras = false;
+    bool shares_loras = false, reads_codes = false;
     auto operator<=>(const GraphKey&) const = default;
   };
 

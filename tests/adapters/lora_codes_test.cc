@@ -105,22 +105,23 @@ TEST(LoraCodesTest, AModuleThatIsNotAdaptedHasNone) {
   AddLoraCodes(adapter.get());
   EXPECT_FALSE(adapter->lora->layers[1][2].codes.defined());
   EXPECT_TRUE(adapter->lora->layers[1][3].codes.defined());
+  EXPECT_TRUE(adapter->lora->has_codes);
   EXPECT_GT(LoraCodesError(*adapter->lora), 0);
 }
 
-// Nor has one that no kernel reads by codes, or that is hardly larger than they would be.
-TEST(LoraCodesTest, SomeModulesHaveNone) {
+// Nor has any, if there is one that no kernel reads by codes, or that is hardly larger than they would be.
+TEST(LoraCodesTest, SomeLorasHaveNone) {
   auto small = RandomLoraOfRank(Config(), 3, at::kFloat), large = RandomLoraOfRank(Config(), 600, at::kFloat);
   ModelConfig config = Config();
   config.intermediate = 104;
-  auto odd = RandomLoraOfRank(config, 8, at::kFloat);
+  auto odd = RandomLoraOfRank(config, 8, at::kFloat);  // down_proj's inputs are no multiple of 16
   for (Adapter* adapter : {small.get(), large.get(), odd.get()}) AddLoraCodes(adapter);
-  const int down = static_cast<int>(Projection::kDown), up = static_cast<int>(Projection::kUp);
-  EXPECT_FALSE(small->lora->layers[0][up].codes.defined());
-  EXPECT_EQ(small->bytes, 0);
-  EXPECT_EQ(large->bytes, 0);
-  EXPECT_FALSE(odd->lora->layers[0][down].codes.defined());
-  EXPECT_TRUE(odd->lora->layers[0][up].codes.defined());
+  for (const Adapter* adapter : {small.get(), large.get(), odd.get()}) {
+    EXPECT_FALSE(adapter->lora->has_codes);
+    EXPECT_EQ(adapter->bytes, 0);
+    for (const LoraModule& module : adapter->lora->layers[0]) EXPECT_FALSE(module.codes.defined());
+    EXPECT_EQ(LoraCodesError(*adapter->lora), 0);
+  }
 }
 
 }  // namespace

@@ -394,7 +394,7 @@ TEST_F(ServingKernelsTest, GpuRunsLorasBesideTheirProducts) {
   }
 }
 
-// Of entries whose matrices are not there, and one that has these alone. A cluster's blocks have more inputs than they can share out, and fewer.
+// Of entries whose matrices are not there. A cluster's blocks have more inputs than they can share out, and fewer.
 TEST_F(ServingKernelsTest, GpuReadsLorasByTheirCodes) {
   // Of A's rows, and of B's after these were filled up.
   const std::vector<std::pair<int64_t, int64_t>> ranks = {{6, 8}, {16, 16}, {31, 32}, {48, 48}, {263, 272}};
@@ -402,7 +402,6 @@ TEST_F(ServingKernelsTest, GpuReadsLorasByTheirCodes) {
   const at::TensorOptions codes_options = at::TensorOptions(at::kChar).device(at::kCUDA);
   for (const int64_t inputs : {16, 64, 1040, 2048}) {
     std::vector<cuda::LoraEntry> entries(ranks.size() * 3);
-    const Tensor plain_a = Random({4, inputs}) * 0.1, plain_b = Random({6000, 4}) * 0.1;
     std::vector<std::array<Tensor, 3>> codes;
     for (size_t i = 0; i < entries.size(); ++i) {
       const auto [rank, filled] = ranks[i / 3];
@@ -410,10 +409,6 @@ TEST_F(ServingKernelsTest, GpuReadsLorasByTheirCodes) {
                        at::constant_pad_nd(at::randint(-127, 128, {columns[i % 3], rank}, codes_options), {0, filled - rank}).contiguous(),
                        (at::rand({rank}, codes_options.dtype(at::kFloat)) + 0.5) * 1e-4});
       if (i == 4) continue;  // has no LoRA
-      if (i == 5) {
-        entries[i] = {plain_a.const_data_ptr(), plain_b.const_data_ptr(), 4, 2.5f, {}};
-        continue;
-      }
       entries[i] = {nullptr, nullptr, static_cast<int32_t>(rank), 0.5f + static_cast<float>(i % 3),
                     {codes[i][0].const_data_ptr<int8_t>(), codes[i][1].const_data_ptr<int8_t>(), codes[i][2].const_data_ptr<float>(),
                      static_cast<int32_t>(filled)}};
@@ -438,9 +433,8 @@ TEST_F(ServingKernelsTest, GpuReadsLorasByTheirCodes) {
           for (int p = 0; p < 3 && t % 6 > 0; ++p) {
             const int64_t i = (t % 6 - 1) * 3 + p;
             if (i == 4) continue;
-            const Tensor inner = i == 5 ? at::matmul(Exact(plain_a), Exact(x[t]))
-                                        : at::matmul(Exact(codes[i][0]), Exact(x[t])) * Exact(codes[i][2]);
-            const Tensor b = i == 5 ? plain_b : codes[i][1].narrow(1, 0, codes[i][0].size(0));
+            const Tensor inner = at::matmul(Exact(codes[i][0]), Exact(x[t])) * Exact(codes[i][2]);
+            const Tensor b = codes[i][1].narrow(1, 0, codes[i][0].size(0));
             expected[t].narrow(0, target.first_column[p], columns[p]) = at::matmul(Exact(b), inner) * (0.5 + p);
           }
         }

@@ -24,7 +24,7 @@ __device__ inline void Clear(Bf16* out, int64_t stride, int rows, Share share) {
   for (int i = threadIdx.x; i < rows * width; i += kThreads) out[i / width * stride + i % width] = FromFloat<Bf16>(0);
 }
 
-// What a kernel is for: tiles of any rows; of single rows, where no tile of an adapter has several; and these by their codes, where they have some.
+// What a kernel is for: tiles of any rows; of single rows, where no tile of an adapter has several; and these by their codes.
 enum class For { kTiles, kRows, kCodes };
 
 template <bool kAligned, For kFor>
@@ -43,10 +43,10 @@ __device__ inline void TileDelta(const Bf16* x, int64_t x_stride, const LoraEntr
     return Clear(out, delta_stride, tile.rows, share);
   }
   x += tile.first_row * x_stride;
-  if (kFor == For::kCodes && entry.codes.rank > 0) {
+  if constexpr (kFor == For::kCodes) {
     lora::CodesDelta(x, entry, inputs, share, out, room);
   } else if (kFor != For::kTiles || tile.rows == 1) {
-    lora::RowDelta<kAligned, kFor == For::kCodes>(x, entry, inputs, share, out, room);
+    lora::RowDelta<kAligned>(x, entry, inputs, share, out, room);
   } else {
     lora::RowsDelta<kAligned>(x, x_stride, tile.rows, entry, inputs, share, out, delta_stride);
   }

@@ -377,7 +377,7 @@ struct LoraBatch {
   const LoraTile* tiles;
   int64_t tile_count;
   LoraSharing sharing = LoraSharing::kSome;
-  // Where no tile of an adapter has several rows, they are multiplied by its codes, if it has some, and ReadsLoraCodes().
+  // Where no tile of an adapter has several rows, they are multiplied by its codes, if ReadsLoraCodes(). REQUIRES: all entries of a rank have some.
   bool reads_codes = false;
 };
 // delta_TO = scale * (x A^T) B^T for each tile's rows by their adapter; zeros if there is none. In tiles of

@@ -125,7 +125,7 @@ __device__ inline void CodesDelta(const Bf16* x, const LoraEntry& entry, int inp
   ArriveAtTile();
   EndCopies();
   __syncthreads();
-  ForBoth<true>(reinterpret_cast<const int8_t*>(staged_bytes), b, staged, width, codes.rank == kCodesOfLoad,
+  ForBoth(reinterpret_cast<const int8_t*>(staged_bytes), b, staged, width, codes.rank == kCodesOfLoad,
                 [&]<bool kIsUsual>(const int8_t* rows, int begin, int end) {
                   auto expand = [&]<int kLanes, int kRank>() {
                     ExpandCodes<kLanes, kRank>(rows, inner, codes.rank, entry.scale, begin, end, out + share.first);

@@ -74,8 +74,8 @@ __device__ inline void ExpandAnyRow(const T* b, const float* inner, int rank, fl
   }
 }
 
-// `room`: bytes of B that may lie in shared memory; they are fetched while A is read. kIsRare: with less code, slower.
-template <bool kAligned, bool kIsRare>
+// `room`: bytes of B that may lie in shared memory; they are fetched while A is read.
+template <bool kAligned>
 __device__ inline void RowDelta(const Bf16* x, const LoraEntry& entry, int inputs, Share share, Bf16* out, int room) {
   auto& [part, inner] = SharedRowSums();
   constexpr int N = kAligned ? kWide<Bf16> : 1;
@@ -83,7 +83,7 @@ __device__ inline void RowDelta(const Bf16* x, const LoraEntry& entry, int input
   const int blocks = BlocksOfTile(), step = (inputs / N + blocks - 1) / blocks * N, begin = BlockOfTile() * step;
   const int width = max(share.last - share.first, 0), row_bytes = entry.rank * static_cast<int>(sizeof(Bf16));
   const bool on_16_bytes = reinterpret_cast<uintptr_t>(b) % 16 == 0;  // and so is every eighth row
-  const int staged = on_16_bytes && !kIsRare ? min(width, room / row_bytes) / 8 * 8 : 0;
+  const int staged = on_16_bytes ? min(width, room / row_bytes) / 8 * 8 : 0;
   BeginCopy(b + static_cast<int64_t>(share.first) * entry.rank, staged_bytes, staged * row_bytes);
   ShrinkRow<Bf16, N>(x, a, inputs, begin, min(begin + step, inputs), entry.rank, part);
   SyncTile();
@@ -94,7 +94,7 @@ __device__ inline void RowDelta(const Bf16* x, const LoraEntry& entry, int input
   ArriveAtTile();
   EndCopies();
   __syncthreads();
-  ForBoth<!kIsRare>(
+  ForBoth(
       reinterpret_cast<const Bf16*>(staged_bytes), b + static_cast<int64_t>(share.first) * entry.rank, staged, width,
       entry.rank == 16 && on_16_bytes,
       [&]<bool kIsUsual>(const Bf16* rows, int begin, int end) {
@@ -103,7 +103,7 @@ __device__ inline void RowDelta(const Bf16* x, const LoraEntry& entry, int input
         };
         if constexpr (kIsUsual) {
           expand.template operator()<1, 16>();
-        } else if (kIsRare || !on_16_bytes || row_bytes % 16 != 0) {
+        } else if (!on_16_bytes || row_bytes % 16 != 0) {
           ExpandAnyRow(rows, inner, entry.rank, entry.scale, begin, end, out + share.first);
         } else if (entry.rank == 8) {
           expand.template operator()<1, 8>();

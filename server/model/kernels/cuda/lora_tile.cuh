@@ -88,9 +88,9 @@ extern __shared__ __align__(16) char staged_bytes[];
 
 // Does body<is_usual>(from, begin, end) with B's rows [0, width), the first of which are staged: with those that are not, and then with those. Unless
 // it is the usual rank, by one code for both: a kernel that is over in microseconds waits for its instructions, too.
-template <bool kHasUsual, typename T, typename Body>
+template <typename T, typename Body>
 __device__ inline void ForBoth(const T* staged_rows, const T* rows, int staged, int width, bool is_usual, Body body) {
-  if (kHasUsual && is_usual) {
+  if (is_usual) {
     body.template operator()<true>(rows, staged, width);
     body.template operator()<true>(staged_rows, 0, staged);
     return;
