@@ -126,18 +126,18 @@ __device__ inline void CodesDelta(const Bf16* x, const LoraEntry& entry, int inp
   EndCopies();
   __syncthreads();
   ForBoth(reinterpret_cast<const int8_t*>(staged_bytes), b, staged, width, codes.rank == kCodesOfLoad,
-                [&]<bool kIsUsual>(const int8_t* rows, int begin, int end) {
-                  auto expand = [&]<int kLanes, int kRank>() {
-                    ExpandCodes<kLanes, kRank>(rows, inner, codes.rank, entry.scale, begin, end, out + share.first);
-                  };
-                  if constexpr (kIsUsual) {
-                    expand.template operator()<1, kCodesOfLoad>();
-                  } else if (codes.rank == kLeastCodes) {
-                    expand.template operator()<1, kLeastCodes>();
-                  } else {
-                    codes.rank < 64 ? expand.template operator()<2, 0>() : expand.template operator()<4, 0>();
-                  }
-                });
+          [&]<bool kIsUsual>(const int8_t* rows, int begin, int end) {
+            auto expand = [&]<int kLanes, int kRank>() {
+              ExpandCodes<kLanes, kRank>(rows, inner, codes.rank, entry.scale, begin, end, out + share.first);
+            };
+            if constexpr (kIsUsual) {
+              expand.template operator()<1, kCodesOfLoad>();
+            } else if (codes.rank == kLeastCodes) {
+              expand.template operator()<1, kLeastCodes>();
+            } else {
+              codes.rank < 64 ? expand.template operator()<2, 0>() : expand.template operator()<4, 0>();
+            }
+          });
   WaitForTile();  // nobody leaves while another reads from it
 }
 
