@@ -65,13 +65,7 @@ __device__ inline void ShrinkCodes(const Bf16* x, const int8_t* a, int inputs, i
         }
       }
     }
-#pragma unroll
-    for (int offset = 16; offset > 0; offset /= 2) {
-      sum += __shfl_xor_sync(~0u, sum, offset);
-      other += __shfl_xor_sync(~0u, other, offset);
-    }
-    if (lane == 0) part[r] = sum;
-    if (lane == 0 && has_second) part[r + kWarps] = other;
+    StorePart(sum, other, r, has_second, part);
   }
 }
 

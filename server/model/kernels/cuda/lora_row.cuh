@@ -25,13 +25,7 @@ __device__ inline void ShrinkRow(const T* x, const T* a, int inputs, int begin, 
 #pragma unroll
       for (int j = 0; j < N; ++j) sum += v[j] * w[j], other += v[j] * u[j];
     }
-#pragma unroll
-    for (int offset = 16; offset > 0; offset /= 2) {
-      sum += __shfl_xor_sync(~0u, sum, offset);
-      other += __shfl_xor_sync(~0u, other, offset);
-    }
-    if (lane == 0) part[r] = sum;
-    if (lane == 0 && has_second) part[r + kWarps] = other;
+    StorePart(sum, other, r, has_second, part);
   }
 }
 

@@ -62,6 +62,18 @@ __device__ inline RowSums& SharedRowSums() {
   return sums;
 }
 
+// part[r] = the warp's sum of `sum`, and, if has_second, part[r + kWarps] that of `other`.
+__device__ inline void StorePart(float sum, float other, int r, bool has_second, float* part) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) {
+    sum += __shfl_xor_sync(~0u, sum, offset);
+    other += __shfl_xor_sync(~0u, other, offset);
+  }
+  if (lane == 0) part[r] = sum;
+  if (lane == 0 && has_second) part[r + kWarps] = other;
+}
+
 // out[o + m * step] = scale * the sum over kLanes neighbours of sum[m], where that is before `end`. For whole warps.
 template <int kLanes, int kCount>
 __device__ inline void StoreRows(float (&sum)[kCount], float scale, int o, int step, int end, Bf16* out) {
