@@ -7,12 +7,12 @@
 // and so has B, absmax each; both are multiplied into what lies between the two products, so that reading them costs nothing.
 namespace attune {
 
-// Gives the layers' modules codes, if kernels read them and they are fewer bytes than the matrices, all of them or none, on the matrices' device, and counts their bytes as the
-// adapter's. REQUIRES: adapter->lora. Throws what libtorch throws.
+// Gives the layers' modules codes, on the matrices' device, and counts their bytes as the adapter's: all modules or, if there is
+// one that no kernel reads by codes, or whose codes would hardly be smaller, none. REQUIRES: adapter->lora. Throws what libtorch throws.
 void AddLoraCodes(Adapter* adapter);
 
 // How far the updates B A by the codes are from those by the matrices, all of them together: the Frobenius norm of the difference
-// as a share of that of the updates; 0 if no module has codes, or all updates are zero. Waits for the device.
+// as a share of that of the updates; 0 if there are no codes, or all updates are zero. Waits for the device. Throws what libtorch throws.
 double LoraCodesError(const LoraAdapter& lora);
 
 }  // namespace attune

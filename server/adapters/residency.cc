@@ -10,8 +10,8 @@
 #include "common/resource_name.h"
 #include "server/adapters/adapter.h"
 #include "server/adapters/dora.h"
-#include "server/adapters/lora_codes.h"
 #include "server/adapters/formats/peft.h"
+#include "server/adapters/lora_codes.h"
 #include "server/adapters/perplexity.h"
 #include "server/adapters/vocabulary.h"
 #include "server/data/text_prompt.h"
@@ -198,9 +198,10 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> Residency::Load(const ModelIn
     }
     // Embeddings and heads of an adapter's own are served by other kernels.
     if (adapter->lora && target_->int8_loras && !adapter->changes_vocabulary()) {
-      ATTUNE_RETURN_IF_ERROR(CatchTorch([&] {
+      ATTUNE_RETURN_IF_ERROR(CatchTorch([&]() -> absl::Status {
         AddLoraCodes(adapter.get());
         Synchronize(*target_);
+        if (!adapter->lora->has_codes) return absl::OkStatus();
         LogInfo("model.decode_loras",
                 {{"model", absl::StrCat(kModels, "/", info.id)},
                  {"format", "int8"},
